@@ -1,0 +1,1 @@
+"""Two servers, one disk: block replication and failover in userspace."""
