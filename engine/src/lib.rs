@@ -1,1 +1,14 @@
-//! The data path of blockpair.
+//! The data path of blockpair: everything that moves bytes.
+//!
+//! * [`core`]: the replica state machine, sans I/O. Events in, actions out; no clock, no socket, no thread.
+//! * [`meta`]: the on-disk format: superblock, out-of-sync bitmaps, write-intent log.
+//! * [`wire`]: the replication protocol: messages, frames, versions, features.
+//! * [`front`]: block device frontends, as sans-I/O protocol sessions: NBD.
+//! * [`io`]: the driver. Executes the core's actions on real disks and sockets.
+//! * [`payload`]: shared, aligned, pooled buffers that travel between all of them.
+//!
+//! `core`, `meta`, `wire` and `front` never import `io`; nothing but `py` knows Python.
+
+pub mod core;
+pub mod payload;
+pub mod wire;

@@ -1,0 +1,5 @@
+//! The replica state machine, sans I/O.
+
+mod types;
+
+pub use types::*;

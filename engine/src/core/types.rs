@@ -1,0 +1,269 @@
+//! What goes into the core and what comes out.
+
+use crate::payload::Payload;
+use crate::wire::{GoodbyeReason, Message, Protocol};
+
+/// Monotonic time in nanoseconds, from an arbitrary origin; always an argument, never read.
+pub type Time = u64;
+
+/// Index of a peer in the configuration and in the metadata.
+pub type PeerSlot = usize;
+
+/// One TCP connection; never reused in the life of an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+/// Names one application request; the driver chooses it and gets it back with the reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// Names one disk or metadata operation; the core chooses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Token(pub u64);
+
+/// Names one control command; the driver chooses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CommandId(pub u64);
+
+/// A system error number as the kernel gave it (EIO, ENOSPC, …).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+impl Errno {
+    pub const EIO: Errno = Errno(libc::EIO);
+    pub const EINVAL: Errno = Errno(libc::EINVAL);
+    pub const ENOSPC: Errno = Errno(libc::ENOSPC);
+    pub const ESHUTDOWN: Errno = Errno(libc::ESHUTDOWN);
+    pub const EROFS: Errno = Errno(libc::EROFS);
+}
+
+/// What an application asks of the device. Ranges are inside the device and non-empty: the frontend checks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestKind {
+    Read {
+        offset: u64,
+        len: u32,
+    },
+    Write {
+        offset: u64,
+        payload: Payload,
+        fua: bool,
+    },
+    WriteZeroes {
+        offset: u64,
+        len: u64,
+        fua: bool,
+        unmap: bool,
+    },
+    Trim {
+        offset: u64,
+        len: u64,
+        fua: bool,
+    },
+    Flush,
+}
+
+/// An operation on the backing device's data area; offsets in bytes from its start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskOp {
+    Read {
+        offset: u64,
+        len: u32,
+    },
+    /// `fua`: stable before it completes.
+    Write {
+        offset: u64,
+        payload: Payload,
+        fua: bool,
+    },
+    /// Reads as zeroes afterwards. `unmap`: may deallocate. Used for TRIM too, so that both copies stay equal.
+    Zero {
+        offset: u64,
+        len: u64,
+        unmap: bool,
+        fua: bool,
+    },
+    /// All completed writes are stable.
+    Flush,
+}
+
+/// A page-aligned write into the metadata region; offset in bytes from the region's start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetaWrite {
+    pub offset: u64,
+    pub bytes: Payload,
+}
+
+/// Commands of the control plane; each is answered by exactly one [`Action::CommandDone`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    Connect {
+        peer: PeerSlot,
+    },
+    Disconnect {
+        peer: PeerSlot,
+    },
+    Promote {
+        force: bool,
+    },
+    Demote,
+    /// Makes a node the source of the first full sync (or starts a whole resync by checksum).
+    SyncFrom {
+        source: SyncSource,
+    },
+    /// Ends all activity and makes the metadata clean; the driver stops afterwards.
+    Stop,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncSource {
+    Myself,
+    Peer(PeerSlot),
+}
+
+/// Who is to blame for a refused command decides the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The command could lose or fork data: exit code 3.
+    Unsafe,
+    /// It failed, or makes no sense now: exit code 1.
+    Failed,
+}
+
+/// A refusal that a person can act on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandError {
+    pub kind: ErrorKind,
+    pub message: String,
+    pub remedy: String,
+}
+
+/// What happened, seen by the core.
+#[derive(Clone, Debug)]
+pub enum Event {
+    Request {
+        id: RequestId,
+        kind: RequestKind,
+    },
+    DiskDone {
+        token: Token,
+        result: Result<Option<Payload>, Errno>,
+    },
+    MetaDone {
+        token: Token,
+        result: Result<(), Errno>,
+    },
+    /// A TCP connection to this peer exists (either side dialled).
+    ConnectionOpened {
+        peer: PeerSlot,
+        connection: ConnectionId,
+    },
+    /// The connection ended without a word, or after garbage; `why` is for people.
+    ConnectionLost {
+        peer: PeerSlot,
+        connection: ConnectionId,
+        why: String,
+    },
+    /// A checked message. Messages of a connection arrive in the order sent.
+    Received {
+        peer: PeerSlot,
+        connection: ConnectionId,
+        message: Message,
+    },
+    Command {
+        id: CommandId,
+        command: Command,
+    },
+    /// Time has reached [`next_timeout`](super::Replica::next_timeout).
+    Timeout,
+}
+
+/// What the driver shall do. Actions on one connection or one disk are executed in the order given.
+#[derive(Clone, Debug)]
+pub enum Action {
+    Disk {
+        token: Token,
+        op: DiskOp,
+    },
+    /// Durable, all of it, before [`Event::MetaDone`]. Metadata operations run one after the other.
+    Meta {
+        token: Token,
+        writes: Vec<MetaWrite>,
+    },
+    Send {
+        peer: PeerSlot,
+        connection: ConnectionId,
+        message: Message,
+    },
+    /// Close after what is queued was sent.
+    Close {
+        peer: PeerSlot,
+        connection: ConnectionId,
+    },
+    /// Try to reach the peer until [`Action::Hang`] or a connection; the core waits between tries.
+    Dial {
+        peer: PeerSlot,
+    },
+    Hang {
+        peer: PeerSlot,
+    },
+    Reply {
+        id: RequestId,
+        result: Result<Option<Payload>, Errno>,
+    },
+    /// The export may be offered (only while Primary), or must be withdrawn.
+    Export {
+        open: bool,
+    },
+    CommandDone {
+        id: CommandId,
+        result: Result<(), CommandError>,
+    },
+    Notice(Notice),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    Info,
+    Warning,
+    Error,
+}
+
+/// Something for the log and the event stream: stable name, text for people.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Notice {
+    pub severity: Severity,
+    /// Stable, dotted: `peer.connected`, `resync.finished`.
+    pub name: &'static str,
+    pub text: String,
+}
+
+/// Fixed properties of a resource on this node.
+#[derive(Clone, Debug)]
+pub struct ReplicaConfig {
+    pub resource: String,
+    pub node: String,
+    pub protocol: Protocol,
+    pub peers: Vec<PeerConfig>,
+    /// Silence after which a peer counts as lost.
+    pub peer_timeout_ns: Time,
+    /// How long a node that was Primary waits for its peer's word before it resumes alone.
+    pub resume_wait_ns: Time,
+    /// Seed for generation ids and nonces: a run is a function of it.
+    pub seed: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct PeerConfig {
+    pub name: String,
+    /// This node dials; the other listens. Exactly one side of a pair dials.
+    pub dial: bool,
+}
+
+/// A refusal at the handshake, kept for `status`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub reason: GoodbyeReason,
+    pub text: String,
+}

@@ -1,0 +1,269 @@
+//! The messages of the replication protocol.
+//!
+//! A connection opens with [`Hello`] from both sides, then [`NodeState`] from both sides; the verdict over the
+//! two states decides what follows (see `core::handshake`). Every message after `Hello` travels in a
+//! frame that carries the sender's epoch, a sequence number, a header check and, over any payload, its XXH3-64.
+
+use crate::payload::Payload;
+
+/// The newest and the oldest protocol version that this build speaks.
+pub const VERSION_MAX: u16 = 1;
+pub const VERSION_MIN: u16 = 1;
+
+/// Optional abilities, one bit each, in use when both sides offer them. Unknown bits are ignored.
+pub mod feature {
+    /// TRIM travels as such (both sides read zeroes after it).
+    pub const TRIM: u64 = 1 << 0;
+    /// WRITE_ZEROES travels as such.
+    pub const WRITE_ZEROES: u64 = 1 << 1;
+    /// Resync by comparison of XXH3-128 checksums a chunk.
+    pub const CHECKSUM_RESYNC: u64 = 1 << 2;
+    pub const ALL: u64 = TRIM | WRITE_ZEROES | CHECKSUM_RESYNC;
+}
+
+/// Largest payload of one frame, in bytes; larger is a protocol error before any memory is taken.
+pub const PAYLOAD_MAX: u32 = 32 << 20;
+/// Largest number of blocks in one resync chunk, and so of checksums in one [`Message::ChunkDiffers`].
+pub const CHUNK_BLOCKS_MAX: u32 = 1024;
+/// Largest number of runs in one [`Message::BitmapRuns`].
+pub const BITMAP_RUNS_MAX: usize = 4096;
+/// Longest name of a resource or a node, in bytes.
+pub const NAME_MAX: usize = 64;
+/// Longest text of a [`Message::Goodbye`], in bytes.
+pub const TEXT_MAX: usize = 512;
+/// Number of earlier generations that a node remembers.
+pub const HISTORY_LEN: usize = 8;
+
+/// When a write is acknowledged to the application (DRBD's names).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Protocol {
+    /// Local write done, frame queued.
+    A,
+    /// The peer has it in memory.
+    B,
+    /// The peer's write is done.
+    C,
+}
+
+/// The first frame of either side: who is there, and what for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    pub version_min: u16,
+    pub version_max: u16,
+    pub features: u64,
+    /// Resource as named in the configuration.
+    pub resource: String,
+    /// Drawn at the first sync; all zero while the resource has never had data.
+    pub resource_id: [u8; 16],
+    /// The sender, and whom it wants to talk to.
+    pub node: String,
+    pub peer: String,
+    /// Usable bytes of the sender's backing device.
+    pub data_size_bytes: u64,
+    pub block_size_bytes: u32,
+    pub protocol: Protocol,
+    /// Which of several connections between the two nodes this is; 0 carries everything in version 1.
+    pub channel: u16,
+    /// Random, fresh a connection: both are logged with the verdict.
+    pub nonce: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Role {
+    Primary,
+    Secondary,
+}
+
+/// DRBD's disk states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub enum DiskState {
+    /// No backing device, or it failed.
+    Diskless,
+    /// In the middle of becoming a copy: not usable, never a source.
+    Inconsistent,
+    /// A usable copy of the past; known to be behind.
+    Outdated,
+    /// A usable copy; whether it is the newest is not known without the peer.
+    Consistent,
+    UpToDate,
+}
+
+/// Generation ids: 0 stands for none everywhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Generations {
+    /// Of the data as it is.
+    pub current: u64,
+    /// From which one the sender tracks changes for the receiver.
+    pub bitmap: u64,
+    /// Newest first.
+    pub history: [u64; HISTORY_LEN],
+}
+
+/// Inputs of the handshake's verdict.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeState {
+    pub role: Role,
+    pub disk: DiskState,
+    pub generations: Generations,
+    /// Blocks marked out of sync for the receiver.
+    pub dirty_blocks: u64,
+    /// Extents that may differ since a crash or an unflushed disconnect.
+    pub suspect_extents: u64,
+    /// The sender's whole device is out of sync for the receiver.
+    pub full_sync: bool,
+    /// The sender was Primary when its daemon or machine died.
+    pub crashed_primary: bool,
+    /// The sender was the last Primary that it knows of.
+    pub last_primary: bool,
+    /// Configuration epoch, and the highest one promised.
+    pub epoch: u64,
+    pub promised: u64,
+    /// True in the first state of a connection, which a verdict must follow; false in updates.
+    pub handshake: bool,
+}
+
+/// Why a side ends a connection; decides whether the other side tries again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[repr(u8)]
+pub enum GoodbyeReason {
+    /// An administrator's `disconnect` or `down`: come back later.
+    Disconnect = 1,
+    UnknownResource = 2,
+    OtherResource = 3,
+    Version = 4,
+    Size = 5,
+    BlockSize = 6,
+    Protocol = 7,
+    /// The verdict forbids this connection (split brain, unrelated data, two primaries).
+    Refused = 8,
+    ProtocolError = 9,
+    UnknownNode = 10,
+    /// Busy with another connection of the same peer: try again.
+    Busy = 11,
+}
+
+/// One run of blocks that are out of sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockRun {
+    pub first: u64,
+    pub count: u64,
+}
+
+/// Result of a disk operation as it crosses the wire: 0 or an errno.
+pub type Status = u16;
+
+/// Everything one node says to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    Hello(Hello),
+    State(NodeState),
+    Goodbye {
+        reason: GoodbyeReason,
+        text: String,
+    },
+    Ping {
+        sent_ns: u64,
+    },
+    Pong {
+        sent_ns: u64,
+    },
+
+    // Replication. `seq` counts all of these on one connection, from 1, without holes.
+    Write {
+        seq: u64,
+        offset: u64,
+        payload: Payload,
+        fua: bool,
+    },
+    WriteZeroes {
+        seq: u64,
+        offset: u64,
+        len: u64,
+        fua: bool,
+        unmap: bool,
+    },
+    Trim {
+        seq: u64,
+        offset: u64,
+        len: u64,
+        fua: bool,
+    },
+    /// Everything sent before this is stable on the receiver when it answers.
+    Flush {
+        seq: u64,
+    },
+    /// In memory (protocol B).
+    Received {
+        seq: u64,
+    },
+    /// Done: on disk, or failed with an errno.
+    Done {
+        seq: u64,
+        status: Status,
+    },
+
+    // Roles.
+    /// The sender asks whether it may become Primary.
+    PromoteRequest,
+    PromoteReply {
+        allowed: bool,
+    },
+    /// The sender asks the receiver to become the source of the first full sync.
+    SyncRequest,
+    SyncReply {
+        allowed: bool,
+    },
+
+    // Resync, source to target unless said otherwise.
+    /// Target to source: the target's own marks, merged into the source's bitmap before it starts.
+    BitmapRuns {
+        runs: Vec<BlockRun>,
+        last: bool,
+    },
+    /// What will be compared: bytes in total, for the target's progress display.
+    ResyncStart {
+        blocks: u64,
+    },
+    /// XXH3-128 of one chunk of the source's data; `zero`: all of it is zeroes.
+    ChunkHash {
+        id: u64,
+        offset: u64,
+        len: u32,
+        hash: u128,
+        zero: bool,
+    },
+    /// Target: mine is the same (or is now, after a `zero`).
+    ChunkSame {
+        id: u64,
+    },
+    /// Target: mine differs; the checksum of each of its blocks.
+    ChunkDiffers {
+        id: u64,
+        hashes: Vec<u128>,
+    },
+    /// Data of a run of blocks inside chunk `id`.
+    ChunkData {
+        id: u64,
+        offset: u64,
+        payload: Payload,
+    },
+    /// No more data for this chunk.
+    ChunkEnd {
+        id: u64,
+    },
+    /// Target: the chunk is written, or failed with an errno.
+    ChunkDone {
+        id: u64,
+        status: Status,
+    },
+    /// Everything is compared: flush, adopt this generation, become UpToDate.
+    ResyncEnd {
+        current: u64,
+        history: [u64; HISTORY_LEN],
+        resource_id: [u8; 16],
+    },
+    /// Target: done, durably.
+    ResyncEnded {
+        current: u64,
+    },
+}
