@@ -1,0 +1,90 @@
+"""The lab itself: what the other tests rely on."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.lab.harness import CommandFailed, CommandTimeout, GuestDied, GuestSpec, Lab
+
+
+def test_two_kernels_and_a_cable(lab: Lab) -> None:
+    a, b = lab.boot(GuestSpec("a"), GuestSpec("b"))
+    assert a.run("hostname").strip() == "a"
+    assert a.release == b.release == a.run("uname -r").strip()
+    ping = f"ping -c 1 -W 1 {b.address}"
+    a.run(ping)
+    b.unplug()
+    assert a.execute(ping, check=False).returncode == 1
+    b.plug()
+    a.wait_for(ping)
+
+
+def test_commands(lab: Lab) -> None:
+    (guest,) = lab.boot(GuestSpec("a"))
+    result = guest.execute("echo one; echo 'two\nlines' >&2; exit 7", check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (7, "one\n", "two\nlines\n")
+    with pytest.raises(CommandFailed, match="ended with 3"):
+        guest.run("exit 3")
+    with pytest.raises(CommandTimeout):
+        guest.run("sleep 60", timeout=0.3)
+    background = guest.start("echo up; sleep 60; echo never")
+    background.wait_output("up")
+    assert guest.run("echo meanwhile") == "meanwhile\n"
+    background.signal("TERM")
+    assert background.wait(10, check=False).returncode == 128 + 15
+    assert guest.execute(f"kill -0 {background.pid}", check=False).returncode == 1
+    guest.wait_for("! pgrep -x sleep")
+
+
+def test_a_guest_sees_the_host_but_does_not_change_it(lab: Lab) -> None:
+    a, b = lab.boot(GuestSpec("a"), GuestSpec("b"))
+    a.run("echo mine > /etc/blockpair/x; echo mine > /var/lib/x; echo mine > /tmp/x; echo mine > /usr/local/blockpair-lab")
+    assert b.execute("cat /etc/blockpair/x /var/lib/x /tmp/x", check=False).stdout == ""
+    assert a.execute("echo > /lab/below/usr/local/x", check=False).returncode != 0
+    assert b.run("test -e /usr/local/blockpair-lab || echo own").strip() == "own"
+    assert b.run("python -c 'import blockpair; print(blockpair.__file__)'").strip().endswith("blockpair/__init__.py")
+
+
+def test_power_cut_keeps_disks_only(lab: Lab) -> None:
+    (guest,) = lab.boot(GuestSpec("a", disks_mib=[64] * 4))
+    assemble = "mdadm --assemble --run /dev/md/r10 /dev/ubd[abcd] >/dev/null 2>&1; udevadm settle 2>/dev/null; "
+    guest.run(
+        "mdadm --create /dev/md/r10 --run --level=10 --raid-devices=4 --metadata=1.2 /dev/ubd[abcd]\n"
+        "mkfs.ext4 -q /dev/md127 && mkdir /mnt/fs && mount /dev/md127 /mnt/fs\n"
+        "seq 100000 > /mnt/fs/kept && sync /mnt/fs/kept /mnt/fs\n"
+        "echo gone > /var/lib/state"
+    )
+    digest = guest.run("sha256sum < /mnt/fs/kept")
+    guest.power_cut()
+    with pytest.raises(GuestDied):
+        guest.run("true")
+    guest.boot()
+    assert guest.execute("cat /var/lib/state", check=False).returncode == 1
+    guest.run(assemble + "mkdir /mnt/fs && mount /dev/md127 /mnt/fs")
+    assert guest.run("sha256sum < /mnt/fs/kept") == digest
+
+
+def test_power_cut_ends_what_waits(lab: Lab) -> None:
+    (guest,) = lab.boot(GuestSpec("a"))
+    waiting = guest.start("echo up; sleep 60")
+    waiting.wait_output("up")
+    guest.power_cut()
+    with pytest.raises(GuestDied):
+        waiting.wait(10)
+
+
+def test_freeze(lab: Lab) -> None:
+    a, b = lab.boot(GuestSpec("a"), GuestSpec("b"))
+    ping = f"ping -c 1 -W 1 {b.address}"
+    a.run(ping)
+    b.freeze()
+    began = time.monotonic()
+    assert a.execute(ping, check=False).returncode == 1
+    with pytest.raises(CommandTimeout):
+        b.start("true")._boot.until(lambda: False, 0.5, "an answer of a frozen guest")
+    assert time.monotonic() - began > 0.5
+    b.thaw()
+    a.wait_for(ping)
+    assert b.run("echo awake") == "awake\n"
