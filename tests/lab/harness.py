@@ -38,8 +38,8 @@ SOURCE = Path(__file__).resolve().parents[2]
 _INIT = Path(__file__).resolve().with_name("guest_init.sh")
 _NETWORK = "10.77.0."
 _BRIDGE = "br0"
-_HIDDEN_IN_GUEST = ("/run", "/tmp", "/var/lib", "/var/tmp", "/mnt")
-_MODULES = ("loop", "nbd", "md-mod", "raid1", "raid10", "dm-mod", "fuse")
+_HIDDEN_IN_GUEST = ("/run", "/tmp", "/var/lib", "/dev/shm")
+_MODULES = ("loop", "nbd", "md-mod")  # the others load themselves when something asks for them
 _NAMESPACE = re.compile(r"^blockpair-lab-(\d+)-")
 
 
@@ -453,7 +453,7 @@ class Lab:
         try:
             _ip("netns", "add", self.namespace)
             _ip("-n", self.namespace, "link", "set", "lo", "up")
-            _ip("-n", self.namespace, "link", "add", _BRIDGE, "type", "bridge")
+            _ip("-n", self.namespace, "link", "add", _BRIDGE, "type", "bridge", "forward_delay", "0")
             _ip("-n", self.namespace, "address", "add", f"{_NETWORK}254/24", "dev", _BRIDGE)
             _ip("-n", self.namespace, "link", "set", _BRIDGE, "up")
         except BaseException:
