@@ -7,13 +7,13 @@
         a.power_cut()                   # memory is gone, disks stay
         a.boot()
 
-Each guest is a User-Mode Linux process tree. It sees the host's files through a writable overlay of its own, so the
-host's programs, virtual environment and sources are there as they are, and nothing it writes reaches the host.
-What a guest wrote outside its disks is lost with its power. Guests are joined by a bridge in a network namespace
-that belongs to this `Lab` alone.
+Each guest is a User-Mode Linux process tree. It sees the host's files through a writable overlay of its own,
+so the host's programs, virtual environment and sources are there as they are, and nothing it writes reaches
+the host. What a guest wrote outside its disks is lost with its power. Guests are joined by a bridge in a
+network namespace that belongs to this `Lab` alone.
 
-Time inside is real time, system calls inside are two orders of magnitude slower than the host's: compare timings
-only within one lab.
+Time inside is real time, system calls inside are two orders of magnitude slower than the host's: compare
+timings only within one lab.
 """
 
 from __future__ import annotations
@@ -177,13 +177,14 @@ class Command:
         self._boot.ask(f"signal {self.pid} {name}")
 
     def wait(self, timeout: float = 60, check: bool = True) -> Result:
-        """Wait for its end. Raises `CommandTimeout` (the command is killed), `CommandFailed` when ``check``."""
+        """Wait for its end. Raises `CommandTimeout` (and kills it), `CommandFailed` when ``check``."""
         try:
             self._boot.until(lambda: self._ident in self._boot.done, timeout, repr(self.text))
         except CommandTimeout as error:
             self.signal("KILL")
             raise CommandTimeout(
-                f"guest {self._guest.name}: {error}\nstdout: {self.stdout[-2000:]}\nstderr: {self.stderr[-2000:]}"
+                f"guest {self._guest.name}: {error}\n"
+                f"stdout: {self.stdout[-2000:]}\nstderr: {self.stderr[-2000:]}"
             ) from None
         result = Result(self._boot.done[self._ident], self.stdout, self.stderr)
         if check and result.returncode:
@@ -197,7 +198,9 @@ class Command:
             if not self.running and text not in self.stdout:
                 raise LabError(f"{self.text!r} ended without printing {text!r}: {self.stdout}{self.stderr}")
             if time.monotonic() > deadline:
-                raise CommandTimeout(f"{self.text!r} did not print {text!r} within {timeout:g} s: {self.stdout}")
+                raise CommandTimeout(
+                    f"{self.text!r} did not print {text!r} within {timeout:g} s: {self.stdout}"
+                )
             time.sleep(0.01)
 
 
@@ -275,7 +278,7 @@ class Guest:
         return self._boot is not None and self._boot.alive
 
     def power_on(self) -> None:
-        """Start the kernel; does not wait for it. Disks are as the last life left them, everything else is new."""
+        """Start the kernel; does not wait for it. Only the disks are as the last life left them."""
         if self.powered:
             raise LabError(f"guest {self.name} is already on")
         self._lives += 1
@@ -296,11 +299,15 @@ class Guest:
         os.close(requests_in)
         os.close(answers_out)
         self._boot = _Boot(process, requests_out, share)
-        threading.Thread(target=self._boot.listen, args=(answers_in,), name=f"lab-{self.name}", daemon=True).start()
+        threading.Thread(
+            target=self._boot.listen, args=(answers_in,), name=f"lab-{self.name}", daemon=True
+        ).start()
 
     def _command_line(self, share: Path, requests: int, answers: int) -> list[str]:
         root = self._lab.kernel.root
-        shown = [str(p) for p in self._lab.shown if str(p).startswith(tuple(f"{h}/" for h in _HIDDEN_IN_GUEST))]
+        shown = [
+            str(p) for p in self._lab.shown if str(p).startswith(tuple(f"{h}/" for h in _HIDDEN_IN_GUEST))
+        ]
         # setpriv: a test run that is killed takes its guests with it.
         return [
             *("setpriv", "--pdeathsig", "KILL", "nsenter", f"--net=/run/netns/{self._lab.namespace}"),
@@ -311,7 +318,8 @@ class Guest:
             *("rootfstype=hostfs", "rootflags=/", "ro", f"init={_INIT}", "quiet", "panic=-1"),
             *("con=null", "con0=null,fd:1", f"con1=fd:{requests},fd:{answers}"),
             *(f"ubd{chr(ord('a') + i)}={image}" for i, image in enumerate(self.images)),
-            # The card keeps its address over reboots, or the neighbours' ARP tables would point to the old one.
+            # The card keeps its address over reboots, or the neighbours' ARP tables would point to the old
+            # one.
             f"vec0:transport=tap,ifname={self._tap},depth=128,gro=1,mac=02:62:70:00:00:{self._number:02x}",
             f"lab_name={self.name}",
             f"lab_address={self.address}/24",
@@ -353,7 +361,7 @@ class Guest:
         return Command(self, boot, ident, command)
 
     def execute(self, command: str, timeout: float = 60, check: bool = True) -> Result:
-        """Run a bash command to its end. Raises `CommandFailed` (when ``check``), `CommandTimeout`, `GuestDied`."""
+        """Run a bash command to its end. Raises as `Command.wait` does."""
         return self.start(command).wait(timeout, check)
 
     def run(self, command: str, timeout: float = 60) -> str:
@@ -371,7 +379,7 @@ class Guest:
                 raise CommandFailed(self.name, f"{command} (repeated for {timeout:g} s)", result)
 
     def unplug(self) -> None:
-        """Pull the network cable. The tap leaves the bridge; set down, it would stop UML's driver for good."""
+        """Pull the network cable. The tap leaves the bridge; set down, it would end UML's driver for good."""
         _ip("-n", self._lab.namespace, "link", "set", self._tap, "nomaster")
 
     def plug(self) -> None:
@@ -379,7 +387,7 @@ class Guest:
         _ip("-n", self._lab.namespace, "link", "set", self._tap, "master", _BRIDGE)
 
     def power_cut(self) -> None:
-        """Take the power away at once: memory is lost, disks keep what the guest's kernel had written to them."""
+        """Take the power away at once: memory is lost, disks keep what the kernel had written to them."""
         boot, self._boot, self._frozen = self._boot, None, []
         if boot is None:
             return
@@ -401,8 +409,8 @@ class Guest:
     def freeze(self) -> None:
         """Stop the guest's kernel, as a paused virtual machine: no clock ticks, no packet is answered.
 
-        Only untraced processes are stopped: the traced ones are the guest's programs, which cannot make a system
-        call without their kernel.
+        Only untraced processes are stopped: the traced ones are the guest's programs, which cannot make a
+        system call without their kernel.
         """
         pids = [pid for pid, _ in _session_processes(self._life().process.pid) if not _traced(pid)]
         self._frozen += pids
@@ -429,8 +437,8 @@ class Guest:
 class Lab:
     """A bridge in a network namespace of its own, and the guests on it. A context manager: all ends with it.
 
-    ``shown`` names host folders that guests must see although they lie below one of the folders guests have of their
-    own (/tmp, /run, /var/lib …); this Python's environment and the sources are always seen.
+    ``shown`` names host folders that guests must see although they lie below one of the folders guests have
+    of their own (/tmp, /run, /var/lib …); this Python's environment and the sources are always seen.
     """
 
     _made = 0

@@ -34,7 +34,8 @@ class KernelUnavailable(RuntimeError):
 class Kernel:
     """An unpacked User-Mode Linux.
 
-    ``root`` is laid out like a file system root: ``modprobe -d root`` and ``usr/bin/linux.uml`` work below it.
+    ``root`` is laid out like a file system root: ``modprobe -d root`` and ``usr/bin/linux.uml`` work below
+    it.
     """
 
     root: Path
@@ -52,7 +53,7 @@ def cache_dir() -> Path:
 
 
 def cached(where: Path | None = None) -> Kernel | None:
-    """The kernel in the cache folder, or None where there is none or an interrupted fetch left half of one."""
+    """The kernel in the cache folder; None where there is none, or half of one."""
     root = where or cache_dir()
     stamp = root / _STAMP
     if not stamp.is_file():
@@ -119,7 +120,12 @@ def _unpack(scratch: Path) -> str:
 
 def _run(command: list[str], cwd: Path) -> None:
     done = subprocess.run(
-        command, cwd=cwd, env={**os.environ, "PATH": _PATH, "LC_ALL": "C"}, capture_output=True, text=True, check=False
+        command,
+        cwd=cwd,
+        env={**os.environ, "PATH": _PATH, "LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise KernelUnavailable(

@@ -40,16 +40,22 @@ def test_commands(lab: Lab) -> None:
 
 def test_a_guest_sees_the_host_but_does_not_change_it(lab: Lab) -> None:
     a, b = lab.boot(GuestSpec("a"), GuestSpec("b"))
-    a.run("echo mine > /etc/blockpair/x; echo mine > /var/lib/x; echo mine > /tmp/x; echo mine > /usr/local/blockpair-lab")
+    a.run("echo mine | tee /etc/blockpair/x /var/lib/x /tmp/x /usr/local/blockpair-lab")
     assert b.execute("cat /etc/blockpair/x /var/lib/x /tmp/x", check=False).stdout == ""
     assert a.execute("echo > /lab/below/usr/local/x", check=False).returncode != 0
     assert b.run("test -e /usr/local/blockpair-lab || echo own").strip() == "own"
-    assert b.run("python -c 'import blockpair; print(blockpair.__file__)'").strip().endswith("blockpair/__init__.py")
+    assert (
+        b.run("python -c 'import blockpair; print(blockpair.__file__)'")
+        .strip()
+        .endswith("blockpair/__init__.py")
+    )
 
 
 def test_power_cut_keeps_disks_only(lab: Lab) -> None:
     (guest,) = lab.boot(GuestSpec("a", disks_mib=[64] * 4))
-    assemble = "mdadm --assemble --run /dev/md/r10 /dev/ubd[abcd] >/dev/null 2>&1; udevadm settle 2>/dev/null; "
+    assemble = (
+        "mdadm --assemble --run /dev/md/r10 /dev/ubd[abcd] >/dev/null 2>&1; udevadm settle 2>/dev/null; "
+    )
     guest.run(
         "mdadm --create /dev/md/r10 --run --level=10 --raid-devices=4 --metadata=1.2 /dev/ubd[abcd]\n"
         "mkfs.ext4 -q /dev/md127 && mkdir /mnt/fs && mount /dev/md127 /mnt/fs\n"
