@@ -216,7 +216,7 @@ def reattach(device: Device, *, dead: int | None = None, deadline_s: float = 10.
                 replaced.append(end)
             elif time.monotonic() > deadline:
                 raise KernelDeviceError(
-                    f"{device.path}: only {len(replaced)} of {wanted} connections died within {deadline_s:g} s; "
+                    f"{device.path}: {len(replaced)} of {wanted} connections died within {deadline_s:g} s; "
                     f"another process still serves {device.identity}: stop it first"
                 )
             else:

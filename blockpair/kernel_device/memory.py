@@ -94,7 +94,7 @@ class Protection:
             self._devices += 1
 
     def release(self) -> None:
-        """After a device is detached: with the last one, unlock the memory and take the calling thread's mark.
+        """After a device is detached: with the last, unlock the memory and take the calling thread's mark.
 
         Raises `ProtectionError`; `RuntimeError` when no device is counted.
         """
