@@ -9,7 +9,7 @@ What the kernel's driver does, and what follows:
 
 - New requests wait for a live socket for the dead-connection timeout, then fail with EIO. Requests that a
   dead socket had already carried stay in flight until their own timer fires, and only then move to the new
-  socket; hence ``retry_s``, which sets that timer.
+  socket; hence ``retry_s``, which sets that timer (the kernel rounds it up, by as much as a second or two).
 - With one connection and ``io_timeout_s`` 0 the timer does nothing but that: a server may hold an answer for
   as long as it likes (while I/O is suspended, say). With several, or an ``io_timeout_s``, the timer declares
   the connection of a slow answer dead and sends the request once more on another: the server must then

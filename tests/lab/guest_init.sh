@@ -39,7 +39,8 @@ own_root() {
         local IFS=:
         for folder in $lab_show; do echo "show $folder hostfs ro,$folder,x-mount.mkdir"; done
     } >/lab/fstab
-    mount -a -T /lab/fstab
+    # -n: no table of mount's own below /run, which is mounted over in between
+    mount -n -a -T /lab/fstab
     mkdir -p /run/lock /var/lib/blockpair
 }
 
