@@ -42,6 +42,11 @@ own_root() {
     # -n: no table of mount's own below /run, which is mounted over in between
     mount -n -a -T /lab/fstab
     mkdir -p /run/lock /var/lib/blockpair
+    # udev's part of /dev, which a shell needs for <(...) and the like
+    ln -s /proc/self/fd /dev/fd
+    ln -s fd/0 /dev/stdin
+    ln -s fd/1 /dev/stdout
+    ln -s fd/2 /dev/stderr
 }
 
 network() {

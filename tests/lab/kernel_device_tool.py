@@ -1,4 +1,4 @@
-"""Runs inside a guest: serves a backing device to the kernel's nbd client, and calls `blockpair.kernel_device`.
+"""Runs inside a guest: serves a disk to the kernel's nbd client, and calls `blockpair.kernel_device`.
 
 A complete server of NBD's transmission phase for one backing, a thread a connection, in order. It is small on
 purpose: the lab tests the kernel's side with it, without the product's own server in the way.

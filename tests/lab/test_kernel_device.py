@@ -163,3 +163,16 @@ def test_the_protected_process(guest: Guest) -> None:
     assert seen["held"][1] > 0
     assert (seen["early"], seen["late"]) == (False, True)
     assert seen["released"] == [False, 0]
+
+
+def test_far_more_dirty_data_than_memory(lab: Lab) -> None:
+    """Write-back through the device must not wait for memory that only write-back would free."""
+    guest = lab.boot(GuestSpec("a", disks_mib=[512], memory_mib=128))[0]
+    server = _serve(guest)
+    guest.run(f"mkfs.ext4 -q {LINK} && mkdir /srv/fs && mount {LINK} /srv/fs")
+    guest.run("echo 80 > /proc/sys/vm/dirty_ratio; echo 70 > /proc/sys/vm/dirty_background_ratio")
+    guest.run("dd if=/dev/zero bs=1M count=400 status=none | tr '\\0' x > /srv/fs/big && sync", timeout=180)
+    assert guest.run("stat -c %s /srv/fs/big").strip() == str(400 << 20)
+    assert server.running
+    assert guest.run("dmesg | grep -ciE 'i/o error|out of memory|blocked for more' || true").strip() == "0"
+    guest.run(f"umount /srv/fs && {TOOL} detach a/r0 && e2fsck -fn /dev/ubda", timeout=120)
