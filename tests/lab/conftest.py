@@ -8,11 +8,9 @@ import pytest
 
 from tests.lab.harness import Lab, LabUnavailable
 
-_CONSOLES = pytest.StashKey[dict[str, str]]()
-
 
 @pytest.fixture
-def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+def lab() -> Iterator[Lab]:
     """An empty lab; boot guests with ``lab.boot(GuestSpec(...))``."""
     try:
         made = Lab()
@@ -20,7 +18,6 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
         pytest.skip(str(error))
     with made:
         yield made
-        request.node.stash[_CONSOLES] = {name: guest.console_tail() for name, guest in made.guests.items()}
 
 
 @pytest.hookimpl(wrapper=True)

@@ -181,7 +181,8 @@ class Command:
         try:
             self._boot.until(lambda: self._ident in self._boot.done, timeout, repr(self.text))
         except CommandTimeout as error:
-            self.signal("KILL")
+            if self._ident in self._boot.pids:  # a frozen guest has not even started it
+                self.signal("KILL")
             raise CommandTimeout(
                 f"guest {self._guest.name}: {error}\n"
                 f"stdout: {self.stdout[-2000:]}\nstderr: {self.stderr[-2000:]}"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 
 import pytest
 
-from tests.lab.harness import CommandFailed, CommandTimeout, GuestDied, GuestSpec, Lab
+from tests.lab import kernel
+from tests.lab.harness import CommandFailed, CommandTimeout, GuestDied, GuestSpec, Lab, LabUnavailable
 
 
 def test_two_kernels_and_a_cable(lab: Lab) -> None:
@@ -53,9 +56,6 @@ def test_a_guest_sees_the_host_but_does_not_change_it(lab: Lab) -> None:
 
 def test_power_cut_keeps_disks_only(lab: Lab) -> None:
     (guest,) = lab.boot(GuestSpec("a", disks_mib=[64] * 4))
-    assemble = (
-        "mdadm --assemble --run /dev/md/r10 /dev/ubd[abcd] >/dev/null 2>&1; udevadm settle 2>/dev/null; "
-    )
     guest.run(
         "mdadm --create /dev/md/r10 --run --level=10 --raid-devices=4 --metadata=1.2 /dev/ubd[abcd]\n"
         "mkfs.ext4 -q /dev/md127 && mkdir /mnt/fs && mount /dev/md127 /mnt/fs\n"
@@ -68,7 +68,10 @@ def test_power_cut_keeps_disks_only(lab: Lab) -> None:
         guest.run("true")
     guest.boot()
     assert guest.execute("cat /var/lib/state", check=False).returncode == 1
-    guest.run(assemble + "mkdir /mnt/fs && mount /dev/md127 /mnt/fs")
+    guest.run(
+        "mdadm --assemble --run /dev/md/r10 /dev/ubd[abcd] && mkdir /mnt/fs && mount /dev/md127 /mnt/fs"
+    )
+    assert "active raid10" in guest.run("cat /proc/mdstat")
     assert guest.run("sha256sum < /mnt/fs/kept") == digest
 
 
@@ -88,9 +91,25 @@ def test_freeze(lab: Lab) -> None:
     b.freeze()
     began = time.monotonic()
     assert a.execute(ping, check=False).returncode == 1
+    asked = b.start("echo thawed")
     with pytest.raises(CommandTimeout):
-        b.start("true")._boot.until(lambda: False, 0.5, "an answer of a frozen guest")
+        asked.wait(0.5)
     assert time.monotonic() - began > 0.5
     b.thaw()
+    assert asked.wait().stdout == "thawed\n"
     a.wait_for(ping)
     assert b.run("echo awake") == "awake\n"
+
+
+def test_without_root_the_lab_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(LabUnavailable, match="needs root.*sudo ./scripts/lab"):
+        Lab()
+
+
+def test_without_a_kernel_and_apt_the_lab_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(kernel, "_PATH", str(tmp_path))
+    with pytest.raises(kernel.KernelUnavailable, match="BLOCKPAIR_CACHE"):
+        kernel.ensure(tmp_path / "uml")
+    (tmp_path / "uml").mkdir()  # as an interrupted copy leaves it
+    assert kernel.cached(tmp_path / "uml") is None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from blockpair.kernel_device import device as kernel_device
-from blockpair.kernel_device import netlink
+from blockpair.kernel_device import memory, netlink
 from blockpair.kernel_device.device import Device, KernelDeviceError, attach, parse_backend, publish, withdraw
 
 
@@ -88,3 +88,8 @@ def test_netlink_is_refused_on_an_event_loop() -> None:
 
     with pytest.raises(RuntimeError, match="to_thread"):
         asyncio.run(wrong())
+
+
+def test_memory_protection_is_not_released_more_often_than_held() -> None:
+    with pytest.raises(RuntimeError, match="more often than held"):
+        memory.Protection().release()
