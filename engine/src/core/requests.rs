@@ -34,6 +34,8 @@ pub(super) enum FlushOwner {
     Quiesce,
     /// A peer that is about to be disconnected in good order.
     Drain(PeerSlot),
+    /// Its request was failed; the answers of disk and peers are still to come.
+    Nobody,
 }
 
 pub(super) struct LocalFlush {
@@ -148,11 +150,9 @@ impl Replica {
 
     /// The range is ours: start, or wait for what must be durable first.
     pub(super) fn prepare_write(&mut self, index: usize) {
-        if self.to_start.is_empty() && self.may_start(index) {
+        if self.may_start(index) {
             self.start_write(index);
         } else {
-            // Ask for the extents now, so that one metadata write serves the whole queue.
-            self.may_start(index);
             self.to_start.push_back(index);
         }
     }
@@ -394,6 +394,7 @@ impl Replica {
             FlushOwner::Cleaning => self.cleaning_flushed(result),
             FlushOwner::Quiesce => self.quiesce_flushed(result),
             FlushOwner::Drain(slot) => self.drained(slot),
+            FlushOwner::Nobody => {}
         }
     }
 
@@ -413,10 +414,10 @@ impl Replica {
         }
         let open: Vec<usize> = self.flushes.iter().map(|(i, _)| i).collect();
         for index in open {
-            if let Some(LocalFlush { owner: FlushOwner::Request(_), .. }) = self.flushes.get(index) {
-                if let Some(LocalFlush { owner: FlushOwner::Request(id), .. }) = self.flushes.remove(index) {
-                    self.reply(id, Err(errno));
-                }
+            let Some(flush) = self.flushes.get_mut(index) else { continue };
+            if let FlushOwner::Request(id) = flush.owner {
+                flush.owner = FlushOwner::Nobody;
+                self.reply(id, Err(errno));
             }
         }
         // Those still waiting to start give their ranges back now.
