@@ -131,11 +131,7 @@ fn report(loaded: &LoadedMetadata, start: u64, dump: bool) -> Report {
             bitmap_generation: hex(peer.bitmap_generation),
             full_sync: peer.full_sync,
             dirty_blocks,
-            dirty_bytes: bytes_of(
-                dirty_blocks,
-                u64::from(layout.block_size_bytes()),
-                layout.data_size_bytes(),
-            ),
+            dirty_bytes: dirty_blocks * u64::from(layout.block_size_bytes()),
             dirty_runs: dump.then(|| runs.of(bitmap)),
         });
     }
@@ -172,7 +168,7 @@ fn report(loaded: &LoadedMetadata, start: u64, dump: bool) -> Report {
         promised: superblock.promised,
         peers,
         intent_extents: loaded.intent.count(),
-        intent_bytes: bytes_of(loaded.intent.count(), EXTENT_BYTES, layout.data_size_bytes()),
+        intent_bytes: intent_bytes(&loaded.intent, layout.data_size_bytes()),
         damaged_pages: loaded.damaged_pages,
         layout: LayoutReport {
             superblock: [0, 1].map(|copy| start + layout.superblock_offset(copy)),
@@ -220,9 +216,12 @@ fn copy_report((slot, copy): (usize, &CopyState)) -> CopyReport {
     }
 }
 
-/// The last unit may reach beyond the end of the data.
-fn bytes_of(units: u64, unit_bytes: u64, data_size_bytes: u64) -> u64 {
-    (units * unit_bytes).min(data_size_bytes)
+/// Data in the set extents, in bytes; the last extent may be a part of one.
+fn intent_bytes(intent: &Bitmap, data_size_bytes: u64) -> u64 {
+    let whole = intent.count() * EXTENT_BYTES;
+    let beyond = intent.len() * EXTENT_BYTES - data_size_bytes;
+    let last_is_set = intent.len() > 0 && intent.test(intent.len() - 1);
+    whole - if last_is_set { beyond } else { 0 }
 }
 
 fn hex(generation: u64) -> String {
