@@ -220,7 +220,7 @@ fn copy_report((slot, copy): (usize, &CopyState)) -> CopyReport {
 fn intent_bytes(intent: &Bitmap, data_size_bytes: u64) -> u64 {
     let whole = intent.count() * EXTENT_BYTES;
     let beyond = intent.len() * EXTENT_BYTES - data_size_bytes;
-    let last_is_set = intent.len() > 0 && intent.test(intent.len() - 1);
+    let last_is_set = intent.next_set(intent.len().saturating_sub(1)).is_some();
     whole - if last_is_set { beyond } else { 0 }
 }
 
