@@ -27,7 +27,10 @@ pub(super) struct Cleaning {
 
 impl Cleaning {
     pub(super) fn idle(now: Time) -> Cleaning {
-        Cleaning { due: now + INTERVAL, stage: Stage::Idle }
+        Cleaning {
+            due: now + INTERVAL,
+            stage: Stage::Idle,
+        }
     }
 }
 
@@ -144,9 +147,7 @@ impl Replica {
     /// Nothing in the extent is suspect or unflushed for any peer.
     fn is_settled(&self, extent: u64) -> bool {
         self.peers.iter().all(|peer| {
-            !peer.suspect.test(extent)
-                && !peer.unflushed.contains(&extent)
-                && !peer.covered.contains(&extent)
+            !peer.suspect.test(extent) && !peer.unflushed.contains(&extent) && !peer.covered.contains(&extent)
         })
     }
 
@@ -163,8 +164,11 @@ impl Replica {
                 }
             }
         }
-        let extents: Vec<u64> =
-            self.intent.runs().flat_map(|(first, count)| first..first + count).collect();
+        let extents: Vec<u64> = self
+            .intent
+            .runs()
+            .flat_map(|(first, count)| first..first + count)
+            .collect();
         for extent in extents {
             if self.is_settled(extent) {
                 self.intent.clear(extent, 1);

@@ -28,23 +28,39 @@ pub(super) struct SyncAsked {
 }
 
 fn refused(message: String, remedy: String) -> CommandError {
-    CommandError { kind: ErrorKind::Unsafe, message, remedy }
+    CommandError {
+        kind: ErrorKind::Unsafe,
+        message,
+        remedy,
+    }
 }
 
 fn failed(message: String, remedy: String) -> CommandError {
-    CommandError { kind: ErrorKind::Failed, message, remedy }
+    CommandError {
+        kind: ErrorKind::Failed,
+        message,
+        remedy,
+    }
 }
 
 impl Replica {
     pub(super) fn on_command(&mut self, id: CommandId, command: Command) {
-        let decides = matches!(command, Command::Promote { .. } | Command::Demote | Command::SyncFrom { .. });
-        let handshaking =
-            self.peers.iter().any(|p| matches!(p.phase(), Some(Phase::Hello | Phase::State { .. })));
+        let decides = matches!(
+            command,
+            Command::Promote { .. } | Command::Demote | Command::SyncFrom { .. }
+        );
+        let handshaking = self
+            .peers
+            .iter()
+            .any(|p| matches!(p.phase(), Some(Phase::Hello | Phase::State { .. })));
         if decides && (handshaking || self.promotion.is_some()) {
             return self.deferred.push((id, command));
         }
         if self.stopped {
-            return self.done(id, Err(failed("the resource is down".into(), "blockpair up".into())));
+            return self.done(
+                id,
+                Err(failed("the resource is down".into(), "blockpair up".into())),
+            );
         }
         match command {
             Command::Connect { peer } => {
@@ -83,7 +99,11 @@ impl Replica {
     }
 
     pub(super) fn commands_on_time(&mut self) {
-        if self.promotion.as_ref().is_some_and(|promotion| self.now >= promotion.deadline) {
+        if self
+            .promotion
+            .as_ref()
+            .is_some_and(|promotion| self.now >= promotion.deadline)
+        {
             self.promotion_failed("the peer did not answer in time", "try again");
         }
         if self.resuming.is_some_and(|deadline| self.now >= deadline) && self.promotion.is_none() {
@@ -101,8 +121,10 @@ impl Replica {
 
     fn disconnect(&mut self, id: CommandId, slot: PeerSlot) {
         let deadline = self.now + self.config.peer_timeout_ns;
-        let follower =
-            self.peers[slot].known.as_ref().is_some_and(|known| known.role == Role::Secondary);
+        let follower = self.peers[slot]
+            .known
+            .as_ref()
+            .is_some_and(|known| known.role == Role::Secondary);
         let mirrored = self.peers[slot].is_mirrored();
         if let Some((commands, _)) = &mut self.peers[slot].draining {
             return commands.push(id);
@@ -142,16 +164,25 @@ impl Replica {
             ));
         }
         for peer in &self.peers {
-            let known_primary = peer.known.as_ref().is_some_and(|known| known.role == Role::Primary);
+            let known_primary = peer
+                .known
+                .as_ref()
+                .is_some_and(|known| known.role == Role::Primary);
             if peer.is_connected() && known_primary {
                 return Err(refused(
                     format!("{} is Primary of {resource}", peer.name),
-                    format!("demote it there first: blockpair demote {resource} (on {})", peer.name),
+                    format!(
+                        "demote it there first: blockpair demote {resource} (on {})",
+                        peer.name
+                    ),
                 ));
             }
             if let Some(Phase::Target(_)) = peer.phase() {
                 return Err(refused(
-                    format!("{node} is receiving its copy of {resource} from {} right now", peer.name),
+                    format!(
+                        "{node} is receiving its copy of {resource} from {} right now",
+                        peer.name
+                    ),
                     format!("wait for it: blockpair sync {resource} --wait"),
                 ));
             }
@@ -168,7 +199,12 @@ impl Replica {
                 "bring the source back; --force would serve a mixture of old and new data".into(),
             ));
         }
-        let alone = self.peers.iter().filter(|peer| !peer.is_connected()).map(|peer| &peer.name).next();
+        let alone = self
+            .peers
+            .iter()
+            .filter(|peer| !peer.is_connected())
+            .map(|peer| &peer.name)
+            .next();
         if let (Some(peer), false, false) = (alone, force, self.superblock.last_primary) {
             return Err(refused(
                 format!(
@@ -191,7 +227,12 @@ impl Replica {
             }
         }
         let deadline = self.now + self.config.peer_timeout_ns;
-        self.promotion = Some(Promotion { command, waiting, forced, deadline });
+        self.promotion = Some(Promotion {
+            command,
+            waiting,
+            forced,
+            deadline,
+        });
         self.promotion_step();
     }
 
@@ -221,7 +262,11 @@ impl Replica {
     pub(super) fn promoted(&mut self, command: Option<CommandId>) {
         self.role = Role::Primary;
         self.resuming = None;
-        self.notice(Severity::Info, "role.primary", format!("{} is Primary", self.config.node));
+        self.notice(
+            Severity::Info,
+            "role.primary",
+            format!("{} is Primary", self.config.node),
+        );
         self.out.push(Action::Export { open: true });
         self.announce_state();
         if let Some(id) = command {
@@ -231,11 +276,17 @@ impl Replica {
     }
 
     fn promotion_failed(&mut self, message: &str, remedy: &str) {
-        let Some(promotion) = self.promotion.take() else { return };
+        let Some(promotion) = self.promotion.take() else {
+            return;
+        };
         if let Some(id) = promotion.command {
             self.done(id, Err(failed(message.to_owned(), remedy.to_owned())));
         } else if self.resuming.take().is_some() {
-            self.notice(Severity::Error, "role.not_resumed", format!("not Primary any more: {message}"));
+            self.notice(
+                Severity::Error,
+                "role.not_resumed",
+                format!("not Primary any more: {message}"),
+            );
             self.superblock.role_primary = false;
             self.save_superblock(Then::Nothing);
         }
@@ -275,18 +326,27 @@ impl Replica {
         }
         self.superblock.last_primary = false;
         let connection = connection.unwrap_or(ConnectionId(0));
-        self.save_superblock(Then::PromotionAllowed { peer: slot, connection });
+        self.save_superblock(Then::PromotionAllowed {
+            peer: slot,
+            connection,
+        });
     }
 
     pub(super) fn promotion_allowed(&mut self, slot: PeerSlot, connection: ConnectionId) {
-        if self.peers[slot].link.as_ref().is_some_and(|link| link.id == connection) {
+        if self.peers[slot]
+            .link
+            .as_ref()
+            .is_some_and(|link| link.id == connection)
+        {
             self.send(slot, Message::PromoteReply { allowed: true });
         }
     }
 
     pub(super) fn on_promote_reply(&mut self, slot: PeerSlot, allowed: bool) {
         let name = self.peers[slot].name.clone();
-        let Some(promotion) = self.promotion.as_mut() else { return };
+        let Some(promotion) = self.promotion.as_mut() else {
+            return;
+        };
         promotion.waiting &= !(1 << slot);
         if allowed {
             self.promotion_step();
@@ -300,8 +360,10 @@ impl Replica {
 
     /// A handshake ended while this node waits to be Primary again.
     pub(super) fn resume_if_settled(&mut self) {
-        let settled =
-            self.peers.iter().any(|p| matches!(p.phase(), Some(Phase::Established | Phase::Source(_))));
+        let settled = self
+            .peers
+            .iter()
+            .any(|p| matches!(p.phase(), Some(Phase::Established | Phase::Source(_))));
         if self.resuming.is_some() && self.promotion.is_none() && settled {
             self.begin_promotion(None, false);
         }
@@ -322,10 +384,17 @@ impl Replica {
 
     fn quiesce(&mut self, id: CommandId, stop: bool) {
         if self.quiescing.is_some() {
-            let error = failed("a demote or stop is already under way".into(), "wait for it".into());
+            let error = failed(
+                "a demote or stop is already under way".into(),
+                "wait for it".into(),
+            );
             return self.done(id, Err(error));
         }
-        self.quiescing = Some(Quiesce { command: id, stop, flushing: false });
+        self.quiescing = Some(Quiesce {
+            command: id,
+            stop,
+            flushing: false,
+        });
         self.quiesce_step();
     }
 
@@ -342,7 +411,9 @@ impl Replica {
     }
 
     pub(super) fn quiesce_flushed(&mut self, result: Result<(), Errno>) {
-        let Some(Quiesce { command, stop, .. }) = self.quiescing.take() else { return };
+        let Some(Quiesce { command, stop, .. }) = self.quiescing.take() else {
+            return;
+        };
         if let (Err(errno), false) = (result, stop) {
             let error = failed(
                 format!("the flush before demoting failed: {}", describe(errno)),
@@ -377,7 +448,11 @@ impl Replica {
     }
 
     pub(super) fn demoted(&mut self, command: CommandId) {
-        self.notice(Severity::Info, "role.secondary", format!("{} is Secondary", self.config.node));
+        self.notice(
+            Severity::Info,
+            "role.secondary",
+            format!("{} is Secondary", self.config.node),
+        );
         self.out.push(Action::Export { open: false });
         self.announce_state();
         self.done(command, Ok(()));
@@ -391,7 +466,10 @@ impl Replica {
             return match source {
                 SyncSource::Myself => self.choose_as_first_source(Some(id), None, false),
                 SyncSource::Peer(slot) if matches!(self.peers[slot].phase(), Some(Phase::Waiting)) => {
-                    self.sync_asked = Some(SyncAsked { command: id, peer: slot });
+                    self.sync_asked = Some(SyncAsked {
+                        command: id,
+                        peer: slot,
+                    });
                     self.send(slot, Message::SyncRequest);
                 }
                 SyncSource::Peer(slot) => {
@@ -459,7 +537,11 @@ impl Replica {
         }
         self.superblock.disk = DiskState::UpToDate;
         self.superblock.last_primary = true;
-        self.save_superblock(Then::FirstSyncChosen { command, asked_by, promote });
+        self.save_superblock(Then::FirstSyncChosen {
+            command,
+            asked_by,
+            promote,
+        });
     }
 
     pub(super) fn first_sync_chosen(
@@ -471,7 +553,11 @@ impl Replica {
         let text = format!("{} holds the first generation of the data", self.config.node);
         self.notice(Severity::Info, "resync.first_source", text);
         if let Some((slot, connection)) = asked_by {
-            if self.peers[slot].link.as_ref().is_some_and(|link| link.id == connection) {
+            if self.peers[slot]
+                .link
+                .as_ref()
+                .is_some_and(|link| link.id == connection)
+            {
                 self.send(slot, Message::SyncReply { allowed: true });
             }
         }
@@ -499,7 +585,9 @@ impl Replica {
 
     pub(super) fn on_sync_reply(&mut self, slot: PeerSlot, allowed: bool) {
         let name = self.peers[slot].name.clone();
-        let Some(asked) = self.sync_asked.take() else { return };
+        let Some(asked) = self.sync_asked.take() else {
+            return;
+        };
         let result = if allowed {
             Ok(())
         } else {

@@ -24,7 +24,10 @@ pub(super) enum Phase {
     /// `Hello` was sent.
     Hello,
     /// Versions agree, our state was sent: its generations must not change until the verdict.
-    State { peer_hello: Box<Hello>, sent: Box<NodeState> },
+    State {
+        peer_hello: Box<Hello>,
+        sent: Box<NodeState>,
+    },
     /// Neither copy ever had data.
     Waiting,
     Established,
@@ -106,7 +109,9 @@ impl Link {
     }
 
     fn peek_sent(&self, seq: u64) -> Option<Sent> {
-        *self.sent.get(usize::try_from(seq.checked_sub(self.sent_base + 1)?).ok()?)?
+        *self
+            .sent
+            .get(usize::try_from(seq.checked_sub(self.sent_base + 1)?).ok()?)?
     }
 
     fn take_sent(&mut self, seq: u64) -> Option<Sent> {
@@ -236,8 +241,9 @@ impl Peer {
     }
 
     pub(super) fn next_timeout(&self, config: &ReplicaConfig) -> Option<Time> {
-        let redial =
-            self.retry_at.filter(|_| self.wanted && self.dial && self.link.is_none() && !self.dialing);
+        let redial = self
+            .retry_at
+            .filter(|_| self.wanted && self.dial && self.link.is_none() && !self.dialing);
         let link = self.link.as_ref().map(|link| {
             (link.last_sent + config.peer_timeout_ns / 4).min(link.last_received + config.peer_timeout_ns)
         });
@@ -267,7 +273,10 @@ impl Replica {
                 if self.now >= link.last_received + self.config.peer_timeout_ns {
                     let seconds = self.config.peer_timeout_ns as f64 / 1e9;
                     let id = link.id;
-                    self.out.push(Action::Close { peer: slot, connection: id });
+                    self.out.push(Action::Close {
+                        peer: slot,
+                        connection: id,
+                    });
                     self.drop_link(slot, &format!("no word for {seconds} s"));
                 } else if self.now >= link.last_sent + self.config.peer_timeout_ns / 4 {
                     let sent_ns = self.now;
@@ -284,7 +293,11 @@ impl Replica {
                 peer.retry_at = None;
                 self.out.push(Action::Dial { peer: slot });
             }
-            if self.peers[slot].draining.as_ref().is_some_and(|(_, deadline)| self.now >= *deadline) {
+            if self.peers[slot]
+                .draining
+                .as_ref()
+                .is_some_and(|(_, deadline)| self.now >= *deadline)
+            {
                 self.drained(slot);
             }
         }
@@ -310,14 +323,27 @@ impl Replica {
         self.peers[slot].dialing = false;
         if !self.peers[slot].wanted || self.stopped || self.metadata_failed {
             let text = format!("{} does not want a connection now", self.config.node);
-            let message = Message::Goodbye { reason: GoodbyeReason::Disconnect, text };
-            self.out.push(Action::Send { peer: slot, connection, message });
-            self.out.push(Action::Close { peer: slot, connection });
+            let message = Message::Goodbye {
+                reason: GoodbyeReason::Disconnect,
+                text,
+            };
+            self.out.push(Action::Send {
+                peer: slot,
+                connection,
+                message,
+            });
+            self.out.push(Action::Close {
+                peer: slot,
+                connection,
+            });
             return;
         }
         if let Some(old) = self.peers[slot].link.as_ref().map(|link| link.id) {
             // Only one connection a peer exists at its end: a new one means that the old one is dead.
-            self.out.push(Action::Close { peer: slot, connection: old });
+            self.out.push(Action::Close {
+                peer: slot,
+                connection: old,
+            });
             self.drop_link(slot, "replaced by a new connection");
         }
         self.peers[slot].link = Some(Link::new(connection, self.now));
@@ -340,7 +366,11 @@ impl Replica {
     }
 
     pub(super) fn on_connection_lost(&mut self, slot: PeerSlot, connection: ConnectionId, why: &str) {
-        if self.peers[slot].link.as_ref().is_some_and(|link| link.id == connection) {
+        if self.peers[slot]
+            .link
+            .as_ref()
+            .is_some_and(|link| link.id == connection)
+        {
             self.drop_link(slot, why);
         } else if self.peers[slot].dialing {
             let peer = &mut self.peers[slot];
@@ -353,12 +383,18 @@ impl Replica {
 
     /// Ends the connection in the state machine; the caller has closed the socket, or it is gone.
     pub(super) fn drop_link(&mut self, slot: PeerSlot, why: &str) {
-        let Some(link) = self.peers[slot].link.take() else { return };
+        let Some(link) = self.peers[slot].link.take() else {
+            return;
+        };
         let was_connected = !matches!(link.phase, Phase::Hello | Phase::State { .. });
         self.retry_later(slot, RETRY_FIRST << self.peers[slot].failures.min(5));
         if was_connected {
             let name = self.peers[slot].name.clone();
-            self.notice(Severity::Warning, "peer.lost", format!("connection to {name} ended: {why}"));
+            self.notice(
+                Severity::Warning,
+                "peer.lost",
+                format!("connection to {name} ended: {why}"),
+            );
         } else {
             self.peers[slot].failures += 1;
         }
@@ -410,7 +446,10 @@ impl Replica {
     /// Says why, closes, and leaves the next move to a person.
     pub(super) fn refuse_peer(&mut self, slot: PeerSlot, reason: GoodbyeReason, text: &str) {
         self.peers[slot].wanted = false;
-        self.peers[slot].refusal = Some(Refusal { reason, text: text.to_owned() });
+        self.peers[slot].refusal = Some(Refusal {
+            reason,
+            text: text.to_owned(),
+        });
         self.close_with(slot, reason, text);
     }
 
@@ -420,8 +459,17 @@ impl Replica {
             while text.len() > wire::TEXT_MAX {
                 text.pop();
             }
-            self.send(slot, Message::Goodbye { reason, text: text.clone() });
-            self.out.push(Action::Close { peer: slot, connection: id });
+            self.send(
+                slot,
+                Message::Goodbye {
+                    reason,
+                    text: text.clone(),
+                },
+            );
+            self.out.push(Action::Close {
+                peer: slot,
+                connection: id,
+            });
             self.drop_link(slot, &text);
         }
     }
@@ -429,7 +477,11 @@ impl Replica {
     /// The flush before a disconnect is through, or its time is up.
     pub(super) fn drained(&mut self, slot: PeerSlot) {
         self.peers[slot].wanted = false;
-        self.close_with(slot, GoodbyeReason::Disconnect, "disconnected by an administrator");
+        self.close_with(
+            slot,
+            GoodbyeReason::Disconnect,
+            "disconnected by an administrator",
+        );
         self.end_draining(slot);
     }
 
@@ -438,7 +490,11 @@ impl Replica {
         if let Some(link) = self.peers[slot].link.as_mut() {
             link.last_sent = now;
             let connection = link.id;
-            self.out.push(Action::Send { peer: slot, connection, message });
+            self.out.push(Action::Send {
+                peer: slot,
+                connection,
+                message,
+            });
         }
     }
 
@@ -447,7 +503,9 @@ impl Replica {
     pub(super) fn on_message(&mut self, slot: PeerSlot, connection: ConnectionId, message: Message) {
         let now = self.now;
         let peer = &mut self.peers[slot];
-        let Some(link) = peer.link.as_mut().filter(|link| link.id == connection) else { return };
+        let Some(link) = peer.link.as_mut().filter(|link| link.id == connection) else {
+            return;
+        };
         link.last_received = now;
         peer.last_contact = Some(now);
         match (message, &link.phase) {
@@ -498,14 +556,21 @@ impl Replica {
     }
 
     fn on_received(&mut self, slot: PeerSlot, seq: u64) {
-        let sent = self.peers[slot].link.as_ref().and_then(|link| link.peek_sent(seq));
+        let sent = self.peers[slot]
+            .link
+            .as_ref()
+            .and_then(|link| link.peek_sent(seq));
         if let Some(Sent::Write { index, .. }) = sent {
             self.write_received(slot, index);
         }
     }
 
     fn on_done(&mut self, slot: PeerSlot, seq: u64, status: wire::Status) {
-        let Some(sent) = self.peers[slot].link.as_mut().and_then(|link| link.take_sent(seq)) else {
+        let Some(sent) = self.peers[slot]
+            .link
+            .as_mut()
+            .and_then(|link| link.take_sent(seq))
+        else {
             return self.protocol_error(slot, "an answer to nothing that was sent");
         };
         if status != 0 {
@@ -542,10 +607,15 @@ impl Replica {
 
     fn on_goodbye(&mut self, slot: PeerSlot, reason: GoodbyeReason, text: String) {
         let established = self.peers[slot].is_established();
-        let peer_is_primary =
-            self.peers[slot].known.as_ref().is_some_and(|known| known.role == Role::Primary);
+        let peer_is_primary = self.peers[slot]
+            .known
+            .as_ref()
+            .is_some_and(|known| known.role == Role::Primary);
         if let Some(id) = self.peers[slot].link.as_ref().map(|link| link.id) {
-            self.out.push(Action::Close { peer: slot, connection: id });
+            self.out.push(Action::Close {
+                peer: slot,
+                connection: id,
+            });
         }
         self.drop_link(slot, &text);
         match reason {
@@ -602,7 +672,10 @@ impl Replica {
         }
         let state = self.own_state(slot, true);
         if let Some(link) = self.peers[slot].link.as_mut() {
-            link.phase = Phase::State { peer_hello: Box::new(hello), sent: Box::new(state.clone()) };
+            link.phase = Phase::State {
+                peer_hello: Box::new(hello),
+                sent: Box::new(state.clone()),
+            };
         }
         self.send(slot, Message::State(state));
     }
@@ -611,7 +684,11 @@ impl Replica {
         let (record, peer) = (&self.superblock.peers[slot], &self.peers[slot]);
         NodeState {
             role: self.role,
-            disk: if self.metadata_failed { DiskState::Diskless } else { self.superblock.disk },
+            disk: if self.metadata_failed {
+                DiskState::Diskless
+            } else {
+                self.superblock.disk
+            },
             generations: Generations {
                 current: self.superblock.current,
                 bitmap: record.bitmap_generation,
@@ -655,18 +732,25 @@ impl Replica {
     }
 
     fn judge(&mut self, slot: PeerSlot) {
-        let Some(link) = self.peers[slot].link.as_mut() else { return };
+        let Some(link) = self.peers[slot].link.as_mut() else {
+            return;
+        };
         let Phase::State { peer_hello, sent } = std::mem::replace(&mut link.phase, Phase::Hello) else {
             return;
         };
-        let Some(peer_state) = self.peers[slot].known.clone() else { return };
+        let Some(peer_state) = self.peers[slot].known.clone() else {
+            return;
+        };
         let own = Side {
             name: self.config.node.clone(),
             state: *sent,
             resource_id: self.superblock.resource_id,
         };
-        let peer =
-            Side { name: peer_hello.node.clone(), state: peer_state, resource_id: peer_hello.resource_id };
+        let peer = Side {
+            name: peer_hello.node.clone(),
+            state: peer_state,
+            resource_id: peer_hello.resource_id,
+        };
         let verdict = decide(&own, &peer);
         let name = self.peers[slot].name.clone();
         self.notice(
@@ -783,7 +867,11 @@ fn summary(state: &NodeState) -> String {
         state.dirty_blocks,
         state.suspect_extents,
         if state.full_sync { " full" } else { "" },
-        if state.crashed_primary { " crashed-primary" } else { "" },
+        if state.crashed_primary {
+            " crashed-primary"
+        } else {
+            ""
+        },
         if state.last_primary { " last-primary" } else { "" },
         state.epoch,
     )
@@ -791,7 +879,9 @@ fn summary(state: &NodeState) -> String {
 
 fn refusal_text(rule: &str, own: &str, peer: &str) -> String {
     match rule {
-        "two-primaries" => format!("{own} and {peer} are both Primary; demote one of them, then `blockpair connect`"),
+        "two-primaries" => {
+            format!("{own} and {peer} are both Primary; demote one of them, then `blockpair connect`")
+        }
         "no-good-copy" => format!(
             "neither {own} nor {peer} may be the source: the side that is ahead has an incomplete copy; \
              bring the node with the good copy back"

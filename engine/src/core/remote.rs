@@ -36,23 +36,46 @@ impl Replica {
             return self.protocol_error(slot, "replicated writes to a node that does not follow");
         }
         let (seq, change, offset, len, fua) = match message {
-            Message::Write { seq, offset, payload, fua } => {
+            Message::Write {
+                seq,
+                offset,
+                payload,
+                fua,
+            } => {
                 let len = payload.len() as u64;
                 (seq, Change::Data(payload), offset, len, fua)
             }
-            Message::WriteZeroes { seq, offset, len, fua, unmap } => {
-                (seq, Change::Zero { unmap, trim: false }, offset, len, fua)
-            }
-            Message::Trim { seq, offset, len, fua } => {
-                (seq, Change::Zero { unmap: true, trim: true }, offset, len, fua)
-            }
+            Message::WriteZeroes {
+                seq,
+                offset,
+                len,
+                fua,
+                unmap,
+            } => (seq, Change::Zero { unmap, trim: false }, offset, len, fua),
+            Message::Trim {
+                seq,
+                offset,
+                len,
+                fua,
+            } => (
+                seq,
+                Change::Zero {
+                    unmap: true,
+                    trim: true,
+                },
+                offset,
+                len,
+                fua,
+            ),
             Message::Flush { seq } => return self.on_remote_flush(slot, seq),
             _ => return,
         };
         if !self.is_inside(offset, len) {
             return self.protocol_error(slot, "a write outside the device");
         }
-        let Some(link) = self.peers[slot].link.as_mut() else { return };
+        let Some(link) = self.peers[slot].link.as_mut() else {
+            return;
+        };
         if !link.received.receive(seq) {
             return self.protocol_error(slot, "a hole in the sequence of writes");
         }
@@ -60,7 +83,15 @@ impl Replica {
         if self.config.protocol == Protocol::B {
             self.send(slot, Message::Received { seq });
         }
-        let write = RemoteWrite { peer: slot, connection, seq, change, offset, len, fua };
+        let write = RemoteWrite {
+            peer: slot,
+            connection,
+            seq,
+            change,
+            offset,
+            len,
+            fua,
+        };
         self.remote_bytes += write.memory();
         let index = self.remote.insert(write);
         if self.ranges.acquire(Holder::Remote(index), offset, offset + len) {
@@ -76,13 +107,19 @@ impl Replica {
     }
 
     pub(super) fn remote_write_done(&mut self, index: usize, result: Result<(), Errno>) {
-        let Some(write) = self.remote.remove(index) else { return };
+        let Some(write) = self.remote.remove(index) else {
+            return;
+        };
         self.remote_bytes -= write.memory();
         self.release_range(Holder::Remote(index));
         if let Err(errno) = result {
             self.copy_has_a_hole("write", errno);
         }
-        if let Some(link) = self.peers[write.peer].link.as_mut().filter(|link| link.id == write.connection) {
+        if let Some(link) = self.peers[write.peer]
+            .link
+            .as_mut()
+            .filter(|link| link.id == write.connection)
+        {
             link.received.complete(write.seq);
         }
         self.answer(write.peer, write.connection, write.seq, result);
@@ -100,14 +137,20 @@ impl Replica {
 
     /// Answers on the connection that asked, if it still stands.
     fn answer(&mut self, slot: PeerSlot, connection: ConnectionId, seq: u64, result: Result<(), Errno>) {
-        if self.peers[slot].link.as_ref().is_some_and(|link| link.id == connection) {
+        if self.peers[slot]
+            .link
+            .as_ref()
+            .is_some_and(|link| link.id == connection)
+        {
             let status = result.err().map_or(0, |errno| errno.0.unsigned_abs() as u16);
             self.send(slot, Message::Done { seq, status });
         }
     }
 
     fn on_remote_flush(&mut self, slot: PeerSlot, seq: u64) {
-        let Some(link) = self.peers[slot].link.as_mut() else { return };
+        let Some(link) = self.peers[slot].link.as_mut() else {
+            return;
+        };
         if !link.received.receive(seq) {
             return self.protocol_error(slot, "a hole in the sequence of writes");
         }
@@ -118,14 +161,23 @@ impl Replica {
     /// A flush covers every write that was sent before it, also one that is only in memory here.
     fn start_remote_flushes(&mut self, slot: PeerSlot) {
         loop {
-            let Some(link) = self.peers[slot].link.as_mut() else { return };
+            let Some(link) = self.peers[slot].link.as_mut() else {
+                return;
+            };
             match link.waiting_flushes.front() {
                 Some(&seq) if link.received.settled_before(seq) => {
                     link.waiting_flushes.pop_front();
                     // Later flushes need not wait for this one, only for writes.
                     link.received.complete(seq);
                     let connection = link.id;
-                    self.disk(Purpose::RemoteFlush { peer: slot, connection, seq }, DiskOp::Flush);
+                    self.disk(
+                        Purpose::RemoteFlush {
+                            peer: slot,
+                            connection,
+                            seq,
+                        },
+                        DiskOp::Flush,
+                    );
                 }
                 _ => return,
             }

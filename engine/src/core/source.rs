@@ -92,7 +92,9 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) fn extents_in_flight(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        self.chunks.values().map(|chunk| (chunk.offset, u64::from(chunk.len)))
+        self.chunks
+            .values()
+            .map(|chunk| (chunk.offset, u64::from(chunk.len)))
     }
 }
 
@@ -160,7 +162,9 @@ impl Replica {
     /// Both sides' marks are together: start comparing.
     fn run_source(&mut self, slot: PeerSlot) {
         let blocks = self.peers[slot].dirty.count();
-        let Some(source) = self.source_mut(slot) else { return };
+        let Some(source) = self.source_mut(slot) else {
+            return;
+        };
         if source.running {
             return self.protocol_error(slot, "marks after the resync began");
         }
@@ -169,7 +173,11 @@ impl Replica {
         source.progress.left_blocks = blocks;
         let name = self.peers[slot].name.clone();
         let bytes = blocks * u64::from(self.superblock.block_size_bytes);
-        self.notice(Severity::Info, "resync.started", format!("to {name}: {bytes} bytes to compare"));
+        self.notice(
+            Severity::Info,
+            "resync.started",
+            format!("to {name}: {bytes} bytes to compare"),
+        );
         self.send(slot, Message::ResyncStart { blocks });
         self.pump_source(slot);
         self.retry_replies();
@@ -181,27 +189,49 @@ impl Replica {
         let busy = self.last_request != 0 && self.now < self.last_request + BUSY_FOR;
         let window = if busy { WINDOW_BUSY } else { WINDOW_IDLE };
         loop {
-            let Some((first, offset, len)) = self.next_chunk_range(slot, window) else { break };
+            let Some((first, offset, len)) = self.next_chunk_range(slot, window) else {
+                break;
+            };
             let chunk = self.next_chunk;
             self.next_chunk += 1;
             let block_size = u64::from(self.superblock.block_size_bytes);
-            let Some(source) = self.source_mut(slot) else { break };
+            let Some(source) = self.source_mut(slot) else {
+                break;
+            };
             source.cursor = first + u64::from(len).div_ceil(block_size);
-            source.chunks.insert(chunk, SourceChunk { offset, len, granted: false, data: None });
-            if self.ranges.acquire(Holder::Source(chunk), offset, offset + u64::from(len)) {
+            source.chunks.insert(
+                chunk,
+                SourceChunk {
+                    offset,
+                    len,
+                    granted: false,
+                    data: None,
+                },
+            );
+            if self
+                .ranges
+                .acquire(Holder::Source(chunk), offset, offset + u64::from(len))
+            {
                 self.start_source_read(chunk);
             }
         }
         let dirty = self.peers[slot].dirty.is_empty();
-        let Some(source) = self.source_mut(slot) else { return };
+        let Some(source) = self.source_mut(slot) else {
+            return;
+        };
         if source.running && dirty && source.chunks.is_empty() && source.ending == Ending::No {
             source.ending = Ending::Saving;
-            let Some(connection) = self.peers[slot].link.as_ref().map(|link| link.id) else { return };
+            let Some(connection) = self.peers[slot].link.as_ref().map(|link| link.id) else {
+                return;
+            };
             // From here on the peer may carry our generation: should it be lost now, the next write
             // opens a new one, and a peer that never got this far is compared whole.
             self.superblock.peers[slot].bitmap_generation = 0;
             self.superblock.peers[slot].full_sync = false;
-            self.save_superblock(Then::SendResyncEnd { peer: slot, connection });
+            self.save_superblock(Then::SendResyncEnd {
+                peer: slot,
+                connection,
+            });
         }
     }
 
@@ -235,15 +265,25 @@ impl Replica {
     /// The chunk's range is ours. Its extents must be in the write-intent log before marks may go: what the
     /// target confirms and has not flushed is suspect should this node die.
     pub(super) fn start_source_read(&mut self, chunk: u64) {
-        let Some(slot) = self.slot_of_chunk(chunk) else { return };
-        let Some(entry) = self.source_mut(slot).and_then(|source| source.chunks.get_mut(&chunk)) else { return };
+        let Some(slot) = self.slot_of_chunk(chunk) else {
+            return;
+        };
+        let Some(entry) = self
+            .source_mut(slot)
+            .and_then(|source| source.chunks.get_mut(&chunk))
+        else {
+            return;
+        };
         entry.granted = true;
         let (offset, len) = (entry.offset, entry.len);
         if self.intent_is_durable(offset, u64::from(len)) {
             for extent in self.extents_of(offset, u64::from(len)) {
                 self.touched.set(extent, 1);
             }
-            self.disk(Purpose::SourceRead { peer: slot, chunk }, DiskOp::Read { offset, len });
+            self.disk(
+                Purpose::SourceRead { peer: slot, chunk },
+                DiskOp::Read { offset, len },
+            );
         } else if let Some(source) = self.source_mut(slot) {
             source.unlogged.push(chunk);
         }
@@ -252,7 +292,9 @@ impl Replica {
     /// The write-intent log grew: chunks that waited for it go on.
     pub(super) fn retry_sources(&mut self) {
         for slot in 0..self.peers.len() {
-            let Some(source) = self.source_mut(slot) else { continue };
+            let Some(source) = self.source_mut(slot) else {
+                continue;
+            };
             for chunk in std::mem::take(&mut source.unlogged) {
                 self.start_source_read(chunk);
             }
@@ -271,14 +313,28 @@ impl Replica {
         chunk: u64,
         result: Result<Option<Payload>, Errno>,
     ) {
-        let Some(entry) = self.source_mut(slot).and_then(|source| source.chunks.get_mut(&chunk)) else { return };
+        let Some(entry) = self
+            .source_mut(slot)
+            .and_then(|source| source.chunks.get_mut(&chunk))
+        else {
+            return;
+        };
         match result {
             Ok(Some(data)) => {
                 let hash = xxh3_128(&data);
                 let zero = is_zero(&data);
                 let (offset, len) = (entry.offset, entry.len);
                 entry.data = Some(data);
-                self.send(slot, Message::ChunkHash { id: chunk, offset, len, hash, zero });
+                self.send(
+                    slot,
+                    Message::ChunkHash {
+                        id: chunk,
+                        offset,
+                        len,
+                        hash,
+                        zero,
+                    },
+                );
             }
             Ok(None) | Err(_) => {
                 let errno = result.err().unwrap_or(Errno::EIO);
@@ -296,7 +352,9 @@ impl Replica {
     }
 
     fn on_chunk_same(&mut self, slot: PeerSlot, chunk: u64) {
-        let Some(entry) = self.take_chunk(slot, chunk) else { return };
+        let Some(entry) = self.take_chunk(slot, chunk) else {
+            return;
+        };
         if let Some(source) = self.source_mut(slot) {
             source.progress.same_bytes += u64::from(entry.len);
         }
@@ -307,7 +365,10 @@ impl Replica {
     /// Sends those blocks whose checksums differ, in runs.
     fn on_chunk_differs(&mut self, slot: PeerSlot, chunk: u64, hashes: &[u128]) {
         let block_size = self.superblock.block_size_bytes as usize;
-        let Some(entry) = self.source_mut(slot).and_then(|source| source.chunks.get_mut(&chunk)) else {
+        let Some(entry) = self
+            .source_mut(slot)
+            .and_then(|source| source.chunks.get_mut(&chunk))
+        else {
             return self.protocol_error(slot, "an answer about an unknown chunk");
         };
         let (base, Some(data)) = (entry.offset, entry.data.take()) else {
@@ -316,8 +377,11 @@ impl Replica {
         if hashes.len() != data.len().div_ceil(block_size) {
             return self.protocol_error(slot, "a wrong number of checksums");
         }
-        let differs: Vec<bool> =
-            data.chunks(block_size).zip(hashes).map(|(block, hash)| xxh3_128(block) != *hash).collect();
+        let differs: Vec<bool> = data
+            .chunks(block_size)
+            .zip(hashes)
+            .map(|(block, hash)| xxh3_128(block) != *hash)
+            .collect();
         let mut block = 0;
         let mut sent = 0;
         while block < differs.len() {
@@ -325,11 +389,20 @@ impl Replica {
                 block += 1;
                 continue;
             }
-            let end = (block..differs.len()).find(|i| !differs[*i]).unwrap_or(differs.len());
+            let end = (block..differs.len())
+                .find(|i| !differs[*i])
+                .unwrap_or(differs.len());
             let bytes = block * block_size..(end * block_size).min(data.len());
             sent += bytes.len() as u64;
             let offset = base + bytes.start as u64;
-            self.send(slot, Message::ChunkData { id: chunk, offset, payload: data.slice(bytes) });
+            self.send(
+                slot,
+                Message::ChunkData {
+                    id: chunk,
+                    offset,
+                    payload: data.slice(bytes),
+                },
+            );
             block = end;
         }
         if let Some(source) = self.source_mut(slot) {
@@ -343,7 +416,9 @@ impl Replica {
         if status != 0 {
             return self.peer_disk_failed(slot, status);
         }
-        let Some(entry) = self.take_chunk(slot, chunk) else { return };
+        let Some(entry) = self.take_chunk(slot, chunk) else {
+            return;
+        };
         for extent in self.extents_of(entry.offset, u64::from(entry.len)) {
             self.peers[slot].unflushed.insert(extent);
         }
@@ -352,7 +427,9 @@ impl Replica {
     }
 
     fn take_chunk(&mut self, slot: PeerSlot, chunk: u64) -> Option<SourceChunk> {
-        let entry = self.source_mut(slot).and_then(|source| source.chunks.remove(&chunk));
+        let entry = self
+            .source_mut(slot)
+            .and_then(|source| source.chunks.remove(&chunk));
         if entry.is_none() {
             self.protocol_error(slot, "an answer about an unknown chunk");
         }
@@ -361,7 +438,10 @@ impl Replica {
 
     /// The only place where a mark goes away while it means something.
     fn clear_marks(&mut self, slot: PeerSlot, offset: u64, len: u32, evidence: Evidence) {
-        debug_assert!(matches!(evidence, Evidence::EqualChecksums | Evidence::VerifiedTransfer));
+        debug_assert!(matches!(
+            evidence,
+            Evidence::EqualChecksums | Evidence::VerifiedTransfer
+        ));
         let (first, count) = self.blocks_of(offset, u64::from(len));
         self.peers[slot].dirty.clear(first, count);
     }
@@ -384,10 +464,16 @@ impl Replica {
     // ---- the end -------------------------------------------------------------------------------------
 
     pub(super) fn send_resync_end(&mut self, slot: PeerSlot, connection: ConnectionId) {
-        if self.peers[slot].link.as_ref().is_none_or(|link| link.id != connection) {
+        if self.peers[slot]
+            .link
+            .as_ref()
+            .is_none_or(|link| link.id != connection)
+        {
             return;
         }
-        let Some(source) = self.source_mut(slot) else { return };
+        let Some(source) = self.source_mut(slot) else {
+            return;
+        };
         source.ending = Ending::Sent;
         let message = Message::ResyncEnd {
             current: self.superblock.current,
@@ -401,7 +487,9 @@ impl Replica {
         let own = self.superblock.current;
         let dirty = !self.peers[slot].dirty.is_empty();
         let now = self.now;
-        let Some(source) = self.source_mut(slot) else { return };
+        let Some(source) = self.source_mut(slot) else {
+            return;
+        };
         if source.ending != Ending::Sent || current != own || dirty {
             let text = "this end of a resync is not the one it was told";
             return self.protocol_error(slot, text);
@@ -443,5 +531,9 @@ pub fn is_zero(bytes: &[u8]) -> bool {
     let (head, words, tail) = unsafe { bytes.align_to::<u64>() };
     let quiet = |slice: &[u8]| slice.iter().all(|byte| *byte == 0);
     // Whole cache lines at a time, so that data that is not zero is left early.
-    quiet(head) && quiet(tail) && words.chunks(8).all(|line| line.iter().fold(0, |sum, word| sum | word) == 0)
+    quiet(head)
+        && quiet(tail)
+        && words
+            .chunks(8)
+            .all(|line| line.iter().fold(0, |sum, word| sum | word) == 0)
 }

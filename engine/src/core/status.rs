@@ -135,7 +135,12 @@ impl Replica {
                 in_flight_bytes: self.in_flight_bytes,
             },
             io: self.counters,
-            peers: self.peers.iter().enumerate().map(|(slot, peer)| self.peer_status(slot, peer, now)).collect(),
+            peers: self
+                .peers
+                .iter()
+                .enumerate()
+                .map(|(slot, peer)| self.peer_status(slot, peer, now))
+                .collect(),
         }
     }
 
@@ -186,10 +191,10 @@ impl Replica {
             role: peer.known.as_ref().map(|known| known.role),
             disk: peer.known.as_ref().map(|known| known.disk),
             last_contact_seconds: peer.last_contact.map(|at| seconds(at, now)),
-            refusal: peer
-                .refusal
-                .as_ref()
-                .map(|refusal| RefusalStatus { reason: refusal.reason, text: refusal.text.clone() }),
+            refusal: peer.refusal.as_ref().map(|refusal| RefusalStatus {
+                reason: refusal.reason,
+                text: refusal.text.clone(),
+            }),
             rule: peer.rule,
             out_of_sync_bytes: (peer.dirty.count() * block_size).min(size),
             suspect_bytes: (peer.suspect.count() * EXTENT_BYTES).min(size),

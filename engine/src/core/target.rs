@@ -57,7 +57,9 @@ impl Replica {
 
     /// Marks this copy as incomplete, durably, before one block of it changes.
     pub(super) fn begin_target(&mut self, slot: PeerSlot, source_resource_id: [u8; 16]) {
-        let Some(connection) = self.peers[slot].link.as_ref().map(|link| link.id) else { return };
+        let Some(connection) = self.peers[slot].link.as_ref().map(|link| link.id) else {
+            return;
+        };
         let name = self.peers[slot].name.clone();
         self.superseded(&name);
         let target = Target {
@@ -74,22 +76,36 @@ impl Replica {
             // A first sync that is cut off can go on where it was.
             self.superblock.resource_id = source_resource_id;
         }
-        self.save_superblock(Then::TargetReady { peer: slot, connection });
+        self.save_superblock(Then::TargetReady {
+            peer: slot,
+            connection,
+        });
     }
 
     pub(super) fn target_ready(&mut self, slot: PeerSlot, connection: ConnectionId) {
-        if self.peers[slot].link.as_ref().is_none_or(|link| link.id != connection) {
+        if self.peers[slot]
+            .link
+            .as_ref()
+            .is_none_or(|link| link.id != connection)
+        {
             return;
         }
-        let Some(target) = self.target_mut(slot) else { return };
+        let Some(target) = self.target_mut(slot) else {
+            return;
+        };
         target.ready = true;
         let block_size = u64::from(self.superblock.block_size_bytes);
         self.peers[slot].mark_suspects(block_size);
         let mut runs: Vec<BlockRun> = Vec::new();
         let mut coarse = false;
-        for (first, count) in self.peers[slot].dirty.runs() {
+        // A copy that never had data adds nothing: the source knows how far the first sync came.
+        let has_data = self.superblock.current != 0;
+        for (first, count) in self.peers[slot].dirty.runs().filter(|_| has_data) {
             coarse |= runs.len() >= RUNS_EXACT_MAX;
-            match runs.last_mut().filter(|last| coarse && first < last.first + last.count + RUN_GAP) {
+            match runs
+                .last_mut()
+                .filter(|last| coarse && first < last.first + last.count + RUN_GAP)
+            {
                 Some(last) => last.count = first + count - last.first,
                 None => runs.push(BlockRun { first, count }),
             }
@@ -97,10 +113,16 @@ impl Replica {
         let mut batches = runs.chunks(BITMAP_RUNS_MAX).peekable();
         let mut messages = Vec::new();
         while let Some(batch) = batches.next() {
-            messages.push(Message::BitmapRuns { runs: batch.to_vec(), last: batches.peek().is_none() });
+            messages.push(Message::BitmapRuns {
+                runs: batch.to_vec(),
+                last: batches.peek().is_none(),
+            });
         }
         if messages.is_empty() {
-            messages.push(Message::BitmapRuns { runs: Vec::new(), last: true });
+            messages.push(Message::BitmapRuns {
+                runs: Vec::new(),
+                last: true,
+            });
         }
         for message in messages {
             self.send(slot, message);
@@ -127,20 +149,40 @@ impl Replica {
                     }
                 }
             }
-            Message::ChunkHash { id, offset, len, hash, zero } => {
+            Message::ChunkHash {
+                id,
+                offset,
+                len,
+                hash,
+                zero,
+            } => {
                 self.on_chunk_hash(slot, id, offset, len, hash, zero);
             }
             Message::ChunkData { id, offset, payload } => self.on_chunk_data(slot, id, offset, payload),
             Message::ChunkEnd { id } => self.on_chunk_end(slot, id),
-            Message::ResyncEnd { current, history, resource_id } => {
-                let Some(target) = self.target_mut(slot) else { return };
+            Message::ResyncEnd {
+                current,
+                history,
+                resource_id,
+            } => {
+                let Some(target) = self.target_mut(slot) else {
+                    return;
+                };
                 if !target.chunks.is_empty() || current == 0 {
                     return self.protocol_error(slot, "a resync that ends with chunks under way");
                 }
                 target.end = Some((current, history, resource_id));
-                let Some(connection) = self.peers[slot].link.as_ref().map(|link| link.id) else { return };
+                let Some(connection) = self.peers[slot].link.as_ref().map(|link| link.id) else {
+                    return;
+                };
                 // The label follows the data: flush first, adopt afterwards.
-                self.disk(Purpose::AdoptFlush { peer: slot, connection }, DiskOp::Flush);
+                self.disk(
+                    Purpose::AdoptFlush {
+                        peer: slot,
+                        connection,
+                    },
+                    DiskOp::Flush,
+                );
             }
             _ => {}
         }
@@ -157,8 +199,12 @@ impl Replica {
         }
         let key = self.next_chunk;
         self.next_chunk += 1;
-        let Some(connection) = self.peers[slot].link.as_ref().map(|link| link.id) else { return };
-        let Some(target) = self.target_mut(slot) else { return };
+        let Some(connection) = self.peers[slot].link.as_ref().map(|link| link.id) else {
+            return;
+        };
+        let Some(target) = self.target_mut(slot) else {
+            return;
+        };
         if target.chunks.len() >= CHUNKS_MAX || target.chunks.insert(id, key).is_some() {
             return self.protocol_error(slot, "too many chunks, or one twice");
         }
@@ -178,34 +224,50 @@ impl Replica {
             granted: false,
         };
         self.target_chunks.insert(key, chunk);
-        if self.ranges.acquire(Holder::Target(key), offset, offset + u64::from(len)) {
+        if self
+            .ranges
+            .acquire(Holder::Target(key), offset, offset + u64::from(len))
+        {
             self.start_target_read(key);
         }
     }
 
     pub(super) fn start_target_read(&mut self, key: u64) {
-        let Some(chunk) = self.target_chunks.get_mut(&key) else { return };
+        let Some(chunk) = self.target_chunks.get_mut(&key) else {
+            return;
+        };
         chunk.granted = true;
         chunk.outstanding += 1;
-        let op = DiskOp::Read { offset: chunk.offset, len: chunk.len };
+        let op = DiskOp::Read {
+            offset: chunk.offset,
+            len: chunk.len,
+        };
         self.disk(Purpose::TargetRead(key), op);
     }
 
     pub(super) fn target_read_done(&mut self, key: u64, result: Result<Option<Payload>, Errno>) {
         let block_size = self.superblock.block_size_bytes as usize;
-        let Some(chunk) = self.target_chunks.get_mut(&key) else { return };
+        let Some(chunk) = self.target_chunks.get_mut(&key) else {
+            return;
+        };
         chunk.outstanding -= 1;
         if chunk.orphan {
             return self.forget_chunk(key);
         }
         let (slot, id) = (chunk.peer, chunk.id);
         match result {
-            Ok(Some(data)) if xxh3_128(&data) == chunk.hash => self.finish_chunk(key, Message::ChunkSame { id }),
+            Ok(Some(data)) if xxh3_128(&data) == chunk.hash => {
+                self.finish_chunk(key, Message::ChunkSame { id })
+            }
             Ok(Some(_)) if chunk.zero => {
                 chunk.outstanding += 1;
                 chunk.ended = true;
-                let op =
-                    DiskOp::Zero { offset: chunk.offset, len: u64::from(chunk.len), unmap: true, fua: false };
+                let op = DiskOp::Zero {
+                    offset: chunk.offset,
+                    len: u64::from(chunk.len),
+                    unmap: true,
+                    fua: false,
+                };
                 self.disk(Purpose::TargetWrite(key), op);
             }
             Ok(Some(data)) => {
@@ -232,7 +294,9 @@ impl Replica {
         let Some(key) = self.chunk_key(slot, id) else {
             return self.protocol_error(slot, "data for an unknown chunk");
         };
-        let Some(chunk) = self.target_chunks.get_mut(&key) else { return };
+        let Some(chunk) = self.target_chunks.get_mut(&key) else {
+            return;
+        };
         let end = offset.saturating_add(payload.len() as u64);
         let inside = offset >= chunk.offset && end <= chunk.offset + u64::from(chunk.len);
         if !inside || !chunk.differs || chunk.ended || payload.is_empty() {
@@ -240,7 +304,14 @@ impl Replica {
         }
         chunk.outstanding += 1;
         let bytes = payload.len() as u64;
-        self.disk(Purpose::TargetWrite(key), DiskOp::Write { offset, payload, fua: false });
+        self.disk(
+            Purpose::TargetWrite(key),
+            DiskOp::Write {
+                offset,
+                payload,
+                fua: false,
+            },
+        );
         if let Some(target) = self.target_mut(slot) {
             target.progress.sent_bytes += bytes;
         }
@@ -250,7 +321,9 @@ impl Replica {
         let Some(key) = self.chunk_key(slot, id) else {
             return self.protocol_error(slot, "the end of an unknown chunk");
         };
-        let Some(chunk) = self.target_chunks.get_mut(&key) else { return };
+        let Some(chunk) = self.target_chunks.get_mut(&key) else {
+            return;
+        };
         if !chunk.differs || chunk.ended {
             return self.protocol_error(slot, "the end of a chunk that was not sent");
         }
@@ -259,7 +332,9 @@ impl Replica {
     }
 
     pub(super) fn target_write_done(&mut self, key: u64, result: Result<(), Errno>) {
-        let Some(chunk) = self.target_chunks.get_mut(&key) else { return };
+        let Some(chunk) = self.target_chunks.get_mut(&key) else {
+            return;
+        };
         chunk.outstanding -= 1;
         if let Err(errno) = result {
             chunk.failed = Some(errno);
@@ -269,7 +344,9 @@ impl Replica {
     }
 
     fn chunk_step(&mut self, key: u64) {
-        let Some(chunk) = self.target_chunks.get(&key) else { return };
+        let Some(chunk) = self.target_chunks.get(&key) else {
+            return;
+        };
         if chunk.outstanding > 0 {
             return;
         }
@@ -285,8 +362,13 @@ impl Replica {
 
     /// Answers, and gives the range back.
     fn finish_chunk(&mut self, key: u64, answer: Message) {
-        let Some(chunk) = self.target_chunks.remove(&key) else { return };
-        let alive = self.peers[chunk.peer].link.as_ref().is_some_and(|link| link.id == chunk.connection);
+        let Some(chunk) = self.target_chunks.remove(&key) else {
+            return;
+        };
+        let alive = self.peers[chunk.peer]
+            .link
+            .as_ref()
+            .is_some_and(|link| link.id == chunk.connection);
         if let Some(target) = self.target_mut(chunk.peer).filter(|_| alive) {
             target.chunks.remove(&chunk.id);
             if matches!(answer, Message::ChunkSame { .. }) {
@@ -298,7 +380,10 @@ impl Replica {
     }
 
     fn forget_chunk(&mut self, key: u64) {
-        let busy = self.target_chunks.get(&key).is_some_and(|chunk| chunk.outstanding > 0);
+        let busy = self
+            .target_chunks
+            .get(&key)
+            .is_some_and(|chunk| chunk.outstanding > 0);
         if !busy && self.target_chunks.remove(&key).is_some() {
             self.release_range(Holder::Target(key));
         }
@@ -324,15 +409,23 @@ impl Replica {
         connection: ConnectionId,
         result: Result<(), Errno>,
     ) {
-        if self.peers[slot].link.as_ref().is_none_or(|link| link.id != connection) {
+        if self.peers[slot]
+            .link
+            .as_ref()
+            .is_none_or(|link| link.id != connection)
+        {
             return;
         }
         if let Err(errno) = result {
             self.note_disk_error("flush", errno);
-            let text = format!("the flush at the end of the resync failed on {}", self.config.node);
+            let text = format!(
+                "the flush at the end of the resync failed on {}",
+                self.config.node
+            );
             return self.refuse_peer(slot, crate::wire::GoodbyeReason::Refused, &text);
         }
-        let Some((current, history, resource_id)) = self.target_mut(slot).and_then(|target| target.end) else {
+        let Some((current, history, resource_id)) = self.target_mut(slot).and_then(|target| target.end)
+        else {
             return;
         };
         self.superblock.current = current;
@@ -346,16 +439,25 @@ impl Replica {
         // The source had these marks in its union, and compared every one of them.
         self.peers[slot].dirty.clear_all();
         self.crashed_primary = false;
-        self.save_superblock(Then::Adopted { peer: slot, connection });
+        self.save_superblock(Then::Adopted {
+            peer: slot,
+            connection,
+        });
     }
 
     pub(super) fn adopted(&mut self, slot: PeerSlot, connection: ConnectionId) {
-        if self.peers[slot].link.as_ref().is_none_or(|link| link.id != connection) {
+        if self.peers[slot]
+            .link
+            .as_ref()
+            .is_none_or(|link| link.id != connection)
+        {
             return;
         }
         let now = self.now;
         let current = self.superblock.current;
-        let Some(target) = self.target_mut(slot) else { return };
+        let Some(target) = self.target_mut(slot) else {
+            return;
+        };
         target.progress.ended = Some(now);
         target.progress.finished = true;
         target.progress.left_blocks = 0;
@@ -366,7 +468,10 @@ impl Replica {
         self.notice(
             Severity::Info,
             "resync.finished",
-            format!("from {name}: {} bytes received, this copy is UpToDate", progress.sent_bytes),
+            format!(
+                "from {name}: {} bytes received, this copy is UpToDate",
+                progress.sent_bytes
+            ),
         );
         self.send(slot, Message::ResyncEnded { current });
         self.establish(slot);
