@@ -1,1 +1,3 @@
 //! The data path of blockpair.
+
+pub mod front;
