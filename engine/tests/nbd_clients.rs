@@ -35,7 +35,11 @@ fn have(tools: &[&str]) -> bool {
         !required,
         "{missing:?} not found in PATH and BLOCKPAIR_REQUIRE_TOOLS=1: {remedy}"
     );
-    eprintln!("skipped: {missing:?} not found in PATH; {remedy}");
+    // Not eprintln: the test harness would keep it to itself.
+    let _ = writeln!(
+        std::io::stderr(),
+        "skipped: {missing:?} not found in PATH; {remedy}"
+    );
     false
 }
 
