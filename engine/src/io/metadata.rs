@@ -278,7 +278,7 @@ impl MetadataFile {
         while let Some(data) = self.next_data(position, end)? {
             // Holes need not end at our page boundaries.
             let mut from = start + (data.start - start) / PAGE * PAGE;
-            let until = (start + (data.end - start).next_multiple_of(PAGE)).min(end);
+            let until = start + (data.end - start).next_multiple_of(PAGE);
             while from < until {
                 let len = (until - from).min(LOAD_BYTES as u64) as usize;
                 let whole = self.holder.file.read_exact_at(&mut buffer[..len], from).is_ok();

@@ -204,6 +204,36 @@ fn a_damaged_page_is_counted_and_all_set() {
 }
 
 #[test]
+fn a_page_that_cannot_be_read_costs_that_page_alone() {
+    let setup = Setup::external(1 << 30);
+    create(&setup.spec).unwrap();
+    let file = setup.open(true).unwrap();
+    let mut bitmap = Bitmap::new(file.layout().blocks());
+    for page in 0..4 {
+        bitmap.set(page * UNITS_PER_PAGE + 1, 1);
+    }
+    flush(&file, &mut bitmap, 0);
+    // The read of the whole chunk fails, and so does that of page 2, of which only a part is left.
+    File::options()
+        .write(true)
+        .open(setup.holder())
+        .unwrap()
+        .set_len(2 * PAGE + 100)
+        .unwrap();
+    let loaded = file.load().unwrap();
+    assert_eq!(loaded.damaged_pages, 1);
+    let runs: Vec<_> = loaded.bitmaps[0].runs().collect();
+    assert_eq!(
+        runs,
+        [
+            (1, 1),
+            (UNITS_PER_PAGE + 1, 1),
+            (2 * UNITS_PER_PAGE, UNITS_PER_PAGE)
+        ]
+    );
+}
+
+#[test]
 fn either_copy_may_be_lost_but_not_both() {
     for lost in [0, 1] {
         let setup = Setup::external(MIB);
