@@ -118,8 +118,8 @@ pub fn serve(up: OwnedFd, down: Option<OwnedFd>, path: &Path, flags: i32, inline
             let down = TcpStream::from_std(down.into())?;
             runtime::spawn(read_acks(down.clone(), Rc::clone(&shared))).detach();
             runtime::spawn(forward(down, Rc::clone(&shared))).detach();
-            // A secondary's upstream is TCP, but either type only reads and writes its descriptor.
         }
+        // A secondary's upstream is TCP, but either type only reads and writes its descriptor.
         let up = UnixStream::from_std(up.into())?;
         runtime::spawn(reply(up.clone(), Rc::clone(&shared))).detach();
         let mut rx = Rx::new();

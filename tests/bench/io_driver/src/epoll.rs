@@ -148,7 +148,7 @@ impl Reactor {
         let mut events = [EpollEvent::empty(); 3];
         let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
             Ok(count) => count,
-            // io_uring's task work interrupts the wait like a signal: a completion is likely there.
+            // io_uring's task work can interrupt the wait like a signal: the turn looks at the ring.
             Err(Errno::EINTR) => 0,
             Err(error) => return Err(error.into()),
         };
