@@ -10,5 +10,8 @@
 //! `core`, `meta`, `wire` and `front` never import `io`; nothing but `py` knows Python.
 
 pub mod core;
+pub mod front;
+pub mod io;
+pub mod meta;
 pub mod payload;
 pub mod wire;

@@ -1,0 +1,3 @@
+//! The driver: executes the core's actions on real disks and sockets.
+
+pub mod metadata;
