@@ -1,4 +1,6 @@
-"""The one error that crosses the daemon's and the CLI's borders, and what each kind of it means for an exit code."""
+"""The one error that crosses the daemon's and the CLI's borders, and what each kind of it means for an exit
+code.
+"""
 
 from __future__ import annotations
 

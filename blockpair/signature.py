@@ -1,4 +1,6 @@
-"""Does a device carry somebody's data? Foreign signatures (libblkid, by way of ``wipefs``) and uses by this system."""
+"""Does a device carry somebody's data? Foreign signatures (libblkid, by way of ``wipefs``) and uses by this
+system.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def parse_signatures(text: bytes) -> list[Signature]:
 
 
 def signatures(path: Path) -> list[Signature]:
-    """What libblkid recognises on a device or file, which is only read. Raises `BlockpairError` if it cannot tell."""
+    """What libblkid recognises on a device or file, which is only read. Raises `BlockpairError` if it cannot
+    tell.
+    """
     # /sbin is not in everybody's PATH.
     program = shutil.which("wipefs", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if program is None:
@@ -75,7 +79,9 @@ def signatures(path: Path) -> list[Signature]:
             env={**os.environ, "LC_ALL": "C"},
         )
         if done.returncode != 0:
-            raise ValueError(done.stderr.decode(errors="replace").strip() or f"wipefs ended with {done.returncode}")
+            raise ValueError(
+                done.stderr.decode(errors="replace").strip() or f"wipefs ended with {done.returncode}"
+            )
         return parse_signatures(done.stdout)
     except (ValueError, OSError, subprocess.TimeoutExpired) as error:
         raise BlockpairError(
@@ -86,7 +92,8 @@ def signatures(path: Path) -> list[Signature]:
 
 
 def check_free(path: Path, purpose: str, *, force: bool) -> None:
-    """Refuse ``path`` (a device or file that exists) if it is in use or, without ``force``, carries a signature.
+    """Refuse ``path`` (a device or file that exists) if it is in use or, without ``force``, carries a
+    signature.
 
     ``purpose`` is what it would become, for the message. Raises `BlockpairError`; nothing is changed.
     """
@@ -110,7 +117,9 @@ def check_free(path: Path, purpose: str, *, force: bool) -> None:
 
 
 def uses(path: Path) -> list[str]:
-    """In which ways ``path`` is in use by this system, in words; empty when it is free. Raises `BlockpairError`."""
+    """In which ways ``path`` is in use by this system, in words; empty when it is free. Raises
+    `BlockpairError`.
+    """
     from blockpair.kernel_device.holders import holders
 
     try:
@@ -123,7 +132,9 @@ def uses(path: Path) -> list[str]:
         return found
     except OSError as error:
         raise BlockpairError(
-            ErrorKind.IO, f"{path} cannot be examined: {error.strerror}", "check the path, its mode and `dmesg`"
+            ErrorKind.IO,
+            f"{path} cannot be examined: {error.strerror}",
+            "check the path, its mode and `dmesg`",
         ) from None
 
 

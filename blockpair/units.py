@@ -1,4 +1,6 @@
-"""Sizes and durations as people write and read them. Sizes are bytes in powers of 1024; durations are seconds."""
+"""Sizes and durations as people write and read them. Sizes are bytes in powers of 1024; durations are
+seconds.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ def parse_size(text: str) -> int:
     """Bytes of ``4096``, ``4K``, ``4KiB`` or ``1G``. Raises `ValueError` that says which forms are accepted."""
     match = re.fullmatch(r"(\d{1,18})\s*([KMGTP]?)(?:i?B)?", text.strip(), re.IGNORECASE | re.ASCII)
     if match is None:
-        raise ValueError(f"{text!r} is not a size; write a number of bytes or one with K, M, G, T, such as 4K")
+        raise ValueError(
+            f"{text!r} is not a size; write a number of bytes or one with K, M, G, T, such as 4K"
+        )
     return int(match[1]) * _SIZE_UNITS[match[2].upper()]
 
 
@@ -31,7 +35,9 @@ def format_size(size: float) -> str:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of ``300ms``, ``3s``, ``2.5s``, ``10m`` or ``1h``. Raises `ValueError` that says which forms are accepted."""
+    """Seconds of ``300ms``, ``3s``, ``2.5s``, ``10m`` or ``1h``. Raises `ValueError` that says which forms
+    are accepted.
+    """
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*(ms|s|m|h)", text.strip(), re.ASCII)
     if match is None:
         raise ValueError(f"{text!r} is not a duration; write a number with ms, s, m or h, such as 3s")

@@ -21,32 +21,42 @@ def parse_peer(text: str) -> tuple[str, str]:
 
 @click.command("create")
 @name_argument
-@click.option("--device", required=True, metavar="PATH", help="The backing device: a block device or a file that exists.")
-@click.option("--peer", "peers", required=True, multiple=True, metavar="NODE=HOST:PORT", help="The other node.")
+@click.option(
+    "--device",
+    required=True,
+    metavar="PATH",
+    help="The backing device: a block device or a file that exists.",
+)
+@click.option(
+    "--peer", "peers", required=True, multiple=True, metavar="NODE=HOST:PORT", help="The other node."
+)
 @click.option(
     "--metadata",
     metavar="PATH|internal",
-    help="Where the metadata goes: a file or device, or `internal` for the end of the device, which shortens it. "
-    "Default: a file in /var/lib/blockpair/metadata.",
+    help="Where the metadata goes: a file or device, or `internal` for the end of the device, which "
+    "shortens it. Default: a file in /var/lib/blockpair/metadata.",
 )
-@click.option("--block-size", default="4K", show_default=True, help="What is tracked as in or out of sync: 4K to 1M.")
+@click.option(
+    "--block-size", default="4K", show_default=True, help="What is tracked as in or out of sync: 4K to 1M."
+)
 @click.option(
     "--protocol",
     type=click.Choice(["A", "B", "C"], case_sensitive=False),
     default="C",
     show_default=True,
-    help="A write is done when A: it is on its way to the peer, B: the peer has it in memory, C: on its disk.",
+    help="A write is done when A: it is on its way to the peer, B: in its memory, C: on its disk.",
 )
 @click.option(
     "--force",
     is_flag=True,
-    help="Even where the device carries a file system or other data, or metadata of an earlier resource. RISK: the "
-    "earlier metadata is lost, and the data too unless this node becomes the source of the first sync.",
+    help="Even where the device carries a file system or other data, or metadata of an earlier resource. "
+    "RISK: the earlier metadata is lost, and the data too unless this node becomes the source of the first sync.",
 )
 @json_option
 @click.pass_obj
 def command(
     directory: str | None,
+    *,
     name: str,
     device: str,
     peers: tuple[str, ...],
@@ -56,10 +66,12 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Make a device of this node a copy of the resource NAME. Do the same on the peer, then `blockpair up` on both.
+    """Make a device of this node a copy of the resource NAME. Do the same on the peer, then `blockpair up` on
+    both.
 
-    Only metadata is written: the data on the device stays as it is until the first sync. A device that is in use is
-    always refused, one that carries a signature (file system, RAID, LVM, ...) without --force (exit code 3).
+    Only metadata is written: the data on the device stays as it is until the first sync. A device that is in
+    use is always refused, one that carries a signature (file system, RAID, LVM, ...) without --force (exit
+    code 3).
 
     \b
     Examples:
@@ -70,7 +82,9 @@ def command(
     try:
         named = [parse_peer(peer) for peer in peers]
     except ValueError as error:
-        raise BlockpairError(ErrorKind.USAGE, f"--peer: {error}", "write it as --peer b=10.0.0.2:7788") from None
+        raise BlockpairError(
+            ErrorKind.USAGE, f"--peer: {error}", "write it as --peer b=10.0.0.2:7788"
+        ) from None
     place = metadata if metadata is None or metadata == "internal" else str(Path(metadata).absolute())
     with daemon(directory) as client:
         raw = client.call_raw(

@@ -16,8 +16,8 @@ from blockpair.errors import BlockpairError, ErrorKind
 def command(directory: str | None, name: str, yes: bool, as_json: bool) -> None:
     """Forget the resource NAME on this node, with its metadata. The data on its device stays.
 
-    Without its metadata, this node does not know any more how its copy relates to the peer's. Refused (exit code 3)
-    while the resource is up.
+    Without its metadata, this node does not know any more how its copy relates to the peer's. Refused (exit
+    code 3) while the resource is up.
 
     \b
     Examples:
@@ -34,7 +34,9 @@ def command(directory: str | None, name: str, yes: bool, as_json: bool) -> None:
                 raise BlockpairError(
                     ErrorKind.USAGE, f"deleting {name} must be confirmed", f"blockpair delete {name} --yes"
                 )
-            typed = click.prompt(f"Type the resource's name to delete it ({name})", default="", show_default=False)
+            typed = click.prompt(
+                f"Type the resource's name to delete it ({name})", default="", show_default=False
+            )
             if typed != name:
                 raise BlockpairError(ErrorKind.FAILED, "that is another name: nothing was deleted")
         raw = client.call_raw("resource.delete", {"name": name})

@@ -13,12 +13,14 @@ def lines(answer: dict[str, Any]) -> list[str]:
     """The superblock of what ``resource.metadata`` answers."""
     meta = answer["metadata"]
     copies = ", ".join(
-        f"{copy['slot']}: {copy['state']}" + (f" (sequence {copy['sequence']})" if copy.get("sequence") else "")
+        f"{copy['slot']}: {copy['state']}"
+        + (f" (sequence {copy['sequence']})" if copy.get("sequence") else "")
         for copy in meta["copies"]
     )
     history = [entry for entry in meta["generations"]["history"] if entry != _NONE]
     found = [
-        f"resource       {meta['resource']} ({meta['resource_id']}) on {meta['node']}, format {meta['version']}",
+        f"resource       {meta['resource']} ({meta['resource_id']}) on {meta['node']}, "
+        f"format {meta['version']}",
         f"size           {meta['data_size_bytes']} bytes ({format_size(meta['data_size_bytes'])}), "
         f"blocks of {format_size(meta['block_size_bytes'])}",
         f"superblocks    {copies}",

@@ -15,12 +15,16 @@ from blockpair.rpc.client import Client
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON; errors are JSON on stderr too.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON; errors are JSON on stderr too."
+)
 name_argument = click.argument("name", metavar="NAME")
 
 
 def daemon(directory: str | None) -> Client:
-    """A connection to the daemon of ``directory`` (or BLOCKPAIR_DIR, or the system's). Raises `BlockpairError`."""
+    """A connection to the daemon of ``directory`` (or BLOCKPAIR_DIR, or the system's). Raises
+    `BlockpairError`.
+    """
     return Client(locations(directory=directory).rpc_socket)
 
 

@@ -12,8 +12,8 @@ from blockpair.cli.output import daemon, json_option, name_argument, print_json
 @click.option(
     "--force",
     is_flag=True,
-    help="Promote even where it is unsafe. RISK: what only the peer has is lost or, if the peer writes too, the two "
-    "copies fork (split brain) and the changes of one of them must be thrown away later.",
+    help="Promote even where it is unsafe. RISK: what only the peer has is lost or, if the peer writes too, "
+    "the two copies fork (split brain) and the changes of one of them must be thrown away later.",
 )
 @json_option
 @click.pass_obj

@@ -14,8 +14,8 @@ from blockpair.cli.output import daemon, json_option, name_argument, print_json
 def command(directory: str | None, name: str, as_json: bool) -> None:
     """Start the resource NAME: open its device, connect to its peers.
 
-    It is Secondary then, or Primary again if it was when its daemon ended. It comes up with the daemon from now on,
-    until `blockpair down`.
+    It is Secondary then, or Primary again if it was when its daemon ended. It comes up with the daemon from
+    now on, until `blockpair down`.
 
     \b
     Examples:

@@ -20,10 +20,14 @@ def seconds(text: str | None) -> float | None:
         raise BlockpairError(ErrorKind.USAGE, f"--timeout: {error}", "write it as --timeout 30s") from None
 
 
-@click.command("wait", epilog="States: " + "; ".join(f"{name}: {text}" for name, text in CONDITIONS.items()) + ".")
+@click.command(
+    "wait", epilog="States: " + "; ".join(f"{name}: {text}" for name, text in CONDITIONS.items()) + "."
+)
 @name_argument
 @click.option("--until", required=True, metavar="STATE[,STATE...]", help="What must hold, all of it at once.")
-@click.option("--timeout", metavar="TIME", help="Give up (exit code 1) after this long, such as 30s. Default: never.")
+@click.option(
+    "--timeout", metavar="TIME", help="Give up (exit code 1) after this long, such as 30s. Default: never."
+)
 @json_option
 @click.pass_obj
 def command(directory: str | None, name: str, until: str, timeout: str | None, as_json: bool) -> None:

@@ -39,7 +39,9 @@ def read_toml(file: Path, form: type[_Form]) -> _Form:
     except OSError as error:
         raise ConfigError(file, "", f"cannot be read: {error.strerror}", "check its owner and mode") from None
     if len(data) > _MAX_BYTES:
-        raise ConfigError(file, "", f"is larger than {_MAX_BYTES} bytes", "it is not a blockpair configuration file")
+        raise ConfigError(
+            file, "", f"is larger than {_MAX_BYTES} bytes", "it is not a blockpair configuration file"
+        )
     try:
         table = tomllib.loads(data.decode())
     except UnicodeDecodeError as error:
@@ -69,7 +71,9 @@ def explain(text: str) -> tuple[str, str, str]:
 
 
 def write_atomically(file: Path, text: str, mode: int = 0o644) -> None:
-    """Replace ``file`` durably: afterwards, and after a crash at any moment, it is the old or the new one, whole."""
+    """Replace ``file`` durably: afterwards, and after a crash at any moment, it is the old or the new one,
+    whole.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:

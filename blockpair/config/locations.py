@@ -1,4 +1,6 @@
-"""Where everything is: ``BLOCKPAIR_DIR`` moves all of it below one directory, so that one machine can hold several nodes."""
+"""Where everything is: ``BLOCKPAIR_DIR`` moves all of it below one directory, so that one machine can hold
+several nodes.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ class Locations:
 
 
 def locations(environment: Mapping[str, str] | None = None, directory: str | None = None) -> Locations:
-    """The locations that ``directory`` or else ``BLOCKPAIR_DIR`` chooses; without either, those of an installed system."""
+    """The locations that ``directory`` or else ``BLOCKPAIR_DIR`` chooses; without either, those of an
+    installed system.
+    """
     base = directory or (os.environ if environment is None else environment).get("BLOCKPAIR_DIR", "")
     if base:
         root = Path(base).absolute()

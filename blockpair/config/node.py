@@ -60,7 +60,9 @@ def read_node(file: Path) -> NodeConfig:
 
 
 def node_config(content: NodeFile, file: Path, host_name: str) -> NodeConfig:
-    """``content``, checked; the node is named after ``host_name`` unless it says otherwise. Raises `ConfigError`."""
+    """``content``, checked; the node is named after ``host_name`` unless it says otherwise. Raises
+    `ConfigError`.
+    """
     name = content.node.name or host_name.partition(".")[0].lower()
     try:
         check_name(name)

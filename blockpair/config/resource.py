@@ -30,8 +30,8 @@ class PeerTable(Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class TimeoutsTable(Struct, forbid_unknown_fields=True, frozen=True):
-    """``[timeouts]``. ``peer``: silence after which a peer counts as lost. ``resume_wait``: how long a restarted
-    Primary waits for its peer's word before it goes on alone."""
+    """``[timeouts]``. ``peer``: silence after which a peer counts as lost. ``resume_wait``: how long a
+    restarted Primary waits for its peer's word before it goes on alone."""
 
     peer: str = "3s"
     resume_wait: str = "5s"
@@ -69,7 +69,9 @@ class Peer:
 
 @dataclass(frozen=True)
 class ResourceConfig:
-    """A resource's configuration, checked. Times are seconds, sizes bytes; ``metadata`` is None where it is internal."""
+    """A resource's configuration, checked. Times are seconds, sizes bytes; ``metadata`` is None where it is
+    internal.
+    """
 
     name: str
     device: Path
@@ -105,7 +107,9 @@ def resource_config(content: ResourceFile, file: Path, node: str) -> ResourceCon
         raise ConfigError(file, "", str(error), "rename the file") from None
     nbd = content.nbd
     if not 0 <= nbd.queues <= 16:
-        raise ConfigError(file, "nbd.queues", f"{nbd.queues} is not from 0 to 16", "write 0 for one a processor")
+        raise ConfigError(
+            file, "nbd.queues", f"{nbd.queues} is not from 0 to 16", "write 0 for one a processor"
+        )
     return ResourceConfig(
         name=name,
         device=_path(file, "device", content.device),
@@ -133,7 +137,9 @@ def check_block_size(size: int) -> int:
 
 def _path(file: Path, key: str, value: str) -> Path:
     if not value.startswith("/") or "\0" in value:
-        raise ConfigError(file, key, f"{value!r} is not an absolute path", f"write the whole path of the {key}")
+        raise ConfigError(
+            file, key, f"{value!r} is not an absolute path", f"write the whole path of the {key}"
+        )
     return Path(value)
 
 
@@ -170,7 +176,10 @@ def _peers(file: Path, tables: list[PeerTable], node: str) -> tuple[Peer, ...]:
             raise ConfigError(file, f"{key}.name", str(error), "write the peer's node name") from None
         if name == node:
             raise ConfigError(
-                file, f"{key}.name", f"{name!r} is this node itself", "name the other node, or rename one of them"
+                file,
+                f"{key}.name",
+                f"{name!r} is this node itself",
+                "name the other node, or rename one of them",
             )
         if any(peer.name == name for peer in peers):
             raise ConfigError(file, f"{key}.name", f"{name!r} is there twice", "remove one of them")
@@ -184,11 +193,15 @@ def _peers(file: Path, tables: list[PeerTable], node: str) -> tuple[Peer, ...]:
 
 
 def resource_text(content: ResourceFile) -> str:
-    """The text of a resource file: what differs from the defaults, and the keys an administrator looks for first."""
+    """The text of a resource file: what differs from the defaults, and the keys an administrator looks for
+    first.
+    """
     import tomlkit
 
     document = tomlkit.document()
-    document.add(tomlkit.comment("A blockpair resource on this node. Changes take effect at the next `blockpair up`."))
+    document.add(
+        tomlkit.comment("A blockpair resource on this node. Changes take effect at the next `blockpair up`.")
+    )
     values: dict[str, Any] = {
         "device": content.device,
         "metadata": content.metadata,

@@ -72,7 +72,9 @@ def boot_id() -> str:
 
 
 class PrimaryMarker:
-    """Says that this node is Primary for a resource, in this boot only: its daemon, killed and restarted, resumes."""
+    """Says that this node is Primary for a resource, in this boot only: its daemon, killed and restarted,
+    resumes.
+    """
 
     def __init__(self, file: Path, boot: str) -> None:
         self._file = file

@@ -49,7 +49,9 @@ class LockedMemory:
 
 
 class ResourceDevice:
-    """The kernel device of one resource. ``mode`` off: none; auto: where the kernel can; required: or no promotion."""
+    """The kernel device of one resource. ``mode`` off: none; auto: where the kernel can; required: or no
+    promotion.
+    """
 
     def __init__(
         self,
@@ -84,7 +86,9 @@ class ResourceDevice:
         )
 
     def attach(self, running: Running, status: EngineStatus) -> None:
-        """Serve the live device of an earlier daemon, or make one. Raises `BlockpairError` only if it is required."""
+        """Serve the live device of an earlier daemon, or make one. Raises `BlockpairError` only if it is
+        required.
+        """
         if self.mode == "off" or self._device is not None:
             return
         reason = nbd.why_unavailable()
@@ -117,7 +121,8 @@ class ResourceDevice:
                     status.size_bytes,
                     block_size=min(status.block_size_bytes, nbd.MAX_BLOCK_SIZE),
                     flags=_FLAGS,
-                    # A connection more makes the kernel send an answer's request again when it is late (writes that
+                    # A connection more makes the kernel send an answer's request again when it is late
+                    # (writes that
                     # are suspended are), so more than one is for those who ask for it.
                     connections=nbd.useful_connections(self._queues or 1),
                     dead_conn_timeout_s=self._timeout,
@@ -153,7 +158,10 @@ class ResourceDevice:
         try:
             nbd.detach(self._device)
         except nbd.DeviceInUse as error:
-            users = "; ".join(str(holder) for holder in error.holders) or "something that cannot be seen from here"
+            users = (
+                "; ".join(str(holder) for holder in error.holders)
+                or "something that cannot be seen from here"
+            )
             raise BlockpairError(
                 ErrorKind.IN_USE,
                 f"{self._link} ({self._device.path}) is in use: {users}",
@@ -165,7 +173,9 @@ class ResourceDevice:
         self._forget()
 
     def abandon(self) -> bool:
-        """Take a device down whose data this node must not serve: its users get I/O errors. Whether there was one."""
+        """Take a device down whose data this node must not serve: its users get I/O errors. Whether there was
+        one.
+        """
         if self.mode == "off":
             return False
         device = self._device or nbd.find(self._identity)

@@ -16,7 +16,9 @@ from blockpair.errors import BlockpairError, ExitCode
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="blockpaird")
-@click.option("--dir", "directory", metavar="DIR", help="Keep everything of this node below DIR (BLOCKPAIR_DIR).")
+@click.option(
+    "--dir", "directory", metavar="DIR", help="Keep everything of this node below DIR (BLOCKPAIR_DIR)."
+)
 @click.option("--no-kernel-device", is_flag=True, help="Offer the NBD sockets only, no /dev/blockpair/NAME.")
 @click.option("--log-format", type=click.Choice(["auto", "json", "console"]), help="Instead of [log] format.")
 @click.option(

@@ -39,7 +39,12 @@ class Manager:
     """All resources of the node. A lock a resource orders its commands; status never waits for it."""
 
     def __init__(
-        self, node: NodeConfig, places: Locations, desired: DesiredState, boot: str, listener: _engine.Listener
+        self,
+        node: NodeConfig,
+        places: Locations,
+        desired: DesiredState,
+        boot: str,
+        listener: _engine.Listener,
     ) -> None:
         self.node = node
         self.places = places
@@ -149,7 +154,9 @@ class Manager:
             self._want(name, Desired())
 
     async def connect(self, name: str, peer: str | None, *, connect: bool) -> None:
-        """Connect to, or disconnect from, a peer or all; it stays so after a restart. Raises `BlockpairError`."""
+        """Connect to, or disconnect from, a peer or all; it stays so after a restart. Raises
+        `BlockpairError`.
+        """
         async with self.lock(name):
             runtime = self.runtime(name)
             peers = [entry.name for entry in runtime.config.peers]
@@ -187,7 +194,9 @@ class Manager:
             await runtime.call("sync", source=source)
 
     async def wait(self, name: str, conditions: list[str], timeout: float | None) -> ResourceReport:
-        """The report as soon as all of ``conditions`` hold. Raises `BlockpairError` after ``timeout`` seconds."""
+        """The report as soon as all of ``conditions`` hold. Raises `BlockpairError` after ``timeout``
+        seconds.
+        """
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
         while True:
@@ -244,7 +253,9 @@ class Manager:
         if engine is not None and engine.state == "failed":
             failure = engine.failure or "the engine stopped without a reason"
         elif engine is None and failure is None:
-            failure = runtime.failure.message if runtime.failure is not None else "it is being started or stopped"
+            failure = (
+                runtime.failure.message if runtime.failure is not None else "it is being started or stopped"
+            )
         serving = engine is not None and engine.state == "running" and engine.role == "Primary"
         socket = str(self.places.nbd_socket(name)) if serving else None
         return _report(
@@ -312,6 +323,7 @@ def _summary(report: ResourceReport) -> str:
     if report.engine is None:
         return report.state
     peers = ", ".join(
-        f"{peer.name} {peer.connection}/{peer.replication}/{peer.disk or 'unknown'}" for peer in report.engine.peers
+        f"{peer.name} {peer.connection}/{peer.replication}/{peer.disk or 'unknown'}"
+        for peer in report.engine.peers
     )
     return f"{report.engine.role}, {report.engine.disk}; {peers}"

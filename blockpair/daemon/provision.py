@@ -10,7 +10,6 @@ from pathlib import Path
 from blockpair.config.files import sync_directory
 from blockpair.config.names import NAME_RULE, check_name
 from blockpair.config.resource import (
-    INTERNAL,
     PeerTable,
     Protocol,
     ResourceConfig,
@@ -35,7 +34,9 @@ async def create(
     protocol: Protocol,
     force: bool,
 ) -> tuple[ResourceConfig, bridge.Created]:
-    """Make ``device`` a copy of the new resource ``name``. Raises `BlockpairError`, and then nothing was changed."""
+    """Make ``device`` a copy of the new resource ``name``. Raises `BlockpairError`, and then nothing was
+    changed.
+    """
     try:
         check_name(name)
     except ValueError as error:
@@ -158,7 +159,9 @@ def _delete(manager: Manager, config: ResourceConfig) -> list[str]:
         sync_directory(file.parent)
         done = [f"removed {file}"]
         if config.metadata is None:
-            done.append(f"{config.device} keeps its internal metadata; `blockpair create --force` overwrites it")
+            done.append(
+                f"{config.device} keeps its internal metadata; `blockpair create --force` overwrites it"
+            )
         elif config.metadata.is_file():
             config.metadata.unlink()
             done.append(f"removed the metadata {config.metadata}")

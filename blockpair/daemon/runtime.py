@@ -78,7 +78,9 @@ class Runtime:
         return None if running is None else await asyncio.to_thread(running.status)
 
     async def start(self, listener: _engine.Listener, desired: Desired) -> None:
-        """Start the engine, Primary again if it was in this boot. Raises `BlockpairError`, also kept as `failure`."""
+        """Start the engine, Primary again if it was in this boot. Raises `BlockpairError`, also kept as
+        `failure`.
+        """
         try:
             socket = check_socket_path(self._places.nbd_socket(self.config.name))
             # The daemon's lock is held, so a socket that is there was left by a daemon that was killed.
@@ -114,7 +116,9 @@ class Runtime:
         """The engine. Raises `BlockpairError` while there is none."""
         if self._running is None:
             raise BlockpairError(
-                ErrorKind.FAILED, f"the resource {self.config.name} is down", f"blockpair up {self.config.name}"
+                ErrorKind.FAILED,
+                f"the resource {self.config.name} is down",
+                f"blockpair up {self.config.name}",
             )
         return self._running
 
@@ -153,7 +157,9 @@ class Runtime:
         await asyncio.to_thread(self._marker.clear)
 
     async def down(self) -> None:
-        """Demote if Primary, and end the engine in good order. Raises `BlockpairError`, and then it still runs."""
+        """Demote if Primary, and end the engine in good order. Raises `BlockpairError`, and then it still
+        runs.
+        """
         running = self._running
         if running is None:
             return
@@ -195,7 +201,9 @@ class Runtime:
             elif self._device.status().error is None:
                 await asyncio.to_thread(self._device.attach, running, status)
         elif not status.resuming and await asyncio.to_thread(self._device.abandon):
-            self._log.error("resource.device-taken-down", text="this node may not write: I/O on it fails from now on")
+            self._log.error(
+                "resource.device-taken-down", text="this node may not write: I/O on it fails from now on"
+            )
 
     def _collect(self) -> None:
         running = self._running

@@ -8,7 +8,9 @@ class LineTooLong(ValueError):
 
 
 class LineSplitter:
-    """Collects bytes and gives back whole lines, without their newline; holds at most ``limit`` bytes and one chunk."""
+    """Collects bytes and gives back whole lines, without their newline; holds at most ``limit`` bytes and one
+    chunk.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

@@ -49,7 +49,7 @@ class Request(Struct, frozen=True):
     jsonrpc: str
     method: str
     params: Raw = Raw(b"{}")
-    id: str | int | None | UnsetType = UNSET
+    id: str | int | UnsetType | None = UNSET
 
 
 class ErrorData(Struct, frozen=True):
@@ -98,7 +98,7 @@ def decode_request(line: bytes) -> Request:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RpcError(PARSE_ERROR, f"not JSON: {error}") from None
     if request.jsonrpc != "2.0":
-        raise RpcError(INVALID_REQUEST, f"jsonrpc must be \"2.0\", not {request.jsonrpc!r}")
+        raise RpcError(INVALID_REQUEST, f'jsonrpc must be "2.0", not {request.jsonrpc!r}')
     return request
 
 

@@ -59,7 +59,9 @@ class Server:
         self._server: asyncio.Server | None = None
 
     async def start(self, path: Path) -> None:
-        """Listen on ``path``, mode 0660, of the group blockpair where there is one. The daemon's lock must be held."""
+        """Listen on ``path``, mode 0660, of the group blockpair where there is one. The daemon's lock must be
+        held.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -87,7 +89,9 @@ class Server:
         assert task is not None
         if len(self._connections) >= MAX_CONNECTIONS:
             error = BlockpairError(
-                ErrorKind.FAILED, f"blockpaird already serves {MAX_CONNECTIONS} callers", "try again in a moment"
+                ErrorKind.FAILED,
+                f"blockpaird already serves {MAX_CONNECTIONS} callers",
+                "try again in a moment",
             )
             writer.write(messages.encode_error(None, messages.error_object(error)))
             await _close(writer)

@@ -56,7 +56,10 @@ def _advice(name: str, state: str, failure: str | None, engine: EngineStatus | N
     if engine.role == "Secondary" and not engine.resuming and copies_synced(engine):
         if not any(peer.role == "Primary" for peer in engine.peers):
             yield Advice(
-                "info", "no-primary", "no node is Primary; the data is not in use", f"blockpair promote {name}"
+                "info",
+                "no-primary",
+                "no node is Primary; the data is not in use",
+                f"blockpair promote {name}",
             )
 
 
@@ -139,36 +142,19 @@ _REFUSALS: dict[str, tuple[Severity, str]] = {
     ),
     "otherresource": (
         "critical",
-        "the peer's device belongs to another resource of this name: correct the peer's address or device; if one "
-        "copy is to be given up, delete and create the resource anew on that node, then `blockpair up {name}`",
-    ),
-    "version": (
-        "warning",
-        "install the same blockpair on both nodes (`blockpair --version`), then: blockpair connect {name}",
-    ),
-    "size": (
-        "critical",
-        "give the smaller copy a device at least as large as the other and create the resource there anew",
-    ),
-    "blocksize": (
-        "warning",
-        "create the resource on one of the nodes anew, with the block size of the other (`--block-size`)",
-    ),
-    "protocol": (
-        "warning",
-        "set the same `protocol` in both nodes' {name}.toml, then on the changed one: "
-        "blockpair down {name} && blockpair up {name}",
-    ),
-    "unknownnode": (
-        "warning",
-        "list this node under [[peer]] in {peer}'s {name}.toml, by the name `{node}`, and bring it up again there",
-    ),
-    "protocolerror": ("warning", "see both daemons' logs, then: blockpair connect {name}"),
-}
-_SPLIT_BRAIN = (
-    "both copies were written apart and are untouched; choose the one whose changes may be lost, and on that node: "
-    "blockpair down {name}, blockpair delete {name}, create it anew with --force; then sync from the other"
-)
+        "the peer's device belongs to another resource of this name: correct the peer's address or device; if
+        one " "copy is to be given up, delete and create the resource anew on that node, then `blockpair up
+        {name}`", ), "version": ( "warning", "install the same blockpair on both nodes (`blockpair
+        --version`), then: blockpair connect {name}", ), "size": ( "critical", "give the smaller copy a device
+        at least as large as the other and create the resource there anew", ), "blocksize": ( "warning",
+        "create the resource on one of the nodes anew, with the block size of the other (`--block-size`)", ),
+        "protocol": ( "warning", "set the same `protocol` in both nodes' {name}.toml, then on the changed one:
+        " "blockpair down {name} && blockpair up {name}", ), "unknownnode": ( "warning", "list this node under
+        [[peer]] in {peer}'s {name}.toml, by the name `{node}`, and bring it up again there", ),
+        "protocolerror": ("warning", "see both daemons' logs, then: blockpair connect {name}"), } _SPLIT_BRAIN
+        = ( "both copies were written apart and are untouched; choose the one whose changes may be lost, and
+        on that node: " "blockpair down {name}, blockpair delete {name}, create it anew with --force; then
+        sync from the other" )
 
 
 def _standalone(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:
@@ -202,7 +188,10 @@ def _standalone(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:
 
 
 def _connecting(name: str, peer: PeerStatus) -> Advice:
-    if peer.refusal is not None and peer.refusal.reason.replace("_", "").lower() not in ("disconnect", "busy"):
+    if peer.refusal is not None and peer.refusal.reason.replace("_", "").lower() not in (
+        "disconnect",
+        "busy",
+    ):
         reason = f"it answers: {peer.refusal.text}"
     elif peer.last_contact_seconds is not None:
         reason = f"last heard of {format_duration(peer.last_contact_seconds)} ago"

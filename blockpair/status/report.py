@@ -39,8 +39,8 @@ class EventRecord(Struct, frozen=True):
 
 
 class KernelDeviceStatus(Struct, frozen=True):
-    """The kernel's block device of a Primary: its stable name and the node behind it; ``error`` if there is none but
-    should be."""
+    """The kernel's block device of a Primary: its stable name and the node behind it; ``error`` if there is
+    none but should be."""
 
     attached: bool
     link: str | None = None

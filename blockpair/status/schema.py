@@ -13,7 +13,11 @@ from blockpair.status.report import StatusReport
 def status_schema() -> dict[str, Any]:
     """The JSON schema (2020-12) of `StatusReport`."""
     schema = msgspec.json.schema(StatusReport)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "blockpair.status/1", **schema}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "blockpair.status/1",
+        **schema,
+    }
 
 
 def schema_text() -> str:
