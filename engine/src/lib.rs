@@ -10,5 +10,6 @@
 //! `core`, `meta`, `wire` and `front` never import `io`; nothing but `py` knows Python.
 
 pub mod core;
+pub mod io;
 pub mod payload;
 pub mod wire;
