@@ -11,5 +11,6 @@
 
 pub mod core;
 pub mod io;
+pub mod meta;
 pub mod payload;
 pub mod wire;

@@ -1,0 +1,545 @@
+//! The replica: one node's half of a resource, as a state machine.
+//!
+//! This file holds the state, the dispatch of events, and everything durable (superblock, write-intent log).
+//! The behaviour stands beside it, one concern a file: `requests` (the application's I/O), `remote` (a peer's
+//! I/O), `links` (connections and handshake), `source` and `target` (resync), `commands`, `cleaning`.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+
+use super::cleaning::Cleaning;
+use super::commands::Promotion;
+use super::links::Peer;
+use super::ranges::RangeQueue;
+use super::remote::RemoteWrite;
+use super::requests::{LocalFlush, LocalWrite};
+use super::slab::Slab;
+use super::target::TargetChunk;
+use super::types::*;
+use crate::meta::{Bitmap, Layout, Superblock, EXTENT_BYTES};
+use crate::payload::Payload;
+use crate::wire::{DiskState, Role, HISTORY_LEN};
+
+/// A set of peers, one bit a slot.
+pub(super) type PeerMask = u8;
+
+/// What a range of the backing device is held for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    Local(usize),
+    Remote(usize),
+    Source(u64),
+    Target(u64),
+}
+
+/// Why a disk operation was started.
+#[derive(Debug)]
+pub(super) enum Purpose {
+    Read(RequestId),
+    LocalWrite(usize),
+    LocalFlush(usize),
+    RemoteWrite(usize),
+    RemoteFlush { peer: PeerSlot, connection: ConnectionId, seq: u64 },
+    SourceRead { peer: PeerSlot, chunk: u64 },
+    TargetRead(u64),
+    TargetWrite(u64),
+    AdoptFlush { peer: PeerSlot, connection: ConnectionId },
+}
+
+/// What goes on once a superblock is durable.
+#[derive(Debug)]
+pub(super) enum Then {
+    Nothing,
+    GenerationBumped,
+    Promoted { command: Option<CommandId> },
+    Demoted { command: CommandId },
+    PromotionAllowed { peer: PeerSlot, connection: ConnectionId },
+    FirstSyncChosen { command: Option<CommandId>, asked_by: Option<(PeerSlot, ConnectionId)>, promote: bool },
+    TargetReady { peer: PeerSlot, connection: ConnectionId },
+    SendResyncEnd { peer: PeerSlot, connection: ConnectionId },
+    Adopted { peer: PeerSlot, connection: ConnectionId },
+    Stopped { command: CommandId },
+}
+
+/// Why a metadata write was started.
+#[derive(Debug)]
+pub(super) enum MetaPurpose {
+    Superblock(Then),
+    /// These extents may be written once it is durable.
+    IntentSet(Vec<u64>),
+    IntentCleared,
+    BitmapPages,
+}
+
+/// What the metadata held when the resource was opened.
+pub struct ReplicaMetadata {
+    pub superblock: Superblock,
+    pub layout: Layout,
+    /// Out-of-sync bitmap of each peer slot.
+    pub bitmaps: Vec<Bitmap>,
+    /// Extents of the write-intent log.
+    pub intent: Bitmap,
+}
+
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub struct IoCounters {
+    pub reads: u64,
+    pub read_bytes: u64,
+    pub writes: u64,
+    pub written_bytes: u64,
+    pub flushes: u64,
+    pub trims: u64,
+    pub zeroes: u64,
+}
+
+/// See the module's documentation.
+pub struct Replica {
+    pub(super) config: ReplicaConfig,
+    pub(super) layout: Layout,
+    pub(super) superblock: Superblock,
+    pub(super) role: Role,
+    /// Was Primary, and waits until this time for its peer's word before it goes on alone.
+    pub(super) resuming: Option<Time>,
+    /// Died as Primary, and no handshake has settled since what its last writes left behind.
+    pub(super) crashed_primary: bool,
+    pub(super) promotion: Option<Promotion>,
+    /// No new requests: demote or stop is under way.
+    pub(super) quiescing: Option<(CommandId, bool)>,
+    pub(super) stopped: bool,
+    pub(super) deferred: Vec<(CommandId, Command)>,
+    pub(super) disk_error: Option<String>,
+    pub(super) metadata_failed: bool,
+    pub(super) peers: Vec<Peer>,
+
+    /// Write-intent log: bits as they are, or are being made, durable.
+    pub(super) intent: Bitmap,
+    /// Set in `intent`, not durable yet.
+    pub(super) intent_pending: HashSet<u64>,
+    /// New in `intent_pending`, and not yet part of a metadata write.
+    intent_unsaved: Vec<u64>,
+    intent_writing: bool,
+    /// Extents written since the cleaning cycle began.
+    pub(super) touched: Bitmap,
+    pub(super) cleaning: Cleaning,
+
+    pub(super) ranges: RangeQueue<Holder>,
+    pub(super) writes: Slab<LocalWrite>,
+    pub(super) flushes: Slab<LocalFlush>,
+    pub(super) remote: Slab<RemoteWrite>,
+    pub(super) target_chunks: BTreeMap<u64, TargetChunk>,
+    pub(super) purposes: Slab<Purpose>,
+    meta: Slab<MetaPurpose>,
+    /// Writes that wait for the write-intent log or a new generation, in order.
+    pub(super) to_start: VecDeque<usize>,
+    /// Completed on every node that is still there, but the loss of the others is not durable yet.
+    pub(super) writes_to_reply: VecDeque<usize>,
+    pub(super) flushes_to_reply: VecDeque<usize>,
+    pub(super) bumping: bool,
+    pub(super) reads_in_flight: usize,
+    pub(super) in_flight_bytes: u64,
+    pub(super) remote_bytes: u64,
+    pub(super) last_request: Time,
+    pub(super) next_chunk: u64,
+    pub(super) counters: IoCounters,
+
+    random: u64,
+    pub(super) now: Time,
+    pub(super) out: Vec<Action>,
+}
+
+impl Replica {
+    /// A replica over metadata that was just opened. It starts as Secondary and dials its peers; with
+    /// `resume`, a node whose daemon died as Primary becomes Primary again once its peer agrees or stays silent.
+    pub fn new(config: ReplicaConfig, metadata: ReplicaMetadata, resume: bool, now: Time) -> Replica {
+        let ReplicaMetadata { mut superblock, layout, bitmaps, intent } = metadata;
+        while superblock.peers.len() < config.peers.len() {
+            superblock.peers.push(crate::meta::PeerRecord {
+                name: config.peers[superblock.peers.len()].name.clone(),
+                bitmap_generation: 0,
+                full_sync: true,
+            });
+        }
+        let crashed_primary = superblock.role_primary && !superblock.clean;
+        let peers = config
+            .peers
+            .iter()
+            .zip(bitmaps)
+            .enumerate()
+            .map(|(slot, (peer, bitmap))| {
+                Peer::new(peer, bitmap, superblock.peers[slot].full_sync, &intent, now)
+            })
+            .collect();
+        let resuming =
+            (resume && superblock.role_primary && superblock.last_primary && superblock.current != 0)
+                .then(|| now + config.resume_wait_ns);
+        let extents = layout.extents();
+        Replica {
+            random: config.seed,
+            config,
+            layout,
+            superblock,
+            role: Role::Secondary,
+            resuming,
+            crashed_primary,
+            promotion: None,
+            quiescing: None,
+            stopped: false,
+            deferred: Vec::new(),
+            disk_error: None,
+            metadata_failed: false,
+            peers,
+            intent,
+            intent_pending: HashSet::new(),
+            intent_unsaved: Vec::new(),
+            intent_writing: false,
+            touched: Bitmap::new(extents),
+            cleaning: Cleaning::idle(now),
+            ranges: RangeQueue::new(),
+            writes: Slab::new(),
+            flushes: Slab::new(),
+            remote: Slab::new(),
+            target_chunks: BTreeMap::new(),
+            purposes: Slab::new(),
+            meta: Slab::new(),
+            to_start: VecDeque::new(),
+            writes_to_reply: VecDeque::new(),
+            flushes_to_reply: VecDeque::new(),
+            bumping: false,
+            reads_in_flight: 0,
+            in_flight_bytes: 0,
+            remote_bytes: 0,
+            last_request: 0,
+            next_chunk: 1,
+            counters: IoCounters::default(),
+            now,
+            out: Vec::new(),
+        }
+    }
+
+    /// Takes in what happened and appends what shall be done.
+    pub fn handle(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
+        debug_assert!(now >= self.now, "time went backwards");
+        self.now = self.now.max(now);
+        std::mem::swap(&mut self.out, actions);
+        match event {
+            Event::Request { id, kind } => self.on_request(id, kind),
+            Event::DiskDone { token, result } => self.on_disk_done(token, result),
+            Event::MetaDone { token, result } => self.on_meta_done(token, result),
+            Event::ConnectionOpened { peer, connection } => self.on_connection_opened(peer, connection),
+            Event::ConnectionLost { peer, connection, why } => self.on_connection_lost(peer, connection, &why),
+            Event::Received { peer, connection, message } => self.on_message(peer, connection, message),
+            Event::Command { id, command } => self.on_command(id, command),
+            Event::Timeout => {}
+        }
+        self.on_time();
+        self.save_intent();
+        std::mem::swap(&mut self.out, actions);
+    }
+
+    /// When [`Event::Timeout`] is due, if nothing else happens before.
+    pub fn next_timeout(&self) -> Option<Time> {
+        let links = self.peers.iter().filter_map(|peer| peer.next_timeout(&self.config));
+        let own = [self.resuming, self.promotion.as_ref().map(|p| p.deadline), self.cleaning_due()];
+        links.chain(own.into_iter().flatten()).min()
+    }
+
+    /// False while so much is in flight that frontends must not be read.
+    pub fn accepts_requests(&self) -> bool {
+        self.in_flight_bytes < IN_FLIGHT_BYTES_MAX && self.writes.len() < IN_FLIGHT_WRITES_MAX
+    }
+
+    /// False while so much of this peer's data waits for the disk that its socket must not be read.
+    pub fn accepts_messages(&self, _peer: PeerSlot) -> bool {
+        self.remote_bytes < IN_FLIGHT_BYTES_MAX && self.remote.len() < IN_FLIGHT_WRITES_MAX
+    }
+
+    /// The configuration epoch that every frame carries.
+    pub fn epoch(&self) -> u64 {
+        self.superblock.epoch
+    }
+
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    fn on_time(&mut self) {
+        self.links_on_time();
+        self.commands_on_time();
+        self.clean_on_time();
+    }
+
+    // ---- small shared pieces -------------------------------------------------------------------------
+
+    pub(super) fn notice(&mut self, severity: Severity, name: &'static str, text: impl Into<String>) {
+        self.out.push(Action::Notice(Notice { severity, name, text: text.into() }));
+    }
+
+    pub(super) fn disk(&mut self, purpose: Purpose, op: DiskOp) {
+        let token = Token(self.purposes.insert(purpose) as u64);
+        self.out.push(Action::Disk { token, op });
+    }
+
+    /// A fresh non-zero id (SplitMix64 over the seed).
+    pub(super) fn random_id(&mut self) -> u64 {
+        loop {
+            self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut z = self.random;
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            z ^= z >> 31;
+            if z != 0 {
+                return z;
+            }
+        }
+    }
+
+    /// Blocks touched by a byte range, partly covered ones included.
+    pub(super) fn blocks_of(&self, offset: u64, len: u64) -> (u64, u64) {
+        let size = u64::from(self.superblock.block_size_bytes);
+        let first = offset / size;
+        (first, (offset + len).div_ceil(size) - first)
+    }
+
+    pub(super) fn mark_dirty(&mut self, peer: PeerSlot, offset: u64, len: u64) {
+        let (first, count) = self.blocks_of(offset, len);
+        self.peers[peer].dirty.set(first, count);
+    }
+
+    pub(super) fn is_inside(&self, offset: u64, len: u64) -> bool {
+        len > 0 && offset.checked_add(len).is_some_and(|end| end <= self.superblock.data_size_bytes)
+    }
+
+    /// The disk state as others shall see it.
+    pub(super) fn disk_state(&self) -> DiskState {
+        if self.metadata_failed {
+            return DiskState::Diskless;
+        }
+        match self.superblock.disk {
+            DiskState::UpToDate if self.knows_newest() => DiskState::UpToDate,
+            DiskState::UpToDate => DiskState::Consistent,
+            other => other,
+        }
+    }
+
+    fn knows_newest(&self) -> bool {
+        self.role == Role::Primary
+            || self.peers.iter().any(|peer| peer.is_established() || peer.is_source_running())
+            || self.superblock.last_primary && !self.crashed_primary
+    }
+
+    // ---- disk completions ----------------------------------------------------------------------------
+
+    fn on_disk_done(&mut self, token: Token, result: Result<Option<Payload>, Errno>) {
+        let Some(purpose) = self.purposes.remove(token.0 as usize) else {
+            debug_assert!(false, "completion of an unknown operation");
+            return;
+        };
+        match purpose {
+            Purpose::Read(id) => self.read_done(id, result),
+            Purpose::LocalWrite(index) => self.local_write_done(index, result.map(drop)),
+            Purpose::LocalFlush(index) => self.local_flush_done(index, result.map(drop)),
+            Purpose::RemoteWrite(index) => self.remote_write_done(index, result.map(drop)),
+            Purpose::RemoteFlush { peer, connection, seq } => {
+                self.remote_flush_done(peer, connection, seq, result.map(drop));
+            }
+            Purpose::SourceRead { peer, chunk } => self.source_read_done(peer, chunk, result),
+            Purpose::TargetRead(chunk) => self.target_read_done(chunk, result),
+            Purpose::TargetWrite(chunk) => self.target_write_done(chunk, result.map(drop)),
+            Purpose::AdoptFlush { peer, connection } => {
+                self.adopt_flush_done(peer, connection, result.map(drop));
+            }
+        }
+    }
+
+    /// Lets those go on who waited for `holder`'s range.
+    pub(super) fn release_range(&mut self, holder: Holder) {
+        let mut ready = Vec::new();
+        self.ranges.release(holder, &mut ready);
+        for holder in ready {
+            self.range_granted(holder);
+        }
+    }
+
+    pub(super) fn range_granted(&mut self, holder: Holder) {
+        match holder {
+            Holder::Local(index) => self.prepare_write(index),
+            Holder::Remote(index) => self.start_remote_write(index),
+            Holder::Source(chunk) => self.start_source_read(chunk),
+            Holder::Target(chunk) => self.start_target_read(chunk),
+        }
+    }
+
+    // ---- metadata ------------------------------------------------------------------------------------
+
+    pub(super) fn write_meta(&mut self, purpose: MetaPurpose, writes: Vec<MetaWrite>) {
+        let token = Token(self.meta.insert(purpose) as u64);
+        self.out.push(Action::Meta { token, writes });
+    }
+
+    /// Writes the superblock as it is now to the copy that is not the newest.
+    pub(super) fn save_superblock(&mut self, then: Then) {
+        self.superblock.sequence += 1;
+        let copy = Superblock::next_copy(self.superblock.sequence);
+        let write =
+            MetaWrite { offset: self.layout.superblock_offset(copy), bytes: self.superblock.encode() };
+        self.write_meta(MetaPurpose::Superblock(then), vec![write]);
+    }
+
+    fn on_meta_done(&mut self, token: Token, result: Result<(), Errno>) {
+        let Some(purpose) = self.meta.remove(token.0 as usize) else {
+            debug_assert!(false, "completion of an unknown metadata write");
+            return;
+        };
+        if let Err(errno) = result {
+            self.metadata_write_failed(errno);
+            return;
+        }
+        match purpose {
+            MetaPurpose::Superblock(then) => self.superblock_saved(then),
+            MetaPurpose::IntentSet(extents) => {
+                for extent in extents {
+                    self.intent_pending.remove(&extent);
+                }
+                self.intent_writing = false;
+                self.retry_starts();
+            }
+            MetaPurpose::IntentCleared => {}
+            MetaPurpose::BitmapPages => self.bitmap_pages_saved(),
+        }
+    }
+
+    fn superblock_saved(&mut self, then: Then) {
+        match then {
+            Then::Nothing => {}
+            Then::GenerationBumped => self.generation_bumped(),
+            Then::Promoted { command } => self.promoted(command),
+            Then::Demoted { command } => self.demoted(command),
+            Then::PromotionAllowed { peer, connection } => self.promotion_allowed(peer, connection),
+            Then::FirstSyncChosen { command, asked_by, promote } => {
+                self.first_sync_chosen(command, asked_by, promote);
+            }
+            Then::TargetReady { peer, connection } => self.target_ready(peer, connection),
+            Then::SendResyncEnd { peer, connection } => self.send_resync_end(peer, connection),
+            Then::Adopted { peer, connection } => self.adopted(peer, connection),
+            Then::Stopped { command } => {
+                self.stopped = true;
+                self.out.push(Action::CommandDone { id: command, result: Ok(()) });
+            }
+        }
+    }
+
+    /// Without metadata nothing can be promised any more: all I/O fails, the peers are let go.
+    fn metadata_write_failed(&mut self, errno: Errno) {
+        if self.metadata_failed {
+            return;
+        }
+        self.metadata_failed = true;
+        let why = format!("metadata of {}: {}", self.config.resource, describe(errno));
+        self.disk_error = Some(why.clone());
+        self.notice(Severity::Error, "metadata.failed", why);
+        self.fail_all_requests(Errno::EIO);
+        for peer in 0..self.peers.len() {
+            self.refuse_peer(peer, crate::wire::GoodbyeReason::Refused, "this node's metadata device failed");
+        }
+        self.fail_commands("the metadata device failed", "replace it, then `blockpair down` and `up`");
+    }
+
+    // ---- write-intent log ----------------------------------------------------------------------------
+
+    pub(super) fn extents_of(&self, offset: u64, len: u64) -> std::ops::RangeInclusive<u64> {
+        offset / EXTENT_BYTES..=(offset + len - 1) / EXTENT_BYTES
+    }
+
+    /// True when every extent of the range is durably in the log; asks for those that are not.
+    pub(super) fn intent_is_durable(&mut self, offset: u64, len: u64) -> bool {
+        let mut durable = true;
+        for extent in self.extents_of(offset, len) {
+            if !self.intent.test(extent) {
+                self.intent.set(extent, 1);
+                self.intent_pending.insert(extent);
+                self.intent_unsaved.push(extent);
+            }
+            durable &= self.intent_pending.is_empty() || !self.intent_pending.contains(&extent);
+        }
+        durable
+    }
+
+    /// One metadata write for all extents asked for since the last one was started.
+    fn save_intent(&mut self) {
+        if self.intent_writing || self.intent_unsaved.is_empty() || self.metadata_failed {
+            return;
+        }
+        self.intent_writing = true;
+        let extents = std::mem::take(&mut self.intent_unsaved);
+        let writes = self.changed_intent_pages();
+        self.write_meta(MetaPurpose::IntentSet(extents), writes);
+    }
+
+    pub(super) fn changed_intent_pages(&mut self) -> Vec<MetaWrite> {
+        let base = self.layout.intent_offset();
+        meta_writes(base, self.intent.take_changed(usize::MAX))
+    }
+
+    // ---- generations ---------------------------------------------------------------------------------
+
+    /// True when every peer either follows this node's writes or is known, durably, to lack them.
+    pub(super) fn generation_is_tracked(&self) -> bool {
+        !self.bumping
+            && self.peers.iter().zip(&self.superblock.peers).all(|(peer, record)| {
+                peer.is_mirrored() || record.bitmap_generation != 0 || record.full_sync
+            })
+    }
+
+    /// Opens a new generation, lazily: only when a write is about to exist that a peer lacks.
+    pub(super) fn want_new_generation(&mut self) {
+        // A handshake's verdict is being made over the present generation.
+        if self.bumping || self.metadata_failed || self.peers.iter().any(Peer::is_shaking_hands) {
+            return;
+        }
+        self.bumping = true;
+        let old = self.superblock.current;
+        let new = self.random_id();
+        push_history(&mut self.superblock.history, old);
+        self.superblock.current = new;
+        for slot in 0..self.peers.len() {
+            let record = &mut self.superblock.peers[slot];
+            if !self.peers[slot].is_mirrored() && record.bitmap_generation == 0 {
+                record.bitmap_generation = old;
+            }
+        }
+        self.notice(
+            Severity::Info,
+            "generation.new",
+            format!("new generation {new:016x} after {old:016x}: writing without every peer"),
+        );
+        self.save_superblock(Then::GenerationBumped);
+    }
+
+    fn generation_bumped(&mut self) {
+        self.bumping = false;
+        self.retry_replies();
+        self.retry_starts();
+    }
+}
+
+/// Bytes and operations in flight, at most, in each direction.
+pub const IN_FLIGHT_BYTES_MAX: u64 = 64 << 20;
+pub const IN_FLIGHT_WRITES_MAX: usize = 4096;
+
+pub(super) fn push_history(history: &mut [u64; HISTORY_LEN], id: u64) {
+    if id != 0 && history[0] != id {
+        history.rotate_right(1);
+        history[0] = id;
+    }
+}
+
+pub(super) fn meta_writes(base: u64, pages: Vec<(usize, Payload)>) -> Vec<MetaWrite> {
+    pages
+        .into_iter()
+        .map(|(page, bytes)| MetaWrite { offset: base + (page * crate::meta::PAGE_BYTES) as u64, bytes })
+        .collect()
+}
+
+/// An error number as people read it.
+pub(super) fn describe(errno: Errno) -> String {
+    std::io::Error::from_raw_os_error(errno.0).to_string()
+}

@@ -1,0 +1,443 @@
+//! The application's I/O on the Primary.
+
+use super::replica::{describe, Holder, PeerMask, Purpose, Replica};
+use super::types::*;
+use crate::payload::Payload;
+use crate::wire::{Message, Protocol, Role};
+
+/// The changing part of a write, shared by the application's and the peers' writes.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    Data(Payload),
+    Zero { unmap: bool, trim: bool },
+}
+
+/// A write of the application, until every node has confirmed or lost it.
+pub(super) struct LocalWrite {
+    id: RequestId,
+    change: Change,
+    pub(super) offset: u64,
+    pub(super) len: u64,
+    fua: bool,
+    replied: bool,
+    local_done: bool,
+    failed: Option<Errno>,
+    /// Peers whose confirmation the reply waits for.
+    need: PeerMask,
+    /// Peers that have not reported it done.
+    unacked: PeerMask,
+}
+
+pub(super) enum FlushOwner {
+    Request(RequestId),
+    Cleaning,
+    Quiesce,
+    /// A peer that is about to be disconnected in good order.
+    Drain(PeerSlot),
+}
+
+pub(super) struct LocalFlush {
+    pub(super) owner: FlushOwner,
+    local_done: bool,
+    failed: Option<Errno>,
+    need: PeerMask,
+}
+
+/// What a connection carries whose answer has not come yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Sent {
+    Write { index: usize, bytes: u64 },
+    Flush(usize),
+}
+
+/// Protocols A and B acknowledge before the peer's disk has it; beyond this much they wait like C.
+pub(super) const UNACKED_BYTES_MAX: u64 = 8 << 20;
+
+pub(super) fn disk_op(change: &Change, offset: u64, len: u64, fua: bool) -> DiskOp {
+    match change {
+        Change::Data(payload) => DiskOp::Write { offset, payload: payload.clone(), fua },
+        Change::Zero { unmap, .. } => DiskOp::Zero { offset, len, unmap: *unmap, fua },
+    }
+}
+
+impl Replica {
+    pub(super) fn on_request(&mut self, id: RequestId, kind: RequestKind) {
+        self.last_request = self.now;
+        if self.role != Role::Primary || self.quiescing.is_some() {
+            return self.reply(id, Err(Errno::ESHUTDOWN));
+        }
+        if self.metadata_failed {
+            return self.reply(id, Err(Errno::EIO));
+        }
+        match kind {
+            RequestKind::Read { offset, len } => {
+                if !self.is_inside(offset, u64::from(len)) {
+                    return self.reply(id, Err(Errno::EINVAL));
+                }
+                self.counters.reads += 1;
+                self.counters.read_bytes += u64::from(len);
+                self.reads_in_flight += 1;
+                self.disk(Purpose::Read(id), DiskOp::Read { offset, len });
+            }
+            RequestKind::Write { offset, payload, fua } => {
+                self.counters.writes += 1;
+                self.counters.written_bytes += payload.len() as u64;
+                let len = payload.len() as u64;
+                self.queue_write(id, Change::Data(payload), offset, len, fua);
+            }
+            RequestKind::WriteZeroes { offset, len, fua, unmap } => {
+                self.counters.zeroes += 1;
+                self.queue_write(id, Change::Zero { unmap, trim: false }, offset, len, fua);
+            }
+            RequestKind::Trim { offset, len, fua } => {
+                self.counters.trims += 1;
+                self.queue_write(id, Change::Zero { unmap: true, trim: true }, offset, len, fua);
+            }
+            RequestKind::Flush => {
+                self.counters.flushes += 1;
+                self.start_flush(FlushOwner::Request(id));
+            }
+        }
+    }
+
+    pub(super) fn reply(&mut self, id: RequestId, result: Result<Option<Payload>, Errno>) {
+        self.out.push(Action::Reply { id, result });
+    }
+
+    pub(super) fn read_done(&mut self, id: RequestId, result: Result<Option<Payload>, Errno>) {
+        self.reads_in_flight -= 1;
+        if let Err(errno) = result {
+            self.note_disk_error("read", errno);
+        }
+        self.reply(id, result);
+        self.quiesce_step();
+    }
+
+    pub(super) fn note_disk_error(&mut self, what: &str, errno: Errno) {
+        let text = format!("backing device: {what} failed: {}", describe(errno));
+        if self.disk_error.as_ref() != Some(&text) {
+            self.notice(Severity::Error, "disk.error", text.clone());
+            self.disk_error = Some(text);
+        }
+    }
+
+    // ---- writes --------------------------------------------------------------------------------------
+
+    fn queue_write(&mut self, id: RequestId, change: Change, offset: u64, len: u64, fua: bool) {
+        if !self.is_inside(offset, len) {
+            return self.reply(id, Err(Errno::EINVAL));
+        }
+        let write = LocalWrite {
+            id,
+            change,
+            offset,
+            len,
+            fua,
+            replied: false,
+            local_done: false,
+            failed: None,
+            need: 0,
+            unacked: 0,
+        };
+        self.in_flight_bytes += write.memory();
+        let index = self.writes.insert(write);
+        if self.ranges.acquire(Holder::Local(index), offset, offset + len) {
+            self.prepare_write(index);
+        }
+    }
+
+    /// The range is ours: start, or wait for what must be durable first.
+    pub(super) fn prepare_write(&mut self, index: usize) {
+        if self.to_start.is_empty() && self.may_start(index) {
+            self.start_write(index);
+        } else {
+            // Ask for the extents now, so that one metadata write serves the whole queue.
+            self.may_start(index);
+            self.to_start.push_back(index);
+        }
+    }
+
+    fn may_start(&mut self, index: usize) -> bool {
+        let Some(write) = self.writes.get(index) else { return true };
+        if write.replied {
+            return true;
+        }
+        let (offset, len) = (write.offset, write.len);
+        let logged = self.intent_is_durable(offset, len);
+        let tracked = self.generation_is_tracked();
+        if !tracked {
+            self.want_new_generation();
+        }
+        logged && tracked && !self.metadata_failed
+    }
+
+    /// Tries again, in order, what waited for metadata or for a verdict.
+    pub(super) fn retry_starts(&mut self) {
+        for _ in 0..self.to_start.len() {
+            let Some(index) = self.to_start.pop_front() else { break };
+            if self.may_start(index) {
+                self.start_write(index);
+            } else {
+                self.to_start.push_back(index);
+            }
+        }
+    }
+
+    /// Sends the frame to each mirrored peer, marks the others, and submits the local write.
+    fn start_write(&mut self, index: usize) {
+        let Some(write) = self.writes.get(index) else { return };
+        if write.replied {
+            // Failed while it waited (superseded, or the metadata broke): it never touches a disk.
+            let holder = Holder::Local(index);
+            self.forget_write(index);
+            return self.release_range(holder);
+        }
+        let (offset, len, fua, change) = (write.offset, write.len, write.fua, write.change.clone());
+        let (mut need, mut unacked) = (0, 0);
+        for slot in 0..self.peers.len() {
+            let bit = 1 << slot;
+            if self.peers[slot].is_mirrored() {
+                let early = self.send_write(slot, index, &change, offset, len, fua);
+                unacked |= bit;
+                if !early {
+                    need |= bit;
+                }
+                for extent in self.extents_of(offset, len) {
+                    self.peers[slot].unflushed.insert(extent);
+                }
+            } else {
+                self.mark_dirty(slot, offset, len);
+            }
+        }
+        if let Some(write) = self.writes.get_mut(index) {
+            write.need = need;
+            write.unacked = unacked;
+        }
+        for extent in self.extents_of(offset, len) {
+            self.touched.set(extent, 1);
+        }
+        let op = disk_op(&change, offset, len, fua);
+        self.disk(Purpose::LocalWrite(index), op);
+    }
+
+    /// Returns true when the reply need not wait for this peer (protocol A, with room).
+    fn send_write(
+        &mut self,
+        slot: PeerSlot,
+        index: usize,
+        change: &Change,
+        offset: u64,
+        len: u64,
+        fua: bool,
+    ) -> bool {
+        let protocol = self.config.protocol;
+        let Some(link) = self.peers[slot].link.as_mut() else { return true };
+        let bytes = match change {
+            Change::Data(payload) => payload.len() as u64,
+            Change::Zero { .. } => 0,
+        };
+        let seq = link.push_sent(Sent::Write { index, bytes });
+        let early = protocol == Protocol::A && !fua && link.unacked_bytes <= UNACKED_BYTES_MAX;
+        let message = match change.clone() {
+            Change::Data(payload) => Message::Write { seq, offset, payload, fua },
+            Change::Zero { trim: true, .. } => Message::Trim { seq, offset, len, fua },
+            Change::Zero { unmap, .. } => Message::WriteZeroes { seq, offset, len, fua, unmap },
+        };
+        self.send(slot, message);
+        early
+    }
+
+    pub(super) fn local_write_done(&mut self, index: usize, result: Result<(), Errno>) {
+        let Some(write) = self.writes.get_mut(index) else { return };
+        write.local_done = true;
+        let (offset, len) = (write.offset, write.len);
+        if let Err(errno) = result {
+            write.failed = Some(errno);
+            // What the block holds now is unknown here, and may differ from every peer.
+            for slot in 0..self.peers.len() {
+                self.mark_dirty(slot, offset, len);
+            }
+            self.note_disk_error("write", errno);
+        }
+        self.release_range(Holder::Local(index));
+        self.try_complete_write(index);
+    }
+
+    /// The peer has it in memory: protocol B's confirmation.
+    pub(super) fn write_received(&mut self, slot: PeerSlot, index: usize) {
+        let protocol = self.config.protocol;
+        if let Some(write) = self.writes.get_mut(index) {
+            if protocol == Protocol::B && !write.fua {
+                write.need &= !(1 << slot);
+                self.try_complete_write(index);
+            }
+        }
+    }
+
+    /// The peer has it on disk, or is gone (its copy is marked dirty by then).
+    pub(super) fn write_settled(&mut self, slot: PeerSlot, index: usize) {
+        if let Some(write) = self.writes.get_mut(index) {
+            write.need &= !(1 << slot);
+            write.unacked &= !(1 << slot);
+            self.try_complete_write(index);
+        }
+    }
+
+    pub(super) fn write_range(&self, index: usize) -> Option<(u64, u64)> {
+        self.writes.get(index).map(|write| (write.offset, write.len))
+    }
+
+    pub(super) fn try_complete_write(&mut self, index: usize) {
+        let Some(write) = self.writes.get(index) else { return };
+        if !write.local_done {
+            return;
+        }
+        if write.need == 0 && !write.replied {
+            if write.failed.is_none() && !self.generation_is_tracked() {
+                self.want_new_generation();
+                self.writes_to_reply.push_back(index);
+                return;
+            }
+            let (id, result) = (write.id, write.failed.map_or(Ok(None), Err));
+            self.reply(id, result);
+            if let Some(write) = self.writes.get_mut(index) {
+                write.replied = true;
+            }
+        }
+        if self.writes.get(index).is_some_and(|write| write.replied && write.unacked == 0) {
+            self.forget_write(index);
+            self.quiesce_step();
+        }
+    }
+
+    fn forget_write(&mut self, index: usize) {
+        if let Some(write) = self.writes.remove(index) {
+            self.in_flight_bytes -= write.memory();
+        }
+    }
+
+    /// Replies that waited until the loss of a peer was durable.
+    pub(super) fn retry_replies(&mut self) {
+        for _ in 0..self.writes_to_reply.len() {
+            let Some(index) = self.writes_to_reply.pop_front() else { break };
+            self.try_complete_write(index);
+        }
+        for _ in 0..self.flushes_to_reply.len() {
+            let Some(index) = self.flushes_to_reply.pop_front() else { break };
+            self.try_complete_flush(index);
+        }
+    }
+
+    // ---- flushes -------------------------------------------------------------------------------------
+
+    pub(super) fn start_flush(&mut self, owner: FlushOwner) {
+        let only = if let FlushOwner::Drain(slot) = owner { Some(slot) } else { None };
+        let local_done = only.is_some();
+        let index = self.flushes.insert(LocalFlush { owner, local_done, failed: None, need: 0 });
+        let mut need = 0;
+        for slot in 0..self.peers.len() {
+            let wanted = only.map_or(self.peers[slot].is_mirrored(), |peer| peer == slot);
+            let Some(link) = self.peers[slot].link.as_mut().filter(|_| wanted) else { continue };
+            let seq = link.push_sent(Sent::Flush(index));
+            self.peers[slot].begin_cover(seq);
+            self.send(slot, Message::Flush { seq });
+            need |= 1 << slot;
+        }
+        if let Some(flush) = self.flushes.get_mut(index) {
+            flush.need = need;
+        }
+        if local_done {
+            self.try_complete_flush(index);
+        } else {
+            self.disk(Purpose::LocalFlush(index), DiskOp::Flush);
+        }
+    }
+
+    pub(super) fn local_flush_done(&mut self, index: usize, result: Result<(), Errno>) {
+        if let Some(flush) = self.flushes.get_mut(index) {
+            flush.local_done = true;
+            flush.failed = result.err();
+        }
+        if let Err(errno) = result {
+            self.note_disk_error("flush", errno);
+        }
+        self.try_complete_flush(index);
+    }
+
+    pub(super) fn flush_settled(&mut self, slot: PeerSlot, index: usize) {
+        if let Some(flush) = self.flushes.get_mut(index) {
+            flush.need &= !(1 << slot);
+            self.try_complete_flush(index);
+        }
+    }
+
+    fn try_complete_flush(&mut self, index: usize) {
+        let Some(flush) = self.flushes.get(index) else { return };
+        if !flush.local_done || flush.need != 0 {
+            return;
+        }
+        // A flush promises stability on every in-sync node: a peer that was lost with data of ours still
+        // unflushed must be known as behind, durably, before the promise is given without it.
+        let lost_unflushed = self.peers.iter().any(|peer| !peer.is_mirrored() && !peer.suspect.is_empty());
+        if matches!(flush.owner, FlushOwner::Request(_)) && lost_unflushed && !self.generation_is_tracked() {
+            self.want_new_generation();
+            self.flushes_to_reply.push_back(index);
+            return;
+        }
+        let Some(flush) = self.flushes.remove(index) else { return };
+        let result = flush.failed.map_or(Ok(()), Err);
+        match flush.owner {
+            FlushOwner::Request(id) => {
+                self.reply(id, result.map(|()| None));
+                self.quiesce_step();
+            }
+            FlushOwner::Cleaning => self.cleaning_flushed(result),
+            FlushOwner::Quiesce => self.quiesce_flushed(result),
+            FlushOwner::Drain(slot) => self.drained(slot),
+        }
+    }
+
+    // ---- failing everything --------------------------------------------------------------------------
+
+    /// Every request that has no answer yet gets `errno`; what is on its way to a disk still ends there.
+    pub(super) fn fail_all_requests(&mut self, errno: Errno) {
+        let open: Vec<usize> = self.writes.iter().filter(|(_, w)| !w.replied).map(|(i, _)| i).collect();
+        for index in open {
+            if let Some(write) = self.writes.get_mut(index) {
+                write.replied = true;
+                write.need = 0;
+                let id = write.id;
+                self.reply(id, Err(errno));
+                self.try_complete_write(index);
+            }
+        }
+        let open: Vec<usize> = self.flushes.iter().map(|(i, _)| i).collect();
+        for index in open {
+            if let Some(LocalFlush { owner: FlushOwner::Request(_), .. }) = self.flushes.get(index) {
+                if let Some(LocalFlush { owner: FlushOwner::Request(id), .. }) = self.flushes.remove(index) {
+                    self.reply(id, Err(errno));
+                }
+            }
+        }
+        // Those still waiting to start give their ranges back now.
+        let waiting: Vec<usize> = self.to_start.drain(..).collect();
+        for index in waiting {
+            self.start_write(index);
+        }
+    }
+
+    pub(super) fn has_requests_in_flight(&self) -> bool {
+        self.reads_in_flight > 0
+            || self.writes.len() > 0
+            || self.flushes.iter().any(|(_, flush)| matches!(flush.owner, FlushOwner::Request(_)))
+    }
+}
+
+impl LocalWrite {
+    fn memory(&self) -> u64 {
+        match &self.change {
+            Change::Data(payload) => payload.len() as u64,
+            Change::Zero { .. } => 0,
+        }
+    }
+}
