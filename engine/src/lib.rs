@@ -10,6 +10,7 @@
 //! `core`, `meta`, `wire` and `front` never import `io`; nothing but `py` knows Python.
 
 pub mod core;
+pub mod front;
 pub mod io;
 pub mod meta;
 pub mod payload;

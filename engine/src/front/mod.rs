@@ -1,0 +1,3 @@
+//! Block device frontends: how an application reaches a resource.
+
+pub mod nbd;
