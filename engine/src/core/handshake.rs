@@ -77,7 +77,11 @@ pub fn decide(own: &Side, peer: &Side) -> Verdict {
     if us == 0 || up == 0 {
         // A target that already carries this resource's id was cut off in its first sync: the source's
         // marks still say what it lacks. Any other new disk lacks everything.
-        let scope = if own.resource_id == peer.resource_id { Scope::Marked } else { Scope::Whole };
+        let scope = if own.resource_id == peer.resource_id {
+            Scope::Marked
+        } else {
+            Scope::Whole
+        };
         return if us == 0 {
             guarded("self-new", Target(scope), s, p)
         } else {
@@ -112,7 +116,11 @@ pub fn decide(own: &Side, peer: &Side) -> Verdict {
     if bs != 0 && bs == bp {
         return verdict("split-brain", SplitBrain);
     }
-    if s.generations.history.iter().any(|id| remembers(&p.generations, *id)) {
+    if s.generations
+        .history
+        .iter()
+        .any(|id| remembers(&p.generations, *id))
+    {
         return verdict("split-brain-old", SplitBrain);
     }
     verdict("unrelated-data", Refuse)
@@ -120,7 +128,11 @@ pub fn decide(own: &Side, peer: &Side) -> Verdict {
 
 /// An unusable disk is never a source.
 fn guarded(rule: &'static str, direction: Direction, own: &NodeState, peer: &NodeState) -> Verdict {
-    let source = if matches!(direction, Direction::Source(_)) { own } else { peer };
+    let source = if matches!(direction, Direction::Source(_)) {
+        own
+    } else {
+        peer
+    };
     if is_usable(source) {
         verdict(rule, direction)
     } else {
@@ -137,7 +149,13 @@ fn preferred_source(own: &Side, peer: &Side) -> Option<bool> {
         (false, true) => return Some(false),
         (true, true) => {}
     }
-    let standing = |state: &NodeState| (state.role == Role::Primary, state.crashed_primary, state.last_primary);
+    let standing = |state: &NodeState| {
+        (
+            state.role == Role::Primary,
+            state.crashed_primary,
+            state.last_primary,
+        )
+    };
     match standing(s).cmp(&standing(p)) {
         std::cmp::Ordering::Greater => Some(true),
         std::cmp::Ordering::Less => Some(false),
@@ -158,8 +176,16 @@ mod tests {
             name: name.into(),
             state: NodeState {
                 role: Role::Secondary,
-                disk: if current == 0 { DiskState::Inconsistent } else { DiskState::Consistent },
-                generations: Generations { current, bitmap, history: ids },
+                disk: if current == 0 {
+                    DiskState::Inconsistent
+                } else {
+                    DiskState::Consistent
+                },
+                generations: Generations {
+                    current,
+                    bitmap,
+                    history: ids,
+                },
                 dirty_blocks: 0,
                 suspect_extents: 0,
                 full_sync: false,
@@ -186,14 +212,49 @@ mod tests {
         use Direction::*;
         let cases = [
             (side("a", 0, 0, &[]), side("b", 0, 0, &[]), "both-new", Wait),
-            (side("a", 5, 0, &[]), side("b", 0, 0, &[]), "peer-new", Source(Scope::Whole)),
+            (
+                side("a", 5, 0, &[]),
+                side("b", 0, 0, &[]),
+                "peer-new",
+                Source(Scope::Whole),
+            ),
             (side("a", 5, 0, &[]), side("b", 5, 0, &[]), "same", Established),
-            (side("a", 6, 5, &[5]), side("b", 5, 0, &[]), "self-ahead", Source(Scope::Marked)),
-            (side("a", 5, 0, &[]), side("b", 6, 5, &[5]), "peer-ahead", Target(Scope::Marked)),
-            (side("a", 8, 7, &[7, 5]), side("b", 5, 0, &[]), "self-far-ahead", Source(Scope::Whole)),
-            (side("a", 6, 5, &[5]), side("b", 7, 5, &[5]), "split-brain", SplitBrain),
-            (side("a", 6, 0, &[5]), side("b", 7, 4, &[5]), "split-brain-old", SplitBrain),
-            (side("a", 6, 0, &[]), side("b", 7, 0, &[]), "unrelated-data", Refuse),
+            (
+                side("a", 6, 5, &[5]),
+                side("b", 5, 0, &[]),
+                "self-ahead",
+                Source(Scope::Marked),
+            ),
+            (
+                side("a", 5, 0, &[]),
+                side("b", 6, 5, &[5]),
+                "peer-ahead",
+                Target(Scope::Marked),
+            ),
+            (
+                side("a", 8, 7, &[7, 5]),
+                side("b", 5, 0, &[]),
+                "self-far-ahead",
+                Source(Scope::Whole),
+            ),
+            (
+                side("a", 6, 5, &[5]),
+                side("b", 7, 5, &[5]),
+                "split-brain",
+                SplitBrain,
+            ),
+            (
+                side("a", 6, 0, &[5]),
+                side("b", 7, 4, &[5]),
+                "split-brain-old",
+                SplitBrain,
+            ),
+            (
+                side("a", 6, 0, &[]),
+                side("b", 7, 0, &[]),
+                "unrelated-data",
+                Refuse,
+            ),
         ];
         for (a, b, rule, direction) in cases {
             assert_eq!(decide(&a, &b), Verdict { rule, direction }, "{a:?} {b:?}");
@@ -225,7 +286,14 @@ mod tests {
     }
 
     fn any_side(name: &'static str) -> impl Strategy<Value = Side> {
-        let flags = (any::<bool>(), 0u8..4, any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+        let flags = (
+            any::<bool>(),
+            0u8..4,
+            any::<bool>(),
+            any::<bool>(),
+            any::<bool>(),
+            any::<bool>(),
+        );
         (0u64..5, 0u64..5, prop::collection::vec(0u64..5, 0..3), flags).prop_map(
             move |(current, bitmap, history, (primary, disk, dirty, full, crashed, last))| {
                 let mut side = side(name, current, bitmap, &history);

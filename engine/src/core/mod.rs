@@ -1,5 +1,24 @@
 //! The replica state machine, sans I/O.
+//!
+//! [`Replica::handle`] takes an [`Event`] and the time, and appends [`Action`]s; [`Replica::next_timeout`] says
+//! when it wants to be woken. There is no clock, no system call, no thread and no Python in here: one
+//! seed and one sequence of events replay a run exactly.
 
+mod cleaning;
+mod commands;
+pub mod handshake;
+mod links;
+mod ranges;
+mod remote;
+mod replica;
+mod requests;
+mod slab;
+mod source;
+mod status;
+mod target;
 mod types;
 
+pub use replica::{IoCounters, Replica, ReplicaMetadata, IN_FLIGHT_BYTES_MAX, IN_FLIGHT_WRITES_MAX};
+pub use source::is_zero;
+pub use status::{CoreStatus, GenerationStatus, PeerStatus, RefusalStatus, RequestStatus, ResyncStatus};
 pub use types::*;

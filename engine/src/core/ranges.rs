@@ -22,14 +22,27 @@ pub(super) struct RangeQueue<H> {
 
 impl<H: Copy + Eq> RangeQueue<H> {
     pub(super) fn new() -> Self {
-        RangeQueue { places: Vec::new(), next_order: 0, waiting: 0 }
+        RangeQueue {
+            places: Vec::new(),
+            next_order: 0,
+            waiting: 0,
+        }
     }
 
     /// Queues `holder` for `[start, end)`; true when it may go on at once.
     pub(super) fn acquire(&mut self, holder: H, start: u64, end: u64) -> bool {
         debug_assert!(start < end);
-        let granted = !self.places.iter().any(|place| place.start < end && start < place.end);
-        self.places.push(Place { holder, start, end, order: self.next_order, granted });
+        let granted = !self
+            .places
+            .iter()
+            .any(|place| place.start < end && start < place.end);
+        self.places.push(Place {
+            holder,
+            start,
+            end,
+            order: self.next_order,
+            granted,
+        });
         self.next_order += 1;
         self.waiting += usize::from(!granted);
         granted
@@ -66,10 +79,6 @@ impl<H: Copy + Eq> RangeQueue<H> {
             }
         }
     }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.places.is_empty()
-    }
 }
 
 #[cfg(test)]
@@ -82,7 +91,10 @@ mod tests {
         let mut queue = RangeQueue::new();
         assert!(queue.acquire('a', 0, 10));
         assert!(!queue.acquire('b', 5, 15));
-        assert!(!queue.acquire('c', 12, 20), "must wait behind b, although a does not touch it");
+        assert!(
+            !queue.acquire('c', 12, 20),
+            "must wait behind b, although a does not touch it"
+        );
         assert!(queue.acquire('d', 20, 30));
         let mut ready = Vec::new();
         queue.release('a', &mut ready);

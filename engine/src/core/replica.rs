@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use super::cleaning::Cleaning;
-use super::commands::Promotion;
+use super::commands::{Promotion, Quiesce, SyncAsked};
 use super::links::Peer;
 use super::ranges::RangeQueue;
 use super::remote::RemoteWrite;
@@ -38,11 +38,21 @@ pub(super) enum Purpose {
     LocalWrite(usize),
     LocalFlush(usize),
     RemoteWrite(usize),
-    RemoteFlush { peer: PeerSlot, connection: ConnectionId, seq: u64 },
-    SourceRead { peer: PeerSlot, chunk: u64 },
+    RemoteFlush {
+        peer: PeerSlot,
+        connection: ConnectionId,
+        seq: u64,
+    },
+    SourceRead {
+        peer: PeerSlot,
+        chunk: u64,
+    },
     TargetRead(u64),
     TargetWrite(u64),
-    AdoptFlush { peer: PeerSlot, connection: ConnectionId },
+    AdoptFlush {
+        peer: PeerSlot,
+        connection: ConnectionId,
+    },
 }
 
 /// What goes on once a superblock is durable.
@@ -50,14 +60,36 @@ pub(super) enum Purpose {
 pub(super) enum Then {
     Nothing,
     GenerationBumped,
-    Promoted { command: Option<CommandId> },
-    Demoted { command: CommandId },
-    PromotionAllowed { peer: PeerSlot, connection: ConnectionId },
-    FirstSyncChosen { command: Option<CommandId>, asked_by: Option<(PeerSlot, ConnectionId)>, promote: bool },
-    TargetReady { peer: PeerSlot, connection: ConnectionId },
-    SendResyncEnd { peer: PeerSlot, connection: ConnectionId },
-    Adopted { peer: PeerSlot, connection: ConnectionId },
-    Stopped { command: CommandId },
+    Promoted {
+        command: Option<CommandId>,
+    },
+    Demoted {
+        command: CommandId,
+    },
+    PromotionAllowed {
+        peer: PeerSlot,
+        connection: ConnectionId,
+    },
+    FirstSyncChosen {
+        command: Option<CommandId>,
+        asked_by: Option<(PeerSlot, ConnectionId)>,
+        promote: bool,
+    },
+    TargetReady {
+        peer: PeerSlot,
+        connection: ConnectionId,
+    },
+    SendResyncEnd {
+        peer: PeerSlot,
+        connection: ConnectionId,
+    },
+    Adopted {
+        peer: PeerSlot,
+        connection: ConnectionId,
+    },
+    Stopped {
+        command: CommandId,
+    },
 }
 
 /// Why a metadata write was started.
@@ -103,7 +135,8 @@ pub struct Replica {
     pub(super) crashed_primary: bool,
     pub(super) promotion: Option<Promotion>,
     /// No new requests: demote or stop is under way.
-    pub(super) quiescing: Option<(CommandId, bool)>,
+    pub(super) quiescing: Option<Quiesce>,
+    pub(super) sync_asked: Option<SyncAsked>,
     pub(super) stopped: bool,
     pub(super) deferred: Vec<(CommandId, Command)>,
     pub(super) disk_error: Option<String>,
@@ -150,7 +183,12 @@ impl Replica {
     /// A replica over metadata that was just opened. It starts as Secondary and dials its peers; with
     /// `resume`, a node whose daemon died as Primary becomes Primary again once its peer agrees or stays silent.
     pub fn new(config: ReplicaConfig, metadata: ReplicaMetadata, resume: bool, now: Time) -> Replica {
-        let ReplicaMetadata { mut superblock, layout, bitmaps, intent } = metadata;
+        let ReplicaMetadata {
+            mut superblock,
+            layout,
+            bitmaps,
+            intent,
+        } = metadata;
         while superblock.peers.len() < config.peers.len() {
             superblock.peers.push(crate::meta::PeerRecord {
                 name: config.peers[superblock.peers.len()].name.clone(),
@@ -182,6 +220,7 @@ impl Replica {
             crashed_primary,
             promotion: None,
             quiescing: None,
+            sync_asked: None,
             stopped: false,
             deferred: Vec::new(),
             disk_error: None,
@@ -225,8 +264,16 @@ impl Replica {
             Event::DiskDone { token, result } => self.on_disk_done(token, result),
             Event::MetaDone { token, result } => self.on_meta_done(token, result),
             Event::ConnectionOpened { peer, connection } => self.on_connection_opened(peer, connection),
-            Event::ConnectionLost { peer, connection, why } => self.on_connection_lost(peer, connection, &why),
-            Event::Received { peer, connection, message } => self.on_message(peer, connection, message),
+            Event::ConnectionLost {
+                peer,
+                connection,
+                why,
+            } => self.on_connection_lost(peer, connection, &why),
+            Event::Received {
+                peer,
+                connection,
+                message,
+            } => self.on_message(peer, connection, message),
             Event::Command { id, command } => self.on_command(id, command),
             Event::Timeout => {}
         }
@@ -237,8 +284,15 @@ impl Replica {
 
     /// When [`Event::Timeout`] is due, if nothing else happens before.
     pub fn next_timeout(&self) -> Option<Time> {
-        let links = self.peers.iter().filter_map(|peer| peer.next_timeout(&self.config));
-        let own = [self.resuming, self.promotion.as_ref().map(|p| p.deadline), self.cleaning_due()];
+        let links = self
+            .peers
+            .iter()
+            .filter_map(|peer| peer.next_timeout(&self.config));
+        let own = [
+            self.resuming,
+            self.promotion.as_ref().map(|p| p.deadline),
+            self.cleaning_due(),
+        ];
         links.chain(own.into_iter().flatten()).min()
     }
 
@@ -270,7 +324,11 @@ impl Replica {
     // ---- small shared pieces -------------------------------------------------------------------------
 
     pub(super) fn notice(&mut self, severity: Severity, name: &'static str, text: impl Into<String>) {
-        self.out.push(Action::Notice(Notice { severity, name, text: text.into() }));
+        self.out.push(Action::Notice(Notice {
+            severity,
+            name,
+            text: text.into(),
+        }));
     }
 
     pub(super) fn disk(&mut self, purpose: Purpose, op: DiskOp) {
@@ -305,7 +363,10 @@ impl Replica {
     }
 
     pub(super) fn is_inside(&self, offset: u64, len: u64) -> bool {
-        len > 0 && offset.checked_add(len).is_some_and(|end| end <= self.superblock.data_size_bytes)
+        len > 0
+            && offset
+                .checked_add(len)
+                .is_some_and(|end| end <= self.superblock.data_size_bytes)
     }
 
     /// The disk state as others shall see it.
@@ -322,7 +383,10 @@ impl Replica {
 
     fn knows_newest(&self) -> bool {
         self.role == Role::Primary
-            || self.peers.iter().any(|peer| peer.is_established() || peer.is_source_running())
+            || self
+                .peers
+                .iter()
+                .any(|peer| peer.is_established() || peer.is_source_running())
             || self.superblock.last_primary && !self.crashed_primary
     }
 
@@ -338,7 +402,11 @@ impl Replica {
             Purpose::LocalWrite(index) => self.local_write_done(index, result.map(drop)),
             Purpose::LocalFlush(index) => self.local_flush_done(index, result.map(drop)),
             Purpose::RemoteWrite(index) => self.remote_write_done(index, result.map(drop)),
-            Purpose::RemoteFlush { peer, connection, seq } => {
+            Purpose::RemoteFlush {
+                peer,
+                connection,
+                seq,
+            } => {
                 self.remote_flush_done(peer, connection, seq, result.map(drop));
             }
             Purpose::SourceRead { peer, chunk } => self.source_read_done(peer, chunk, result),
@@ -378,9 +446,11 @@ impl Replica {
     /// Writes the superblock as it is now to the copy that is not the newest.
     pub(super) fn save_superblock(&mut self, then: Then) {
         self.superblock.sequence += 1;
-        let copy = Superblock::next_copy(self.superblock.sequence);
-        let write =
-            MetaWrite { offset: self.layout.superblock_offset(copy), bytes: self.superblock.encode() };
+        let copy = crate::meta::next_copy(self.superblock.sequence);
+        let write = MetaWrite {
+            offset: self.layout.superblock_offset(copy),
+            bytes: self.superblock.encode(),
+        };
         self.write_meta(MetaPurpose::Superblock(then), vec![write]);
     }
 
@@ -401,6 +471,7 @@ impl Replica {
                 }
                 self.intent_writing = false;
                 self.retry_starts();
+                self.retry_sources();
             }
             MetaPurpose::IntentCleared => {}
             MetaPurpose::BitmapPages => self.bitmap_pages_saved(),
@@ -414,7 +485,11 @@ impl Replica {
             Then::Promoted { command } => self.promoted(command),
             Then::Demoted { command } => self.demoted(command),
             Then::PromotionAllowed { peer, connection } => self.promotion_allowed(peer, connection),
-            Then::FirstSyncChosen { command, asked_by, promote } => {
+            Then::FirstSyncChosen {
+                command,
+                asked_by,
+                promote,
+            } => {
                 self.first_sync_chosen(command, asked_by, promote);
             }
             Then::TargetReady { peer, connection } => self.target_ready(peer, connection),
@@ -422,7 +497,10 @@ impl Replica {
             Then::Adopted { peer, connection } => self.adopted(peer, connection),
             Then::Stopped { command } => {
                 self.stopped = true;
-                self.out.push(Action::CommandDone { id: command, result: Ok(()) });
+                self.out.push(Action::CommandDone {
+                    id: command,
+                    result: Ok(()),
+                });
             }
         }
     }
@@ -438,9 +516,16 @@ impl Replica {
         self.notice(Severity::Error, "metadata.failed", why);
         self.fail_all_requests(Errno::EIO);
         for peer in 0..self.peers.len() {
-            self.refuse_peer(peer, crate::wire::GoodbyeReason::Refused, "this node's metadata device failed");
+            self.refuse_peer(
+                peer,
+                crate::wire::GoodbyeReason::Refused,
+                "this node's metadata device failed",
+            );
         }
-        self.fail_commands("the metadata device failed", "replace it, then `blockpair down` and `up`");
+        self.fail_commands(
+            "the metadata device failed",
+            "replace it, then `blockpair down` and `up`",
+        );
     }
 
     // ---- write-intent log ----------------------------------------------------------------------------
@@ -484,9 +569,11 @@ impl Replica {
     /// True when every peer either follows this node's writes or is known, durably, to lack them.
     pub(super) fn generation_is_tracked(&self) -> bool {
         !self.bumping
-            && self.peers.iter().zip(&self.superblock.peers).all(|(peer, record)| {
-                peer.is_mirrored() || record.bitmap_generation != 0 || record.full_sync
-            })
+            && self
+                .peers
+                .iter()
+                .zip(&self.superblock.peers)
+                .all(|(peer, record)| peer.is_mirrored() || record.bitmap_generation != 0 || record.full_sync)
     }
 
     /// Opens a new generation, lazily: only when a write is about to exist that a peer lacks.
@@ -535,7 +622,10 @@ pub(super) fn push_history(history: &mut [u64; HISTORY_LEN], id: u64) {
 pub(super) fn meta_writes(base: u64, pages: Vec<(usize, Payload)>) -> Vec<MetaWrite> {
     pages
         .into_iter()
-        .map(|(page, bytes)| MetaWrite { offset: base + (page * crate::meta::PAGE_BYTES) as u64, bytes })
+        .map(|(page, bytes)| MetaWrite {
+            offset: base + (page * crate::meta::PAGE_BYTES) as u64,
+            bytes,
+        })
         .collect()
 }
 

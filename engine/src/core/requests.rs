@@ -34,6 +34,8 @@ pub(super) enum FlushOwner {
     Quiesce,
     /// A peer that is about to be disconnected in good order.
     Drain(PeerSlot),
+    /// Its request was failed; the answers of disk and peers are still to come.
+    Nobody,
 }
 
 pub(super) struct LocalFlush {
@@ -55,8 +57,17 @@ pub(super) const UNACKED_BYTES_MAX: u64 = 8 << 20;
 
 pub(super) fn disk_op(change: &Change, offset: u64, len: u64, fua: bool) -> DiskOp {
     match change {
-        Change::Data(payload) => DiskOp::Write { offset, payload: payload.clone(), fua },
-        Change::Zero { unmap, .. } => DiskOp::Zero { offset, len, unmap: *unmap, fua },
+        Change::Data(payload) => DiskOp::Write {
+            offset,
+            payload: payload.clone(),
+            fua,
+        },
+        Change::Zero { unmap, .. } => DiskOp::Zero {
+            offset,
+            len,
+            unmap: *unmap,
+            fua,
+        },
     }
 }
 
@@ -85,13 +96,27 @@ impl Replica {
                 let len = payload.len() as u64;
                 self.queue_write(id, Change::Data(payload), offset, len, fua);
             }
-            RequestKind::WriteZeroes { offset, len, fua, unmap } => {
+            RequestKind::WriteZeroes {
+                offset,
+                len,
+                fua,
+                unmap,
+            } => {
                 self.counters.zeroes += 1;
                 self.queue_write(id, Change::Zero { unmap, trim: false }, offset, len, fua);
             }
             RequestKind::Trim { offset, len, fua } => {
                 self.counters.trims += 1;
-                self.queue_write(id, Change::Zero { unmap: true, trim: true }, offset, len, fua);
+                self.queue_write(
+                    id,
+                    Change::Zero {
+                        unmap: true,
+                        trim: true,
+                    },
+                    offset,
+                    len,
+                    fua,
+                );
             }
             RequestKind::Flush => {
                 self.counters.flushes += 1;
@@ -148,17 +173,17 @@ impl Replica {
 
     /// The range is ours: start, or wait for what must be durable first.
     pub(super) fn prepare_write(&mut self, index: usize) {
-        if self.to_start.is_empty() && self.may_start(index) {
+        if self.may_start(index) {
             self.start_write(index);
         } else {
-            // Ask for the extents now, so that one metadata write serves the whole queue.
-            self.may_start(index);
             self.to_start.push_back(index);
         }
     }
 
     fn may_start(&mut self, index: usize) -> bool {
-        let Some(write) = self.writes.get(index) else { return true };
+        let Some(write) = self.writes.get(index) else {
+            return true;
+        };
         if write.replied {
             return true;
         }
@@ -174,7 +199,9 @@ impl Replica {
     /// Tries again, in order, what waited for metadata or for a verdict.
     pub(super) fn retry_starts(&mut self) {
         for _ in 0..self.to_start.len() {
-            let Some(index) = self.to_start.pop_front() else { break };
+            let Some(index) = self.to_start.pop_front() else {
+                break;
+            };
             if self.may_start(index) {
                 self.start_write(index);
             } else {
@@ -185,7 +212,9 @@ impl Replica {
 
     /// Sends the frame to each mirrored peer, marks the others, and submits the local write.
     fn start_write(&mut self, index: usize) {
-        let Some(write) = self.writes.get(index) else { return };
+        let Some(write) = self.writes.get(index) else {
+            return;
+        };
         if write.replied {
             // Failed while it waited (superseded, or the metadata broke): it never touches a disk.
             let holder = Holder::Local(index);
@@ -231,7 +260,9 @@ impl Replica {
         fua: bool,
     ) -> bool {
         let protocol = self.config.protocol;
-        let Some(link) = self.peers[slot].link.as_mut() else { return true };
+        let Some(link) = self.peers[slot].link.as_mut() else {
+            return true;
+        };
         let bytes = match change {
             Change::Data(payload) => payload.len() as u64,
             Change::Zero { .. } => 0,
@@ -239,16 +270,34 @@ impl Replica {
         let seq = link.push_sent(Sent::Write { index, bytes });
         let early = protocol == Protocol::A && !fua && link.unacked_bytes <= UNACKED_BYTES_MAX;
         let message = match change.clone() {
-            Change::Data(payload) => Message::Write { seq, offset, payload, fua },
-            Change::Zero { trim: true, .. } => Message::Trim { seq, offset, len, fua },
-            Change::Zero { unmap, .. } => Message::WriteZeroes { seq, offset, len, fua, unmap },
+            Change::Data(payload) => Message::Write {
+                seq,
+                offset,
+                payload,
+                fua,
+            },
+            Change::Zero { trim: true, .. } => Message::Trim {
+                seq,
+                offset,
+                len,
+                fua,
+            },
+            Change::Zero { unmap, .. } => Message::WriteZeroes {
+                seq,
+                offset,
+                len,
+                fua,
+                unmap,
+            },
         };
         self.send(slot, message);
         early
     }
 
     pub(super) fn local_write_done(&mut self, index: usize, result: Result<(), Errno>) {
-        let Some(write) = self.writes.get_mut(index) else { return };
+        let Some(write) = self.writes.get_mut(index) else {
+            return;
+        };
         write.local_done = true;
         let (offset, len) = (write.offset, write.len);
         if let Err(errno) = result {
@@ -288,7 +337,9 @@ impl Replica {
     }
 
     pub(super) fn try_complete_write(&mut self, index: usize) {
-        let Some(write) = self.writes.get(index) else { return };
+        let Some(write) = self.writes.get(index) else {
+            return;
+        };
         if !write.local_done {
             return;
         }
@@ -304,7 +355,11 @@ impl Replica {
                 write.replied = true;
             }
         }
-        if self.writes.get(index).is_some_and(|write| write.replied && write.unacked == 0) {
+        if self
+            .writes
+            .get(index)
+            .is_some_and(|write| write.replied && write.unacked == 0)
+        {
             self.forget_write(index);
             self.quiesce_step();
         }
@@ -319,11 +374,15 @@ impl Replica {
     /// Replies that waited until the loss of a peer was durable.
     pub(super) fn retry_replies(&mut self) {
         for _ in 0..self.writes_to_reply.len() {
-            let Some(index) = self.writes_to_reply.pop_front() else { break };
+            let Some(index) = self.writes_to_reply.pop_front() else {
+                break;
+            };
             self.try_complete_write(index);
         }
         for _ in 0..self.flushes_to_reply.len() {
-            let Some(index) = self.flushes_to_reply.pop_front() else { break };
+            let Some(index) = self.flushes_to_reply.pop_front() else {
+                break;
+            };
             self.try_complete_flush(index);
         }
     }
@@ -331,13 +390,28 @@ impl Replica {
     // ---- flushes -------------------------------------------------------------------------------------
 
     pub(super) fn start_flush(&mut self, owner: FlushOwner) {
-        let only = if let FlushOwner::Drain(slot) = owner { Some(slot) } else { None };
+        let only = if let FlushOwner::Drain(slot) = owner {
+            Some(slot)
+        } else {
+            None
+        };
         let local_done = only.is_some();
-        let index = self.flushes.insert(LocalFlush { owner, local_done, failed: None, need: 0 });
+        let index = self.flushes.insert(LocalFlush {
+            owner,
+            local_done,
+            failed: None,
+            need: 0,
+        });
         let mut need = 0;
         for slot in 0..self.peers.len() {
-            let wanted = only.map_or(self.peers[slot].is_mirrored(), |peer| peer == slot);
-            let Some(link) = self.peers[slot].link.as_mut().filter(|_| wanted) else { continue };
+            let follows = self.peers[slot]
+                .known
+                .as_ref()
+                .is_some_and(|known| known.role == Role::Secondary);
+            let wanted = only.map_or(follows && self.peers[slot].is_mirrored(), |peer| peer == slot);
+            let Some(link) = self.peers[slot].link.as_mut().filter(|_| wanted) else {
+                continue;
+            };
             let seq = link.push_sent(Sent::Flush(index));
             self.peers[slot].begin_cover(seq);
             self.send(slot, Message::Flush { seq });
@@ -372,19 +446,26 @@ impl Replica {
     }
 
     fn try_complete_flush(&mut self, index: usize) {
-        let Some(flush) = self.flushes.get(index) else { return };
+        let Some(flush) = self.flushes.get(index) else {
+            return;
+        };
         if !flush.local_done || flush.need != 0 {
             return;
         }
         // A flush promises stability on every in-sync node: a peer that was lost with data of ours still
         // unflushed must be known as behind, durably, before the promise is given without it.
-        let lost_unflushed = self.peers.iter().any(|peer| !peer.is_mirrored() && !peer.suspect.is_empty());
+        let lost_unflushed = self
+            .peers
+            .iter()
+            .any(|peer| !peer.is_mirrored() && !peer.suspect.is_empty());
         if matches!(flush.owner, FlushOwner::Request(_)) && lost_unflushed && !self.generation_is_tracked() {
             self.want_new_generation();
             self.flushes_to_reply.push_back(index);
             return;
         }
-        let Some(flush) = self.flushes.remove(index) else { return };
+        let Some(flush) = self.flushes.remove(index) else {
+            return;
+        };
         let result = flush.failed.map_or(Ok(()), Err);
         match flush.owner {
             FlushOwner::Request(id) => {
@@ -394,6 +475,7 @@ impl Replica {
             FlushOwner::Cleaning => self.cleaning_flushed(result),
             FlushOwner::Quiesce => self.quiesce_flushed(result),
             FlushOwner::Drain(slot) => self.drained(slot),
+            FlushOwner::Nobody => {}
         }
     }
 
@@ -401,7 +483,12 @@ impl Replica {
 
     /// Every request that has no answer yet gets `errno`; what is on its way to a disk still ends there.
     pub(super) fn fail_all_requests(&mut self, errno: Errno) {
-        let open: Vec<usize> = self.writes.iter().filter(|(_, w)| !w.replied).map(|(i, _)| i).collect();
+        let open: Vec<usize> = self
+            .writes
+            .iter()
+            .filter(|(_, w)| !w.replied)
+            .map(|(i, _)| i)
+            .collect();
         for index in open {
             if let Some(write) = self.writes.get_mut(index) {
                 write.replied = true;
@@ -413,10 +500,12 @@ impl Replica {
         }
         let open: Vec<usize> = self.flushes.iter().map(|(i, _)| i).collect();
         for index in open {
-            if let Some(LocalFlush { owner: FlushOwner::Request(_), .. }) = self.flushes.get(index) {
-                if let Some(LocalFlush { owner: FlushOwner::Request(id), .. }) = self.flushes.remove(index) {
-                    self.reply(id, Err(errno));
-                }
+            let Some(flush) = self.flushes.get_mut(index) else {
+                continue;
+            };
+            if let FlushOwner::Request(id) = flush.owner {
+                flush.owner = FlushOwner::Nobody;
+                self.reply(id, Err(errno));
             }
         }
         // Those still waiting to start give their ranges back now.
@@ -429,7 +518,10 @@ impl Replica {
     pub(super) fn has_requests_in_flight(&self) -> bool {
         self.reads_in_flight > 0
             || self.writes.len() > 0
-            || self.flushes.iter().any(|(_, flush)| matches!(flush.owner, FlushOwner::Request(_)))
+            || self
+                .flushes
+                .iter()
+                .any(|(_, flush)| matches!(flush.owner, FlushOwner::Request(_)))
     }
 }
 

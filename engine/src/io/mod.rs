@@ -3,3 +3,4 @@
 pub mod disk;
 mod event;
 pub mod failure;
+pub mod metadata;

@@ -5,6 +5,7 @@
 
 use super::layout::PAGE_BYTES;
 use super::page::{self, Decoded, PageKind, Words, UNITS_PER_PAGE, WORDS};
+use super::page_set::PageSet;
 use crate::payload::Payload;
 
 /// What [`Bitmap::load_page`] found.
@@ -186,7 +187,7 @@ impl Bitmap {
     /// Encodes at most `limit` changed pages for writing and counts them as persisted; what changes after
     /// this marks its page again. When the write fails, call [`Bitmap::mark_changed`].
     pub fn take_changed(&mut self, limit: usize) -> Vec<(usize, Payload)> {
-        let mut taken = Vec::with_capacity(limit.min(self.changed.count));
+        let mut taken = Vec::with_capacity(limit.min(self.changed.len()));
         while taken.len() < limit {
             let Some(index) = self.changed.next(self.turn).or_else(|| self.changed.next(0)) else {
                 break;
@@ -449,57 +450,5 @@ fn collapsed(mixed: Box<Mixed>, units: u32) -> Page {
         0 => Page::Empty,
         count if count == units => Page::Full,
         _ => Page::Mixed(mixed),
-    }
-}
-
-/// A small set of page indexes.
-#[derive(Clone, Debug)]
-struct PageSet {
-    words: Vec<u64>,
-    count: usize,
-}
-
-impl PageSet {
-    fn none(pages: usize) -> PageSet {
-        PageSet {
-            words: vec![0; pages.div_ceil(64)],
-            count: 0,
-        }
-    }
-
-    fn all(pages: usize) -> PageSet {
-        let mut set = PageSet::none(pages);
-        (0..pages).for_each(|index| set.insert(index));
-        set
-    }
-
-    fn insert(&mut self, index: usize) {
-        let word = &mut self.words[index / 64];
-        let bit = 1 << (index % 64);
-        self.count += usize::from(*word & bit == 0);
-        *word |= bit;
-    }
-
-    fn remove(&mut self, index: usize) {
-        let word = &mut self.words[index / 64];
-        let bit = 1 << (index % 64);
-        self.count -= usize::from(*word & bit != 0);
-        *word &= !bit;
-    }
-
-    /// The smallest member that is not below `from`.
-    fn next(&self, from: usize) -> Option<usize> {
-        if self.count == 0 {
-            return None;
-        }
-        let mut mask = u64::MAX << (from % 64);
-        for (index, word) in self.words.iter().enumerate().skip(from / 64) {
-            let bits = word & mask;
-            if bits != 0 {
-                return Some(index * 64 + bits.trailing_zeros() as usize);
-            }
-            mask = u64::MAX;
-        }
-        None
     }
 }

@@ -6,6 +6,7 @@
 pub mod bitmap;
 pub mod layout;
 pub mod page;
+mod page_set;
 pub mod superblock;
 
 pub use bitmap::{Bitmap, PageLoad};

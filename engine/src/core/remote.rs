@@ -1,0 +1,199 @@
+//! A peer's writes, as they arrive here.
+
+use super::links::Phase;
+use super::replica::{Holder, Purpose, Replica, Then};
+use super::requests::{disk_op, Change};
+use super::types::*;
+use crate::wire::{DiskState, Message, Protocol, Role};
+
+/// A write of the Primary on its way to this node's disk.
+pub(super) struct RemoteWrite {
+    peer: PeerSlot,
+    connection: ConnectionId,
+    seq: u64,
+    change: Change,
+    offset: u64,
+    len: u64,
+    fua: bool,
+}
+
+impl RemoteWrite {
+    fn memory(&self) -> u64 {
+        match &self.change {
+            Change::Data(payload) => payload.len() as u64,
+            Change::Zero { .. } => 0,
+        }
+    }
+}
+
+impl Replica {
+    pub(super) fn on_replicated(&mut self, slot: PeerSlot, message: Message) {
+        let follows = matches!(
+            self.peers[slot].phase(),
+            Some(Phase::Established | Phase::Target(_)) if self.role == Role::Secondary
+        );
+        if !follows {
+            return self.protocol_error(slot, "replicated writes to a node that does not follow");
+        }
+        let (seq, change, offset, len, fua) = match message {
+            Message::Write {
+                seq,
+                offset,
+                payload,
+                fua,
+            } => {
+                let len = payload.len() as u64;
+                (seq, Change::Data(payload), offset, len, fua)
+            }
+            Message::WriteZeroes {
+                seq,
+                offset,
+                len,
+                fua,
+                unmap,
+            } => (seq, Change::Zero { unmap, trim: false }, offset, len, fua),
+            Message::Trim {
+                seq,
+                offset,
+                len,
+                fua,
+            } => (
+                seq,
+                Change::Zero {
+                    unmap: true,
+                    trim: true,
+                },
+                offset,
+                len,
+                fua,
+            ),
+            Message::Flush { seq } => return self.on_remote_flush(slot, seq),
+            _ => return,
+        };
+        if !self.is_inside(offset, len) {
+            return self.protocol_error(slot, "a write outside the device");
+        }
+        let Some(link) = self.peers[slot].link.as_mut() else {
+            return;
+        };
+        if !link.received.receive(seq) {
+            return self.protocol_error(slot, "a hole in the sequence of writes");
+        }
+        let connection = link.id;
+        if self.config.protocol == Protocol::B {
+            self.send(slot, Message::Received { seq });
+        }
+        let write = RemoteWrite {
+            peer: slot,
+            connection,
+            seq,
+            change,
+            offset,
+            len,
+            fua,
+        };
+        self.remote_bytes += write.memory();
+        let index = self.remote.insert(write);
+        if self.ranges.acquire(Holder::Remote(index), offset, offset + len) {
+            self.start_remote_write(index);
+        }
+    }
+
+    pub(super) fn start_remote_write(&mut self, index: usize) {
+        if let Some(write) = self.remote.get(index) {
+            let op = disk_op(&write.change, write.offset, write.len, write.fua);
+            self.disk(Purpose::RemoteWrite(index), op);
+        }
+    }
+
+    pub(super) fn remote_write_done(&mut self, index: usize, result: Result<(), Errno>) {
+        let Some(write) = self.remote.remove(index) else {
+            return;
+        };
+        self.remote_bytes -= write.memory();
+        self.release_range(Holder::Remote(index));
+        if let Err(errno) = result {
+            self.copy_has_a_hole("write", errno);
+        }
+        if let Some(link) = self.peers[write.peer]
+            .link
+            .as_mut()
+            .filter(|link| link.id == write.connection)
+        {
+            link.received.complete(write.seq);
+        }
+        self.answer(write.peer, write.connection, write.seq, result);
+        self.start_remote_flushes(write.peer);
+    }
+
+    /// This copy lacks a write that the Primary has: it is no good until it was resynced.
+    pub(super) fn copy_has_a_hole(&mut self, what: &str, errno: Errno) {
+        self.note_disk_error(what, errno);
+        if self.superblock.disk != DiskState::Inconsistent {
+            self.superblock.disk = DiskState::Inconsistent;
+            self.save_superblock(Then::Nothing);
+        }
+    }
+
+    /// Answers on the connection that asked, if it still stands.
+    fn answer(&mut self, slot: PeerSlot, connection: ConnectionId, seq: u64, result: Result<(), Errno>) {
+        if self.peers[slot]
+            .link
+            .as_ref()
+            .is_some_and(|link| link.id == connection)
+        {
+            let status = result.err().map_or(0, |errno| errno.0.unsigned_abs() as u16);
+            self.send(slot, Message::Done { seq, status });
+        }
+    }
+
+    fn on_remote_flush(&mut self, slot: PeerSlot, seq: u64) {
+        let Some(link) = self.peers[slot].link.as_mut() else {
+            return;
+        };
+        if !link.received.receive(seq) {
+            return self.protocol_error(slot, "a hole in the sequence of writes");
+        }
+        link.waiting_flushes.push_back(seq);
+        self.start_remote_flushes(slot);
+    }
+
+    /// A flush covers every write that was sent before it, also one that is only in memory here.
+    fn start_remote_flushes(&mut self, slot: PeerSlot) {
+        loop {
+            let Some(link) = self.peers[slot].link.as_mut() else {
+                return;
+            };
+            match link.waiting_flushes.front() {
+                Some(&seq) if link.received.settled_before(seq) => {
+                    link.waiting_flushes.pop_front();
+                    // Later flushes need not wait for this one, only for writes.
+                    link.received.complete(seq);
+                    let connection = link.id;
+                    self.disk(
+                        Purpose::RemoteFlush {
+                            peer: slot,
+                            connection,
+                            seq,
+                        },
+                        DiskOp::Flush,
+                    );
+                }
+                _ => return,
+            }
+        }
+    }
+
+    pub(super) fn remote_flush_done(
+        &mut self,
+        slot: PeerSlot,
+        connection: ConnectionId,
+        seq: u64,
+        result: Result<(), Errno>,
+    ) {
+        if let Err(errno) = result {
+            self.copy_has_a_hole("flush", errno);
+        }
+        self.answer(slot, connection, seq, result);
+    }
+}

@@ -1,0 +1,480 @@
+//! Resync, the target's half: answers checksums, takes what differs, and becomes a copy again.
+
+use std::collections::BTreeMap;
+
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::links::Phase;
+use super::replica::{Holder, Purpose, Replica, Then};
+use super::source::Progress;
+use super::types::*;
+use crate::payload::Payload;
+use crate::wire::{BlockRun, DiskState, Message, Status, BITMAP_RUNS_MAX, CHUNK_BLOCKS_MAX, HISTORY_LEN};
+
+/// Chunks that a source may have under way here, at most.
+const CHUNKS_MAX: usize = 256;
+/// With more runs than this, near ones are sent as one: they share a chunk anyway.
+const RUNS_EXACT_MAX: usize = 65_536;
+const RUN_GAP: u64 = 64;
+
+/// A resync from one peer.
+pub(super) struct Target {
+    /// This copy is durably marked as incomplete, and the marks went out.
+    ready: bool,
+    /// The source's chunk numbers, and where they are kept.
+    chunks: BTreeMap<u64, u64>,
+    end: Option<(u64, [u64; HISTORY_LEN], [u8; 16])>,
+    pub(super) progress: Progress,
+}
+
+/// A chunk that is compared or written here. It outlives its connection until the disk is done with it.
+pub(super) struct TargetChunk {
+    peer: PeerSlot,
+    connection: ConnectionId,
+    /// The source's number for it.
+    id: u64,
+    offset: u64,
+    len: u32,
+    hash: u128,
+    zero: bool,
+    /// Disk operations under way.
+    outstanding: u32,
+    /// The source was told that it differs, and sends data.
+    differs: bool,
+    ended: bool,
+    failed: Option<Errno>,
+    orphan: bool,
+    granted: bool,
+}
+
+impl Replica {
+    fn target_mut(&mut self, slot: PeerSlot) -> Option<&mut Target> {
+        match &mut self.peers[slot].link.as_mut()?.phase {
+            Phase::Target(target) => Some(target),
+            _ => None,
+        }
+    }
+
+    /// Marks this copy as incomplete, durably, before one block of it changes.
+    pub(super) fn begin_target(&mut self, slot: PeerSlot, source_resource_id: [u8; 16]) {
+        let Some(connection) = self.peers[slot].link.as_ref().map(|link| link.id) else {
+            return;
+        };
+        let name = self.peers[slot].name.clone();
+        self.superseded(&name);
+        let target = Target {
+            ready: false,
+            chunks: BTreeMap::new(),
+            end: None,
+            progress: Progress::new(false, self.now),
+        };
+        self.set_phase(slot, Phase::Target(Box::new(target)));
+        self.superblock.disk = DiskState::Inconsistent;
+        self.superblock.role_primary = false;
+        self.superblock.last_primary = false;
+        if self.superblock.resource_id == [0; 16] {
+            // A first sync that is cut off can go on where it was.
+            self.superblock.resource_id = source_resource_id;
+        }
+        self.save_superblock(Then::TargetReady {
+            peer: slot,
+            connection,
+        });
+    }
+
+    pub(super) fn target_ready(&mut self, slot: PeerSlot, connection: ConnectionId) {
+        if self.peers[slot]
+            .link
+            .as_ref()
+            .is_none_or(|link| link.id != connection)
+        {
+            return;
+        }
+        let Some(target) = self.target_mut(slot) else {
+            return;
+        };
+        target.ready = true;
+        let block_size = u64::from(self.superblock.block_size_bytes);
+        self.peers[slot].mark_suspects(block_size);
+        let mut runs: Vec<BlockRun> = Vec::new();
+        let mut coarse = false;
+        // A copy that never had data adds nothing: the source knows how far the first sync came.
+        let has_data = self.superblock.current != 0;
+        for (first, count) in self.peers[slot].dirty.runs().filter(|_| has_data) {
+            coarse |= runs.len() >= RUNS_EXACT_MAX;
+            match runs
+                .last_mut()
+                .filter(|last| coarse && first < last.first + last.count + RUN_GAP)
+            {
+                Some(last) => last.count = first + count - last.first,
+                None => runs.push(BlockRun { first, count }),
+            }
+        }
+        let mut batches = runs.chunks(BITMAP_RUNS_MAX).peekable();
+        let mut messages = Vec::new();
+        while let Some(batch) = batches.next() {
+            messages.push(Message::BitmapRuns {
+                runs: batch.to_vec(),
+                last: batches.peek().is_none(),
+            });
+        }
+        if messages.is_empty() {
+            messages.push(Message::BitmapRuns {
+                runs: Vec::new(),
+                last: true,
+            });
+        }
+        for message in messages {
+            self.send(slot, message);
+        }
+    }
+
+    pub(super) fn on_target_message(&mut self, slot: PeerSlot, message: Message) {
+        if !self.target_mut(slot).is_some_and(|target| target.ready) {
+            return self.protocol_error(slot, "resync data to a node that is no target");
+        }
+        match message {
+            Message::ResyncStart { blocks } => {
+                if let Some(target) = self.target_mut(slot) {
+                    let first = target.progress.total_blocks == 0;
+                    if first {
+                        target.progress.total_blocks = blocks;
+                    }
+                    target.progress.left_blocks = blocks;
+                    if first {
+                        let name = self.peers[slot].name.clone();
+                        let bytes = blocks * u64::from(self.superblock.block_size_bytes);
+                        let text = format!("from {name}: {bytes} bytes to compare");
+                        self.notice(Severity::Info, "resync.started", text);
+                    }
+                }
+            }
+            Message::ChunkHash {
+                id,
+                offset,
+                len,
+                hash,
+                zero,
+            } => {
+                self.on_chunk_hash(slot, id, offset, len, hash, zero);
+            }
+            Message::ChunkData { id, offset, payload } => self.on_chunk_data(slot, id, offset, payload),
+            Message::ChunkEnd { id } => self.on_chunk_end(slot, id),
+            Message::ResyncEnd {
+                current,
+                history,
+                resource_id,
+            } => {
+                let Some(target) = self.target_mut(slot) else {
+                    return;
+                };
+                if !target.chunks.is_empty() || current == 0 {
+                    return self.protocol_error(slot, "a resync that ends with chunks under way");
+                }
+                target.end = Some((current, history, resource_id));
+                let Some(connection) = self.peers[slot].link.as_ref().map(|link| link.id) else {
+                    return;
+                };
+                // The label follows the data: flush first, adopt afterwards.
+                self.disk(
+                    Purpose::AdoptFlush {
+                        peer: slot,
+                        connection,
+                    },
+                    DiskOp::Flush,
+                );
+            }
+            _ => {}
+        }
+    }
+
+    fn on_chunk_hash(&mut self, slot: PeerSlot, id: u64, offset: u64, len: u32, hash: u128, zero: bool) {
+        let block_size = self.superblock.block_size_bytes;
+        let blocks = len.div_ceil(block_size);
+        if !self.is_inside(offset, u64::from(len))
+            || !offset.is_multiple_of(u64::from(block_size))
+            || blocks > CHUNK_BLOCKS_MAX
+        {
+            return self.protocol_error(slot, "a chunk outside the device or too large");
+        }
+        let key = self.next_chunk;
+        self.next_chunk += 1;
+        let Some(connection) = self.peers[slot].link.as_ref().map(|link| link.id) else {
+            return;
+        };
+        let Some(target) = self.target_mut(slot) else {
+            return;
+        };
+        if target.chunks.len() >= CHUNKS_MAX || target.chunks.insert(id, key).is_some() {
+            return self.protocol_error(slot, "too many chunks, or one twice");
+        }
+        let chunk = TargetChunk {
+            peer: slot,
+            connection,
+            id,
+            offset,
+            len,
+            hash,
+            zero,
+            outstanding: 0,
+            differs: false,
+            ended: false,
+            failed: None,
+            orphan: false,
+            granted: false,
+        };
+        self.target_chunks.insert(key, chunk);
+        if self
+            .ranges
+            .acquire(Holder::Target(key), offset, offset + u64::from(len))
+        {
+            self.start_target_read(key);
+        }
+    }
+
+    pub(super) fn start_target_read(&mut self, key: u64) {
+        let Some(chunk) = self.target_chunks.get_mut(&key) else {
+            return;
+        };
+        chunk.granted = true;
+        chunk.outstanding += 1;
+        let op = DiskOp::Read {
+            offset: chunk.offset,
+            len: chunk.len,
+        };
+        self.disk(Purpose::TargetRead(key), op);
+    }
+
+    pub(super) fn target_read_done(&mut self, key: u64, result: Result<Option<Payload>, Errno>) {
+        let block_size = self.superblock.block_size_bytes as usize;
+        let Some(chunk) = self.target_chunks.get_mut(&key) else {
+            return;
+        };
+        chunk.outstanding -= 1;
+        if chunk.orphan {
+            return self.forget_chunk(key);
+        }
+        let (slot, id) = (chunk.peer, chunk.id);
+        match result {
+            Ok(Some(data)) if xxh3_128(&data) == chunk.hash => {
+                self.finish_chunk(key, Message::ChunkSame { id })
+            }
+            Ok(Some(_)) if chunk.zero => {
+                chunk.outstanding += 1;
+                chunk.ended = true;
+                let op = DiskOp::Zero {
+                    offset: chunk.offset,
+                    len: u64::from(chunk.len),
+                    unmap: true,
+                    fua: false,
+                };
+                self.disk(Purpose::TargetWrite(key), op);
+            }
+            Ok(Some(data)) => {
+                chunk.differs = true;
+                let hashes = data.chunks(block_size).map(xxh3_128).collect();
+                self.send(slot, Message::ChunkDiffers { id, hashes });
+            }
+            // What cannot be read may still be written: ask for all of it.
+            Ok(None) | Err(_) => {
+                chunk.differs = true;
+                let len = chunk.len as usize;
+                self.note_disk_error("read", result.err().unwrap_or(Errno::EIO));
+                let hashes = vec![0; len.div_ceil(block_size)];
+                self.send(slot, Message::ChunkDiffers { id, hashes });
+            }
+        }
+    }
+
+    fn chunk_key(&mut self, slot: PeerSlot, id: u64) -> Option<u64> {
+        self.target_mut(slot)?.chunks.get(&id).copied()
+    }
+
+    fn on_chunk_data(&mut self, slot: PeerSlot, id: u64, offset: u64, payload: Payload) {
+        let Some(key) = self.chunk_key(slot, id) else {
+            return self.protocol_error(slot, "data for an unknown chunk");
+        };
+        let Some(chunk) = self.target_chunks.get_mut(&key) else {
+            return;
+        };
+        let end = offset.saturating_add(payload.len() as u64);
+        let inside = offset >= chunk.offset && end <= chunk.offset + u64::from(chunk.len);
+        if !inside || !chunk.differs || chunk.ended || payload.is_empty() {
+            return self.protocol_error(slot, "data outside its chunk");
+        }
+        chunk.outstanding += 1;
+        let bytes = payload.len() as u64;
+        self.disk(
+            Purpose::TargetWrite(key),
+            DiskOp::Write {
+                offset,
+                payload,
+                fua: false,
+            },
+        );
+        if let Some(target) = self.target_mut(slot) {
+            target.progress.sent_bytes += bytes;
+        }
+    }
+
+    fn on_chunk_end(&mut self, slot: PeerSlot, id: u64) {
+        let Some(key) = self.chunk_key(slot, id) else {
+            return self.protocol_error(slot, "the end of an unknown chunk");
+        };
+        let Some(chunk) = self.target_chunks.get_mut(&key) else {
+            return;
+        };
+        if !chunk.differs || chunk.ended {
+            return self.protocol_error(slot, "the end of a chunk that was not sent");
+        }
+        chunk.ended = true;
+        self.chunk_step(key);
+    }
+
+    pub(super) fn target_write_done(&mut self, key: u64, result: Result<(), Errno>) {
+        let Some(chunk) = self.target_chunks.get_mut(&key) else {
+            return;
+        };
+        chunk.outstanding -= 1;
+        if let Err(errno) = result {
+            chunk.failed = Some(errno);
+            self.note_disk_error("write", errno);
+        }
+        self.chunk_step(key);
+    }
+
+    fn chunk_step(&mut self, key: u64) {
+        let Some(chunk) = self.target_chunks.get(&key) else {
+            return;
+        };
+        if chunk.outstanding > 0 {
+            return;
+        }
+        if chunk.orphan {
+            return self.forget_chunk(key);
+        }
+        if chunk.ended {
+            let status: Status = chunk.failed.map_or(0, |errno| errno.0.unsigned_abs() as u16);
+            let id = chunk.id;
+            self.finish_chunk(key, Message::ChunkDone { id, status });
+        }
+    }
+
+    /// Answers, and gives the range back.
+    fn finish_chunk(&mut self, key: u64, answer: Message) {
+        let Some(chunk) = self.target_chunks.remove(&key) else {
+            return;
+        };
+        let alive = self.peers[chunk.peer]
+            .link
+            .as_ref()
+            .is_some_and(|link| link.id == chunk.connection);
+        if let Some(target) = self.target_mut(chunk.peer).filter(|_| alive) {
+            target.chunks.remove(&chunk.id);
+            if matches!(answer, Message::ChunkSame { .. }) {
+                target.progress.same_bytes += u64::from(chunk.len);
+            }
+            self.send(chunk.peer, answer);
+        }
+        self.release_range(Holder::Target(key));
+    }
+
+    fn forget_chunk(&mut self, key: u64) {
+        let busy = self
+            .target_chunks
+            .get(&key)
+            .is_some_and(|chunk| chunk.outstanding > 0);
+        if !busy && self.target_chunks.remove(&key).is_some() {
+            self.release_range(Holder::Target(key));
+        }
+    }
+
+    /// The connection is gone: chunks that the disk still works on keep their ranges until it is done.
+    pub(super) fn target_ended(&mut self, slot: PeerSlot, mut target: Target) {
+        target.progress.ended = Some(self.now);
+        self.peers[slot].last_resync = Some(target.progress);
+        for key in target.chunks.into_values() {
+            if let Some(chunk) = self.target_chunks.get_mut(&key) {
+                chunk.orphan = true;
+            }
+            self.forget_chunk(key);
+        }
+    }
+
+    // ---- the end -------------------------------------------------------------------------------------
+
+    pub(super) fn adopt_flush_done(
+        &mut self,
+        slot: PeerSlot,
+        connection: ConnectionId,
+        result: Result<(), Errno>,
+    ) {
+        if self.peers[slot]
+            .link
+            .as_ref()
+            .is_none_or(|link| link.id != connection)
+        {
+            return;
+        }
+        if let Err(errno) = result {
+            self.note_disk_error("flush", errno);
+            let text = format!(
+                "the flush at the end of the resync failed on {}",
+                self.config.node
+            );
+            return self.refuse_peer(slot, crate::wire::GoodbyeReason::Refused, &text);
+        }
+        let Some((current, history, resource_id)) = self.target_mut(slot).and_then(|target| target.end)
+        else {
+            return;
+        };
+        self.superblock.current = current;
+        self.superblock.history = history;
+        self.superblock.resource_id = resource_id;
+        self.superblock.disk = DiskState::UpToDate;
+        self.superblock.forced = false;
+        let record = &mut self.superblock.peers[slot];
+        record.bitmap_generation = 0;
+        record.full_sync = false;
+        // The source had these marks in its union, and compared every one of them.
+        self.peers[slot].dirty.clear_all();
+        self.crashed_primary = false;
+        self.save_superblock(Then::Adopted {
+            peer: slot,
+            connection,
+        });
+    }
+
+    pub(super) fn adopted(&mut self, slot: PeerSlot, connection: ConnectionId) {
+        if self.peers[slot]
+            .link
+            .as_ref()
+            .is_none_or(|link| link.id != connection)
+        {
+            return;
+        }
+        let now = self.now;
+        let current = self.superblock.current;
+        let Some(target) = self.target_mut(slot) else {
+            return;
+        };
+        target.progress.ended = Some(now);
+        target.progress.finished = true;
+        target.progress.left_blocks = 0;
+        let progress = target.progress;
+        self.peers[slot].last_resync = Some(progress);
+        let name = self.peers[slot].name.clone();
+        self.disk_error = None;
+        self.notice(
+            Severity::Info,
+            "resync.finished",
+            format!(
+                "from {name}: {} bytes received, this copy is UpToDate",
+                progress.sent_bytes
+            ),
+        );
+        self.send(slot, Message::ResyncEnded { current });
+        self.establish(slot);
+        self.announce_state();
+    }
+}

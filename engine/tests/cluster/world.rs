@@ -1,0 +1,482 @@
+//! Two replicas on a virtual clock, network and disks.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+
+use _engine::core::*;
+use _engine::meta::{self, Bitmap, Layout, PageLoad, PeerRecord, Superblock, PAGE_BYTES};
+use _engine::payload::Payload;
+use _engine::wire::{DiskState, Message, Protocol, Role};
+
+use crate::disk::Disk;
+use crate::rng::Rng;
+
+pub const SIZE: u64 = 9 << 20;
+pub const BLOCK: u64 = 4096;
+const MS: u64 = 1_000_000;
+const NAMES: [&str; 2] = ["a", "b"];
+
+enum Happening {
+    Disk { node: usize, life: u32, token: Token, op: DiskOp, flush_point: usize },
+    Meta { node: usize, life: u32, token: Token, writes: Vec<MetaWrite> },
+    Dialled { from: usize, life: u32 },
+    Deliver { to: usize, life: u32, connection: ConnectionId, message: Message },
+    Lost { node: usize, life: u32, connection: ConnectionId, why: &'static str },
+    Tick { node: usize, life: u32 },
+}
+
+struct Scheduled {
+    at: Time,
+    order: u64,
+    what: Happening,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+impl Eq for Scheduled {}
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+pub struct Node {
+    pub data: Disk,
+    meta: Disk,
+    pub replica: Option<Replica>,
+    pub life: u32,
+    /// When the metadata queue is free again: metadata operations run one after the other.
+    meta_free: Time,
+    pub exported: bool,
+}
+
+struct Connection {
+    open: [bool; 2],
+    /// When the last message of each direction arrives: TCP keeps order.
+    last_arrival: [Time; 2],
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cable {
+    Fine,
+    /// Messages from this node vanish, in silence.
+    Mute(usize),
+    /// Both directions vanish, in silence.
+    Silent,
+    /// Connections break and cannot be made.
+    Cut,
+}
+
+pub struct World {
+    pub rng: Rng,
+    pub now: Time,
+    pub nodes: [Node; 2],
+    pub protocol: Protocol,
+    cable: Cable,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    order: u64,
+    connections: HashMap<ConnectionId, Connection>,
+    next_connection: u64,
+    next_id: u64,
+    pub replies: Vec<(usize, RequestId, Result<Option<Payload>, Errno>)>,
+    pub commands: BTreeMap<CommandId, Result<(), CommandError>>,
+    pub trace: Vec<String>,
+    pub resyncs: u64,
+    pub chunk_bytes: u64,
+}
+
+impl World {
+    pub fn new(seed: u64, protocol: Protocol) -> World {
+        let layout = Layout::new(SIZE, BLOCK as u32, 1);
+        let node = |name: usize| {
+            let mut superblock = Superblock {
+                sequence: 1,
+                resource: "r0".into(),
+                node: NAMES[name].into(),
+                resource_id: [0; 16],
+                data_size_bytes: SIZE,
+                block_size_bytes: BLOCK as u32,
+                peer_slots: 1,
+                current: 0,
+                history: [0; 8],
+                disk: DiskState::Inconsistent,
+                role_primary: false,
+                clean: true,
+                last_primary: false,
+                forced: false,
+                epoch: 0,
+                promised: 0,
+                peers: vec![PeerRecord {
+                    name: NAMES[1 - name].into(),
+                    bitmap_generation: 0,
+                    full_sync: true,
+                }],
+            };
+            let mut meta = Disk::new(layout.region_bytes() as usize);
+            meta.write(layout.superblock_offset(meta::next_copy(1)), &superblock.encode(), true);
+            superblock.sequence = 2;
+            meta.write(layout.superblock_offset(meta::next_copy(2)), &superblock.encode(), true);
+            Node {
+                data: Disk::new(SIZE as usize),
+                meta,
+                replica: None,
+                life: 0,
+                meta_free: 0,
+                exported: false,
+            }
+        };
+        World {
+            rng: Rng::new(seed),
+            now: MS,
+            nodes: [node(0), node(1)],
+            protocol,
+            cable: Cable::Fine,
+            queue: BinaryHeap::new(),
+            order: 0,
+            connections: HashMap::new(),
+            next_connection: 1,
+            next_id: 1,
+            replies: Vec::new(),
+            commands: BTreeMap::new(),
+            trace: Vec::new(),
+            resyncs: 0,
+            chunk_bytes: 0,
+        }
+    }
+
+    pub fn note(&mut self, text: String) {
+        self.trace.push(format!("{:>10.3} ms  {text}", self.now as f64 / 1e6));
+    }
+
+    fn schedule(&mut self, delay: Time, what: Happening) {
+        self.order += 1;
+        self.queue.push(Reverse(Scheduled { at: self.now + delay, order: self.order, what }));
+    }
+
+    // ---- nodes ---------------------------------------------------------------------------------------
+
+    pub fn start(&mut self, n: usize, resume: bool) {
+        let layout = Layout::new(SIZE, BLOCK as u32, 1);
+        let node = &mut self.nodes[n];
+        let page = |offset: u64| node.meta.read(offset, PAGE_BYTES);
+        let copies = [0, 1].map(|copy| Superblock::decode(&page(layout.superblock_offset(copy))));
+        let [first, second] = copies;
+        // Invariant I7: a crash anywhere leaves metadata that opens.
+        let (superblock, _) = meta::choose(first, second).expect("metadata must open after a crash");
+        let load = |mut bitmap: Bitmap, offset: u64, pages: usize| {
+            for index in 0..pages {
+                let bytes: [u8; PAGE_BYTES] = page(offset + (index * PAGE_BYTES) as u64).try_into().unwrap();
+                if bitmap.load_page(index, &bytes) == PageLoad::Damaged {
+                    // Torn: counts as all set.
+                }
+            }
+            bitmap
+        };
+        let bitmap = load(Bitmap::new(layout.blocks()), layout.bitmap_offset(0), layout.bitmap_pages());
+        let intent =
+            load(Bitmap::new_intent(layout.extents()), layout.intent_offset(), layout.intent_pages());
+        node.life += 1;
+        node.meta_free = self.now;
+        node.exported = false;
+        let life = node.life;
+        let config = ReplicaConfig {
+            resource: "r0".into(),
+            node: NAMES[n].into(),
+            protocol: self.protocol,
+            peers: vec![PeerConfig { name: NAMES[1 - n].into(), dial: n == 0 }],
+            peer_timeout_ns: 3_000 * MS,
+            resume_wait_ns: 5_000 * MS,
+            seed: self.rng.next(),
+        };
+        let metadata = ReplicaMetadata { superblock, layout, bitmaps: vec![bitmap], intent };
+        let replica = Replica::new(config, metadata, resume, self.now);
+        self.nodes[n].replica = Some(replica);
+        self.note(format!("{} starts, life {life}, resume {resume}", NAMES[n]));
+        self.command(n, Command::Connect { peer: 0 });
+    }
+
+    /// Ends the process, or the machine.
+    pub fn crash(&mut self, n: usize, power: bool) {
+        if self.nodes[n].replica.take().is_none() {
+            return;
+        }
+        self.note(format!("{} {}", NAMES[n], if power { "loses power" } else { "is killed" }));
+        let life = self.nodes[n].life;
+        self.nodes[n].exported = false;
+        // What was on its way to a disk: the kernel finishes any part of it.
+        let pending = std::mem::take(&mut self.queue).into_vec();
+        let mut kept = BinaryHeap::new();
+        for Reverse(entry) in pending {
+            match entry.what {
+                Happening::Disk { node, life: l, op, flush_point, .. } if node == n && l == life => {
+                    if self.rng.chance(2) {
+                        apply(&mut self.nodes[n].data, &op, flush_point);
+                    }
+                }
+                Happening::Meta { node, life: l, writes, .. } if node == n && l == life => {
+                    if self.rng.chance(2) {
+                        for write in writes {
+                            self.nodes[n].meta.write(write.offset, &write.bytes, false);
+                        }
+                        if !power {
+                            let point = self.nodes[n].meta.flush_point();
+                            self.nodes[n].meta.flush(point);
+                        }
+                        // Later ones had not begun.
+                        if power {
+                            self.nodes[n].meta.power_cut(&mut self.rng, true);
+                        }
+                    }
+                }
+                what => kept.push(Reverse(Scheduled { what, ..entry })),
+            }
+        }
+        self.queue = kept;
+        if power {
+            self.nodes[n].data.power_cut(&mut self.rng, false);
+        }
+        let ids: Vec<ConnectionId> = self.connections.keys().copied().collect();
+        for id in ids {
+            self.break_connection(id, n);
+        }
+    }
+
+    fn break_connection(&mut self, id: ConnectionId, by: usize) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.open[by] = false;
+        let peer = 1 - by;
+        let arrival = connection.last_arrival[peer];
+        if connection.open[peer] && matches!(self.cable, Cable::Fine | Cable::Cut) {
+            let life = self.nodes[peer].life;
+            let delay = arrival.saturating_sub(self.now) + 1 + self.rng.below(MS);
+            self.schedule(
+                delay,
+                Happening::Lost { node: peer, life, connection: id, why: "connection reset" },
+            );
+        }
+    }
+
+    pub fn set_cable(&mut self, cable: Cable) {
+        if self.cable != cable {
+            self.note(format!("cable: {cable:?}"));
+        }
+        self.cable = cable;
+        if cable == Cable::Cut {
+            let ids: Vec<ConnectionId> = self.connections.keys().copied().collect();
+            for id in ids {
+                for node in 0..2 {
+                    let life = self.nodes[node].life;
+                    let delay = 1 + self.rng.below(5 * MS);
+                    self.schedule(delay, Happening::Lost { node, life, connection: id, why: "cut" });
+                }
+            }
+        }
+    }
+
+    pub fn cable(&self) -> Cable {
+        self.cable
+    }
+
+    pub fn request(&mut self, n: usize, kind: RequestKind) -> RequestId {
+        self.next_id += 1;
+        let id = RequestId(self.next_id);
+        self.event(n, Event::Request { id, kind });
+        id
+    }
+
+    pub fn command(&mut self, n: usize, command: Command) -> CommandId {
+        self.next_id += 1;
+        let id = CommandId(self.next_id);
+        self.note(format!("{}: {command:?}", NAMES[n]));
+        self.event(n, Event::Command { id, command });
+        id
+    }
+
+    pub fn status(&self, n: usize) -> Option<CoreStatus> {
+        self.nodes[n].replica.as_ref().map(|replica| replica.status(self.now))
+    }
+
+    pub fn is_primary(&self, n: usize) -> bool {
+        self.nodes[n].replica.as_ref().is_some_and(|replica| replica.role() == Role::Primary)
+    }
+
+    pub fn replication(&self, n: usize) -> &'static str {
+        self.status(n).map_or("down", |status| status.peers[0].replication)
+    }
+
+    fn event(&mut self, n: usize, event: Event) {
+        let Some(mut replica) = self.nodes[n].replica.take() else { return };
+        let mut actions = Vec::new();
+        replica.handle(self.now, event, &mut actions);
+        let timeout = replica.next_timeout();
+        self.nodes[n].replica = Some(replica);
+        let life = self.nodes[n].life;
+        if let Some(at) = timeout {
+            self.schedule(at.saturating_sub(self.now).max(1), Happening::Tick { node: n, life });
+        }
+        for action in actions {
+            self.act(n, life, action);
+        }
+    }
+
+    fn act(&mut self, n: usize, life: u32, action: Action) {
+        match action {
+            Action::Disk { token, op } => {
+                let flush_point = self.nodes[n].data.flush_point();
+                let delay = 1 + self.rng.below(MS);
+                self.schedule(delay, Happening::Disk { node: n, life, token, op, flush_point });
+            }
+            Action::Meta { token, writes } => {
+                let start = self.nodes[n].meta_free.max(self.now);
+                let end = start + 1 + self.rng.below(MS);
+                self.nodes[n].meta_free = end;
+                self.schedule(end - self.now, Happening::Meta { node: n, life, token, writes });
+            }
+            Action::Send { connection, message, .. } => self.transmit(n, connection, message),
+            Action::Close { connection, .. } => self.break_connection(connection, n),
+            Action::Dial { .. } => {
+                let delay = 1 + self.rng.below(2 * MS);
+                self.schedule(delay, Happening::Dialled { from: n, life });
+            }
+            Action::Hang { .. } => {}
+            Action::Reply { id, result } => self.replies.push((n, id, result)),
+            Action::Export { open } => self.nodes[n].exported = open,
+            Action::CommandDone { id, result } => {
+                if let Err(error) = &result {
+                    self.note(format!("{}: refused: {}", NAMES[n], error.message));
+                }
+                self.commands.insert(id, result);
+            }
+            Action::Notice(notice) => {
+                if notice.name == "resync.started" {
+                    self.resyncs += 1;
+                }
+                self.note(format!("{}: {}: {}", NAMES[n], notice.name, notice.text));
+            }
+        }
+    }
+
+    fn transmit(&mut self, from: usize, id: ConnectionId, message: Message) {
+        let vanishes = match self.cable {
+            Cable::Fine => false,
+            Cable::Mute(node) => node == from,
+            Cable::Silent | Cable::Cut => true,
+        };
+        if let Message::ChunkData { payload, .. } = &message {
+            self.chunk_bytes += payload.len() as u64;
+        }
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let to = 1 - from;
+        if vanishes {
+            // TCP has no holes: what follows on this connection never arrives either.
+            connection.open[to] = false;
+        }
+        if !connection.open[from] || !connection.open[to] {
+            return;
+        }
+        let arrival = connection.last_arrival[to].max(self.now) + 1 + self.rng.below(MS / 2);
+        connection.last_arrival[to] = arrival;
+        let life = self.nodes[to].life;
+        let delay = arrival - self.now;
+        self.schedule(delay, Happening::Deliver { to, life, connection: id, message });
+    }
+
+    // ---- time ----------------------------------------------------------------------------------------
+
+    /// Runs everything that is due within `span`.
+    pub fn run(&mut self, span: Time) {
+        let end = self.now + span;
+        while self.queue.peek().is_some_and(|Reverse(next)| next.at <= end) {
+            self.step();
+        }
+        self.now = end;
+    }
+
+    /// Runs until `done`, within a bound of virtual time.
+    pub fn run_until(&mut self, what: &str, mut done: impl FnMut(&mut World) -> bool) {
+        let end = self.now + 120_000 * MS;
+        while !done(self) {
+            assert!(self.now < end, "never came to be: {what}");
+            self.step();
+        }
+    }
+
+    fn step(&mut self) {
+        let Some(Reverse(next)) = self.queue.pop() else { panic!("nothing will ever happen again") };
+        self.now = self.now.max(next.at);
+        match next.what {
+            Happening::Disk { node, life, token, op, flush_point } => {
+                if self.nodes[node].life == life && self.nodes[node].replica.is_some() {
+                    let data = apply(&mut self.nodes[node].data, &op, flush_point);
+                    self.event(node, Event::DiskDone { token, result: Ok(data) });
+                }
+            }
+            Happening::Meta { node, life, token, writes } => {
+                if self.nodes[node].life == life && self.nodes[node].replica.is_some() {
+                    for write in writes {
+                        self.nodes[node].meta.write(write.offset, &write.bytes, true);
+                    }
+                    self.event(node, Event::MetaDone { token, result: Ok(()) });
+                }
+            }
+            Happening::Dialled { from, life } => self.dialled(from, life),
+            Happening::Deliver { to, life, connection, message } => {
+                let open = self.connections.get(&connection).is_some_and(|c| c.open[to]);
+                if open && self.nodes[to].life == life {
+                    self.event(to, Event::Received { peer: 0, connection, message });
+                }
+            }
+            Happening::Lost { node, life, connection, why } => {
+                let open = self.connections.get(&connection).is_some_and(|c| c.open[node]);
+                if open && self.nodes[node].life == life {
+                    if let Some(c) = self.connections.get_mut(&connection) {
+                        c.open[node] = false;
+                    }
+                    self.event(node, Event::ConnectionLost { peer: 0, connection, why: why.into() });
+                }
+            }
+            Happening::Tick { node, life } => {
+                let due =
+                    self.nodes[node].replica.as_ref().and_then(Replica::next_timeout).filter(|at| *at <= self.now);
+                if self.nodes[node].life == life && due.is_some() {
+                    self.event(node, Event::Timeout);
+                }
+            }
+        }
+    }
+
+    fn dialled(&mut self, from: usize, life: u32) {
+        if self.nodes[from].life != life || self.nodes[from].replica.is_none() {
+            return;
+        }
+        let id = ConnectionId(self.next_connection);
+        self.next_connection += 1;
+        let to = 1 - from;
+        if self.cable != Cable::Fine || self.nodes[to].replica.is_none() {
+            let why = "connection refused".to_string();
+            return self.event(from, Event::ConnectionLost { peer: 0, connection: id, why });
+        }
+        self.connections
+            .insert(id, Connection { open: [true, true], last_arrival: [self.now, self.now] });
+        self.event(from, Event::ConnectionOpened { peer: 0, connection: id });
+        self.event(to, Event::ConnectionOpened { peer: 0, connection: id });
+    }
+}
+
+fn apply(disk: &mut Disk, op: &DiskOp, flush_point: usize) -> Option<Payload> {
+    match op {
+        DiskOp::Read { offset, len } => return Some(Payload::copy_from(&disk.read(*offset, *len as usize))),
+        DiskOp::Write { offset, payload, fua } => disk.write(*offset, payload, *fua),
+        DiskOp::Zero { offset, len, fua, .. } => disk.write(*offset, &vec![0; *len as usize], *fua),
+        DiskOp::Flush => disk.flush(flush_point),
+    }
+    None
+}
