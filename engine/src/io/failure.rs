@@ -3,6 +3,9 @@
 use std::fmt;
 use std::io;
 
+use super::metadata::{MetadataError, MetadataErrorKind};
+use crate::core::{CommandError, ErrorKind};
+
 /// The stable kinds that the control plane tells apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
@@ -80,3 +83,29 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+impl From<MetadataError> for Failure {
+    fn from(error: MetadataError) -> Failure {
+        let kind = match error.kind {
+            MetadataErrorKind::Invalid => FailureKind::Invalid,
+            MetadataErrorKind::InUse => FailureKind::InUse,
+            MetadataErrorKind::NoMetadata => FailureKind::NoMetadata,
+            MetadataErrorKind::Damaged => FailureKind::Damaged,
+            MetadataErrorKind::Newer => FailureKind::Newer,
+            MetadataErrorKind::Mismatch => FailureKind::Mismatch,
+            MetadataErrorKind::Io => FailureKind::Io,
+            MetadataErrorKind::Unsafe => FailureKind::Unsafe,
+        };
+        Failure::new(kind, error.message, error.remedy)
+    }
+}
+
+impl From<CommandError> for Failure {
+    fn from(error: CommandError) -> Failure {
+        let kind = match error.kind {
+            ErrorKind::Unsafe => FailureKind::Unsafe,
+            ErrorKind::Failed => FailureKind::Failed,
+        };
+        Failure::new(kind, error.message, error.remedy)
+    }
+}

@@ -16,6 +16,8 @@ use crate::payload::{Buffer, Payload, ALIGNMENT};
 
 /// Zeroes are written in pieces of this size where the kernel cannot make them itself.
 const ZERO_PIECE: usize = 1 << 20;
+/// Linux 5.6.
+const PR_SET_IO_FLUSHER: libc::c_int = 57;
 const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -25,7 +27,7 @@ pub enum DeviceKind {
     Block,
 }
 
-/// A backing device, open and locked against a second user until it is dropped.
+/// A backing device, open for data. The lock against a second user is [`MetadataFile`](crate::io::metadata)'s.
 #[derive(Debug)]
 pub struct Device {
     file: File,
@@ -38,16 +40,18 @@ pub struct Device {
     in_memory: bool,
     /// Held while part of a block is rewritten: two such writes to one block would undo each other.
     partial: Mutex<()>,
+    /// Whether the threads that work for this device count as I/O flushers.
+    io_flusher: AtomicBool,
     no_punch: AtomicBool,
     no_zero_range: AtomicBool,
 }
 
 impl Device {
-    /// Opens and locks `path`: O_EXCL for a block device, flock for a file. O_DIRECT unless `driver` is
-    /// inline, or the file lives in memory, or its file system refuses it.
+    /// Opens `path`, with O_DIRECT unless `driver` is inline, or the file lives in memory, or its file system
+    /// refuses it.
     ///
     /// # Errors
-    /// `in_use` when somebody else holds it, `invalid` when it is missing or of the wrong kind.
+    /// `invalid` when it is missing or of the wrong kind.
     pub fn open(path: &Path, driver: Driver) -> Result<Device, Failure> {
         let fail = |error: io::Error| Failure::system(path.display(), &error);
         let file_type = std::fs::metadata(path).map_err(fail)?.file_type();
@@ -62,16 +66,11 @@ impl Device {
                 "name a regular file or a block device",
             ));
         };
-        let exclusive = if kind == DeviceKind::Block {
-            libc::O_EXCL
-        } else {
-            0
-        };
         let open = |flags: i32| {
             OpenOptions::new()
                 .read(true)
                 .write(true)
-                .custom_flags(libc::O_CLOEXEC | exclusive | flags)
+                .custom_flags(libc::O_CLOEXEC | flags)
                 .open(path)
         };
         let mut file = open(0).map_err(fail)?;
@@ -79,29 +78,15 @@ impl Device {
         let mut alignment = 1;
         if driver != Driver::Inline && !(in_memory && driver == Driver::Auto) {
             if let Some(needed) = direct_alignment(&file, kind) {
-                // The first description must go before the second: O_EXCL admits one.
-                drop(file);
                 file = match open(libc::O_DIRECT) {
                     Ok(direct) => {
                         alignment = needed;
                         direct
                     }
-                    Err(error) if error.raw_os_error() == Some(libc::EINVAL) => open(0).map_err(fail)?,
+                    Err(error) if error.raw_os_error() == Some(libc::EINVAL) => file,
                     Err(error) => return Err(fail(error)),
                 };
             }
-        }
-        // SAFETY: a plain system call on a descriptor that is open.
-        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-            let error = io::Error::last_os_error();
-            if error.raw_os_error() == Some(libc::EWOULDBLOCK) {
-                return Err(Failure::new(
-                    FailureKind::InUse,
-                    format!("{} is locked by another process", path.display()),
-                    "stop the other daemon or program that uses it",
-                ));
-            }
-            return Err(fail(error));
         }
         let size = match kind {
             DeviceKind::File => file.metadata().map_err(fail)?.len(),
@@ -134,6 +119,7 @@ impl Device {
             alignment,
             in_memory,
             partial: Mutex::new(()),
+            io_flusher: AtomicBool::new(false),
             no_punch: AtomicBool::new(false),
             no_zero_range: AtomicBool::new(false),
         }
@@ -168,6 +154,23 @@ impl Device {
     /// Smallest unit that is written without reading first, in bytes.
     pub fn alignment(&self) -> usize {
         self.alignment
+    }
+
+    /// Asks the threads that work for this device to take on, or drop, the mark of an I/O flusher.
+    pub fn set_io_flusher(&self, on: bool) {
+        self.io_flusher.store(on, Ordering::Relaxed);
+    }
+
+    /// Marks the calling thread as asked for; `marked` is what it is now. The kernel then never lets its memory
+    /// allocations wait for the flushing that only it can do.
+    pub(in crate::io) fn mark_thread(&self, marked: &mut bool) {
+        let wanted = self.io_flusher.load(Ordering::Relaxed);
+        if wanted != *marked {
+            // Refused without CAP_SYS_RESOURCE: then there is no kernel device either.
+            // SAFETY: sets a flag of the calling thread.
+            unsafe { libc::prctl(PR_SET_IO_FLUSHER, libc::c_ulong::from(wanted), 0, 0, 0) };
+            *marked = wanted;
+        }
     }
 
     pub(super) fn fd(&self) -> RawFd {
@@ -356,7 +359,7 @@ impl Device {
 }
 
 /// A tmpfs or ramfs file: writing to it is copying.
-fn lives_in_memory(file: &File) -> io::Result<bool> {
+pub(in crate::io) fn lives_in_memory(file: &File) -> io::Result<bool> {
     let mut info = MaybeUninit::<libc::statfs>::uninit();
     // SAFETY: `info` is valid for a write of a statfs.
     if unsafe { libc::fstatfs(file.as_raw_fd(), info.as_mut_ptr()) } != 0 {

@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
+pub(super) use device::lives_in_memory;
 pub use device::{Device, DeviceKind};
 pub use inline::Inline;
 pub use threads::Threads;

@@ -300,12 +300,4 @@ fn what_cannot_be_opened_says_why() {
         Device::open(place.path(), Driver::Auto).unwrap_err().kind,
         FailureKind::Invalid
     );
-    let path = file_of(place.path(), SIZE);
-    let first = Device::open(&path, Driver::Auto).unwrap();
-    assert_eq!(
-        Device::open(&path, Driver::Auto).unwrap_err().kind,
-        FailureKind::InUse
-    );
-    drop(first);
-    assert!(Device::open(&path, Driver::Auto).is_ok());
 }

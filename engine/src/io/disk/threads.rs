@@ -4,11 +4,12 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use super::{errno, Completion, Device, Disk, Driver};
-use crate::core::{DiskOp, Token};
+use crate::core::{DiskOp, Errno, Token};
 use crate::io::event::EventFd;
 
 /// Threads of the driver: enough for a disk's queue without swamping a small machine.
@@ -93,13 +94,14 @@ impl Drop for Lane {
         lock(&self.shared.queue).closed = true;
         self.shared.work.notify_all();
         for worker in self.workers.drain(..) {
-            // A worker cannot panic outside of an operation, and those are caught.
+            // Panics inside of operations are caught, and there is nothing else to panic.
             let _ = worker.join();
         }
     }
 }
 
 fn serve(shared: &Shared) {
+    let mut marked = false;
     loop {
         let mut queue = lock(&shared.queue);
         let (token, op) = loop {
@@ -112,12 +114,15 @@ fn serve(shared: &Shared) {
             queue = shared.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
         };
         drop(queue);
+        shared.device.mark_thread(&mut marked);
         run(shared, token, op);
     }
 }
 
 fn run(shared: &Shared, token: Token, op: DiskOp) {
-    let result = shared.device.execute(&op).map_err(|error| errno(&error));
+    // A panic fails its operation; a completion that never comes would hang the resource.
+    let outcome = catch_unwind(AssertUnwindSafe(|| shared.device.execute(&op)));
+    let result = outcome.map_or(Err(Errno::EIO), |result| result.map_err(|error| errno(&error)));
     // The payload of a write belongs to the buffer pool of the thread that made it: let go of it before the
     // completion is seen, so that its owner is the last to hold it.
     drop(op);
