@@ -258,6 +258,10 @@ fn run(seed: u64) -> Run {
     for round in 0..12 {
         for _ in 0..run.world.rng.below(25) {
             run.issue();
+            if protocol == Protocol::C && run.world.rng.chance(30) {
+                // In the middle of it, with operations on their way to every disk.
+                run.primary_dies();
+            }
             let pause = run.world.rng.below(3 * MS);
             run.world.run(pause);
         }
