@@ -18,6 +18,7 @@ timings only within one lab.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -504,14 +505,33 @@ class Lab:
 
 
 def _remove_abandoned() -> None:
-    """Remove namespaces and images of test runs that were killed; their guests died with them."""
+    """Remove what test runs that were killed left behind: helper processes of guests, namespaces, images."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            _kill_helper(entry)
     for folder, remove in ((Path("/run/netns"), _remove_namespace), (Path("/dev/shm"), _remove_folder)):
         if not folder.is_dir():
             continue
         for entry in folder.iterdir():
-            match = _NAMESPACE.match(entry.name)
-            if match and not Path(f"/proc/{match[1]}").exists():
+            if _is_abandoned(entry.name):
                 remove(entry)
+
+
+def _is_abandoned(name: str) -> bool:
+    match = _NAMESPACE.match(name)
+    return match is not None and not Path(f"/proc/{match[1]}").exists()
+
+
+def _kill_helper(process: Path) -> None:
+    """Kill a guest's process whose test run is gone; the guest's kernel itself died with that run."""
+    try:
+        words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return
+    guests = [word.removeprefix("umid=") for word in words if word.startswith("umid=")]
+    if words[0].endswith("/linux.uml") and guests and _is_abandoned(guests[0]):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(process.name), signal.SIGKILL)
 
 
 def _remove_namespace(entry: Path) -> None:
