@@ -55,10 +55,6 @@ impl Run {
     }
 
     fn fail(&self, seed: u64, why: &str) -> ! {
-        let from = self.world.trace.len().saturating_sub(120);
-        for line in &self.world.trace[from..] {
-            eprintln!("{line}");
-        }
         panic!("seed {seed}: {why}\nreplay: CLUSTER_SEED={seed} cargo test --test cluster -- --nocapture");
     }
 
@@ -211,9 +207,12 @@ impl Run {
             }
         }
         let primary = self.primary;
+        self.world.run_until("both in step again", both_established);
+        self.world.run(10_000 * MS);
+        self.world.command(primary, Command::Promote { force: false });
         self.world
             .run_until("the Primary serves again", |w| w.nodes[primary].exported);
-        self.world.run_until("both in step again", both_established);
+        self.collect()?;
         for _ in 0..10 {
             self.issue();
         }
@@ -259,6 +258,10 @@ fn run(seed: u64) -> Run {
     for round in 0..12 {
         for _ in 0..run.world.rng.below(25) {
             run.issue();
+            if protocol == Protocol::C && run.world.rng.chance(30) {
+                // In the middle of it, with operations on their way to every disk.
+                run.primary_dies();
+            }
             let pause = run.world.rng.below(3 * MS);
             run.world.run(pause);
         }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use _engine::core::*;
 use _engine::meta::{self, Bitmap, Layout, PageLoad, PeerRecord, Superblock, PAGE_BYTES};
 use _engine::payload::Payload;
-use _engine::wire::{DiskState, Message, Protocol, Role};
+use _engine::wire::{DiskState, Message, Protocol};
 
 use crate::disk::Disk;
 use crate::rng::Rng;
@@ -366,10 +366,6 @@ impl World {
         }
     }
 
-    pub fn cable(&self) -> Cable {
-        self.cable
-    }
-
     pub fn request(&mut self, n: usize, kind: RequestKind) -> RequestId {
         self.next_id += 1;
         let id = RequestId(self.next_id);
@@ -392,13 +388,6 @@ impl World {
             .map(|replica| replica.status(self.now))
     }
 
-    pub fn is_primary(&self, n: usize) -> bool {
-        self.nodes[n]
-            .replica
-            .as_ref()
-            .is_some_and(|replica| replica.role() == Role::Primary)
-    }
-
     pub fn replication(&self, n: usize) -> &'static str {
         self.status(n)
             .map_or("down", |status| status.peers[0].replication)
@@ -411,6 +400,10 @@ impl World {
         let mut actions = Vec::new();
         replica.handle(self.now, event, &mut actions);
         let timeout = replica.next_timeout();
+        assert!(
+            timeout.is_none_or(|at| at > self.now),
+            "a timer that is due for ever: the driver would spin"
+        );
         self.nodes[n].replica = Some(replica);
         let life = self.nodes[n].life;
         if let Some(at) = timeout {
@@ -670,6 +663,18 @@ impl World {
                 connection: id,
             },
         );
+    }
+}
+
+/// A failing run shows how it got there.
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let from = self.trace.len().saturating_sub(100);
+            for line in &self.trace[from..] {
+                eprintln!("{line}");
+            }
+        }
     }
 }
 

@@ -1,0 +1,95 @@
+"""The kernel device's arguments, names and counts: what needs no kernel."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from blockpair.kernel_device import device as kernel_device
+from blockpair.kernel_device import memory, netlink
+from blockpair.kernel_device.device import Device, KernelDeviceError, attach, parse_backend, publish, withdraw
+
+
+def test_the_backend_text_gives_back_the_device() -> None:
+    for identity in ("alpha/r0", "a:b:c", "4fd9e0b2-0b6f-4a86-8d2e-0d6f3d1c6a51"):
+        device = Device(identity, 3, 2)
+        assert parse_backend(device.backend + "\n", 3) == device
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\n", "qemu", "blockpair:", "blockpair:x:r0", "blockpair:1:", "xblockpair:1:r0"]
+)
+def test_a_foreign_backend_is_not_ours(text: str) -> None:
+    assert parse_backend(text, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"size_bytes": 0}, "positive multiple"),
+        ({"size_bytes": 4097}, "positive multiple of the block size 4096"),
+        ({"block_size": 1000}, "power of two"),
+        ({"block_size": 8192}, "power of two"),
+        ({"connections": 0}, "1 to 64"),
+        ({"connections": 2}, "CAN_MULTI_CONN"),
+        ({"dead_conn_timeout_s": 0}, "I/O fails at a restart"),
+        ({"io_timeout_s": -1}, "0 \\(none\\) or more"),
+        ({"retry_s": 0.01}, "retry interval"),
+        ({"identity": "a\nb"}, "printable"),
+        ({"identity": ""}, "printable"),
+    ],
+)
+def test_impossible_arguments_are_refused_before_anything_is_made(
+    change: dict[str, object], reason: str
+) -> None:
+    arguments: dict[str, object] = {"identity": "n/r", "size_bytes": 1 << 20, **change}
+    with pytest.raises(ValueError, match=reason):
+        attach(**arguments)  # type: ignore[arg-type]
+
+
+def test_the_stable_name_follows_the_device(tmp_path: Path) -> None:
+    first, second = Device("n/r", 1, 1), Device("n/r", 2, 1)
+    link = publish(first, tmp_path / "names", "r")
+    assert link.readlink() == Path("/dev/nbd1")
+    publish(second, tmp_path / "names", "r")
+    assert link.readlink() == Path("/dev/nbd2")
+    assert [entry.name for entry in link.parent.iterdir()] == ["r"]
+    withdraw(first, tmp_path / "names", "r")
+    assert link.is_symlink()
+    withdraw(second, tmp_path / "names", "r")
+    assert not link.is_symlink()
+    withdraw(second, tmp_path / "names", "r")
+
+
+def test_a_file_in_the_place_of_the_stable_name_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "r").write_text("precious")
+    with pytest.raises(KernelDeviceError, match="not a symbolic link of ours"):
+        publish(Device("n/r", 1, 1), tmp_path, "r")
+    assert (tmp_path / "r").read_text() == "precious"
+
+
+def test_connections_are_capped_at_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    for possible, wanted, useful in (
+        ("0\n", 4, 1),
+        ("0-3\n", 4, 4),
+        ("0-3\n", 2, 2),
+        ("0,2-7\n", 99, 8),
+        ("", 3, 1),
+    ):
+        monkeypatch.setattr(Path, "read_text", lambda _self, text=possible: text)
+        assert kernel_device.useful_connections(wanted) == useful
+
+
+def test_netlink_is_refused_on_an_event_loop() -> None:
+    async def wrong() -> None:
+        netlink.status()
+
+    with pytest.raises(RuntimeError, match="to_thread"):
+        asyncio.run(wrong())
+
+
+def test_memory_protection_is_not_released_more_often_than_held() -> None:
+    with pytest.raises(RuntimeError, match="more often than held"):
+        memory.Protection().release()
