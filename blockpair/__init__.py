@@ -1,1 +1,3 @@
 """Two servers, one disk: block replication and failover in userspace."""
+
+__version__ = "0.1.0"

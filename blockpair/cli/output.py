@@ -1,0 +1,71 @@
+"""What commands have in common: their options, the connection to the daemon, errors on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from blockpair.config.locations import locations
+from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.rpc.client import Client
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON; errors are JSON on stderr too."
+)
+name_argument = click.argument("name", metavar="NAME")
+
+
+def daemon(directory: str | None) -> Client:
+    """A connection to the daemon of ``directory`` (or BLOCKPAIR_DIR, or the system's). Raises
+    `BlockpairError`.
+    """
+    return Client(locations(directory=directory).rpc_socket)
+
+
+def print_json(value: Any) -> None:
+    """A value, or JSON text, indented on standard output."""
+    import msgspec
+
+    raw = value if isinstance(value, bytes) else msgspec.json.encode(value)
+    click.echo(msgspec.json.format(raw, indent=2))
+
+
+def print_error(error: BlockpairError, *, as_json: bool) -> None:
+    """What, why and remedy, on standard error."""
+    if as_json:
+        told = {
+            "error": {
+                "kind": error.kind.value,
+                "message": error.message,
+                "remedy": error.remedy,
+                "exit_code": int(error.exit_code),
+            }
+        }
+        print(json.dumps(told), file=sys.stderr)
+        return
+    print(f"blockpair: {error.message}", file=sys.stderr)
+    if error.remedy:
+        print(f"  remedy: {error.remedy}", file=sys.stderr)
+
+
+def report_crash(error: Exception, *, as_json: bool) -> None:
+    """An error nobody foresaw: a line for the person, the details in a file."""
+    import os
+    import tempfile
+    import traceback
+
+    descriptor, path = tempfile.mkstemp(prefix="blockpair-crash-", suffix=".log")
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write("".join(traceback.format_exception(error)))
+    told = BlockpairError(
+        ErrorKind.INTERNAL,
+        f"an error that was not expected: {type(error).__name__}: {error}",
+        f"the details are in {path}; please report them",
+    )
+    print_error(told, as_json=as_json)

@@ -1,0 +1,51 @@
+"""``blockpair promote``."""
+
+from __future__ import annotations
+
+import click
+
+from blockpair.cli.output import daemon, json_option, name_argument, print_json
+
+
+@click.command("promote")
+@name_argument
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Promote even where it is unsafe. RISK: what only the peer has is lost or, if the peer writes too, "
+    "the two copies fork (split brain) and the changes of one of them must be thrown away later.",
+)
+@json_option
+@click.pass_obj
+def command(directory: str | None, name: str, force: bool, as_json: bool) -> None:
+    """Make this node Primary for NAME: its device may be read and written here.
+
+    Refused (exit code 3) while the peer is Primary or this node's copy may not be the newest.
+
+    \b
+    Examples:
+      blockpair promote r0
+      blockpair promote r0 --force     # the other node is lost for good
+    """
+    if force:
+        click.echo(
+            "blockpair: --force: what only the peer has may be lost; if it is still writing, the copies fork",
+            err=True,
+        )
+    with daemon(directory) as client:
+        raw = client.call_raw("resource.promote", {"name": name, "force": force})
+    if as_json:
+        print_json(raw)
+        return
+    import msgspec
+
+    from blockpair.status.report import ResourceReport
+
+    report = msgspec.json.decode(raw, type=ResourceReport)
+    click.echo(f"{name} is Primary on this node")
+    if report.kernel_device.link is not None:
+        click.echo(f"  device      {report.kernel_device.link} ({report.kernel_device.path})")
+    elif report.kernel_device.error is not None:
+        click.echo(f"  no kernel device: {report.kernel_device.error}", err=True)
+    if report.nbd_socket is not None:
+        click.echo(f"  NBD socket  nbd+unix:///?socket={report.nbd_socket}")

@@ -1,0 +1,114 @@
+"""The status for a person: one screen, the gravest in colour. Pure but for rich's types."""
+
+from __future__ import annotations
+
+from rich.console import Group
+from rich.text import Text
+
+from blockpair.status.engine import EngineStatus, PeerStatus
+from blockpair.status.report import Advice, ResourceReport, StatusReport
+from blockpair.units import format_duration, format_size
+
+_STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
+_GOOD = {"UpToDate", "Established", "Connected"}
+_BAD = {"Diskless", "Inconsistent", "StandAlone"}
+
+
+def screen(report: StatusReport) -> Group:
+    """All of the report."""
+    head = Text.assemble(("node ", "dim"), (report.node, "bold"), (f"  blockpair {report.version}", "dim"))
+    parts = [head]
+    if not report.resources:
+        parts.append(Text("no resources; make one: blockpair create --help"))
+    for resource in report.resources:
+        parts.append(Text())
+        parts += _resource(resource)
+    return Group(*parts)
+
+
+def _resource(resource: ResourceReport) -> list[Text]:
+    engine = resource.engine
+    if engine is None or resource.state != "running":
+        style = "bold red" if resource.state == "failed" else "yellow"
+        lines = [Text.assemble((resource.name, "bold"), "  ", (resource.state, style))]
+    else:
+        lines = [_head(resource, engine)]
+    lines.append(_row("device", Text(resource.device + _driver(engine))))
+    lines.append(_row("metadata", Text(resource.metadata)))
+    if resource.kernel_device.attached:
+        device = resource.kernel_device
+        lines.append(_row("offered as", Text(f"{device.link} ({device.path})")))
+    if resource.nbd_socket is not None and engine is not None:
+        users = f", {len(engine.clients)} connected" if engine.clients else ""
+        lines.append(_row("NBD socket", Text(resource.nbd_socket + users)))
+    if engine is not None:
+        for peer in engine.peers:
+            lines += _peer(peer)
+    else:
+        lines += [_row(f"peer {peer.name}", Text(peer.address)) for peer in resource.peers]
+    for entry in resource.advice:
+        lines += _advice(entry)
+    return lines
+
+
+def _head(resource: ResourceReport, engine: EngineStatus) -> Text:
+    role = f"{engine.role} (resuming)" if engine.resuming else engine.role
+    return Text.assemble(
+        (resource.name, "bold"),
+        "  ",
+        (role, "bold green" if engine.role == "Primary" else "bold"),
+        "  ",
+        (engine.disk, _style(engine.disk)),
+        f"  {format_size(engine.size_bytes)}, protocol {engine.protocol}",
+    )
+
+
+def _driver(engine: EngineStatus | None) -> str:
+    if engine is None:
+        return ""
+    return f" ({engine.backing.kind}, {engine.backing.driver}{', direct' if engine.backing.direct else ''})"
+
+
+def _peer(peer: PeerStatus) -> list[Text]:
+    states = [peer.connection]
+    if peer.connection == "Connected":
+        states += [peer.replication, peer.role or "role unknown", peer.disk or "disk unknown"]
+    text = Text()
+    for state in states:
+        text.append(state, _style(state))
+        text.append("  ")
+    behind = "needs a full sync" if peer.full_sync else f"{format_size(peer.out_of_sync_bytes)} out of sync"
+    text.append("in sync" if behind.startswith("0 B") else behind, "yellow" if peer.out_of_sync_bytes else "")
+    text.append(f"  {peer.address}", "dim")
+    lines = [_row(f"peer {peer.name}", text)]
+    if peer.resync is not None:
+        resync = peer.resync
+        percent = 100 * resync.done_bytes / resync.total_bytes if resync.total_bytes else 100.0
+        left = "" if resync.eta_seconds is None else f", {format_duration(resync.eta_seconds)} left"
+        way = "to" if resync.direction == "to_peer" else "from"
+        lines.append(
+            _row(
+                f"resync {way}",
+                Text(
+                    f"{percent:.1f} % of {format_size(resync.total_bytes)}, "
+                    f"{format_size(resync.rate_bytes_per_second)}/s{left}"
+                ),
+            )
+        )
+    return lines
+
+
+def _advice(entry: Advice) -> list[Text]:
+    style = _STYLES[entry.severity]
+    lines = [Text.assemble("  ", (entry.severity, style), f": {entry.text}")]
+    if entry.remedy:
+        lines.append(Text.assemble("    ", ("next", "dim"), f": {entry.remedy}"))
+    return lines
+
+
+def _row(label: str, text: Text) -> Text:
+    return Text.assemble("  ", (f"{label:<12}", "dim"), " ", text)
+
+
+def _style(state: str) -> str:
+    return "green" if state in _GOOD else "red" if state in _BAD else "yellow"

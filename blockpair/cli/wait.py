@@ -1,0 +1,46 @@
+"""``blockpair wait``."""
+
+from __future__ import annotations
+
+import click
+
+from blockpair.cli.output import daemon, json_option, name_argument, print_json
+from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.status.conditions import CONDITIONS
+from blockpair.units import parse_duration
+
+
+def seconds(text: str | None) -> float | None:
+    """A --timeout: seconds, or a number with ms, s, m or h. Raises `BlockpairError`."""
+    if text is None:
+        return None
+    try:
+        return float(text) if text.replace(".", "", 1).isdecimal() else parse_duration(text)
+    except ValueError as error:
+        raise BlockpairError(ErrorKind.USAGE, f"--timeout: {error}", "write it as --timeout 30s") from None
+
+
+@click.command(
+    "wait", epilog="States: " + "; ".join(f"{name}: {text}" for name, text in CONDITIONS.items()) + "."
+)
+@name_argument
+@click.option("--until", required=True, metavar="STATE[,STATE...]", help="What must hold, all of it at once.")
+@click.option(
+    "--timeout", metavar="TIME", help="Give up (exit code 1) after this long, such as 30s. Default: never."
+)
+@json_option
+@click.pass_obj
+def command(directory: str | None, name: str, until: str, timeout: str | None, as_json: bool) -> None:
+    """Wait until the resource NAME is in a state.
+
+    \b
+    Examples:
+      blockpair wait r0 --until connected --timeout 30s
+      blockpair wait r0 --until primary,synced
+    """
+    states = [state.strip().lower() for state in until.split(",") if state.strip()]
+    params = {"name": name, "until": states, "timeout_seconds": seconds(timeout)}
+    with daemon(directory) as client:
+        raw = client.call_raw("resource.wait", params)
+    if as_json:
+        print_json(raw)

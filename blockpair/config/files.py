@@ -1,0 +1,99 @@
+"""Reading and writing TOML files: every fault is told with its file, key, reason and remedy."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from blockpair.errors import BlockpairError, ErrorKind
+
+_MAX_BYTES = 1 << 20
+_Form = TypeVar("_Form")
+
+
+class ConfigError(BlockpairError):
+    """A value in a configuration file that cannot be used."""
+
+    def __init__(self, file: Path, key: str, reason: str, remedy: str) -> None:
+        where = f"{file}: {key}" if key else str(file)
+        super().__init__(ErrorKind.CONFIG, f"{where}: {reason}", remedy)
+        self.file = file
+        self.key = key
+        self.reason = reason
+
+
+def read_toml(file: Path, form: type[_Form]) -> _Form:
+    """The file's content as a ``form``. Raises `ConfigError`; `FileNotFoundError` if it is not there."""
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(_MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigError(file, "", f"cannot be read: {error.strerror}", "check its owner and mode") from None
+    if len(data) > _MAX_BYTES:
+        raise ConfigError(
+            file, "", f"is larger than {_MAX_BYTES} bytes", "it is not a blockpair configuration file"
+        )
+    try:
+        table = tomllib.loads(data.decode())
+    except UnicodeDecodeError as error:
+        raise ConfigError(file, "", f"is not UTF-8 text (byte {error.start})", "write it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(file, "", f"is not TOML: {error}", "correct that line") from None
+    try:
+        return msgspec.convert(table, type=form)
+    except msgspec.ValidationError as error:
+        key, reason, remedy = explain(str(error))
+        raise ConfigError(file, key, reason, remedy) from None
+
+
+def explain(text: str) -> tuple[str, str, str]:
+    """Key, reason and remedy of what msgspec says about a value that does not fit."""
+    reason, _, path = text.partition(" - at ")
+    key = re.sub(r"^\$\.?", "", path.strip("`"))
+    if match := re.fullmatch(r"Object contains unknown field `(.+)`", reason):
+        key = f"{key}.{match[1]}" if key else match[1]
+        return key, "there is no such key", "remove it, or look for a typing mistake"
+    if match := re.fullmatch(r"Object missing required field `(.+)`", reason):
+        key = f"{key}.{match[1]}" if key else match[1]
+        return key, "is missing", "add it"
+    if match := re.fullmatch(r"Expected `(.+)`, got `(.+)`", reason):
+        return key, f"must be of type {match[1]}, not {match[2]}", "correct the value"
+    return key, reason[:1].lower() + reason[1:], "correct the value"
+
+
+def write_atomically(file: Path, text: str, mode: int = 0o644) -> None:
+    """Replace ``file`` durably: afterwards, and after a crash at any moment, it is the old or the new one,
+    whole.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fchmod(stream.fileno(), mode)
+            os.fsync(stream.fileno())
+        Path(temporary).replace(file)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            Path(temporary).unlink()
+        raise
+    sync_directory(file.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make what was created, renamed or removed in ``directory`` durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,85 @@
+"""Where everything is: ``BLOCKPAIR_DIR`` moves all of it below one directory, so that one machine can hold
+several nodes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from blockpair.errors import BlockpairError, ErrorKind
+
+# sun_path of a Unix socket address, less its closing zero byte.
+MAX_SOCKET_PATH = 107
+
+
+@dataclass(frozen=True)
+class Locations:
+    """The directories of one node."""
+
+    config: Path
+    run: Path
+    state: Path
+    dev: Path
+
+    @property
+    def node_file(self) -> Path:
+        return self.config / "blockpair.toml"
+
+    @property
+    def resources(self) -> Path:
+        return self.config / "resources"
+
+    def resource_file(self, name: str) -> Path:
+        return self.resources / f"{name}.toml"
+
+    @property
+    def rpc_socket(self) -> Path:
+        return self.run / "blockpaird.sock"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.run / "blockpaird.lock"
+
+    @property
+    def desired_file(self) -> Path:
+        return self.state / "desired.json"
+
+    def metadata_file(self, name: str) -> Path:
+        """Where a resource's external metadata goes unless told otherwise."""
+        return self.state / "metadata" / f"{name}.meta"
+
+    def nbd_socket(self, name: str) -> Path:
+        return self.run / "nbd" / f"{name}.sock"
+
+    def primary_marker(self, name: str) -> Path:
+        return self.run / "primary" / name
+
+    def device_link(self, name: str) -> Path:
+        return self.dev / name
+
+
+def locations(environment: Mapping[str, str] | None = None, directory: str | None = None) -> Locations:
+    """The locations that ``directory`` or else ``BLOCKPAIR_DIR`` chooses; without either, those of an
+    installed system.
+    """
+    base = directory or (os.environ if environment is None else environment).get("BLOCKPAIR_DIR", "")
+    if base:
+        root = Path(base).absolute()
+        return Locations(root / "config", root / "run", root / "state", root / "dev")
+    return Locations(
+        Path("/etc/blockpair"), Path("/run/blockpair"), Path("/var/lib/blockpair"), Path("/dev/blockpair")
+    )
+
+
+def check_socket_path(path: Path) -> Path:
+    """``path``, if a Unix socket can be bound there. Raises `BlockpairError` if it is too long for one."""
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise BlockpairError(
+            ErrorKind.CONFIG,
+            f"the socket path {path} has more than {MAX_SOCKET_PATH} bytes, which no Unix socket can have",
+            "choose a shorter BLOCKPAIR_DIR or resource name",
+        )
+    return path

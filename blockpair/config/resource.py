@@ -1,0 +1,239 @@
+"""``resources/NAME.toml``: one replicated device, as this node sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from msgspec import Struct, field
+
+from blockpair.config.files import ConfigError, read_toml, write_atomically
+from blockpair.config.names import Address, check_name, parse_address
+from blockpair.config.node import KernelDevice
+from blockpair.units import format_size, parse_duration, parse_size
+
+Protocol = Literal["A", "B", "C"]
+DiskDriver = Literal["auto", "inline", "io_uring", "threads"]
+
+MIN_BLOCK_SIZE = 4 << 10
+MAX_BLOCK_SIZE = 1 << 20
+MAX_PEERS = 15
+INTERNAL = "internal"
+
+
+class PeerTable(Struct, forbid_unknown_fields=True, frozen=True):
+    """``[[peer]]``."""
+
+    name: str
+    address: str
+
+
+class TimeoutsTable(Struct, forbid_unknown_fields=True, frozen=True):
+    """``[timeouts]``. ``peer``: silence after which a peer counts as lost. ``resume_wait``: how long a
+    restarted Primary waits for its peer's word before it goes on alone."""
+
+    peer: str = "3s"
+    resume_wait: str = "5s"
+
+
+class NbdTable(Struct, forbid_unknown_fields=True, frozen=True):
+    """``[nbd]``. ``queues``: connections of the kernel device, 0 for one a processor, four at most.
+    ``dead_connection_timeout``: how long I/O on it waits for a daemon that is away before it fails."""
+
+    kernel_device: KernelDevice | None = None
+    queues: int = 0
+    dead_connection_timeout: str = "10m"
+
+
+class ResourceFile(Struct, forbid_unknown_fields=True, frozen=True):
+    """The whole file."""
+
+    device: str
+    metadata: str
+    peer: list[PeerTable]
+    block_size: str = "4K"
+    protocol: Protocol = "C"
+    disk_driver: DiskDriver = "auto"
+    timeouts: TimeoutsTable = field(default_factory=TimeoutsTable)
+    nbd: NbdTable = field(default_factory=NbdTable)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another node that keeps a copy."""
+
+    name: str
+    address: Address
+
+
+@dataclass(frozen=True)
+class ResourceConfig:
+    """A resource's configuration, checked. Times are seconds, sizes bytes; ``metadata`` is None where it is
+    internal.
+    """
+
+    name: str
+    device: Path
+    metadata: Path | None
+    peers: tuple[Peer, ...]
+    block_size: int = MIN_BLOCK_SIZE
+    protocol: Protocol = "C"
+    disk_driver: DiskDriver = "auto"
+    peer_timeout: float = 3.0
+    resume_wait: float = 5.0
+    kernel_device: KernelDevice | None = None
+    queues: int = 0
+    dead_connection_timeout: float = 600.0
+
+    def metadata_spec(self) -> dict[str, str]:
+        """Where the metadata is, in the engine's words."""
+        if self.metadata is None:
+            return {"kind": "internal"}
+        return {"kind": "external", "path": str(self.metadata)}
+
+
+def read_resource(file: Path, node: str) -> ResourceConfig:
+    """The resource that ``file`` describes, named after it. Raises `ConfigError`, `FileNotFoundError`."""
+    return resource_config(read_toml(file, ResourceFile), file, node)
+
+
+def resource_config(content: ResourceFile, file: Path, node: str) -> ResourceConfig:
+    """``content``, checked, for the node of name ``node``. Raises `ConfigError`."""
+    name = file.name.removesuffix(".toml")
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise ConfigError(file, "", str(error), "rename the file") from None
+    nbd = content.nbd
+    if not 0 <= nbd.queues <= 16:
+        raise ConfigError(
+            file, "nbd.queues", f"{nbd.queues} is not from 0 to 16", "write 0 for one a processor"
+        )
+    return ResourceConfig(
+        name=name,
+        device=_path(file, "device", content.device),
+        metadata=None if content.metadata == INTERNAL else _path(file, "metadata", content.metadata),
+        peers=_peers(file, content.peer, node),
+        block_size=_block_size(file, content.block_size),
+        protocol=content.protocol,
+        disk_driver=content.disk_driver,
+        peer_timeout=_duration(file, "timeouts.peer", content.timeouts.peer, 0.1, 300),
+        resume_wait=_duration(file, "timeouts.resume_wait", content.timeouts.resume_wait, 0, 3600),
+        kernel_device=nbd.kernel_device,
+        queues=nbd.queues,
+        dead_connection_timeout=_duration(
+            file, "nbd.dead_connection_timeout", nbd.dead_connection_timeout, 1, 7 * 24 * 3600
+        ),
+    )
+
+
+def check_block_size(size: int) -> int:
+    """``size``, if blocks may have it. Raises `ValueError` that states the rule."""
+    if not MIN_BLOCK_SIZE <= size <= MAX_BLOCK_SIZE or size & (size - 1):
+        raise ValueError(f"a block size of {format_size(size)} is not a power of two from 4 KiB to 1 MiB")
+    return size
+
+
+def _path(file: Path, key: str, value: str) -> Path:
+    if not value.startswith("/") or "\0" in value:
+        raise ConfigError(
+            file, key, f"{value!r} is not an absolute path", f"write the whole path of the {key}"
+        )
+    return Path(value)
+
+
+def _block_size(file: Path, value: str) -> int:
+    try:
+        return check_block_size(parse_size(value))
+    except ValueError as error:
+        raise ConfigError(file, "block_size", str(error), 'write it as block_size = "4K"') from None
+
+
+def _duration(file: Path, key: str, value: str, least: float, most: float) -> float:
+    try:
+        seconds = parse_duration(value)
+    except ValueError as error:
+        raise ConfigError(file, key, str(error), "correct the value") from None
+    if not least <= seconds <= most:
+        raise ConfigError(
+            file, key, f"{value} is not from {least:g} to {most:g} seconds", "choose a value in that range"
+        )
+    return seconds
+
+
+def _peers(file: Path, tables: list[PeerTable], node: str) -> tuple[Peer, ...]:
+    if not tables:
+        raise ConfigError(file, "peer", "there is no peer", "add a [[peer]] with name and address")
+    if len(tables) > MAX_PEERS:
+        raise ConfigError(file, "peer", f"{len(tables)} peers are too many", f"keep at most {MAX_PEERS}")
+    peers: list[Peer] = []
+    for index, table in enumerate(tables):
+        key = f"peer[{index}]"
+        try:
+            name = check_name(table.name)
+        except ValueError as error:
+            raise ConfigError(file, f"{key}.name", str(error), "write the peer's node name") from None
+        if name == node:
+            raise ConfigError(
+                file,
+                f"{key}.name",
+                f"{name!r} is this node itself",
+                "name the other node, or rename one of them",
+            )
+        if any(peer.name == name for peer in peers):
+            raise ConfigError(file, f"{key}.name", f"{name!r} is there twice", "remove one of them")
+        try:
+            peers.append(Peer(name, parse_address(table.address)))
+        except ValueError as error:
+            raise ConfigError(
+                file, f"{key}.address", str(error), 'write it as address = "10.0.0.2:7788"'
+            ) from None
+    return tuple(peers)
+
+
+def resource_text(content: ResourceFile) -> str:
+    """The text of a resource file: what differs from the defaults, and the keys an administrator looks for
+    first.
+    """
+    import tomlkit
+
+    document = tomlkit.document()
+    document.add(
+        tomlkit.comment("A blockpair resource on this node. Changes take effect at the next `blockpair up`.")
+    )
+    values: dict[str, Any] = {
+        "device": content.device,
+        "metadata": content.metadata,
+        "block_size": content.block_size,
+        "protocol": content.protocol,
+    }
+    if content.disk_driver != "auto":
+        values["disk_driver"] = content.disk_driver
+    for key, value in values.items():
+        document.add(key, value)
+    for key, table, default in (
+        ("timeouts", content.timeouts, TimeoutsTable()),
+        ("nbd", content.nbd, NbdTable()),
+    ):
+        changed = {
+            name: getattr(table, name)
+            for name in table.__struct_fields__
+            if getattr(table, name) != getattr(default, name)
+        }
+        if changed:
+            section = tomlkit.table()
+            section.update(changed)
+            document.add(key, section)
+    peers = tomlkit.aot()
+    for peer in content.peer:
+        entry = tomlkit.table()
+        entry.update({"name": peer.name, "address": peer.address})
+        peers.append(entry)
+    document.add("peer", peers)
+    return tomlkit.dumps(document)
+
+
+def write_resource(file: Path, content: ResourceFile) -> None:
+    """Write a resource file durably. Raises `OSError`."""
+    write_atomically(file, resource_text(content))

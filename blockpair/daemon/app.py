@@ -1,0 +1,88 @@
+"""The daemon's life: lock, state, listener, resources, socket; and the same backwards."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+
+import structlog
+
+from blockpair import __version__
+from blockpair.config.locations import Locations, check_socket_path
+from blockpair.config.node import NodeConfig
+from blockpair.daemon import bridge, logs
+from blockpair.daemon.desired import DaemonLock, DesiredState, boot_id
+from blockpair.daemon.manager import Manager
+from blockpair.daemon.methods import Methods
+from blockpair.daemon.notify import notify
+from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.rpc.server import Server, give_to_group
+
+
+def prepare(places: Locations) -> None:
+    """Make the node's directories. Raises `BlockpairError`."""
+    check_socket_path(places.rpc_socket)
+    try:
+        places.resources.mkdir(parents=True, exist_ok=True)
+        for directory in (places.state / "metadata", places.run / "primary"):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        exports = places.nbd_socket("x").parent
+        exports.mkdir(mode=0o750, parents=True, exist_ok=True)
+        # Sockets made in it belong to the directory's group.
+        give_to_group(exports)
+        exports.chmod(0o2750)
+    except OSError as error:
+        raise BlockpairError(
+            ErrorKind.IO,
+            f"{error.filename} cannot be made: {error.strerror}",
+            "run blockpaird as root, or set BLOCKPAIR_DIR to a directory that you may write",
+        ) from None
+
+
+async def serve(node: NodeConfig, places: Locations) -> None:
+    """Run the daemon until SIGTERM or SIGINT. Raises `BlockpairError` when it cannot start."""
+    log = structlog.get_logger()
+    await asyncio.to_thread(prepare, places)
+    lock = await asyncio.to_thread(DaemonLock, places.lock_file)
+    try:
+        desired = DesiredState(places.desired_file)
+        await asyncio.to_thread(desired.load)
+        listener = await asyncio.to_thread(bridge.listen, node.listen)
+        try:
+            manager = Manager(node, places, desired, boot_id(), listener)
+            server = Server(Methods(manager, logs.place()).table(), logs.place())
+            stop = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, stop.set)
+            await manager.start_all()
+            await server.start(places.rpc_socket)
+            log.info(
+                "daemon.ready",
+                version=__version__,
+                node=node.name,
+                pid=os.getpid(),
+                port=listener.port,
+                socket=str(places.rpc_socket),
+            )
+            notify(f"READY=1\nSTATUS=node {node.name}, {len(manager.names())} resources")
+            supervisor = asyncio.create_task(manager.supervise())
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait({supervisor, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            log.info("daemon.stopping")
+            notify("STOPPING=1")
+            await server.close()
+            supervisor.cancel()
+            try:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await supervisor
+            finally:
+                await manager.stop_all()
+                await asyncio.to_thread(places.rpc_socket.unlink, missing_ok=True)
+        finally:
+            await asyncio.to_thread(listener.close)
+    finally:
+        lock.release()
+    log.info("daemon.stopped")

@@ -1,0 +1,162 @@
+"""The engine behind types: JSON text and exceptions on its side, structs and `BlockpairError` on ours.
+
+Every function here may block; the daemon calls them on worker threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from blockpair import _engine
+from blockpair.config.names import Address
+from blockpair.config.resource import ResourceConfig
+from blockpair.errors import BlockpairError, ErrorKind, kind_of
+from blockpair.status.engine import EngineStatus
+
+_STATUS = msgspec.json.Decoder(EngineStatus)
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """An event of the engine; ``time_ns`` is the wall clock's."""
+
+    severity: str
+    name: str
+    text: str
+    time_ns: int
+
+
+class Created(msgspec.Struct, frozen=True):
+    """What `create_metadata` made, in bytes."""
+
+    data_size_bytes: int
+    block_size_bytes: int
+    metadata_bytes: int
+    device_size_bytes: int
+
+
+_NOTICES = msgspec.json.Decoder(list[Notice])
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """The engine's errors as ours."""
+    try:
+        yield
+    except _engine.EngineError as error:
+        raise BlockpairError(kind_of(error.kind), error.message, error.remedy) from None
+
+
+def _text(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def listen(address: Address) -> _engine.Listener:
+    """Accept replication connections. Raises `BlockpairError`."""
+    with translated():
+        return _engine.Listener(address.host, address.port)
+
+
+def create_metadata(config: ResourceConfig, node: str, *, overwrite: bool) -> Created:
+    """Write fresh metadata for a resource. Raises `BlockpairError`, and then nothing was changed."""
+    spec = {
+        "resource": config.name,
+        "node": node,
+        "device": str(config.device),
+        "metadata": config.metadata_spec(),
+        "block_size_bytes": config.block_size,
+        "peers": [peer.name for peer in config.peers],
+        "overwrite": overwrite,
+    }
+    with translated():
+        return msgspec.json.decode(_engine.create_metadata(_text(spec)), type=Created)
+
+
+def read_metadata(config: ResourceConfig, *, dump: bool) -> Any:
+    """The metadata on the disk as it is, without a lock; with ``dump``, the runs of its bitmaps too."""
+    spec = _text({"device": str(config.device), "metadata": config.metadata_spec()})
+    with translated():
+        return msgspec.json.decode(_engine.dump_metadata(spec) if dump else _engine.inspect_metadata(spec))
+
+
+class Running:
+    """A running engine."""
+
+    def __init__(
+        self,
+        config: ResourceConfig,
+        node: str,
+        listener: _engine.Listener,
+        *,
+        socket: str,
+        resume: bool,
+        connect: bool,
+    ) -> None:
+        spec = {
+            "resource": config.name,
+            "node": node,
+            "device": str(config.device),
+            "metadata": config.metadata_spec(),
+            "protocol": config.protocol,
+            "peers": [
+                {"name": peer.name, "host": peer.address.host, "port": peer.address.port}
+                for peer in config.peers
+            ],
+            "socket": socket,
+            "peer_timeout_ms": round(config.peer_timeout * 1000),
+            "resume": resume,
+            "resume_wait_ms": round(config.resume_wait * 1000),
+            "disk_driver": config.disk_driver,
+            "connect": connect,
+        }
+        with translated():
+            self._engine = _engine.Engine(_text(spec), listener)
+
+    def call(self, command: str, **arguments: Any) -> None:
+        """Carry out a command. Raises `BlockpairError`."""
+        with translated():
+            self._engine.call(_text({"command": command, **arguments}))
+
+    def status(self) -> EngineStatus:
+        """What it says of itself. Raises `BlockpairError`."""
+        with translated():
+            text = self._engine.status()
+        try:
+            return _STATUS.decode(text)
+        except msgspec.DecodeError as error:
+            raise BlockpairError(
+                ErrorKind.INTERNAL,
+                f"the engine's status is not as expected: {error}",
+                "the installation is broken: install blockpair again",
+            ) from None
+
+    def event_fd(self) -> int:
+        """A descriptor that is readable while there are events."""
+        return self._engine.event_fd()
+
+    def events(self) -> list[Notice]:
+        """The events since the last call."""
+        return _NOTICES.decode(self._engine.events())
+
+    def attach(self, descriptor: int) -> None:
+        """Serve a kernel device's connection; the engine owns the descriptor from now on."""
+        with translated():
+            self._engine.attach(descriptor)
+
+    def detach(self) -> None:
+        """Close the kernel device's connections."""
+        with translated():
+            self._engine.detach()
+
+    def io_flusher(self, on: bool) -> None:
+        """Mark the engine's threads as I/O flushers, or not."""
+        with translated():
+            self._engine.io_flusher(on)
+
+    def stop(self) -> None:
+        """Drain, flush, leave clean metadata, unlock; the node stays Primary on disk if it was."""
+        with translated():
+            self._engine.stop()

@@ -1,0 +1,124 @@
+"""What shall be, kept on disk: a daemon that is killed at any moment comes back to it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from msgspec import Struct, field
+
+from blockpair.config.files import sync_directory, write_atomically
+from blockpair.errors import BlockpairError, ErrorKind
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Desired(Struct, frozen=True):
+    """What shall be of one resource: up or down, and the peers that were disconnected by command."""
+
+    up: bool = False
+    disconnected: list[str] = field(default_factory=list)
+
+
+class _Content(Struct):
+    schema: Literal["blockpair.desired/1"] = "blockpair.desired/1"
+    resources: dict[str, Desired] = field(default_factory=dict)
+
+
+class DesiredState:
+    """The desired state of all resources; each change is durable when `set` or `forget` returns."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._content = _Content()
+
+    def load(self) -> None:
+        """Read what an earlier daemon left. Raises `BlockpairError` if it cannot be understood."""
+        try:
+            self._content = msgspec.json.decode(self._file.read_bytes(), type=_Content)
+        except FileNotFoundError:
+            self._content = _Content()
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BlockpairError(
+                ErrorKind.DAMAGED,
+                f"the daemon's state file {self._file} cannot be read: {error}",
+                "move it away and bring the resources up again: `blockpair up NAME`",
+            ) from None
+
+    def get(self, name: str) -> Desired:
+        """What shall be of a resource; down if nothing was ever said."""
+        return self._content.resources.get(name, Desired())
+
+    def set(self, name: str, desired: Desired) -> None:
+        """Write down what shall be of a resource. Raises `OSError`."""
+        self._write({**self._content.resources, name: desired})
+
+    def forget(self, name: str) -> None:
+        """Drop a resource. Raises `OSError`."""
+        self._write({key: value for key, value in self._content.resources.items() if key != name})
+
+    def _write(self, resources: dict[str, Desired]) -> None:
+        if resources != self._content.resources:
+            content = _Content(resources=resources)
+            write_atomically(self._file, msgspec.json.format(msgspec.json.encode(content)).decode() + "\n")
+            self._content = content
+
+
+def boot_id() -> str:
+    """The kernel's id of this boot."""
+    return _BOOT_ID.read_text().strip()
+
+
+class PrimaryMarker:
+    """Says that this node is Primary for a resource, in this boot only: its daemon, killed and restarted,
+    resumes.
+    """
+
+    def __init__(self, file: Path, boot: str) -> None:
+        self._file = file
+        self._boot = boot
+
+    def set(self) -> None:
+        """Durable: the run directory may be on a disk where it was moved. Raises `OSError`."""
+        write_atomically(self._file, self._boot + "\n")
+
+    def clear(self) -> None:
+        """Raises `OSError`."""
+        if self._file.exists():
+            self._file.unlink()
+            sync_directory(self._file.parent)
+
+    def is_set(self) -> bool:
+        """Whether it was set in this boot."""
+        try:
+            return self._file.read_text().strip() == self._boot
+        except OSError:
+            return False
+
+
+class DaemonLock:
+    """Held for the daemon's life; the kernel releases it however the daemon ends."""
+
+    def __init__(self, file: Path) -> None:
+        import fcntl
+
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip()
+            os.close(self._descriptor)
+            raise BlockpairError(
+                ErrorKind.IN_USE,
+                f"a blockpaird already runs in {file.parent}" + (f" (pid {owner})" if owner else ""),
+                "use that one, stop it first, or set BLOCKPAIR_DIR to run a second node",
+            ) from None
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Give it up; the file stays, or a third daemon could lock another of the same name."""
+        os.close(self._descriptor)

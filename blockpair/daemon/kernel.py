@@ -1,0 +1,206 @@
+"""The kernel's block device of one resource: wanted or not, attached, re-attached, taken down.
+
+Everything here may block; the daemon calls it on worker threads, one call a resource at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from blockpair.config.node import KernelDevice
+from blockpair.daemon.bridge import Running
+from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.kernel_device import device as nbd
+from blockpair.kernel_device import memory, netlink
+from blockpair.status.engine import EngineStatus
+from blockpair.status.report import KernelDeviceStatus
+
+_FLAGS = (
+    netlink.FLAG_HAS_FLAGS
+    | netlink.FLAG_SEND_FLUSH
+    | netlink.FLAG_SEND_FUA
+    | netlink.FLAG_SEND_TRIM
+    | netlink.FLAG_SEND_WRITE_ZEROES
+    | netlink.FLAG_CAN_MULTI_CONN
+)
+
+
+class LockedMemory:
+    """The daemon's memory stays locked while any kernel device is attached."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._users = 0
+
+    def acquire(self) -> None:
+        """Raises `memory.ProtectionError`."""
+        with self._mutex:
+            if self._users == 0:
+                memory.lock_memory()
+            self._users += 1
+
+    def release(self) -> None:
+        """Raises `memory.ProtectionError`."""
+        with self._mutex:
+            self._users -= 1
+            if self._users == 0:
+                memory.unlock_memory()
+
+
+class ResourceDevice:
+    """The kernel device of one resource. ``mode`` off: none; auto: where the kernel can; required: or no
+    promotion.
+    """
+
+    def __init__(
+        self,
+        identity: str,
+        link: Path,
+        mode: KernelDevice,
+        queues: int,
+        dead_connection_timeout: float,
+        locked: LockedMemory,
+    ) -> None:
+        self.mode = mode
+        self._identity = identity
+        self._link = link
+        self._queues = queues
+        self._timeout = max(1, round(dead_connection_timeout))
+        self._locked = locked
+        self._device: nbd.Device | None = None
+        self._error: str | None = None
+        self._live = False
+
+    @property
+    def attached(self) -> bool:
+        """Whether this daemon serves a device."""
+        return self._device is not None
+
+    def status(self) -> KernelDeviceStatus:
+        """For the report."""
+        if self._device is None:
+            return KernelDeviceStatus(attached=False, error=self._error)
+        return KernelDeviceStatus(
+            attached=True, link=str(self._link), path=str(self._device.path), error=self._error
+        )
+
+    def attach(self, running: Running, status: EngineStatus) -> None:
+        """Serve the live device of an earlier daemon, or make one. Raises `BlockpairError` only if it is
+        required.
+        """
+        if self.mode == "off" or self._device is not None:
+            return
+        reason = nbd.why_unavailable()
+        try:
+            if reason is not None:
+                if self.mode == "required":
+                    raise nbd.KernelDeviceError(reason)
+                return
+            self._attach(running, status)
+            self._error = None
+        except (nbd.KernelDeviceError, memory.ProtectionError, OSError, ValueError, BlockpairError) as error:
+            self._error = str(error)
+            if self.mode == "required":
+                raise BlockpairError(
+                    ErrorKind.FAILED,
+                    f"the kernel device cannot be attached: {error}",
+                    'put that right, or set kernel_device = "auto" in the configuration',
+                ) from None
+
+    def _attach(self, running: Running, status: EngineStatus) -> None:
+        self._locked.acquire()
+        try:
+            running.io_flusher(True)
+            live = nbd.find(self._identity)
+            if live is not None:
+                attachment = nbd.reattach(live)
+            else:
+                attachment = nbd.attach(
+                    self._identity,
+                    status.size_bytes,
+                    block_size=min(status.block_size_bytes, nbd.MAX_BLOCK_SIZE),
+                    flags=_FLAGS,
+                    # A connection more makes the kernel send an answer's request again when it is late
+                    # (writes that
+                    # are suspended are), so more than one is for those who ask for it.
+                    connections=nbd.useful_connections(self._queues or 1),
+                    dead_conn_timeout_s=self._timeout,
+                )
+            for end in attachment.sockets:
+                running.attach(end.detach())
+            self._device = attachment.device
+            nbd.publish(attachment.device, self._link.parent, self._link.name)
+        except BaseException:
+            if self._device is None:
+                self._locked.release()
+            raise
+
+    def mend(self, running: Running, status: EngineStatus) -> None:
+        """Replace connections that the kernel has given up. Faults are kept for the report."""
+        if self._device is None:
+            return
+        served = sum(client.kind == "kernel" for client in status.clients)
+        dead = self._device.connections - served
+        if dead <= 0:
+            return
+        try:
+            for end in nbd.reattach(self._device, dead=dead).sockets:
+                running.attach(end.detach())
+            self._error = None
+        except (nbd.KernelDeviceError, OSError, BlockpairError) as error:
+            self._error = str(error)
+
+    def detach(self, running: Running) -> None:
+        """Take the device down if nobody holds it. Raises `BlockpairError` that names who does."""
+        if self._device is None:
+            return
+        try:
+            nbd.detach(self._device)
+        except nbd.DeviceInUse as error:
+            users = (
+                "; ".join(str(holder) for holder in error.holders)
+                or "something that cannot be seen from here"
+            )
+            raise BlockpairError(
+                ErrorKind.IN_USE,
+                f"{self._link} ({self._device.path}) is in use: {users}",
+                "unmount it or stop those programs, then try again",
+            ) from None
+        except nbd.KernelDeviceError as error:
+            raise BlockpairError(ErrorKind.FAILED, str(error), "see the kernel's log (`dmesg`)") from None
+        running.detach()
+        self._forget()
+
+    def abandon(self) -> bool:
+        """Take a device down whose data this node must not serve: its users get I/O errors. Whether there was
+        one.
+        """
+        if self.mode == "off":
+            return False
+        device = self._device or nbd.find(self._identity)
+        if device is None:
+            return False
+        try:
+            nbd.detach(device, force=True)
+        except nbd.KernelDeviceError as error:
+            self._error = str(error)
+            return False
+        if self._device is None:
+            nbd.withdraw(device, self._link.parent, self._link.name)
+        else:
+            self._forget()
+        return True
+
+    def leave(self) -> None:
+        """The daemon ends: the device stays in the kernel and waits for the next daemon."""
+        if self._device is not None:
+            self._device = None
+            self._locked.release()
+
+    def _forget(self) -> None:
+        assert self._device is not None
+        nbd.withdraw(self._device, self._link.parent, self._link.name)
+        self._device = None
+        self._error = None
+        self._locked.release()

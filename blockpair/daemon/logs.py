@@ -1,0 +1,45 @@
+"""Structured logs on standard error: JSON, a record a line, or text for a person."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from blockpair.config.node import LogFormat, LogLevel
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+def set_up(form: LogFormat, level: LogLevel) -> None:
+    """Configure logging; ``auto`` writes text to a terminal and JSON to anything else."""
+    console = form == "console" or (form == "auto" and sys.stderr.isatty())
+    processors: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if console:
+        processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()))
+    else:
+        processors += [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def place() -> str:
+    """Where the log can be read, for a person."""
+    if os.environ.get("JOURNAL_STREAM"):
+        return "journalctl -u blockpaird"
+    try:
+        target = Path("/proc/self/fd/2").readlink()
+    except OSError:
+        return "blockpaird's standard error"
+    return str(target) if target.is_file() else "blockpaird's standard error"

@@ -1,0 +1,329 @@
+"""The daemon's resources, and the commands on them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from datetime import UTC, datetime
+
+import structlog
+
+from blockpair import __version__, _engine
+from blockpair.config.files import ConfigError
+from blockpair.config.locations import Locations
+from blockpair.config.node import NodeConfig
+from blockpair.config.resource import INTERNAL, ResourceConfig, read_resource
+from blockpair.daemon.desired import Desired, DesiredState, PrimaryMarker
+from blockpair.daemon.kernel import LockedMemory
+from blockpair.daemon.runtime import Runtime
+from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.status.advice import advice, healthy
+from blockpair.status.conditions import missing
+from blockpair.status.engine import EngineStatus
+from blockpair.status.report import (
+    SCHEMA,
+    EventRecord,
+    KernelDeviceStatus,
+    PeerSummary,
+    ResourceReport,
+    StatusReport,
+)
+
+_EVENTS_SHOWN = 10
+# Some changes (a peer's disk state, say) come without an event of their own.
+_WAIT_POLL_SECONDS = 0.1
+_RECONCILE_SECONDS = 0.5
+
+
+class Manager:
+    """All resources of the node. A lock a resource orders its commands; status never waits for it."""
+
+    def __init__(
+        self,
+        node: NodeConfig,
+        places: Locations,
+        desired: DesiredState,
+        boot: str,
+        listener: _engine.Listener,
+    ) -> None:
+        self.node = node
+        self.places = places
+        self._desired = desired
+        self._boot = boot
+        self._listener = listener
+        self._runtimes: dict[str, Runtime] = {}
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._locked_memory = LockedMemory()
+        self._log = structlog.get_logger()
+
+    def lock(self, name: str) -> asyncio.Lock:
+        """Orders the commands on one resource."""
+        return self._locks[name]
+
+    def names(self) -> list[str]:
+        """The configured resources."""
+        return sorted(file.stem for file in self.places.resources.glob("*.toml"))
+
+    def config(self, name: str) -> ResourceConfig:
+        """A resource's configuration as it is in its file. Raises `BlockpairError`."""
+        try:
+            return read_resource(self.places.resource_file(name), self.node.name)
+        except FileNotFoundError:
+            known = ", ".join(self.names())
+            raise BlockpairError(
+                ErrorKind.NOT_FOUND,
+                f"there is no resource {name!r} on {self.node.name}",
+                f"the resources here are: {known}" if known else "create one: `blockpair create --help`",
+            ) from None
+
+    def marker(self, name: str) -> PrimaryMarker:
+        """The resource's Primary marker."""
+        return PrimaryMarker(self.places.primary_marker(name), self._boot)
+
+    def is_up(self, name: str) -> bool:
+        """Whether it runs, has failed, or shall be up."""
+        return name in self._runtimes or self._desired.get(name).up
+
+    def forget(self, name: str) -> None:
+        """Drop what was desired of a resource that is being deleted. Raises `OSError`."""
+        self._desired.forget(name)
+        self.marker(name).clear()
+        self._locks.pop(name, None)
+
+    async def start_all(self) -> None:
+        """Start what was up when the last daemon ended. A resource that cannot start fails alone."""
+        for name in self.names():
+            desired = self._desired.get(name)
+            if not desired.up:
+                continue
+            async with self.lock(name):
+                try:
+                    runtime = self._runtime(self.config(name))
+                    self._runtimes[name] = runtime
+                    await runtime.start(self._listener, desired)
+                    await runtime.reconcile()
+                except BlockpairError as error:
+                    self._log.error("resource.start-failed", resource=name, text=error.message)
+
+    async def stop_all(self) -> None:
+        """Stop every engine; roles and kernel devices stay for the next daemon."""
+
+        async def stop(name: str, runtime: Runtime) -> None:
+            async with self.lock(name):
+                await runtime.suspend()
+
+        await asyncio.gather(*(stop(name, runtime) for name, runtime in self._runtimes.items()))
+
+    async def supervise(self) -> None:
+        """Keep kernel devices as they should be, until cancelled."""
+        while True:
+            await asyncio.sleep(_RECONCILE_SECONDS)
+            for name, runtime in list(self._runtimes.items()):
+                # A command that holds the lock sees to the device itself.
+                if self.lock(name).locked():
+                    continue
+                async with self.lock(name):
+                    try:
+                        await runtime.reconcile()
+                    except BlockpairError as error:
+                        self._log.error("resource.device-failed", resource=name, text=error.message)
+
+    async def up(self, name: str) -> None:
+        """Start a resource, and at every start of the daemon from now on. Raises `BlockpairError`."""
+        async with self.lock(name):
+            runtime = self._runtimes.get(name)
+            if runtime is not None and runtime.running:
+                status = await runtime.status()
+                if status is not None and status.state == "running":
+                    return
+                await runtime.down()
+            fresh = self._runtime(self.config(name))
+            await fresh.start(self._listener, Desired(up=True))
+            self._runtimes[name] = fresh
+            self._want(name, Desired(up=True))
+
+    async def down(self, name: str) -> None:
+        """Stop a resource until the next `up`. Raises `BlockpairError`."""
+        async with self.lock(name):
+            runtime = self._runtimes.get(name)
+            if runtime is None:
+                self.config(name)
+            else:
+                await runtime.down()
+                del self._runtimes[name]
+            self._want(name, Desired())
+
+    async def connect(self, name: str, peer: str | None, *, connect: bool) -> None:
+        """Connect to, or disconnect from, a peer or all; it stays so after a restart. Raises
+        `BlockpairError`.
+        """
+        async with self.lock(name):
+            runtime = self.runtime(name)
+            peers = [entry.name for entry in runtime.config.peers]
+            if peer is not None and peer not in peers:
+                raise BlockpairError(
+                    ErrorKind.NOT_FOUND, f"{name} has no peer {peer!r}", f"its peers are: {', '.join(peers)}"
+                )
+            away = set(self._desired.get(name).disconnected)
+            for chosen in peers if peer is None else [peer]:
+                await runtime.call("connect" if connect else "disconnect", peer=chosen)
+                away = away - {chosen} if connect else away | {chosen}
+                self._want(name, Desired(up=True, disconnected=sorted(away)))
+
+    async def promote(self, name: str, *, force: bool) -> None:
+        """Make this node Primary. Raises `BlockpairError`."""
+        async with self.lock(name):
+            await self.runtime(name).promote(force=force)
+
+    async def demote(self, name: str) -> None:
+        """Make this node Secondary. Raises `BlockpairError`."""
+        async with self.lock(name):
+            await self.runtime(name).demote()
+
+    async def sync(self, name: str, source: str) -> None:
+        """Begin a full sync with ``source``, a node's name, as the good copy. Raises `BlockpairError`."""
+        async with self.lock(name):
+            runtime = self.runtime(name)
+            nodes = [self.node.name, *(peer.name for peer in runtime.config.peers)]
+            if source not in nodes:
+                raise BlockpairError(
+                    ErrorKind.NOT_FOUND,
+                    f"{source!r} is no node of {name}",
+                    f"its nodes are: {', '.join(nodes)}",
+                )
+            await runtime.call("sync", source=source)
+
+    async def wait(self, name: str, conditions: list[str], timeout: float | None) -> ResourceReport:
+        """The report as soon as all of ``conditions`` hold. Raises `BlockpairError` after ``timeout``
+        seconds.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else loop.time() + timeout
+        while True:
+            runtime = self._runtimes.get(name)
+            changed = runtime.changed if runtime is not None else asyncio.Event()
+            report = await self.report(name)
+            unmet = missing(conditions, report)
+            if not unmet:
+                return report
+            if report.state == "failed":
+                raise BlockpairError(
+                    ErrorKind.FAILED,
+                    f"{name} will not be {', '.join(unmet)}: it has failed: {report.failure}",
+                    f"blockpair status {name}",
+                )
+            left = _WAIT_POLL_SECONDS if deadline is None else min(_WAIT_POLL_SECONDS, deadline - loop.time())
+            if left <= 0:
+                raise BlockpairError(
+                    ErrorKind.TIMEOUT,
+                    f"{name} is not {', '.join(unmet)} after {timeout:g} s: it is {_summary(report)}",
+                    f"blockpair status {name}",
+                )
+            try:
+                await asyncio.wait_for(changed.wait(), left)
+            except TimeoutError:
+                continue
+
+    async def status(self) -> StatusReport:
+        """The whole node."""
+        resources = [await self.report(name) for name in self.names()]
+        return StatusReport(
+            schema=SCHEMA,
+            version=__version__,
+            node=self.node.name,
+            time=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            healthy=all(resource.healthy for resource in resources),
+            resources=resources,
+        )
+
+    async def report(self, name: str) -> ResourceReport:
+        """One resource. Raises `BlockpairError` for an unknown one; one that is misconfigured is reported so."""
+        runtime = self._runtimes.get(name)
+        try:
+            config = runtime.config if runtime is not None else self.config(name)
+        except ConfigError as error:
+            return _report(name, None, error.message, None, KernelDeviceStatus(False), [], None)
+        if runtime is None:
+            return _report(name, config, None, None, KernelDeviceStatus(False), [], None)
+        failure, engine = None, None
+        try:
+            engine = await runtime.status()
+        except BlockpairError as error:
+            failure = error.message
+        if engine is not None and engine.state == "failed":
+            failure = engine.failure or "the engine stopped without a reason"
+        elif engine is None and failure is None:
+            failure = (
+                runtime.failure.message if runtime.failure is not None else "it is being started or stopped"
+            )
+        serving = engine is not None and engine.state == "running" and engine.role == "Primary"
+        socket = str(self.places.nbd_socket(name)) if serving else None
+        return _report(
+            name, config, failure, engine, runtime.device_status(), runtime.recent_events(), socket, runs=True
+        )
+
+    def runtime(self, name: str) -> Runtime:
+        """A resource that is up. Raises `BlockpairError`."""
+        runtime = self._runtimes.get(name)
+        if runtime is None:
+            self.config(name)
+            raise BlockpairError(ErrorKind.FAILED, f"the resource {name} is down", f"blockpair up {name}")
+        return runtime
+
+    def _runtime(self, config: ResourceConfig) -> Runtime:
+        mode = config.kernel_device or self.node.kernel_device
+        if self.node.kernel_device == "off":
+            mode = "off"
+        return Runtime(
+            config, self.node.name, self.places, self.marker(config.name), mode, self._locked_memory
+        )
+
+    def _want(self, name: str, desired: Desired) -> None:
+        try:
+            self._desired.set(name, desired)
+        except OSError as error:
+            raise BlockpairError(
+                ErrorKind.IO,
+                f"done, but it will not survive a restart of the daemon: {self.places.desired_file} cannot be "
+                f"written: {error.strerror}",
+                "make room or correct the mode of that directory, then repeat the command",
+            ) from None
+
+
+def _report(
+    name: str,
+    config: ResourceConfig | None,
+    failure: str | None,
+    engine: EngineStatus | None,
+    device: KernelDeviceStatus,
+    events: list[EventRecord],
+    socket: str | None,
+    *,
+    runs: bool = False,
+) -> ResourceReport:
+    state = "failed" if failure is not None else ("running" if runs else "down")
+    entries = advice(name, state, failure, engine, device)
+    return ResourceReport(
+        name=name,
+        state=state,  # type: ignore[arg-type]
+        failure=failure,
+        healthy=healthy(entries),
+        device=str(config.device) if config else "",
+        metadata=INTERNAL if config and config.metadata is None else str(config.metadata if config else ""),
+        peers=[PeerSummary(peer.name, str(peer.address)) for peer in config.peers] if config else [],
+        nbd_socket=socket,
+        kernel_device=device,
+        engine=engine,
+        advice=entries,
+        events=events[-_EVENTS_SHOWN:],
+    )
+
+
+def _summary(report: ResourceReport) -> str:
+    if report.engine is None:
+        return report.state
+    peers = ", ".join(
+        f"{peer.name} {peer.connection}/{peer.replication}/{peer.disk or 'unknown'}"
+        for peer in report.engine.peers
+    )
+    return f"{report.engine.role}, {report.engine.disk}; {peers}"

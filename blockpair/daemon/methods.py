@@ -1,0 +1,207 @@
+"""The daemon's RPC methods: parameters in, results out. What they do is in `manager` and `provision`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from msgspec import Struct
+
+from blockpair import __version__
+from blockpair.config.resource import INTERNAL, PeerTable, Protocol
+from blockpair.daemon import bridge, provision
+from blockpair.daemon.manager import Manager
+from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.rpc.server import Caller, Method
+from blockpair.status.conditions import CONDITIONS
+
+
+class NoParams(Struct, forbid_unknown_fields=True):
+    """For methods without parameters."""
+
+
+class NameParams(Struct, forbid_unknown_fields=True):
+    """One resource."""
+
+    name: str
+
+
+class StatusParams(Struct, forbid_unknown_fields=True):
+    """One resource, or all."""
+
+    name: str | None = None
+
+
+class CreateParams(Struct, forbid_unknown_fields=True):
+    """What `create` needs; ``metadata`` null is a file in the state directory."""
+
+    name: str
+    device: str
+    peers: list[PeerTable]
+    metadata: str | None = None
+    block_size: str = "4K"
+    protocol: Protocol = "C"
+    force: bool = False
+
+
+class PeerParams(Struct, forbid_unknown_fields=True):
+    """One resource and one of its peers, or all of them."""
+
+    name: str
+    peer: str | None = None
+
+
+class PromoteParams(Struct, forbid_unknown_fields=True):
+    """``force``: even where writes that only the peer has would be lost or the data would fork."""
+
+    name: str
+    force: bool = False
+
+
+class SyncParams(Struct, forbid_unknown_fields=True):
+    """``source``: the node whose copy is kept."""
+
+    name: str
+    source: str
+
+
+class WaitParams(Struct, forbid_unknown_fields=True):
+    """Until all of ``until`` hold, or ``timeout_seconds`` have passed (null: for ever)."""
+
+    name: str
+    until: list[str]
+    timeout_seconds: float | None = None
+
+
+class MetadataParams(Struct, forbid_unknown_fields=True):
+    """``dump``: with the runs of the bitmaps."""
+
+    name: str
+    dump: bool = False
+
+
+class Methods:
+    """The table of methods over one `Manager`."""
+
+    def __init__(self, manager: Manager, log_place: str) -> None:
+        self._manager = manager
+        self._log_place = log_place
+        self._log = structlog.get_logger().bind(part="rpc")
+
+    def table(self) -> dict[str, Method]:
+        """Every method by its name."""
+        return {
+            "daemon.info": Method(NoParams, self._info),
+            "resource.status": Method(StatusParams, self._status),
+            "resource.wait": Method(WaitParams, self._wait, interruptible=True),
+            "resource.metadata": Method(MetadataParams, self._metadata),
+            "resource.create": self._change("resource.create", CreateParams, self._create),
+            "resource.delete": self._change("resource.delete", NameParams, self._delete),
+            "resource.up": self._change("resource.up", NameParams, self._up),
+            "resource.down": self._change("resource.down", NameParams, self._down),
+            "resource.connect": self._change("resource.connect", PeerParams, self._connect),
+            "resource.disconnect": self._change("resource.disconnect", PeerParams, self._disconnect),
+            "resource.promote": self._change("resource.promote", PromoteParams, self._promote),
+            "resource.demote": self._change("resource.demote", NameParams, self._demote),
+            "resource.sync": self._change("resource.sync", SyncParams, self._sync),
+        }
+
+    def _change(self, name: str, params: type[Any], run: Callable[[Any], Awaitable[Any]]) -> Method:
+        """A method that changes something: who asked, for what, and how it ended are logged."""
+
+        async def logged(caller: Caller, given: Any) -> Any:
+            log = self._log.bind(method=name, resource=given.name, uid=caller.uid, pid=caller.pid)
+            try:
+                result = await run(given)
+            except BlockpairError as error:
+                log.warning("command.refused", kind=error.kind.value, text=error.message)
+                raise
+            log.info("command.done")
+            return result
+
+        return Method(params, logged)
+
+    async def _info(self, caller: Caller, _: NoParams) -> Any:
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "node": self._manager.node.name,
+            "config": str(self._manager.places.config),
+            "log": self._log_place,
+        }
+
+    async def _status(self, caller: Caller, params: StatusParams) -> Any:
+        if params.name is None:
+            return await self._manager.status()
+        return await self._manager.report(params.name)
+
+    async def _wait(self, caller: Caller, params: WaitParams) -> Any:
+        unknown = [condition for condition in params.until if condition not in CONDITIONS]
+        if unknown or not params.until:
+            raise BlockpairError(
+                ErrorKind.USAGE,
+                f"{unknown[0]!r} is nothing to wait for" if unknown else "there is nothing to wait for",
+                "the states are: " + ", ".join(sorted(CONDITIONS)),
+            )
+        return await self._manager.wait(params.name, params.until, params.timeout_seconds)
+
+    async def _metadata(self, caller: Caller, params: MetadataParams) -> Any:
+        config = self._manager.config(params.name)
+        read = await asyncio.to_thread(bridge.read_metadata, config, dump=params.dump)
+        return {"up": self._manager.is_up(params.name), "metadata": read}
+
+    async def _create(self, params: CreateParams) -> Any:
+        config, created = await provision.create(
+            self._manager,
+            params.name,
+            device=params.device,
+            metadata=params.metadata,
+            peers=params.peers,
+            block_size=params.block_size,
+            protocol=params.protocol,
+            force=params.force,
+        )
+        return {
+            "name": config.name,
+            "file": str(self._manager.places.resource_file(config.name)),
+            "device": str(config.device),
+            "metadata": INTERNAL if config.metadata is None else str(config.metadata),
+            "data_size_bytes": created.data_size_bytes,
+            "block_size_bytes": created.block_size_bytes,
+            "metadata_bytes": created.metadata_bytes,
+            "device_size_bytes": created.device_size_bytes,
+        }
+
+    async def _delete(self, params: NameParams) -> Any:
+        return {"done": await provision.delete(self._manager, params.name)}
+
+    async def _up(self, params: NameParams) -> Any:
+        await self._manager.up(params.name)
+        return await self._manager.report(params.name)
+
+    async def _down(self, params: NameParams) -> Any:
+        await self._manager.down(params.name)
+        return await self._manager.report(params.name)
+
+    async def _connect(self, params: PeerParams) -> Any:
+        await self._manager.connect(params.name, params.peer, connect=True)
+        return await self._manager.report(params.name)
+
+    async def _disconnect(self, params: PeerParams) -> Any:
+        await self._manager.connect(params.name, params.peer, connect=False)
+        return await self._manager.report(params.name)
+
+    async def _promote(self, params: PromoteParams) -> Any:
+        await self._manager.promote(params.name, force=params.force)
+        return await self._manager.report(params.name)
+
+    async def _demote(self, params: NameParams) -> Any:
+        await self._manager.demote(params.name)
+        return await self._manager.report(params.name)
+
+    async def _sync(self, params: SyncParams) -> Any:
+        await self._manager.sync(params.name, params.source)
+        return await self._manager.report(params.name)

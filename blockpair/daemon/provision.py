@@ -1,0 +1,174 @@
+"""Creating and deleting resources: every check first, then the metadata, then the configuration file."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import stat
+from pathlib import Path
+
+from blockpair.config.files import sync_directory
+from blockpair.config.names import NAME_RULE, check_name
+from blockpair.config.resource import (
+    PeerTable,
+    Protocol,
+    ResourceConfig,
+    ResourceFile,
+    resource_config,
+    write_resource,
+)
+from blockpair.daemon import bridge
+from blockpair.daemon.manager import Manager
+from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.signature import check_free
+
+
+async def create(
+    manager: Manager,
+    name: str,
+    *,
+    device: str,
+    metadata: str | None,
+    peers: list[PeerTable],
+    block_size: str,
+    protocol: Protocol,
+    force: bool,
+) -> tuple[ResourceConfig, bridge.Created]:
+    """Make ``device`` a copy of the new resource ``name``. Raises `BlockpairError`, and then nothing was
+    changed.
+    """
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise BlockpairError(ErrorKind.USAGE, str(error), f"choose another name: {NAME_RULE}") from None
+    async with manager.lock(name):
+        place = metadata if metadata is not None else str(manager.places.metadata_file(name))
+        content = ResourceFile(
+            device=device, metadata=place, peer=peers, block_size=block_size, protocol=protocol
+        )
+        return await asyncio.to_thread(_create, manager, name, content, metadata is None, force)
+
+
+def _create(
+    manager: Manager, name: str, content: ResourceFile, default_metadata: bool, force: bool
+) -> tuple[ResourceConfig, bridge.Created]:
+    file = manager.places.resource_file(name)
+    if file.exists():
+        raise BlockpairError(
+            ErrorKind.EXISTS,
+            f"the resource {name} exists already ({file})",
+            f"choose another name, or delete it first: blockpair delete {name}",
+        )
+    config = resource_config(content, file, manager.node.name)
+    _check_path(config.device, "device")
+    _check_unused(manager, config)
+    check_free(config.device, "device of a resource", force=force)
+    made = False
+    if config.metadata is not None:
+        if default_metadata:
+            config.metadata.parent.mkdir(parents=True, exist_ok=True)
+        if config.metadata.exists():
+            check_free(config.metadata, "metadata of a resource", force=force)
+        else:
+            made = True
+    try:
+        created = bridge.create_metadata(config, manager.node.name, overwrite=force)
+        write_resource(file, content)
+    except BaseException as error:
+        if made and config.metadata is not None:
+            config.metadata.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise BlockpairError(
+                ErrorKind.IO, f"{file} cannot be written: {error.strerror}", "make room or correct its mode"
+            ) from None
+        raise
+    return config, created
+
+
+def _check_path(path: Path, key: str) -> None:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise BlockpairError(
+            ErrorKind.INVALID,
+            f"the {key} {path} does not exist",
+            f"correct the path, or make a file to hold the data: truncate -s 10G {path}",
+        ) from None
+    except OSError as error:
+        raise BlockpairError(
+            ErrorKind.INVALID, f"the {key} {path} cannot be used: {error.strerror}", "correct the path"
+        ) from None
+    if not (stat.S_ISBLK(mode) or stat.S_ISREG(mode)):
+        raise BlockpairError(
+            ErrorKind.INVALID,
+            f"the {key} {path} is neither a block device nor a file",
+            "name a disk, partition, logical volume, RAID array or a regular file",
+        )
+
+
+def _check_unused(manager: Manager, config: ResourceConfig) -> None:
+    """No other resource of this node may have the same device or metadata, by whatever name."""
+    ours = [path for path in (config.device, config.metadata) if path is not None]
+    if len({path.resolve() for path in ours}) < len(ours):
+        raise BlockpairError(
+            ErrorKind.INVALID,
+            f"{config.device} cannot be both the device and the metadata",
+            "name another path for the metadata, or `--metadata internal`",
+        )
+    for name in manager.names():
+        try:
+            other = manager.config(name)
+        except BlockpairError:
+            continue
+        for path in (other.device, other.metadata):
+            if path is not None and any(_same(path, mine) for mine in ours):
+                raise BlockpairError(
+                    ErrorKind.IN_USE,
+                    f"{path} belongs to the resource {name} already",
+                    f"choose another device or metadata path, or delete that one: blockpair delete {name}",
+                )
+
+
+def _same(one: Path, other: Path) -> bool:
+    if one.resolve() == other.resolve():
+        return True
+    with contextlib.suppress(OSError):
+        first, second = one.stat(), other.stat()
+        if stat.S_ISBLK(first.st_mode) and stat.S_ISBLK(second.st_mode):
+            return first.st_rdev == second.st_rdev
+        return (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
+    return False
+
+
+async def delete(manager: Manager, name: str) -> list[str]:
+    """Forget a resource and remove its metadata file; its device keeps its data. What was removed, in words."""
+    async with manager.lock(name):
+        if manager.is_up(name):
+            raise BlockpairError(
+                ErrorKind.IN_USE, f"the resource {name} is up", f"take it down first: blockpair down {name}"
+            )
+        config = manager.config(name)
+        return await asyncio.to_thread(_delete, manager, config)
+
+
+def _delete(manager: Manager, config: ResourceConfig) -> list[str]:
+    file = manager.places.resource_file(config.name)
+    try:
+        manager.forget(config.name)
+        file.unlink(missing_ok=True)
+        sync_directory(file.parent)
+        done = [f"removed {file}"]
+        if config.metadata is None:
+            done.append(
+                f"{config.device} keeps its internal metadata; `blockpair create --force` overwrites it"
+            )
+        elif config.metadata.is_file():
+            config.metadata.unlink()
+            done.append(f"removed the metadata {config.metadata}")
+        elif config.metadata.exists():
+            done.append(f"{config.metadata} keeps its metadata; `blockpair create --force` overwrites it")
+        return done
+    except OSError as error:
+        raise BlockpairError(
+            ErrorKind.IO, f"{error.filename} cannot be removed: {error.strerror}", "correct that and repeat"
+        ) from None

@@ -1,0 +1,226 @@
+"""One resource in the daemon: its engine, its kernel device, its recent events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from datetime import UTC, datetime
+
+import structlog
+
+from blockpair import _engine
+from blockpair.config.locations import Locations, check_socket_path
+from blockpair.config.node import KernelDevice
+from blockpair.config.resource import ResourceConfig
+from blockpair.daemon.bridge import Notice, Running
+from blockpair.daemon.clients import describe
+from blockpair.daemon.desired import Desired, PrimaryMarker
+from blockpair.daemon.kernel import LockedMemory, ResourceDevice
+from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.status.engine import EngineStatus
+from blockpair.status.report import EventRecord, KernelDeviceStatus
+
+_EVENTS_KEPT = 64
+
+
+class Runtime:
+    """A resource that shall be up. Methods that change something are called with `lock` held."""
+
+    def __init__(
+        self,
+        config: ResourceConfig,
+        node: str,
+        places: Locations,
+        marker: PrimaryMarker,
+        kernel_device: KernelDevice,
+        locked: LockedMemory,
+    ) -> None:
+        self.config = config
+        self.failure: BlockpairError | None = None
+        self._node = node
+        self._places = places
+        self._marker = marker
+        self._running: Running | None = None
+        self._events: deque[EventRecord] = deque(maxlen=_EVENTS_KEPT)
+        self._changed = asyncio.Event()
+        self._watched: int | None = None
+        self._log = structlog.get_logger().bind(resource=config.name)
+        self._device = ResourceDevice(
+            f"{node}/{config.name}",
+            places.device_link(config.name),
+            kernel_device,
+            config.queues,
+            config.dead_connection_timeout,
+            locked,
+        )
+
+    @property
+    def running(self) -> bool:
+        """Whether there is an engine, failed or not."""
+        return self._running is not None
+
+    @property
+    def changed(self) -> asyncio.Event:
+        """Set at the engine's next event; for that event only."""
+        return self._changed
+
+    def recent_events(self) -> list[EventRecord]:
+        """The last events, oldest first."""
+        return list(self._events)
+
+    def device_status(self) -> KernelDeviceStatus:
+        """The kernel device, for the report."""
+        return self._device.status()
+
+    async def status(self) -> EngineStatus | None:
+        """What the engine says; None where there is none. Raises `BlockpairError`."""
+        running = self._running
+        return None if running is None else await asyncio.to_thread(running.status)
+
+    async def start(self, listener: _engine.Listener, desired: Desired) -> None:
+        """Start the engine, Primary again if it was in this boot. Raises `BlockpairError`, also kept as
+        `failure`.
+        """
+        try:
+            socket = check_socket_path(self._places.nbd_socket(self.config.name))
+            # The daemon's lock is held, so a socket that is there was left by a daemon that was killed.
+            socket.unlink(missing_ok=True)
+            connect = not desired.disconnected
+            self._running = await asyncio.to_thread(
+                Running,
+                self.config,
+                self._node,
+                listener,
+                socket=str(socket),
+                resume=self._marker.is_set(),
+                connect=connect,
+            )
+        except BlockpairError as error:
+            self.failure = error
+            self._log.error("resource.start-failed", text=error.message, remedy=error.remedy)
+            raise
+        self.failure = None
+        self._watched = self._running.event_fd()
+        asyncio.get_running_loop().add_reader(self._watched, self._collect)
+        if not connect:
+            for peer in self.config.peers:
+                if peer.name not in desired.disconnected:
+                    await self.call("connect", peer=peer.name)
+        self._log.info("resource.up", device=str(self.config.device))
+
+    async def call(self, command: str, **arguments: object) -> None:
+        """Have the engine carry out a command. Raises `BlockpairError`."""
+        await asyncio.to_thread(self.engine().call, command, **arguments)
+
+    def engine(self) -> Running:
+        """The engine. Raises `BlockpairError` while there is none."""
+        if self._running is None:
+            raise BlockpairError(
+                ErrorKind.FAILED,
+                f"the resource {self.config.name} is down",
+                f"blockpair up {self.config.name}",
+            )
+        return self._running
+
+    async def promote(self, *, force: bool) -> None:
+        """Become Primary and offer the device. Raises `BlockpairError`, and then this node is what it was."""
+        running = self.engine()
+        was_primary = running.status().role == "Primary"
+        await self.call("promote", force=force)
+        try:
+            await asyncio.to_thread(self._marker.set)
+            await asyncio.to_thread(lambda: self._device.attach(running, running.status()))
+        except BaseException:
+            if not was_primary:
+                await self.call("demote")
+                await asyncio.to_thread(self._marker.clear)
+            raise
+
+    async def demote(self) -> None:
+        """Take the device away and become Secondary. Raises `BlockpairError` that names who still uses it."""
+        running = self.engine()
+        status = await asyncio.to_thread(running.status)
+        users = [await asyncio.to_thread(describe, c) for c in status.clients if c.kind == "unix"]
+        if users:
+            raise BlockpairError(
+                ErrorKind.IN_USE,
+                f"the NBD socket of {self.config.name} is in use by " + "; ".join(users),
+                "stop those programs, then try again",
+            )
+        await asyncio.to_thread(self._device.detach, running)
+        try:
+            await self.call("demote")
+        except BlockpairError:
+            # Still Primary: its users find their device again.
+            await asyncio.to_thread(lambda: self._device.attach(running, running.status()))
+            raise
+        await asyncio.to_thread(self._marker.clear)
+
+    async def down(self) -> None:
+        """Demote if Primary, and end the engine in good order. Raises `BlockpairError`, and then it still
+        runs.
+        """
+        running = self._running
+        if running is None:
+            return
+        status = await asyncio.to_thread(running.status)
+        if status.state == "running" and (status.role == "Primary" or status.resuming):
+            await self.demote()
+        await asyncio.to_thread(self._device.abandon)
+        await self._stop(running)
+        await asyncio.to_thread(self._marker.clear)
+        self._log.info("resource.down")
+
+    async def suspend(self) -> None:
+        """The daemon ends: stop the engine, keep the role and the kernel device for the next daemon."""
+        if self._running is not None:
+            await self._stop(self._running)
+            await asyncio.to_thread(self._device.leave)
+
+    async def _stop(self, running: Running) -> None:
+        if self._watched is not None:
+            asyncio.get_running_loop().remove_reader(self._watched)
+            self._watched = None
+        try:
+            await asyncio.to_thread(running.stop)
+        except BlockpairError as error:
+            # It holds nothing any more; what it could not finish, the next start finds in the metadata.
+            self._log.error("resource.stop-failed", text=error.message)
+        self._running = None
+        self._announce()
+
+    async def reconcile(self) -> None:
+        """Make the kernel device fit the engine's role: after a restart, a failure, or a dead connection."""
+        running = self._running
+        if running is None:
+            return
+        status = await asyncio.to_thread(running.status)
+        if status.state == "running" and status.role == "Primary" and not status.resuming:
+            if self._device.attached:
+                await asyncio.to_thread(self._device.mend, running, status)
+            elif self._device.status().error is None:
+                await asyncio.to_thread(self._device.attach, running, status)
+        elif not status.resuming and await asyncio.to_thread(self._device.abandon):
+            self._log.error(
+                "resource.device-taken-down", text="this node may not write: I/O on it fails from now on"
+            )
+
+    def _collect(self) -> None:
+        running = self._running
+        if running is not None:
+            for notice in running.events():
+                self._record(notice)
+        self._announce()
+
+    def _record(self, notice: Notice) -> None:
+        time = datetime.fromtimestamp(notice.time_ns / 1e9, UTC).isoformat(timespec="milliseconds")
+        self._events.append(
+            EventRecord(time.replace("+00:00", "Z"), notice.severity, notice.name, notice.text)
+        )
+        getattr(self._log, notice.severity if notice.severity in ("warning", "error") else "info")(
+            notice.name, text=notice.text
+        )
+
+    def _announce(self) -> None:
+        previous, self._changed = self._changed, asyncio.Event()
+        previous.set()

@@ -1,0 +1,1 @@
+"""What a resource's state means: the published schema, conditions to wait for, and advice. Pure."""

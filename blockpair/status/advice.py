@@ -1,0 +1,266 @@
+"""From a resource's state to what an administrator should do next. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from blockpair.status.conditions import copies_synced
+from blockpair.status.engine import EngineStatus, PeerStatus, Resync
+from blockpair.status.report import Advice, KernelDeviceStatus, Severity
+from blockpair.units import format_duration, format_size
+
+_ORDER = {"critical": 0, "warning": 1, "info": 2}
+
+
+def advice(
+    name: str,
+    state: str,
+    failure: str | None,
+    engine: EngineStatus | None,
+    kernel_device: KernelDeviceStatus | None = None,
+) -> list[Advice]:
+    """What is wrong or worth knowing of the resource ``name``, the gravest first; empty when all is well."""
+    found = list(_advice(name, state, failure, engine))
+    if kernel_device is not None and kernel_device.error is not None:
+        found.append(
+            Advice(
+                "warning",
+                "kernel-device",
+                f"there is no kernel block device: {kernel_device.error}",
+                "load the nbd module (`modprobe nbd`), then demote and promote again; the NBD socket works meanwhile",
+            )
+        )
+    return sorted(found, key=lambda entry: _ORDER[entry.severity])
+
+
+def healthy(entries: Iterable[Advice]) -> bool:
+    """Whether nothing is wrong."""
+    return all(entry.severity == "info" for entry in entries)
+
+
+def _advice(name: str, state: str, failure: str | None, engine: EngineStatus | None) -> Iterator[Advice]:
+    if state == "down":
+        yield Advice("warning", "down", "the resource is down: nothing is replicated", f"blockpair up {name}")
+        return
+    if state == "failed" or engine is None:
+        yield Advice(
+            "critical",
+            "failed",
+            f"the resource has failed: {failure or 'no reason is known'}",
+            f"see the daemon's log, put the cause right, then: blockpair down {name} && blockpair up {name}",
+        )
+        return
+    yield from _local(name, engine)
+    for peer in engine.peers:
+        yield from _peer(name, engine, peer)
+    if engine.role == "Secondary" and not engine.resuming and copies_synced(engine):
+        if not any(peer.role == "Primary" for peer in engine.peers):
+            yield Advice(
+                "info",
+                "no-primary",
+                "no node is Primary; the data is not in use",
+                f"blockpair promote {name}",
+            )
+
+
+def _local(name: str, engine: EngineStatus) -> Iterator[Advice]:
+    if engine.suspended is not None:
+        yield Advice(
+            "critical",
+            "suspended",
+            f"writes wait: {engine.suspended}",
+            "see the advice on the peer; they go on by themselves once the cause is gone",
+        )
+    if engine.resuming:
+        yield Advice(
+            "warning",
+            "resuming",
+            "this node was Primary when its daemon ended and waits for its peer's word before it goes on",
+            "it goes on by itself in a moment: blockpair wait " + name + " --until primary",
+        )
+    match engine.disk:
+        case "Diskless":
+            why = f": {engine.disk_error}" if engine.disk_error else ""
+            yield Advice(
+                "critical",
+                "diskless",
+                f"the backing device {engine.backing.path} is detached{why}",
+                "repair or replace it (`dmesg`, `smartctl -a`), then: "
+                f"blockpair down {name} && blockpair up {name}",
+            )
+        case "Inconsistent":
+            if not any(peer.replication in ("SyncTarget", "Waiting") for peer in engine.peers):
+                yield Advice(
+                    "critical",
+                    "inconsistent",
+                    "this node's copy is not usable: it has not been fully synced from a good one",
+                    f"connect to a peer that is UpToDate: blockpair connect {name}",
+                )
+        case "Outdated" if not _syncing_to_us(engine):
+            yield Advice(
+                "warning",
+                "outdated",
+                "this node's copy is intact but old: the peer has written without it",
+                f"connect to that peer, the resync begins by itself: blockpair connect {name}",
+            )
+        case "Consistent" if all(peer.connection != "Connected" for peer in engine.peers):
+            yield Advice(
+                "warning",
+                "consistent",
+                "this node's copy is intact, but only the peer knows whether it is the newest",
+                f"bring the peer up; if it is lost for good: blockpair promote {name} --force",
+            )
+        case _:
+            pass
+    if engine.disk != "Diskless" and engine.disk_error is not None:
+        yield Advice(
+            "warning",
+            "disk-error",
+            f"the backing device {engine.backing.path} has had an error: {engine.disk_error}",
+            "look at its health (`dmesg`, `smartctl -a`)",
+        )
+
+
+def _syncing_to_us(engine: EngineStatus) -> bool:
+    return any(peer.replication == "SyncTarget" for peer in engine.peers)
+
+
+def _peer(name: str, engine: EngineStatus, peer: PeerStatus) -> Iterator[Advice]:
+    if peer.connection == "StandAlone":
+        yield _standalone(name, engine, peer)
+    elif peer.connection == "Connecting":
+        yield _connecting(name, peer)
+    else:
+        yield from _connected(name, engine, peer)
+
+
+# What the peer or we ourselves said when the handshake ended: severity, and the remedy.
+_REFUSALS: dict[str, tuple[Severity, str]] = {
+    "unknownresource": (
+        "warning",
+        "create the resource on {peer} and bring it up there: `blockpair create {name} ...`, `blockpair up {name}`",
+    ),
+    "otherresource": (
+        "critical",
+        "the peer's device belongs to another resource of this name: correct the peer's address or device; if
+        one " "copy is to be given up, delete and create the resource anew on that node, then `blockpair up
+        {name}`", ), "version": ( "warning", "install the same blockpair on both nodes (`blockpair
+        --version`), then: blockpair connect {name}", ), "size": ( "critical", "give the smaller copy a device
+        at least as large as the other and create the resource there anew", ), "blocksize": ( "warning",
+        "create the resource on one of the nodes anew, with the block size of the other (`--block-size`)", ),
+        "protocol": ( "warning", "set the same `protocol` in both nodes' {name}.toml, then on the changed one:
+        " "blockpair down {name} && blockpair up {name}", ), "unknownnode": ( "warning", "list this node under
+        [[peer]] in {peer}'s {name}.toml, by the name `{node}`, and bring it up again there", ),
+        "protocolerror": ("warning", "see both daemons' logs, then: blockpair connect {name}"), } _SPLIT_BRAIN
+        = ( "both copies were written apart and are untouched; choose the one whose changes may be lost, and
+        on that node: " "blockpair down {name}, blockpair delete {name}, create it anew with --force; then
+        sync from the other" )
+
+
+def _standalone(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:
+    refusal = peer.refusal
+    if refusal is None:
+        return Advice(
+            "warning",
+            "disconnected",
+            f"disconnected from {peer.name} by command; {_behind(peer)}",
+            f"blockpair connect {name}",
+        )
+    rule = (peer.rule or "").lower()
+    words = {"name": name, "peer": peer.name, "node": engine.node}
+    if rule.startswith("split-brain"):
+        return Advice(
+            "critical",
+            "split-brain",
+            f"split brain with {peer.name}: {refusal.text}",
+            _SPLIT_BRAIN.format_map(words),
+        )
+    key = refusal.reason.replace("_", "").replace("-", "").lower()
+    severity, remedy = _REFUSALS.get(
+        key, ("critical", "see both daemons' logs; when the cause is gone: blockpair connect {name}")
+    )
+    return Advice(
+        severity,
+        f"refused-{key}",
+        f"{peer.name} and this node do not connect: {refusal.text}",
+        remedy.format_map(words),
+    )
+
+
+def _connecting(name: str, peer: PeerStatus) -> Advice:
+    if peer.refusal is not None and peer.refusal.reason.replace("_", "").lower() not in (
+        "disconnect",
+        "busy",
+    ):
+        reason = f"it answers: {peer.refusal.text}"
+    elif peer.last_contact_seconds is not None:
+        reason = f"last heard of {format_duration(peer.last_contact_seconds)} ago"
+    else:
+        reason = "not heard of since this daemon started"
+    return Advice(
+        "warning",
+        "unreachable",
+        f"{peer.name} ({peer.address}) is not connected, {reason}; {_behind(peer)}",
+        f"see that {peer.name} runs, blockpaird on it too, and that its port is open; it reconnects by itself; "
+        f"on {peer.name}: blockpair status {name}",
+    )
+
+
+def _behind(peer: PeerStatus) -> str:
+    if peer.full_sync:
+        return "it needs a full sync"
+    return f"{format_size(peer.out_of_sync_bytes)} out of sync"
+
+
+def _connected(name: str, engine: EngineStatus, peer: PeerStatus) -> Iterator[Advice]:
+    if engine.role == "Primary" and peer.role == "Primary":
+        yield Advice(
+            "critical",
+            "two-primaries",
+            f"both this node and {peer.name} are Primary",
+            f"stop using it on one of them, and there: blockpair demote {name}",
+        )
+    match peer.replication:
+        case "Waiting":
+            yield Advice(
+                "warning",
+                "first-sync",
+                f"neither this node nor {peer.name} has data yet: both copies are new",
+                "say which node's device is to be kept, the other is overwritten: "
+                f"blockpair sync {name} --from NODE --wait",
+            )
+        case "SyncSource" | "SyncTarget":
+            way = f"to {peer.name}" if peer.replication == "SyncSource" else f"from {peer.name}"
+            yield Advice(
+                "warning",
+                "resync",
+                f"resync {way} is running{_progress(peer.resync)}",
+                f"it goes on by itself; to follow it: blockpair sync {name} --wait",
+            )
+        case _:
+            yield from _settled(name, peer)
+
+
+def _progress(resync: Resync | None) -> str:
+    if resync is None or resync.total_bytes == 0:
+        return ""
+    percent = 100 * resync.done_bytes / resync.total_bytes
+    left = "" if resync.eta_seconds is None else f", {format_duration(resync.eta_seconds)} left"
+    return f": {percent:.1f} % of {format_size(resync.total_bytes)}{left}"
+
+
+def _settled(name: str, peer: PeerStatus) -> Iterator[Advice]:
+    if peer.disk == "Diskless":
+        yield Advice(
+            "critical",
+            "peer-diskless",
+            f"the backing device of {peer.name} is detached: there is one copy left",
+            f"on {peer.name}: blockpair status {name}",
+        )
+    elif peer.out_of_sync_bytes or peer.full_sync or peer.disk in ("Inconsistent", "Outdated"):
+        yield Advice(
+            "warning",
+            "out-of-sync",
+            f"the copy of {peer.name} is {peer.disk or 'unknown'}; {_behind(peer)}, and no resync runs",
+            f"blockpair disconnect {name} && blockpair connect {name}",
+        )

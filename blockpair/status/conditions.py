@@ -1,0 +1,65 @@
+"""Conditions of a resource that a person or script waits for. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from blockpair.status.engine import EngineStatus
+from blockpair.status.report import ResourceReport
+
+
+def copies_synced(engine: EngineStatus) -> bool:
+    """Every copy is connected, good, and equal to this one."""
+    return engine.disk == "UpToDate" and all(
+        peer.connection == "Connected"
+        and peer.replication == "Established"
+        and peer.disk == "UpToDate"
+        and peer.out_of_sync_bytes == 0
+        and not peer.full_sync
+        for peer in engine.peers
+    )
+
+
+def _each_peer(field: str, *values: str) -> Callable[[EngineStatus], bool]:
+    return lambda engine: all(getattr(peer, field) in values for peer in engine.peers)
+
+
+_ENGINE_CONDITIONS: dict[str, tuple[str, Callable[[EngineStatus], bool]]] = {
+    "connected": ("every peer is connected", _each_peer("connection", "Connected")),
+    "disconnected": ("no peer is connected", _each_peer("connection", "StandAlone", "Connecting")),
+    "standalone": ("no peer is connected or tried", _each_peer("connection", "StandAlone")),
+    "established": ("writes go to every peer", _each_peer("replication", "Established")),
+    "syncing": (
+        "a resync is running",
+        lambda engine: any(peer.replication in ("SyncSource", "SyncTarget") for peer in engine.peers),
+    ),
+    "uptodate": ("this node's copy is good", lambda engine: engine.disk == "UpToDate"),
+    "synced": ("all copies are good and equal", copies_synced),
+    "primary": ("this node is Primary", lambda engine: engine.role == "Primary" and not engine.resuming),
+    "secondary": ("this node is Secondary", lambda engine: engine.role == "Secondary"),
+}
+
+CONDITIONS: dict[str, str] = {
+    "up": "the resource runs",
+    "down": "the resource does not run",
+    "healthy": "nothing is wrong: `blockpair status` would end with 0",
+    **{name: meaning for name, (meaning, _) in _ENGINE_CONDITIONS.items()},
+}
+
+
+def holds(condition: str, report: ResourceReport) -> bool:
+    """Whether a condition of `CONDITIONS` holds; those about the engine never do while it is not running."""
+    match condition:
+        case "up":
+            return report.state == "running"
+        case "down":
+            return report.state == "down"
+        case "healthy":
+            return report.healthy
+    _, test = _ENGINE_CONDITIONS[condition]
+    return report.state == "running" and report.engine is not None and test(report.engine)
+
+
+def missing(conditions: Sequence[str], report: ResourceReport) -> list[str]:
+    """Those of ``conditions`` that do not hold."""
+    return [condition for condition in conditions if not holds(condition, report)]

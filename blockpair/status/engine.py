@@ -1,0 +1,147 @@
+"""The engine's own status, as it crosses from Rust. Sizes in bytes, ids as 16 hexadecimal digits."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Generation(Struct, frozen=True):
+    """Which data this is: the current id, and those it grew from, newest first."""
+
+    current: str
+    history: list[str]
+
+
+class Requests(Struct, frozen=True):
+    """What the application has asked for and not been answered yet."""
+
+    in_flight: int
+    in_flight_bytes: int
+
+
+class IoCounters(Struct, frozen=True):
+    """What the application has done since the resource came up."""
+
+    reads: int
+    read_bytes: int
+    writes: int
+    written_bytes: int
+    flushes: int
+    trims: int
+    zeroes: int
+
+
+class Backing(Struct, frozen=True):
+    """The backing device and how it is driven."""
+
+    path: str
+    kind: str
+    direct: bool
+    driver: str
+
+
+class MetadataPlace(Struct, frozen=True):
+    """Where the metadata is."""
+
+    kind: str
+    path: str
+
+
+class NbdClient(Struct, frozen=True):
+    """A connection to the export."""
+
+    kind: str
+    pid: int | None
+    uid: int | None
+    in_flight: int
+
+
+class Refusal(Struct, frozen=True):
+    """Why a handshake ended in StandAlone."""
+
+    reason: str
+    text: str
+
+
+class Resync(Struct, frozen=True):
+    """A resync in progress."""
+
+    direction: str
+    total_bytes: int
+    done_bytes: int
+    same_bytes: int
+    sent_bytes: int
+    elapsed_seconds: float
+    rate_bytes_per_second: float
+    eta_seconds: float | None
+
+
+class LastResync(Struct, frozen=True):
+    """The resync before; ``finished`` is false for one that was cut off."""
+
+    direction: str
+    total_bytes: int
+    done_bytes: int
+    same_bytes: int
+    sent_bytes: int
+    elapsed_seconds: float
+    rate_bytes_per_second: float
+    finished: bool
+
+
+class Wire(Struct, frozen=True):
+    """Bytes that crossed to a peer, by our count and by the sockets'."""
+
+    sent_bytes: int
+    received_bytes: int
+    kernel_sent_bytes: int
+    kernel_received_bytes: int
+
+
+class PeerStatus(Struct, frozen=True):
+    """What this node knows of a peer; ``role`` and ``disk`` are the last it heard."""
+
+    slot: int
+    name: str
+    address: str
+    connection: str
+    replication: str
+    role: str | None
+    disk: str | None
+    last_contact_seconds: float | None
+    refusal: Refusal | None
+    rule: str | None
+    out_of_sync_bytes: int
+    suspect_bytes: int
+    full_sync: bool
+    resync: Resync | None
+    last_resync: LastResync | None
+    unacked: int
+    wire: Wire
+
+
+class EngineStatus(Struct, frozen=True):
+    """All of it."""
+
+    resource: str
+    resource_id: str
+    node: str
+    state: str
+    failure: str | None
+    role: str
+    resuming: bool
+    disk: str
+    disk_error: str | None
+    size_bytes: int
+    block_size_bytes: int
+    extent_size_bytes: int
+    protocol: str
+    generation: Generation
+    hot_extents: int
+    suspended: str | None
+    requests: Requests
+    io: IoCounters
+    backing: Backing
+    metadata: MetadataPlace
+    clients: list[NbdClient]
+    peers: list[PeerStatus]

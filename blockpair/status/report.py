@@ -1,0 +1,86 @@
+"""The published status, ``blockpair.status/1``: what ``blockpair status --json`` prints.
+
+Within a version, fields are only added. docs/reference/status-json.md explains them, and
+docs/reference/status-1.schema.json is generated from here by ``python -m blockpair.status.schema``.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from blockpair.status.engine import EngineStatus
+
+Severity = Literal["info", "warning", "critical"]
+
+SCHEMA: Literal["blockpair.status/1"] = "blockpair.status/1"
+
+
+class Advice(Struct, frozen=True):
+    """Something an administrator should know, and what to do next; ``code`` is stable.
+
+    ``info`` leaves a resource healthy; ``warning`` and ``critical`` make it degraded.
+    """
+
+    severity: Severity
+    code: str
+    text: str
+    remedy: str
+
+
+class EventRecord(Struct, frozen=True):
+    """Something that happened; ``time`` is RFC 3339 in UTC."""
+
+    time: str
+    severity: str
+    name: str
+    text: str
+
+
+class KernelDeviceStatus(Struct, frozen=True):
+    """The kernel's block device of a Primary: its stable name and the node behind it; ``error`` if there is
+    none but should be."""
+
+    attached: bool
+    link: str | None = None
+    path: str | None = None
+    error: str | None = None
+
+
+class PeerSummary(Struct, frozen=True):
+    """A peer of the resource's configuration."""
+
+    name: str
+    address: str
+
+
+class ResourceReport(Struct, frozen=True):
+    """A resource: what is configured, what the engine says (null while it is down), and what that means.
+
+    ``state``: down, running, or failed (``failure`` says why).
+    """
+
+    name: str
+    state: Literal["down", "running", "failed"]
+    failure: str | None
+    healthy: bool
+    device: str
+    metadata: str
+    peers: list[PeerSummary]
+    nbd_socket: str | None
+    kernel_device: KernelDeviceStatus
+    engine: EngineStatus | None
+    advice: list[Advice]
+    events: list[EventRecord]
+
+
+class StatusReport(Struct, frozen=True):
+    """A node and its resources."""
+
+    schema: Literal["blockpair.status/1"]
+    version: str
+    node: str
+    time: str
+    healthy: bool
+    resources: list[ResourceReport]
