@@ -107,13 +107,18 @@ class Demo:
             "they share a machine and talk over loopback; usually they are two servers.",
         )
         ports = free_ports(2)
-        for node in self.nodes:
+        for node, peer, port, peer_port in zip(
+            self.nodes, reversed(self.nodes), ports, reversed(ports), strict=True
+        ):
             node.folder.mkdir()
             with node.backing.open("wb") as handle:
                 handle.truncate(self.size)
-            write_configuration(node, self.nodes, ports)
+            write_configuration(node, port)
             node.start()
-            node.run("create", RESOURCE)
+            node.run(
+                *("create", RESOURCE, "--device", str(node.backing), "--metadata", str(node.metadata)),
+                *("--peer", f"{peer.name}=127.0.0.1:{peer_port}"),
+            )
 
     def a_file_system_on_the_primary(self, first: Node) -> None:
         self.chapter(
@@ -264,7 +269,7 @@ class Demo:
 
     def open_export(self, node: Node) -> Export:
         """The export of the node that is Primary, mounted if this machine lets us."""
-        socket = node.folder / "run" / f"{RESOURCE}.sock"
+        socket = node.folder / "run/nbd" / f"{RESOURCE}.sock"
         folder = self.folder / f"export-{node.name}"
         reason = MountedExport.possible() if self.mount else "asked not to mount"
         if reason is None:
@@ -333,9 +338,14 @@ class Demo:
             node.stop()
 
 
-def write_configuration(node: Node, nodes: Sequence[Node], ports: Sequence[int]) -> None:
-    """Writes a node's blockpair.toml: who it is, and the resource with both nodes' sides."""
-    (node.folder / "blockpair.toml").write_text("")
+def write_configuration(node: Node, port: int) -> None:
+    """Writes a node's blockpair.toml: its name and the port that its peers dial."""
+    folder = node.folder / "config"
+    folder.mkdir()
+    # The file system goes through the Unix socket export, which every machine has.
+    (folder / "blockpair.toml").write_text(
+        f'[node]\nname = "{node.name}"\nlisten = "127.0.0.1:{port}"\nkernel_device = "off"\n'
+    )
 
 
 @contextlib.contextmanager

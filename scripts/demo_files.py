@@ -1,8 +1,8 @@
 """Real files for the demonstration, and two ways to keep them in an ext4 file system on an NBD export.
 
 `MountedExport` needs root: the export appears as a file (nbdfuse) and the kernel mounts the ext4 in it, so
-every file is written one by one through the primary. `ImageExport` needs nothing: the file system is built and
-read by e2fsprogs in an image, and the blocks that changed are written to the export.
+every file is written one by one through the primary. `ImageExport` needs nothing: the file system is built
+and read by e2fsprogs in an image, and the blocks that changed are written to the export.
 """
 
 from __future__ import annotations

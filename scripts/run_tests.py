@@ -105,12 +105,8 @@ def run_pytest(stages: Sequence[str], arguments: Sequence[str], console: Console
         return results
     with tempfile.TemporaryDirectory(prefix="blockpair-test-") as folder:
         report = Path(folder) / "report.xml"
-        command = [
-            BIN / "pytest",
-            f"--junit-xml={report}",
-            *(f"tests/{stage}" for stage in present),
-            *arguments,
-        ]
+        folders = [f"tests/{stage}" for stage in present]
+        command = [str(BIN / "pytest"), f"--junit-xml={report}", *folders, *arguments]
         console.print(f"[bold]pytest[/]: {shlex.join(command)}", highlight=False, soft_wrap=True)
         began = time.monotonic()
         # Beside the environment's programs, tests find system tools that Debian keeps in sbin.
