@@ -269,7 +269,7 @@ class Demo:
 
     def open_export(self, node: Node) -> Export:
         """The export of the node that is Primary, mounted if this machine lets us."""
-        socket = node.folder / "run/nbd" / f"{RESOURCE}.sock"
+        socket = Path(node.report()["nbd_socket"])
         folder = self.folder / f"export-{node.name}"
         reason = MountedExport.possible() if self.mount else "asked not to mount"
         if reason is None:

@@ -160,17 +160,24 @@ class Node:
             )
         return Finished(done.returncode, "", time.monotonic() - began)
 
-    def status(self) -> dict[str, Any]:
-        """The resource's status as `blockpair status --json` documents it."""
+    def report(self) -> dict[str, Any]:
+        """What `blockpair status --json` says of the resource."""
         done = self.quiet("status", RESOURCE, "--json")
         try:
             document = json.loads(done.output)
         except json.JSONDecodeError:
             raise DemoFailed(f"'blockpair status --json' on node {self.name} said: {done.output}") from None
         for resource in document["resources"]:
-            if resource["resource"] == RESOURCE:
+            if resource["name"] == RESOURCE:
                 return dict(resource)
         raise DemoFailed(f"node {self.name} knows no resource {RESOURCE}")
+
+    def status(self) -> dict[str, Any]:
+        """The engine's part of the report; raises `DemoFailed` when the resource is not running."""
+        report = self.report()
+        if report["engine"] is None:
+            raise DemoFailed(f"{RESOURCE} on node {self.name} is {report['state']}: {report['failure']}")
+        return dict(report["engine"])
 
     def peer(self) -> dict[str, Any]:
         """The status of this node's only peer."""
