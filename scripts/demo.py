@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from demo_files import Export, Hashes, ImageExport, MountedExport, choose, compare, sha256, tool
-from demo_nodes import RESOURCE, DemoFailed, Node, free_ports, wait_for
+from demo_nodes import RESOURCE, DemoFailed, Node, free_ports
 from rich.console import Console
 from rich.table import Table
 
@@ -297,17 +297,12 @@ class Demo:
         return int(last["sent_bytes"])
 
     def both_up_to_date(self, primary: Node, secondary: Node) -> None:
-        """Both nodes must agree that both copies are good."""
-
-        def agreed() -> bool:
-            mine, theirs = primary.status(), secondary.status()
-            return (
-                (mine["role"], theirs["role"]) == ("Primary", "Secondary")
-                and mine["disk"] == theirs["disk"] == "UpToDate"
-                and mine["peers"][0]["out_of_sync_bytes"] == 0
-            )
-
-        wait_for("both nodes report UpToDate and nothing out of sync", 10, agreed)
+        """Both nodes must agree that both copies are good and equal."""
+        for node in (primary, secondary):
+            node.run("wait", RESOURCE, "--until", "synced", "--timeout", "15s")
+        roles = primary.status()["role"], secondary.status()["role"]
+        if roles != ("Primary", "Secondary"):
+            raise DemoFailed(f"nodes {primary.name} and {secondary.name} are {' and '.join(roles)}")
 
     def table(self) -> Table:
         """The closing table."""
