@@ -22,6 +22,7 @@ from types import FrameType
 from demo_files import Export, Hashes, ImageExport, MountedExport, choose, compare, sha256, tool
 from demo_nodes import RESOURCE, DemoFailed, Node, free_ports
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 MIB = 1 << 20
@@ -78,6 +79,10 @@ class Demo:
 
     def tell(self, text: str) -> None:
         self.console.print(f"  [green]·[/] {text}", highlight=False)
+
+    def show(self, command: str) -> None:
+        """A command of the system, as `blockpair`'s are shown by the node that runs them."""
+        self.console.print(f"  [dim] $[/] [bold]{escape(command)}[/]", highlight=False)
 
     def measured(self, row: Row) -> None:
         self.rows.append(row)
@@ -195,7 +200,7 @@ class Demo:
         if killer.ident is None:
             killer.start()
         killer.join()
-        self.console.print(f"  [dim]$[/] [bold]kill -9 {first.daemon.pid}[/]", highlight=False)
+        self.show(f"kill -9 {first.daemon.pid}")
         self.measured(
             Row(
                 "small durable writes before the crash",
@@ -259,6 +264,7 @@ class Demo:
             node.run("down", RESOURCE)
             node.stop()
         began = time.monotonic()
+        self.show(f"cmp {first.backing} {second.backing}")
         tool("cmp", first.backing, second.backing)
         self.tell(f"identical, SHA-256 {sha256(first.backing)}")
         self.rows.append(
@@ -273,9 +279,9 @@ class Demo:
         folder = self.folder / f"export-{node.name}"
         reason = MountedExport.possible() if self.mount else "asked not to mount"
         if reason is None:
-            return MountedExport(socket, folder)
+            return MountedExport(socket, folder, self.show)
         self.tell(f"not mounted: {reason}")
-        return ImageExport(socket, folder, self.size)
+        return ImageExport(socket, folder, self.size, self.show)
 
     def copied(self, what: str, files: Sequence[Path], below: str) -> None:
         """Copies files into the file system below one folder and remembers what they must be."""
@@ -387,7 +393,7 @@ def main() -> int:
             demo.run()
             code = 0
         except DemoFailed as failure:
-            console.print(f"\n[bold red]Failed:[/] {failure}", highlight=False, markup=True)
+            console.print(f"\n[bold red]Failed:[/] {escape(str(failure))}", highlight=False)
         except KeyboardInterrupt:
             console.print("\n[bold]Interrupted[/]; cleaning up")
             code = 130

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -124,21 +125,36 @@ class Export(Protocol):
         """Lets go of the export; works when the export has died."""
 
 
-class MountedExport:
+class Shown:
+    """Runs tools after showing their command lines."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
+
+    def run(self, *command: str | Path, accept: Sequence[int] = (0,)) -> str:
+        """As `tool`, shown."""
+        self._show(shlex.join(map(str, command)))
+        return tool(*command, accept=accept)
+
+
+class MountedExport(Shown):
     """The export as a file through nbdfuse, its ext4 mounted by the kernel."""
 
     how = "mounted by the kernel, through nbdfuse and a loop device"
     journalled = True
 
-    def __init__(self, socket: Path, folder: Path) -> None:
+    def __init__(self, socket: Path, folder: Path, show: Callable[[str], None]) -> None:
+        super().__init__(show)
         self.folder = folder
         self.export = folder / "fuse" / "disk"
         self.mountpoint = folder / "mnt"
         self.export.parent.mkdir(parents=True, exist_ok=True)
         self.mountpoint.mkdir(exist_ok=True)
         self._mounted = False
+        command = ["nbdfuse", str(self.export), f"nbd+unix:///?socket={socket}"]
+        show(shlex.join(command) + " &")
         self._nbdfuse = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "nbdfuse", str(self.export), f"nbd+unix:///?socket={socket}"],
+            ["setpriv", "--pdeathsig", "KILL", *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=(folder / "nbdfuse.log").open("ab"),
@@ -170,17 +186,17 @@ class MountedExport:
 
     def make(self) -> None:
         # No lazy initialisation: the kernel would go on writing inode tables in the background.
-        tool("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", self.export)
+        self.run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", self.export)
 
     def _mount(self) -> Path:
         if not self._mounted:
-            tool("mount", "-t", "ext4", "-o", "loop,noatime", self.export, self.mountpoint)
+            self.run("mount", "-t", "ext4", "-o", "loop,noatime", self.export, self.mountpoint)
             self._mounted = True
         return self.mountpoint
 
     def add(self, files: Sequence[Path], name: Callable[[Path], str]) -> tuple[Hashes, int]:
         result = copy_files(files, self._mount(), name)
-        tool("sync", "-f", self.mountpoint)
+        self.run("sync", "-f", self.mountpoint)
         return result
 
     def write_durably(self, name: str, content: bytes) -> bool:
@@ -202,8 +218,8 @@ class MountedExport:
 
     def check(self) -> None:
         # Exit code 1 means "errors corrected", which a replay of the journal may be; then none may be left.
-        tool("e2fsck", "-f", "-p", self.export, accept=(0, 1))
-        tool("e2fsck", "-f", "-n", self.export)
+        self.run("e2fsck", "-f", "-p", self.export, accept=(0, 1))
+        self.run("e2fsck", "-f", "-n", self.export)
 
     def hashes(self) -> Hashes:
         return hash_tree(self._mount())
@@ -211,7 +227,7 @@ class MountedExport:
     def close(self) -> None:
         if self._mounted:
             try:
-                tool("umount", self.mountpoint)
+                self.run("umount", self.mountpoint)
             except DemoFailed:
                 tool("umount", "--lazy", self.mountpoint)
             self._mounted = False
@@ -237,13 +253,14 @@ def _reachable(folder: Path) -> bool:
     return True
 
 
-class ImageExport:
+class ImageExport(Shown):
     """An ext4 file system kept in an image by e2fsprogs; nbdsh writes the changed blocks to the export."""
 
     how = "built by mke2fs and debugfs in an image, changed blocks written by nbdsh"
     journalled = False
 
-    def __init__(self, socket: Path, folder: Path, size: int) -> None:
+    def __init__(self, socket: Path, folder: Path, size: int, show: Callable[[str], None]) -> None:
+        super().__init__(show)
         self.uri = f"nbd+unix:///?socket={socket}"
         self.folder = folder
         self.size = size
@@ -257,7 +274,7 @@ class ImageExport:
         for image in (self.image, self.written):
             with image.open("wb") as handle:
                 handle.truncate(self.size)
-        tool("mkfs.ext4", "-q", "-F", self.image)
+        self.run("mkfs.ext4", "-q", "-F", self.image)
         self._push()
 
     def add(self, files: Sequence[Path], name: Callable[[Path], str]) -> tuple[Hashes, int]:
@@ -309,14 +326,14 @@ class ImageExport:
 
     def check(self) -> None:
         self.image.unlink(missing_ok=True)
-        tool("nbdcopy", self.uri, self.image)
-        tool("e2fsck", "-f", "-n", self.image)
+        self.run("nbdcopy", self.uri, self.image)
+        self.run("e2fsck", "-f", "-n", self.image)
 
     def hashes(self) -> Hashes:
         out = self.folder / "read-back"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
-        tool("debugfs", "-R", f'rdump / "{out}"', self.image)
+        self.run("debugfs", "-R", f'rdump / "{out}"', self.image)
         return hash_tree(out)
 
     def close(self) -> None:
