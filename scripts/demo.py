@@ -388,7 +388,7 @@ def main() -> int:
     demo = Demo(console, folder, options.size, not options.no_mount)
     began = time.monotonic()
     code = 1
-    with interrupted_by(signal.SIGTERM, signal.SIGHUP):
+    with interrupted_by(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         try:
             demo.run()
             code = 0
