@@ -217,10 +217,10 @@ class MountedExport(Shown):
         return True
 
     def check(self) -> None:
-        # A block device, because e2fsck writes single bytes, which the export leaves to block devices to round.
+        # On a block device, because e2fsck writes single bytes and the export takes whole sectors.
         device = tool("losetup", "--find", "--show", self.export).strip()
         try:
-            # Exit code 1 means "errors corrected", which a replay of the journal may be; then none may be left.
+            # 1 means "errors corrected", which a replay of the journal may be; then none may be left.
             self.run("e2fsck", "-f", "-p", device, accept=(0, 1))
             self.run("e2fsck", "-f", "-n", device)
         finally:
