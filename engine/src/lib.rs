@@ -15,3 +15,6 @@ pub mod io;
 pub mod meta;
 pub mod payload;
 pub mod wire;
+
+#[cfg(feature = "python")]
+mod py;

@@ -18,6 +18,7 @@ timings only within one lab.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -28,11 +29,25 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from tests.lab import kernel as uml
+from tests.lab.command import Boot, Command, CommandFailed, CommandTimeout, GuestDied, LabError, Result
+
+__all__ = [
+    "Command",
+    "CommandFailed",
+    "CommandTimeout",
+    "Guest",
+    "GuestDied",
+    "GuestSpec",
+    "Lab",
+    "LabError",
+    "LabUnavailable",
+    "Result",
+]
 
 SOURCE = Path(__file__).resolve().parents[2]
 _INIT = Path(__file__).resolve().with_name("guest_init.sh")
@@ -45,38 +60,6 @@ _NAMESPACE = re.compile(r"^blockpair-lab-(\d+)-")
 
 class LabUnavailable(RuntimeError):
     """This machine cannot run the lab; the message says why and what would help."""
-
-
-class LabError(RuntimeError):
-    """A guest, or a command in it, did not do what the test asked for."""
-
-
-class CommandFailed(LabError):
-    """A command in a guest ended with another code than 0."""
-
-    def __init__(self, guest: str, command: str, result: Result) -> None:
-        super().__init__(
-            f"guest {guest}: {command!r} ended with {result.returncode}\n"
-            f"stdout: {result.stdout[-2000:]}\nstderr: {result.stderr[-2000:]}"
-        )
-        self.result = result
-
-
-class CommandTimeout(LabError):
-    """A command in a guest took longer than the test allows."""
-
-
-class GuestDied(LabError):
-    """The guest's kernel ended (crashed, halted or lost its power) while something was expected of it."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a command ended: exit code (128 + number for a signal) and all it printed."""
-
-    returncode: int
-    stdout: str
-    stderr: str
 
 
 @dataclass(frozen=True)
@@ -143,114 +126,6 @@ def _traced(pid: int) -> bool:
     return re.search(r"^TracerPid:\t0$", status, re.MULTILINE) is None
 
 
-class Command:
-    """A command running in a guest, in a process group of its own."""
-
-    def __init__(self, guest: Guest, boot: _Boot, ident: str, text: str) -> None:
-        self._guest, self._boot, self._ident, self.text = guest, boot, ident, text
-
-    def _file(self, suffix: str) -> str:
-        return (self._boot.share / f"{self._ident}.{suffix}").read_text(errors="replace")
-
-    @property
-    def stdout(self) -> str:
-        """What it has printed so far."""
-        return self._file("out")
-
-    @property
-    def stderr(self) -> str:
-        """What it has printed to standard error so far."""
-        return self._file("err")
-
-    @property
-    def running(self) -> bool:
-        return self._ident not in self._boot.done and self._boot.alive
-
-    @property
-    def pid(self) -> int:
-        """The process id inside the guest."""
-        self._boot.until(lambda: self._ident in self._boot.pids, 20, f"start of {self.text!r}")
-        return self._boot.pids[self._ident]
-
-    def signal(self, name: str = "KILL") -> None:
-        """Send a signal (``"TERM"``, ``"KILL"`` …) to the command and all its children."""
-        self._boot.ask(f"signal {self.pid} {name}")
-
-    def wait(self, timeout: float = 60, check: bool = True) -> Result:
-        """Wait for its end. Raises `CommandTimeout` (and kills it), `CommandFailed` when ``check``."""
-        try:
-            self._boot.until(lambda: self._ident in self._boot.done, timeout, repr(self.text))
-        except CommandTimeout as error:
-            if self._ident in self._boot.pids:  # a frozen guest has not even started it
-                self.signal("KILL")
-            raise CommandTimeout(
-                f"guest {self._guest.name}: {error}\n"
-                f"stdout: {self.stdout[-2000:]}\nstderr: {self.stderr[-2000:]}"
-            ) from None
-        result = Result(self._boot.done[self._ident], self.stdout, self.stderr)
-        if check and result.returncode:
-            raise CommandFailed(self._guest.name, self.text, result)
-        return result
-
-    def wait_output(self, text: str, timeout: float = 60) -> None:
-        """Wait until it has printed ``text`` to standard output."""
-        deadline = time.monotonic() + timeout
-        while text not in self.stdout:
-            if not self.running and text not in self.stdout:
-                raise LabError(f"{self.text!r} ended without printing {text!r}: {self.stdout}{self.stderr}")
-            if time.monotonic() > deadline:
-                raise CommandTimeout(
-                    f"{self.text!r} did not print {text!r} within {timeout:g} s: {self.stdout}"
-                )
-            time.sleep(0.01)
-
-
-@dataclass
-class _Boot:
-    """One life of a guest, from power on to power off."""
-
-    process: subprocess.Popen[bytes]
-    requests: int
-    share: Path
-    release: str = ""
-    alive: bool = True
-    pids: dict[str, int] = field(default_factory=dict)
-    done: dict[str, int] = field(default_factory=dict)
-    changed: threading.Condition = field(default_factory=threading.Condition)
-    started: int = 0
-
-    def listen(self, answers: int) -> None:
-        """Take in the guest's answers until its end of the pipe closes."""
-        with os.fdopen(answers, "r", errors="replace") as lines:
-            for line in lines:
-                words = line.split()
-                with self.changed:
-                    match words:
-                        case ["ready", release]:
-                            self.release = release
-                        case ["pid", ident, pid]:
-                            self.pids[ident] = int(pid)
-                        case ["done", ident, code]:
-                            self.done[ident] = int(code)
-                    self.changed.notify_all()
-        with self.changed:
-            self.alive = False
-            self.changed.notify_all()
-
-    def until(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
-        with self.changed:
-            if not self.changed.wait_for(lambda: condition() or not self.alive, timeout):
-                raise CommandTimeout(f"{what}: not within {timeout:g} s")
-            if not condition():
-                raise GuestDied(f"{what}: the guest's kernel has ended")
-
-    def ask(self, line: str) -> None:
-        try:
-            os.write(self.requests, line.encode() + b"\n")
-        except BrokenPipeError:
-            raise GuestDied(f"{line}: the guest's kernel has ended") from None
-
-
 class Guest:
     """One kernel with its disks and its network card. Made by `Lab.boot`."""
 
@@ -261,7 +136,7 @@ class Guest:
         self.images = [lab.folder / f"{spec.name}-{i}.img" for i in range(len(spec.disks_mib))]
         self.console = lab.folder / f"{spec.name}.console"
         self._lab, self._tap, self._number, self._lives = lab, f"tap{number}", number, 0
-        self._boot: _Boot | None = None
+        self._boot: Boot | None = None
         self._frozen: list[int] = []
         for image, mib in zip(self.images, spec.disks_mib, strict=True):
             with image.open("wb") as handle:
@@ -299,7 +174,7 @@ class Guest:
             )
         os.close(requests_in)
         os.close(answers_out)
-        self._boot = _Boot(process, requests_out, share)
+        self._boot = Boot(process, requests_out, share)
         threading.Thread(
             target=self._boot.listen, args=(answers_in,), name=f"lab-{self.name}", daemon=True
         ).start()
@@ -359,7 +234,7 @@ class Guest:
         for suffix in ("out", "err"):
             (boot.share / f"{ident}.{suffix}").touch()
         boot.ask(f"run {ident}")
-        return Command(self, boot, ident, command)
+        return Command(self.name, boot, ident, command)
 
     def execute(self, command: str, timeout: float = 60, check: bool = True) -> Result:
         """Run a bash command to its end. Raises as `Command.wait` does."""
@@ -429,7 +304,7 @@ class Guest:
         while self._frozen:
             os.kill(self._frozen.pop(), signal.SIGCONT)
 
-    def _life(self) -> _Boot:
+    def _life(self) -> Boot:
         if self._boot is None:
             raise GuestDied(f"guest {self.name} has no power: boot it first")
         return self._boot
@@ -504,14 +379,33 @@ class Lab:
 
 
 def _remove_abandoned() -> None:
-    """Remove namespaces and images of test runs that were killed; their guests died with them."""
+    """Remove what test runs that were killed left behind: helper processes of guests, namespaces, images."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            _kill_helper(entry)
     for folder, remove in ((Path("/run/netns"), _remove_namespace), (Path("/dev/shm"), _remove_folder)):
         if not folder.is_dir():
             continue
         for entry in folder.iterdir():
-            match = _NAMESPACE.match(entry.name)
-            if match and not Path(f"/proc/{match[1]}").exists():
+            if _is_abandoned(entry.name):
                 remove(entry)
+
+
+def _is_abandoned(name: str) -> bool:
+    match = _NAMESPACE.match(name)
+    return match is not None and not Path(f"/proc/{match[1]}").exists()
+
+
+def _kill_helper(process: Path) -> None:
+    """Kill a guest's process whose test run is gone; the guest's kernel itself died with that run."""
+    try:
+        words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return
+    guests = [word.removeprefix("umid=") for word in words if word.startswith("umid=")]
+    if words[0].endswith("/linux.uml") and guests and _is_abandoned(guests[0]):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(process.name), signal.SIGKILL)
 
 
 def _remove_namespace(entry: Path) -> None:

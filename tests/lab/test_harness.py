@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.lab import kernel
-from tests.lab.harness import CommandFailed, CommandTimeout, GuestDied, GuestSpec, Lab, LabUnavailable
+from tests.lab.harness import SOURCE, CommandFailed, CommandTimeout, GuestDied, GuestSpec, Lab, LabUnavailable
 
 
 def test_two_kernels_and_a_cable(lab: Lab) -> None:
@@ -103,7 +106,7 @@ def test_freeze(lab: Lab) -> None:
 
 def test_without_root_the_lab_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(LabUnavailable, match="needs root.*sudo ./scripts/lab"):
+    with pytest.raises(LabUnavailable, match=r"needs root.*sudo \./scripts/lab"):
         Lab()
 
 
@@ -113,3 +116,37 @@ def test_without_a_kernel_and_apt_the_lab_says_so(monkeypatch: pytest.MonkeyPatc
         kernel.ensure(tmp_path / "uml")
     (tmp_path / "uml").mkdir()  # as an interrupted copy leaves it
     assert kernel.cached(tmp_path / "uml") is None
+
+
+def test_what_a_killed_run_left_is_removed(lab: Lab) -> None:
+    script = (
+        "import os, signal\n"
+        "from tests.lab.harness import GuestSpec, Lab\n"
+        "lab = Lab()\n"
+        "lab.boot(GuestSpec('a'))\n"
+        "print(lab.namespace, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", script], cwd=SOURCE, capture_output=True, text=True, check=False
+    )
+    assert killed.returncode == -9, killed.stderr
+    name = killed.stdout.strip()
+    assert Path(f"/run/netns/{name}").exists()
+    with Lab() as other:
+        assert not Path(f"/run/netns/{name}").exists()
+        assert Path(f"/run/netns/{lab.namespace}").exists()
+        assert other.namespace != lab.namespace
+        deadline = time.monotonic() + 10
+        while _processes_of(name) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert _processes_of(name) == []
+
+
+def _processes_of(namespace: str) -> list[str]:
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if f"umid={namespace}-".encode() in file.read_bytes():  # a zombie's is empty
+                found.append(file.parent.name)
+    return found

@@ -36,7 +36,8 @@ impl Cleaning {
 
 impl Replica {
     pub(super) fn cleaning_due(&self) -> Option<Time> {
-        (matches!(self.cleaning.stage, Stage::Idle) && !self.stopped).then_some(self.cleaning.due)
+        let idle = matches!(self.cleaning.stage, Stage::Idle);
+        (idle && !self.stopped && self.quiescing.is_none()).then_some(self.cleaning.due)
     }
 
     pub(super) fn clean_on_time(&mut self) {

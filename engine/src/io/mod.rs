@@ -1,3 +1,17 @@
-//! The driver: executes the core's actions on real disks and sockets.
+//! The driver: executes the core's actions on real disks and sockets, one native thread a resource.
 
+mod client;
+pub mod disk;
+pub mod engine;
+mod event;
+pub mod failure;
+mod inbound;
+mod inbox;
+pub mod listener;
+mod meta_writer;
 pub mod metadata;
+mod peer;
+mod poll;
+mod reactor;
+mod shared;
+mod socket;

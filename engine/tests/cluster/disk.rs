@@ -17,7 +17,11 @@ pub struct Disk {
 
 impl Disk {
     pub fn new(len: usize) -> Disk {
-        Disk { current: vec![0; len], stable: vec![0; len], cache: Vec::new() }
+        Disk {
+            current: vec![0; len],
+            stable: vec![0; len],
+            cache: Vec::new(),
+        }
     }
 
     pub fn contents(&self) -> &[u8] {
@@ -34,11 +38,17 @@ impl Disk {
         if durable {
             self.stable[range].copy_from_slice(bytes);
             // An older cached write of these bytes must not come back.
-            self.cache.push(Cached { offset: offset as usize, bytes: bytes.to_vec() });
+            self.cache.push(Cached {
+                offset: offset as usize,
+                bytes: bytes.to_vec(),
+            });
             let upto = self.cache.len();
             self.flush(upto);
         } else {
-            self.cache.push(Cached { offset: offset as usize, bytes: bytes.to_vec() });
+            self.cache.push(Cached {
+                offset: offset as usize,
+                bytes: bytes.to_vec(),
+            });
         }
     }
 

@@ -35,18 +35,26 @@ impl Run {
         world.run_until("both wait for the first sync", |w| {
             w.replication(0) == "Waiting" && w.replication(1) == "Waiting"
         });
-        world.command(0, Command::SyncFrom { source: SyncSource::Myself });
+        world.command(
+            0,
+            Command::SyncFrom {
+                source: SyncSource::Myself,
+            },
+        );
         world.run_until("first sync", both_established);
         world.command(0, Command::Promote { force: false });
         world.run_until("promotion", |w| w.nodes[0].exported);
-        Run { world, oracle: Oracle::new(), primary: 0, crashes: 0, failovers: 0, power_cuts: 0 }
+        Run {
+            world,
+            oracle: Oracle::new(),
+            primary: 0,
+            crashes: 0,
+            failovers: 0,
+            power_cuts: 0,
+        }
     }
 
     fn fail(&self, seed: u64, why: &str) -> ! {
-        let from = self.world.trace.len().saturating_sub(120);
-        for line in &self.world.trace[from..] {
-            eprintln!("{line}");
-        }
         panic!("seed {seed}: {why}\nreplay: CLUSTER_SEED={seed} cargo test --test cluster -- --nocapture");
     }
 
@@ -67,7 +75,11 @@ impl Run {
         let world = &mut self.world;
         let n = self.primary;
         // Few places, so that writes overlap; two extents, so that the write-intent log matters.
-        let base = if world.rng.chance(3) { SIZE / BLOCK - 20 } else { 1015 };
+        let base = if world.rng.chance(3) {
+            SIZE / BLOCK - 20
+        } else {
+            1015
+        };
         let first = base + world.rng.below(16);
         let count = 1 + world.rng.below(4);
         let fua = world.rng.chance(5);
@@ -78,7 +90,13 @@ impl Run {
                 self.oracle.flush_issued(id);
             }
             1 => {
-                let id = world.request(n, RequestKind::Read { offset, len: len as u32 });
+                let id = world.request(
+                    n,
+                    RequestKind::Read {
+                        offset,
+                        len: len as u32,
+                    },
+                );
                 self.oracle.read_issued(id, first, count);
             }
             2 => {
@@ -86,7 +104,12 @@ impl Run {
                 let kind = if world.rng.chance(2) {
                     RequestKind::Trim { offset, len, fua }
                 } else {
-                    RequestKind::WriteZeroes { offset, len, fua, unmap: false }
+                    RequestKind::WriteZeroes {
+                        offset,
+                        len,
+                        fua,
+                        unmap: false,
+                    }
                 };
                 let id = world.request(n, kind);
                 self.oracle.issued(id, order, 0, first, count, fua);
@@ -158,9 +181,12 @@ impl Run {
         }
         if in_sync && self.world.rng.chance(2) {
             // A person knows that it is dead, and promotes the survivor.
-            self.world.run_until("the survivor notices", |w| w.replication(secondary) != "Established");
+            self.world.run_until("the survivor notices", |w| {
+                w.replication(secondary) != "Established"
+            });
             self.world.command(secondary, Command::Promote { force: true });
-            self.world.run_until("the survivor is Primary", |w| w.nodes[secondary].exported);
+            self.world
+                .run_until("the survivor is Primary", |w| w.nodes[secondary].exported);
             self.primary = secondary;
             self.failovers += 1;
         } else {
@@ -181,8 +207,12 @@ impl Run {
             }
         }
         let primary = self.primary;
-        self.world.run_until("the Primary serves again", |w| w.nodes[primary].exported);
         self.world.run_until("both in step again", both_established);
+        self.world.run(10_000 * MS);
+        self.world.command(primary, Command::Promote { force: false });
+        self.world
+            .run_until("the Primary serves again", |w| w.nodes[primary].exported);
+        self.collect()?;
         for _ in 0..10 {
             self.issue();
         }
@@ -228,6 +258,10 @@ fn run(seed: u64) -> Run {
     for round in 0..12 {
         for _ in 0..run.world.rng.below(25) {
             run.issue();
+            if protocol == Protocol::C && run.world.rng.chance(30) {
+                // In the middle of it, with operations on their way to every disk.
+                run.primary_dies();
+            }
             let pause = run.world.rng.below(3 * MS);
             run.world.run(pause);
         }
@@ -277,15 +311,22 @@ impl Run {
 
 #[test]
 fn random_faults_lose_nothing_and_end_in_equal_copies() {
-    if let Some(seed) = std::env::var("CLUSTER_SEED").ok().and_then(|seed| seed.parse().ok()) {
+    if let Some(seed) = std::env::var("CLUSTER_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+    {
         let run = run(seed);
         for line in &run.world.trace {
             println!("{line}");
         }
         return;
     }
-    let seeds = std::env::var("CLUSTER_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(150);
-    let (mut crashes, mut failovers, mut power_cuts, mut resyncs, mut writes, mut flushes) = (0, 0, 0, 0, 0, 0);
+    let seeds = std::env::var("CLUSTER_SEEDS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(150);
+    let (mut crashes, mut failovers, mut power_cuts, mut resyncs, mut writes, mut flushes) =
+        (0, 0, 0, 0, 0, 0);
     for seed in 1..=seeds {
         let run = run(seed);
         crashes += run.crashes;
@@ -299,5 +340,8 @@ fn random_faults_lose_nothing_and_end_in_equal_copies() {
         "{seeds} seeds: {writes} writes and {flushes} flushes acknowledged, {crashes} crashes \
          ({power_cuts} power cuts), {failovers} failovers, {resyncs} resyncs"
     );
-    assert!(seeds < 50 || (failovers > 5 && resyncs > 50), "the workload lost its teeth");
+    assert!(
+        seeds < 50 || (failovers > 5 && resyncs > 50),
+        "the workload lost its teeth"
+    );
 }

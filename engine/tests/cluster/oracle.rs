@@ -22,10 +22,20 @@ struct Block {
 }
 
 enum Open {
-    Write { order: u64, first: u64, count: u64, fua: bool },
+    Write {
+        order: u64,
+        first: u64,
+        count: u64,
+        fua: bool,
+    },
     /// The acknowledged state when the flush was issued.
-    Flush { promised: Vec<(u64, u64)> },
-    Read { first: u64, floor: Vec<u64> },
+    Flush {
+        promised: Vec<(u64, u64)>,
+    },
+    Read {
+        first: u64,
+        floor: Vec<u64>,
+    },
 }
 
 pub struct Oracle {
@@ -61,7 +71,15 @@ impl Oracle {
         for block in first..first + count {
             self.blocks[block as usize].issued.push((order, stamp));
         }
-        self.open.insert(id, Open::Write { order, first, count, fua });
+        self.open.insert(
+            id,
+            Open::Write {
+                order,
+                first,
+                count,
+                fua,
+            },
+        );
     }
 
     pub fn flush_issued(&mut self, id: RequestId) {
@@ -73,13 +91,20 @@ impl Oracle {
     }
 
     pub fn read_issued(&mut self, id: RequestId, first: u64, count: u64) {
-        let floor = (first..first + count).map(|n| self.blocks[n as usize].acknowledged).collect();
+        let floor = (first..first + count)
+            .map(|n| self.blocks[n as usize].acknowledged)
+            .collect();
         self.open.insert(id, Open::Read { first, floor });
     }
 
     pub fn replied(&mut self, id: RequestId, ok: bool, data: Option<&[u8]>) -> Result<(), String> {
         match self.open.remove(&id) {
-            Some(Open::Write { order, first, count, fua }) if ok => {
+            Some(Open::Write {
+                order,
+                first,
+                count,
+                fua,
+            }) if ok => {
                 self.acknowledged += 1;
                 for n in first..first + count {
                     let block = &mut self.blocks[n as usize];
@@ -133,12 +158,22 @@ impl Oracle {
         }
         let block = &self.blocks[n as usize];
         let allowed = (floor == 0 && stamp == 0)
-            || block.issued.iter().any(|(order, value)| *order >= floor && *value == stamp);
+            || block
+                .issued
+                .iter()
+                .any(|(order, value)| *order >= floor && *value == stamp);
         if allowed {
             return Ok(());
         }
-        let age = block.issued.iter().rev().find(|(_, value)| *value == stamp).map(|(order, _)| *order);
-        Err(format!("block {n} holds write {age:?} (stamp {stamp}), but {floor} is promised"))
+        let age = block
+            .issued
+            .iter()
+            .rev()
+            .find(|(_, value)| *value == stamp)
+            .map(|(order, _)| *order);
+        Err(format!(
+            "block {n} holds write {age:?} (stamp {stamp}), but {floor} is promised"
+        ))
     }
 
     pub fn check_disk(&self, contents: &[u8]) -> Result<(), String> {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use _engine::core::*;
 use _engine::meta::{self, Bitmap, Layout, PageLoad, PeerRecord, Superblock, PAGE_BYTES};
 use _engine::payload::Payload;
-use _engine::wire::{DiskState, Message, Protocol, Role};
+use _engine::wire::{DiskState, Message, Protocol};
 
 use crate::disk::Disk;
 use crate::rng::Rng;
@@ -17,12 +17,39 @@ const MS: u64 = 1_000_000;
 const NAMES: [&str; 2] = ["a", "b"];
 
 enum Happening {
-    Disk { node: usize, life: u32, token: Token, op: DiskOp, flush_point: usize },
-    Meta { node: usize, life: u32, token: Token, writes: Vec<MetaWrite> },
-    Dialled { from: usize, life: u32 },
-    Deliver { to: usize, life: u32, connection: ConnectionId, message: Message },
-    Lost { node: usize, life: u32, connection: ConnectionId, why: &'static str },
-    Tick { node: usize, life: u32 },
+    Disk {
+        node: usize,
+        life: u32,
+        token: Token,
+        op: DiskOp,
+        flush_point: usize,
+    },
+    Meta {
+        node: usize,
+        life: u32,
+        token: Token,
+        writes: Vec<MetaWrite>,
+    },
+    Dialled {
+        from: usize,
+        life: u32,
+    },
+    Deliver {
+        to: usize,
+        life: u32,
+        connection: ConnectionId,
+        message: Message,
+    },
+    Lost {
+        node: usize,
+        life: u32,
+        connection: ConnectionId,
+        why: &'static str,
+    },
+    Tick {
+        node: usize,
+        life: u32,
+    },
 }
 
 struct Scheduled {
@@ -121,9 +148,17 @@ impl World {
                 }],
             };
             let mut meta = Disk::new(layout.region_bytes() as usize);
-            meta.write(layout.superblock_offset(meta::next_copy(1)), &superblock.encode(), true);
+            meta.write(
+                layout.superblock_offset(meta::next_copy(1)),
+                &superblock.encode(),
+                true,
+            );
             superblock.sequence = 2;
-            meta.write(layout.superblock_offset(meta::next_copy(2)), &superblock.encode(), true);
+            meta.write(
+                layout.superblock_offset(meta::next_copy(2)),
+                &superblock.encode(),
+                true,
+            );
             Node {
                 data: Disk::new(SIZE as usize),
                 meta,
@@ -153,12 +188,17 @@ impl World {
     }
 
     pub fn note(&mut self, text: String) {
-        self.trace.push(format!("{:>10.3} ms  {text}", self.now as f64 / 1e6));
+        self.trace
+            .push(format!("{:>10.3} ms  {text}", self.now as f64 / 1e6));
     }
 
     fn schedule(&mut self, delay: Time, what: Happening) {
         self.order += 1;
-        self.queue.push(Reverse(Scheduled { at: self.now + delay, order: self.order, what }));
+        self.queue.push(Reverse(Scheduled {
+            at: self.now + delay,
+            order: self.order,
+            what,
+        }));
     }
 
     // ---- nodes ---------------------------------------------------------------------------------------
@@ -180,9 +220,16 @@ impl World {
             }
             bitmap
         };
-        let bitmap = load(Bitmap::new(layout.blocks()), layout.bitmap_offset(0), layout.bitmap_pages());
-        let intent =
-            load(Bitmap::new_intent(layout.extents()), layout.intent_offset(), layout.intent_pages());
+        let bitmap = load(
+            Bitmap::new(layout.blocks()),
+            layout.bitmap_offset(0),
+            layout.bitmap_pages(),
+        );
+        let intent = load(
+            Bitmap::new_intent(layout.extents()),
+            layout.intent_offset(),
+            layout.intent_pages(),
+        );
         node.life += 1;
         node.meta_free = self.now;
         node.exported = false;
@@ -191,12 +238,20 @@ impl World {
             resource: "r0".into(),
             node: NAMES[n].into(),
             protocol: self.protocol,
-            peers: vec![PeerConfig { name: NAMES[1 - n].into(), dial: n == 0 }],
+            peers: vec![PeerConfig {
+                name: NAMES[1 - n].into(),
+                dial: n == 0,
+            }],
             peer_timeout_ns: 3_000 * MS,
             resume_wait_ns: 5_000 * MS,
             seed: self.rng.next(),
         };
-        let metadata = ReplicaMetadata { superblock, layout, bitmaps: vec![bitmap], intent };
+        let metadata = ReplicaMetadata {
+            superblock,
+            layout,
+            bitmaps: vec![bitmap],
+            intent,
+        };
         let replica = Replica::new(config, metadata, resume, self.now);
         self.nodes[n].replica = Some(replica);
         self.note(format!("{} starts, life {life}, resume {resume}", NAMES[n]));
@@ -208,7 +263,11 @@ impl World {
         if self.nodes[n].replica.take().is_none() {
             return;
         }
-        self.note(format!("{} {}", NAMES[n], if power { "loses power" } else { "is killed" }));
+        self.note(format!(
+            "{} {}",
+            NAMES[n],
+            if power { "loses power" } else { "is killed" }
+        ));
         let life = self.nodes[n].life;
         self.nodes[n].exported = false;
         // What was on its way to a disk: the kernel finishes any part of it.
@@ -216,12 +275,23 @@ impl World {
         let mut kept = BinaryHeap::new();
         for Reverse(entry) in pending {
             match entry.what {
-                Happening::Disk { node, life: l, op, flush_point, .. } if node == n && l == life => {
+                Happening::Disk {
+                    node,
+                    life: l,
+                    op,
+                    flush_point,
+                    ..
+                } if node == n && l == life => {
                     if self.rng.chance(2) {
                         apply(&mut self.nodes[n].data, &op, flush_point);
                     }
                 }
-                Happening::Meta { node, life: l, writes, .. } if node == n && l == life => {
+                Happening::Meta {
+                    node,
+                    life: l,
+                    writes,
+                    ..
+                } if node == n && l == life => {
                     if self.rng.chance(2) {
                         for write in writes {
                             self.nodes[n].meta.write(write.offset, &write.bytes, false);
@@ -250,7 +320,9 @@ impl World {
     }
 
     fn break_connection(&mut self, id: ConnectionId, by: usize) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
         connection.open[by] = false;
         let peer = 1 - by;
         let arrival = connection.last_arrival[peer];
@@ -259,7 +331,12 @@ impl World {
             let delay = arrival.saturating_sub(self.now) + 1 + self.rng.below(MS);
             self.schedule(
                 delay,
-                Happening::Lost { node: peer, life, connection: id, why: "connection reset" },
+                Happening::Lost {
+                    node: peer,
+                    life,
+                    connection: id,
+                    why: "connection reset",
+                },
             );
         }
     }
@@ -275,14 +352,18 @@ impl World {
                 for node in 0..2 {
                     let life = self.nodes[node].life;
                     let delay = 1 + self.rng.below(5 * MS);
-                    self.schedule(delay, Happening::Lost { node, life, connection: id, why: "cut" });
+                    self.schedule(
+                        delay,
+                        Happening::Lost {
+                            node,
+                            life,
+                            connection: id,
+                            why: "cut",
+                        },
+                    );
                 }
             }
         }
-    }
-
-    pub fn cable(&self) -> Cable {
-        self.cable
     }
 
     pub fn request(&mut self, n: usize, kind: RequestKind) -> RequestId {
@@ -301,26 +382,35 @@ impl World {
     }
 
     pub fn status(&self, n: usize) -> Option<CoreStatus> {
-        self.nodes[n].replica.as_ref().map(|replica| replica.status(self.now))
-    }
-
-    pub fn is_primary(&self, n: usize) -> bool {
-        self.nodes[n].replica.as_ref().is_some_and(|replica| replica.role() == Role::Primary)
+        self.nodes[n]
+            .replica
+            .as_ref()
+            .map(|replica| replica.status(self.now))
     }
 
     pub fn replication(&self, n: usize) -> &'static str {
-        self.status(n).map_or("down", |status| status.peers[0].replication)
+        self.status(n)
+            .map_or("down", |status| status.peers[0].replication)
     }
 
     fn event(&mut self, n: usize, event: Event) {
-        let Some(mut replica) = self.nodes[n].replica.take() else { return };
+        let Some(mut replica) = self.nodes[n].replica.take() else {
+            return;
+        };
         let mut actions = Vec::new();
         replica.handle(self.now, event, &mut actions);
         let timeout = replica.next_timeout();
+        assert!(
+            timeout.is_none_or(|at| at > self.now),
+            "a timer that is due for ever: the driver would spin"
+        );
         self.nodes[n].replica = Some(replica);
         let life = self.nodes[n].life;
         if let Some(at) = timeout {
-            self.schedule(at.saturating_sub(self.now).max(1), Happening::Tick { node: n, life });
+            self.schedule(
+                at.saturating_sub(self.now).max(1),
+                Happening::Tick { node: n, life },
+            );
         }
         for action in actions {
             self.act(n, life, action);
@@ -332,15 +422,34 @@ impl World {
             Action::Disk { token, op } => {
                 let flush_point = self.nodes[n].data.flush_point();
                 let delay = 1 + self.rng.below(MS);
-                self.schedule(delay, Happening::Disk { node: n, life, token, op, flush_point });
+                self.schedule(
+                    delay,
+                    Happening::Disk {
+                        node: n,
+                        life,
+                        token,
+                        op,
+                        flush_point,
+                    },
+                );
             }
             Action::Meta { token, writes } => {
                 let start = self.nodes[n].meta_free.max(self.now);
                 let end = start + 1 + self.rng.below(MS);
                 self.nodes[n].meta_free = end;
-                self.schedule(end - self.now, Happening::Meta { node: n, life, token, writes });
+                self.schedule(
+                    end - self.now,
+                    Happening::Meta {
+                        node: n,
+                        life,
+                        token,
+                        writes,
+                    },
+                );
             }
-            Action::Send { connection, message, .. } => self.transmit(n, connection, message),
+            Action::Send {
+                connection, message, ..
+            } => self.transmit(n, connection, message),
             Action::Close { connection, .. } => self.break_connection(connection, n),
             Action::Dial { .. } => {
                 let delay = 1 + self.rng.below(2 * MS);
@@ -373,7 +482,9 @@ impl World {
         if let Message::ChunkData { payload, .. } = &message {
             self.chunk_bytes += payload.len() as u64;
         }
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
         let to = 1 - from;
         if vanishes {
             // TCP has no holes: what follows on this connection never arrives either.
@@ -386,7 +497,15 @@ impl World {
         connection.last_arrival[to] = arrival;
         let life = self.nodes[to].life;
         let delay = arrival - self.now;
-        self.schedule(delay, Happening::Deliver { to, life, connection: id, message });
+        self.schedule(
+            delay,
+            Happening::Deliver {
+                to,
+                life,
+                connection: id,
+                message,
+            },
+        );
     }
 
     // ---- time ----------------------------------------------------------------------------------------
@@ -410,42 +529,94 @@ impl World {
     }
 
     fn step(&mut self) {
-        let Some(Reverse(next)) = self.queue.pop() else { panic!("nothing will ever happen again") };
+        let Some(Reverse(next)) = self.queue.pop() else {
+            panic!("nothing will ever happen again")
+        };
         self.now = self.now.max(next.at);
         match next.what {
-            Happening::Disk { node, life, token, op, flush_point } => {
+            Happening::Disk {
+                node,
+                life,
+                token,
+                op,
+                flush_point,
+            } => {
                 if self.nodes[node].life == life && self.nodes[node].replica.is_some() {
                     let data = apply(&mut self.nodes[node].data, &op, flush_point);
-                    self.event(node, Event::DiskDone { token, result: Ok(data) });
+                    self.event(
+                        node,
+                        Event::DiskDone {
+                            token,
+                            result: Ok(data),
+                        },
+                    );
                 }
             }
-            Happening::Meta { node, life, token, writes } => {
+            Happening::Meta {
+                node,
+                life,
+                token,
+                writes,
+            } => {
                 if self.nodes[node].life == life && self.nodes[node].replica.is_some() {
                     for write in writes {
                         self.nodes[node].meta.write(write.offset, &write.bytes, true);
                     }
-                    self.event(node, Event::MetaDone { token, result: Ok(()) });
+                    self.event(
+                        node,
+                        Event::MetaDone {
+                            token,
+                            result: Ok(()),
+                        },
+                    );
                 }
             }
             Happening::Dialled { from, life } => self.dialled(from, life),
-            Happening::Deliver { to, life, connection, message } => {
+            Happening::Deliver {
+                to,
+                life,
+                connection,
+                message,
+            } => {
                 let open = self.connections.get(&connection).is_some_and(|c| c.open[to]);
                 if open && self.nodes[to].life == life {
-                    self.event(to, Event::Received { peer: 0, connection, message });
+                    self.event(
+                        to,
+                        Event::Received {
+                            peer: 0,
+                            connection,
+                            message,
+                        },
+                    );
                 }
             }
-            Happening::Lost { node, life, connection, why } => {
+            Happening::Lost {
+                node,
+                life,
+                connection,
+                why,
+            } => {
                 let open = self.connections.get(&connection).is_some_and(|c| c.open[node]);
                 if open && self.nodes[node].life == life {
                     if let Some(c) = self.connections.get_mut(&connection) {
                         c.open[node] = false;
                     }
-                    self.event(node, Event::ConnectionLost { peer: 0, connection, why: why.into() });
+                    self.event(
+                        node,
+                        Event::ConnectionLost {
+                            peer: 0,
+                            connection,
+                            why: why.into(),
+                        },
+                    );
                 }
             }
             Happening::Tick { node, life } => {
-                let due =
-                    self.nodes[node].replica.as_ref().and_then(Replica::next_timeout).filter(|at| *at <= self.now);
+                let due = self.nodes[node]
+                    .replica
+                    .as_ref()
+                    .and_then(Replica::next_timeout)
+                    .filter(|at| *at <= self.now);
                 if self.nodes[node].life == life && due.is_some() {
                     self.event(node, Event::Timeout);
                 }
@@ -462,12 +633,48 @@ impl World {
         let to = 1 - from;
         if self.cable != Cable::Fine || self.nodes[to].replica.is_none() {
             let why = "connection refused".to_string();
-            return self.event(from, Event::ConnectionLost { peer: 0, connection: id, why });
+            return self.event(
+                from,
+                Event::ConnectionLost {
+                    peer: 0,
+                    connection: id,
+                    why,
+                },
+            );
         }
-        self.connections
-            .insert(id, Connection { open: [true, true], last_arrival: [self.now, self.now] });
-        self.event(from, Event::ConnectionOpened { peer: 0, connection: id });
-        self.event(to, Event::ConnectionOpened { peer: 0, connection: id });
+        self.connections.insert(
+            id,
+            Connection {
+                open: [true, true],
+                last_arrival: [self.now, self.now],
+            },
+        );
+        self.event(
+            from,
+            Event::ConnectionOpened {
+                peer: 0,
+                connection: id,
+            },
+        );
+        self.event(
+            to,
+            Event::ConnectionOpened {
+                peer: 0,
+                connection: id,
+            },
+        );
+    }
+}
+
+/// A failing run shows how it got there.
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let from = self.trace.len().saturating_sub(100);
+            for line in &self.trace[from..] {
+                eprintln!("{line}");
+            }
+        }
     }
 }
 

@@ -1,0 +1,471 @@
+//! One resource's engine: opens everything, runs its thread, passes commands to it.
+
+use std::cell::RefCell;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::os::fd::{OwnedFd, RawFd};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::path::PathBuf;
+use std::sync::mpsc::{sync_channel, RecvTimeoutError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::disk::{self, Device, Driver};
+use super::failure::{Failure, FailureKind};
+use super::inbox::{Inbox, Input};
+use super::listener::{Listener, Registration};
+use super::meta_writer::MetaWriter;
+use super::metadata::{MetadataFile, MetadataPlace};
+use super::reactor::{Clock, Parts, PeerAddress, Reactor};
+use super::shared::Shared;
+use crate::core::{
+    Command, Notice, PeerConfig, Replica, ReplicaConfig, ReplicaMetadata, Severity, SyncSource,
+};
+use crate::front::nbd::{Export, ExportInfo};
+use crate::wire::Protocol;
+
+/// How long a status may take while the thread is busy; then the last published one has to do.
+const STATUS_PATIENCE: Duration = Duration::from_millis(20);
+/// How long a stop waits for writes and disks.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
+/// How often a waiting command looks whether its engine still lives.
+const LIFE_CHECK: Duration = Duration::from_millis(200);
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerSpec {
+    pub name: String,
+    pub host: String,
+    pub port: u16,
+}
+
+/// What an engine is started with.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EngineSpec {
+    pub resource: String,
+    pub node: String,
+    pub device: PathBuf,
+    pub metadata: MetadataPlace,
+    pub protocol: Protocol,
+    pub peers: Vec<PeerSpec>,
+    /// Path of the NBD export's Unix socket.
+    pub socket: PathBuf,
+    pub peer_timeout_ms: u64,
+    pub resume: bool,
+    pub resume_wait_ms: u64,
+    #[serde(default)]
+    pub disk_driver: Driver,
+    pub connect: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "command", rename_all = "lowercase", deny_unknown_fields)]
+enum CommandSpec {
+    Connect { peer: String },
+    Disconnect { peer: String },
+    Promote { force: bool },
+    Demote {},
+    Sync { source: String },
+    Fault { what: Fault },
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Fault {
+    Panic,
+}
+
+pub struct Engine {
+    node: String,
+    peers: Vec<String>,
+    inbox: Arc<Inbox>,
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    /// Ends when the thread does, or here.
+    registration: Mutex<Option<Registration>>,
+}
+
+fn invalid_json(what: &str, error: &serde_json::Error) -> Failure {
+    Failure::new(
+        FailureKind::Invalid,
+        format!("{what} is not understood: {error}"),
+        "use a control plane and an engine of the same version",
+    )
+}
+
+impl Engine {
+    /// Opens and locks metadata and backing device, starts the thread, and accepts connections.
+    ///
+    /// # Errors
+    /// What cannot be opened, is locked, damaged or belongs to something else; nothing was changed.
+    pub fn start(spec: &str, listener: &Listener) -> Result<Engine, Failure> {
+        let spec: EngineSpec =
+            serde_json::from_str(spec).map_err(|error| invalid_json("the engine's specification", &error))?;
+        let metadata = MetadataFile::open(&spec.metadata, &spec.device, true)?;
+        metadata.require(&spec.resource, &spec.node)?;
+        let loaded = metadata.load()?;
+        let known: Vec<&str> = loaded
+            .superblock
+            .peers
+            .iter()
+            .map(|peer| peer.name.as_str())
+            .collect();
+        let peers = in_slots(&spec, &known, loaded.layout.peer_slots())?;
+        let device = Arc::new(Device::open(&spec.device, spec.disk_driver)?);
+        let system = |error: std::io::Error| Failure::system(&spec.resource, &error);
+        let inbox = Arc::new(Inbox::new().map_err(system)?);
+        let shared = Arc::new(Shared::new().map_err(system)?);
+        if loaded.damaged_pages > 0 {
+            shared.record(Notice {
+                severity: Severity::Warning,
+                name: "metadata.damaged",
+                text: format!(
+                    "{} damaged pages of {}'s metadata count as out of sync; a resync repairs them",
+                    loaded.damaged_pages, spec.resource
+                ),
+            });
+        }
+        let clock = Clock::start();
+        let config = ReplicaConfig {
+            resource: spec.resource.clone(),
+            node: spec.node.clone(),
+            protocol: spec.protocol,
+            peers: peers
+                .iter()
+                // Either side can tell which of the two dials.
+                .map(|peer| PeerConfig {
+                    name: peer.name.clone(),
+                    dial: spec.node < peer.name,
+                })
+                .collect(),
+            peer_timeout_ns: spec.peer_timeout_ms.saturating_mul(1_000_000),
+            resume_wait_ns: spec.resume_wait_ms.saturating_mul(1_000_000),
+            // The standard library's hash keys are random, and fresh each time.
+            seed: RandomState::new().build_hasher().finish(),
+        };
+        let info = ExportInfo {
+            min_block: device.alignment() as u32,
+            ..ExportInfo::new(&spec.resource, loaded.layout.data_size_bytes())
+        };
+        let export = Export::new(info).map_err(|error| {
+            Failure::new(
+                FailureKind::Invalid,
+                error.to_string(),
+                "choose another name or size for the resource",
+            )
+        })?;
+        let replica = Replica::new(
+            config,
+            ReplicaMetadata {
+                superblock: loaded.superblock,
+                layout: loaded.layout,
+                bitmaps: loaded.bitmaps,
+                intent: loaded.intent,
+            },
+            spec.resume,
+            clock.now(),
+        );
+        let names: Vec<String> = peers.iter().map(|peer| peer.name.clone()).collect();
+        let meta = MetaWriter::new(metadata, device.clone(), inbox.clone()).map_err(system)?;
+        let wanted = spec.disk_driver;
+        let ended_inbox = inbox.clone();
+        let (parts_inbox, parts_shared) = (inbox.clone(), shared.clone());
+        let (started, start_result) = sync_channel(1);
+        let registration = listener.register(&spec.resource, names.clone(), inbox.clone())?;
+        let thread = std::thread::Builder::new()
+            .name(thread_name(&spec.resource))
+            .spawn(move || {
+                // The disk belongs to the thread that submits to it.
+                let reactor = disk::start(device.clone(), wanted).and_then(|disk| {
+                    let parts = Parts {
+                        replica,
+                        clock,
+                        device,
+                        disk,
+                        meta,
+                        peers,
+                        export: Arc::new(export),
+                        export_path: spec.socket,
+                        inbox: parts_inbox,
+                        shared: parts_shared.clone(),
+                        connect: spec.connect,
+                    };
+                    Reactor::new(parts).map_err(|error| Failure::system(&spec.resource, &error))
+                });
+                match reactor {
+                    Ok(reactor) => {
+                        let _ = started.send(Ok(()));
+                        run(reactor, &parts_shared);
+                        ended_inbox.close();
+                    }
+                    Err(failure) => {
+                        let _ = started.send(Err(failure));
+                    }
+                }
+            })
+            .map_err(|error| Failure::system("a thread for the engine", &error))?;
+        let panicked = || {
+            Failure::new(
+                FailureKind::Failed,
+                "the engine failed while starting",
+                "see the log",
+            )
+        };
+        start_result.recv().unwrap_or_else(|_| Err(panicked()))?;
+        Ok(Engine {
+            node: spec.node,
+            peers: names,
+            inbox,
+            shared,
+            thread: Mutex::new(Some(thread)),
+            registration: Mutex::new(Some(registration)),
+        })
+    }
+
+    /// Executes one command, given as JSON; returns when it is done.
+    ///
+    /// # Errors
+    /// `unsafe` and `failed` as the core decides, `invalid` for a command or a name that does not exist.
+    pub fn call(&self, command: &str) -> Result<(), Failure> {
+        let command: CommandSpec =
+            serde_json::from_str(command).map_err(|error| invalid_json("the command", &error))?;
+        let command = match command {
+            CommandSpec::Connect { peer } => Command::Connect {
+                peer: self.slot(&peer)?,
+            },
+            CommandSpec::Disconnect { peer } => Command::Disconnect {
+                peer: self.slot(&peer)?,
+            },
+            CommandSpec::Promote { force } => Command::Promote { force },
+            CommandSpec::Demote {} => Command::Demote,
+            CommandSpec::Sync { source } if source == self.node => Command::SyncFrom {
+                source: SyncSource::Myself,
+            },
+            CommandSpec::Sync { source } => Command::SyncFrom {
+                source: SyncSource::Peer(self.slot(&source)?),
+            },
+            CommandSpec::Fault { what: Fault::Panic } => {
+                if std::env::var_os("BLOCKPAIR_FAULTS").is_none_or(|value| value != "1") {
+                    return Err(Failure::new(
+                        FailureKind::Invalid,
+                        "faults are only made on purpose",
+                        "start the daemon with BLOCKPAIR_FAULTS=1 in a test",
+                    ));
+                }
+                self.inbox.push(Input::Panic);
+                return Ok(());
+            }
+        };
+        self.ask(command, Duration::MAX)
+    }
+
+    fn slot(&self, name: &str) -> Result<usize, Failure> {
+        self.peers.iter().position(|peer| peer == name).ok_or_else(|| {
+            Failure::new(
+                FailureKind::Invalid,
+                format!("{name} is no peer of this resource"),
+                format!("its peers are: {}", self.peers.join(", ")),
+            )
+        })
+    }
+
+    fn ask(&self, command: Command, patience: Duration) -> Result<(), Failure> {
+        let (reply, answer) = sync_channel(1);
+        self.inbox.push(Input::Command { command, reply });
+        let mut waited = Duration::ZERO;
+        loop {
+            match answer.recv_timeout(LIFE_CHECK) {
+                Ok(result) => return result,
+                Err(RecvTimeoutError::Timeout) if !self.shared.has_ended() => {}
+                Err(_) => {
+                    return Err(Failure::new(
+                        FailureKind::Failed,
+                        "the engine has ended",
+                        "bring the resource up again: blockpair up",
+                    ))
+                }
+            }
+            waited = waited.saturating_add(LIFE_CHECK);
+            if waited >= patience {
+                return Err(Failure::new(
+                    FailureKind::Failed,
+                    format!("the engine did not finish within {} s", patience.as_secs()),
+                    "see what the status says it waits for",
+                ));
+            }
+        }
+    }
+
+    /// The status as JSON: fresh within a few milliseconds, or the last one there is.
+    pub fn status(&self) -> String {
+        let version = self.shared.version();
+        self.inbox.push(Input::Publish);
+        self.shared.status_after(version, STATUS_PATIENCE)
+    }
+
+    pub fn event_fd(&self) -> RawFd {
+        self.shared.event_fd()
+    }
+
+    /// The events since the last call, as JSON.
+    pub fn events(&self) -> String {
+        serde_json::to_string(&self.shared.take_events()).expect("events have no keys but text")
+    }
+
+    /// Takes over a connected NBD socket that is in the transmission phase.
+    pub fn attach(&self, fd: OwnedFd) {
+        self.inbox.push(Input::Attach(fd));
+    }
+
+    /// Ends the connections that were attached; returns when they are closed.
+    pub fn detach(&self) {
+        let (reply, answer) = sync_channel(1);
+        self.inbox.push(Input::Detach(reply));
+        while matches!(answer.recv_timeout(LIFE_CHECK), Err(RecvTimeoutError::Timeout))
+            && !self.shared.has_ended()
+        {}
+    }
+
+    /// Marks the engine's threads as ones whose memory must not wait for their own flushing.
+    pub fn io_flusher(&self, on: bool) {
+        self.inbox.push(Input::IoFlusher(on));
+    }
+
+    /// Drains, flushes, leaves clean metadata, ends the thread and unlocks. Idempotent.
+    ///
+    /// # Errors
+    /// When a disk or a peer keeps it from finishing; it goes on trying.
+    pub fn stop(&self) -> Result<(), Failure> {
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if thread.is_some() && !self.shared.has_ended() {
+            match self.ask(Command::Stop, STOP_PATIENCE) {
+                Err(failure) if !self.shared.has_ended() => return Err(failure),
+                _ => {}
+            }
+        }
+        if let Some(thread) = thread.take() {
+            // How it ended is in the status.
+            let _ = thread.join();
+        }
+        self.registration
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        Ok(())
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Nobody is left to be told of a failure.
+        let _ = self.stop();
+    }
+}
+
+/// The configured peers in the order of the metadata's slots, new ones after those it knows.
+fn in_slots(spec: &EngineSpec, known: &[&str], slots: usize) -> Result<Vec<PeerAddress>, Failure> {
+    let mismatch = |message: String| {
+        Failure::new(
+            FailureKind::Mismatch,
+            message,
+            "correct the configuration, or create the metadata anew and resync",
+        )
+    };
+    let address = |peer: &PeerSpec| PeerAddress {
+        name: peer.name.clone(),
+        host: peer.host.clone(),
+        port: peer.port,
+    };
+    let mut peers = Vec::new();
+    for name in known {
+        let peer = spec.peers.iter().find(|peer| peer.name == *name).ok_or_else(|| {
+            mismatch(format!(
+                "the metadata of {} has a slot for peer {name}, which is not configured",
+                spec.resource
+            ))
+        })?;
+        peers.push(address(peer));
+    }
+    peers.extend(
+        spec.peers
+            .iter()
+            .filter(|peer| !known.contains(&peer.name.as_str()))
+            .map(address),
+    );
+    if peers.len() > slots {
+        return Err(mismatch(format!(
+            "{} peers are configured for {}, but its metadata has room for {slots}",
+            peers.len(),
+            spec.resource
+        )));
+    }
+    Ok(peers)
+}
+
+/// What the kernel shows of a thread's name: 15 bytes.
+fn thread_name(resource: &str) -> String {
+    format!("bp-{resource}")
+        .chars()
+        .filter(|c| *c != '\0')
+        .take(15)
+        .collect()
+}
+
+thread_local! {
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Remembers what a panic said and where, for the thread that catches it.
+fn watch_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let earlier = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let text = (info.payload().downcast_ref::<&str>().copied())
+                .or_else(|| info.payload().downcast_ref::<String>().map(String::as_str))
+                .unwrap_or("no message");
+            let place = info
+                .location()
+                .map(|at| format!(" at {}:{}", at.file(), at.line()))
+                .unwrap_or_default();
+            // No room left to remember it: the message is lost, the panic is not.
+            let _ = PANIC.try_with(|panic| *panic.borrow_mut() = Some(format!("{text}{place}")));
+            earlier(info);
+        }));
+    });
+}
+
+/// The thread's life: a panic ends this resource, with an error for its clients, and nothing else.
+fn run(mut reactor: Reactor, shared: &Shared) {
+    watch_panics();
+    let failure = match catch_unwind(AssertUnwindSafe(|| reactor.run())) {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(format!("the engine cannot go on: {error}")),
+        Err(_) => {
+            let text = PANIC.with(|panic| panic.borrow_mut().take());
+            Some(format!(
+                "the engine panicked: {}",
+                text.unwrap_or_else(|| "no message".into())
+            ))
+        }
+    };
+    if let Some(failure) = &failure {
+        // What is left of the reactor may be in any state: a second panic must not get out either.
+        let _ = catch_unwind(AssertUnwindSafe(|| reactor.abandon()));
+        shared.record(Notice {
+            severity: Severity::Error,
+            name: "engine.failed",
+            text: failure.clone(),
+        });
+    }
+    let closed = catch_unwind(AssertUnwindSafe(|| drop(reactor)));
+    let state = if failure.is_none() && closed.is_ok() {
+        "stopped"
+    } else {
+        "failed"
+    };
+    shared.end(state, failure.as_deref());
+}

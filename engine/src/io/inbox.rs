@@ -1,0 +1,90 @@
+//! What other threads tell an engine's thread.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::{OwnedFd, RawFd};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::event::EventFd;
+use super::failure::Failure;
+use crate::core::{Command, Errno, PeerSlot, Token};
+use crate::wire::Hello;
+
+pub type CommandReply = SyncSender<Result<(), Failure>>;
+
+pub enum Input {
+    Command {
+        command: Command,
+        reply: CommandReply,
+    },
+    /// A peer's connection, whose Hello the listener has read.
+    Accepted {
+        stream: TcpStream,
+        hello: Box<Hello>,
+        /// Bytes of the Hello's frame.
+        received_bytes: u64,
+    },
+    /// The result of an attempt to reach a peer.
+    Dialled {
+        peer: PeerSlot,
+        result: io::Result<TcpStream>,
+    },
+    MetaDone {
+        token: Token,
+        result: Result<(), Errno>,
+    },
+    /// A kernel device's end of a socket pair.
+    Attach(OwnedFd),
+    Detach(SyncSender<()>),
+    IoFlusher(bool),
+    /// Somebody waits for a fresh status.
+    Publish,
+    /// The fault command.
+    Panic,
+}
+
+/// A queue into a thread that sleeps in epoll.
+pub struct Inbox {
+    /// None: its reader has ended.
+    queue: Mutex<Option<VecDeque<Input>>>,
+    wake: EventFd,
+}
+
+impl Inbox {
+    pub fn new() -> io::Result<Inbox> {
+        Ok(Inbox {
+            queue: Mutex::new(Some(VecDeque::new())),
+            wake: EventFd::new()?,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<VecDeque<Input>>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves `input` for the thread, or drops it (and with it any connection or reply channel) if that has ended.
+    pub fn push(&self, input: Input) {
+        if let Some(queue) = self.lock().as_mut() {
+            queue.push_back(input);
+            self.wake.signal();
+        }
+    }
+
+    pub fn fd(&self) -> RawFd {
+        self.wake.fd()
+    }
+
+    /// Everything that waits, in order.
+    pub fn take(&self) -> VecDeque<Input> {
+        self.wake.clear();
+        self.lock().as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// The reader ends: what waits, and what comes, is dropped.
+    pub fn close(&self) {
+        let waiting = self.lock().take();
+        drop(waiting);
+    }
+}

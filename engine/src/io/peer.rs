@@ -1,0 +1,186 @@
+//! One TCP connection to a peer.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use socket2::{SockRef, TcpKeepalive};
+
+use super::inbound::{receive, Filling};
+use super::poll::Interest;
+use super::socket::{Received, SendQueue, Socket};
+use crate::core::{ConnectionId, PeerSlot};
+use crate::front::nbd::ReceiveBuffer;
+use crate::wire::{encode, Decoder, Message, Step, INLINE_FRAME_MAX};
+
+/// Bytes received at once, at most.
+const INPUT_BYTES: usize = 256 << 10;
+const _: () = assert!(INPUT_BYTES >= 2 * INLINE_FRAME_MAX);
+/// The kernel reports the socket writable only while less than this is unsent in it: what waits longer waits
+/// here, where it is counted.
+const UNSENT_MAX: u32 = 256 << 10;
+
+/// Bytes through a peer's connections: as counted here, and as the kernel counted them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct WireCounters {
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+    pub kernel_sent_bytes: u64,
+    pub kernel_received_bytes: u64,
+}
+
+impl WireCounters {
+    pub fn add(&mut self, other: WireCounters) {
+        self.sent_bytes += other.sent_bytes;
+        self.received_bytes += other.received_bytes;
+        self.kernel_sent_bytes += other.kernel_sent_bytes;
+        self.kernel_received_bytes += other.kernel_received_bytes;
+    }
+}
+
+pub struct PeerConnection {
+    pub slot: PeerSlot,
+    pub id: ConnectionId,
+    pub socket: Socket,
+    pub queue: SendQueue,
+    pub interest: Interest,
+    /// The core has let go of it: what is queued is sent, what arrives is dropped, and at this time it ends.
+    pub closing: Option<Instant>,
+    /// Messages may be waiting that the core had no room for.
+    pub stalled: bool,
+    /// The end of our stream was sent.
+    pub finished: bool,
+    decoder: Decoder,
+    input: ReceiveBuffer,
+    filling: Option<Filling>,
+    sent_bytes: u64,
+    received_bytes: u64,
+}
+
+impl PeerConnection {
+    /// `received_bytes`: what another has received from it already.
+    pub fn new(slot: PeerSlot, id: ConnectionId, stream: TcpStream, received_bytes: u64) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        let keepalive = TcpKeepalive::new()
+            .with_time(std::time::Duration::from_secs(10))
+            .with_interval(std::time::Duration::from_secs(5))
+            .with_retries(3);
+        SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+        SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_MAX)?;
+        Ok(PeerConnection {
+            slot,
+            id,
+            socket: Socket::new(OwnedFd::from(stream))?,
+            queue: SendQueue::default(),
+            interest: Interest::READ,
+            closing: None,
+            stalled: false,
+            finished: false,
+            decoder: Decoder::new(),
+            input: ReceiveBuffer::new(INPUT_BYTES),
+            filling: None,
+            sent_bytes: 0,
+            received_bytes,
+        })
+    }
+
+    pub fn send(&mut self, message: &Message, epoch: u64) {
+        if let Some(payload) = self.queue.append(|out| encode(message, epoch, out)) {
+            self.queue.append_payload(payload);
+        }
+    }
+
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.sent_bytes += self.queue.flush(&self.socket)? as u64;
+        Ok(())
+    }
+
+    pub fn receive(&mut self) -> io::Result<Received> {
+        let received = receive(&self.socket, &mut self.input, &mut self.filling)?;
+        if let Received::Bytes(count) = received {
+            self.received_bytes += count as u64;
+        }
+        Ok(received)
+    }
+
+    /// Throws away what has arrived on a closing connection.
+    pub fn discard(&mut self) {
+        self.input.consume(self.input.data().len());
+        self.filling = None;
+    }
+
+    /// The next whole, checked message of what was received.
+    ///
+    /// # Errors
+    /// What is wrong with the stream, for people; it cannot be followed any further.
+    pub fn next(&mut self) -> Result<Option<Message>, String> {
+        loop {
+            if let Some(filling) = &mut self.filling {
+                filling.take_from(&mut self.input);
+                if !filling.is_full() {
+                    return Ok(None);
+                }
+                let payload = self.filling.take().expect("it is there").finish();
+                let (_, message) = self.decoder.finish(payload).map_err(|error| error.to_string())?;
+                return Ok(Some(message));
+            }
+            match self
+                .decoder
+                .next(self.input.data())
+                .map_err(|error| error.to_string())?
+            {
+                Step::NeedMore { .. } => return Ok(None),
+                Step::Message {
+                    consumed, message, ..
+                } => {
+                    self.input.consume(consumed);
+                    return Ok(Some(message));
+                }
+                Step::Payload {
+                    consumed,
+                    payload_len,
+                } => {
+                    self.input.consume(consumed);
+                    self.filling = Some(Filling::new(payload_len));
+                }
+            }
+        }
+    }
+
+    /// What went through this connection so far.
+    pub fn counters(&self) -> WireCounters {
+        let (kernel_sent_bytes, kernel_received_bytes) = self.kernel_counters().unwrap_or((0, 0));
+        WireCounters {
+            sent_bytes: self.sent_bytes,
+            received_bytes: self.received_bytes,
+            kernel_sent_bytes,
+            kernel_received_bytes,
+        }
+    }
+
+    /// Bytes sent (without those sent again) and received, as the kernel counts them.
+    fn kernel_counters(&self) -> Option<(u64, u64)> {
+        let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+        let mut len = std::mem::size_of::<libc::tcp_info>() as libc::socklen_t;
+        // SAFETY: `info` is valid for writes of `len` bytes.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                info.as_mut_ptr().cast(),
+                &mut len,
+            )
+        };
+        // SAFETY: all zeroes is a valid tcp_info, and the kernel only wrote whole fields.
+        let info = unsafe { info.assume_init() };
+        (result == 0).then(|| {
+            (
+                info.tcpi_bytes_sent.saturating_sub(info.tcpi_bytes_retrans),
+                info.tcpi_bytes_received,
+            )
+        })
+    }
+}

@@ -1,0 +1,411 @@
+//! The thread of one resource: waits for sockets, disks, commands and time, feeds the core, and does what it
+//! says. One thread does it all, because handing work to another costs more than the work.
+
+mod clients;
+mod links;
+mod report;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::client::Client;
+use super::disk::{Completion, Device, Disk};
+use super::failure::{Failure, FailureKind};
+use super::inbox::{CommandReply, Inbox, Input};
+use super::meta_writer::MetaWriter;
+use super::peer::{PeerConnection, WireCounters};
+use super::poll::{Interest, Poll, Ready};
+use super::shared::Shared;
+use crate::core::{
+    Action, Command, CommandId, ConnectionId, DiskOp, Event, Notice, Replica, Severity, Time, Token,
+};
+use crate::front::nbd::Export;
+use clients::Outstanding;
+
+/// How long the thread looks for new work before it sleeps, while looking pays: a wake-up costs more than this
+/// much of its time (docs/adr/0001).
+const POLL_BEFORE_SLEEP: Duration = Duration::from_micros(50);
+/// After unsuccessful looks, this many sleeps (as a power of two, at most) go without one.
+const POLL_BACKOFF_MAX: u32 = 8;
+/// A busy thread renews its published status this often.
+const PUBLISH_EVERY: Duration = Duration::from_millis(100);
+
+/// Who a ready descriptor belongs to: the top byte of its key; the rest is an id.
+mod source {
+    pub const INBOX: u64 = 0;
+    pub const DISK: u64 = 1;
+    pub const EXPORT: u64 = 2;
+    pub const PEER: u64 = 3;
+    pub const CLIENT: u64 = 4;
+    pub const SHIFT: u32 = 56;
+}
+
+/// What an engine needs to know of a peer beside the core.
+pub struct PeerAddress {
+    pub name: String,
+    pub host: String,
+    pub port: u16,
+}
+
+/// Everything a reactor is made of.
+pub struct Parts {
+    pub replica: Replica,
+    pub clock: Clock,
+    pub device: Arc<Device>,
+    pub disk: Box<dyn Disk>,
+    pub meta: MetaWriter,
+    pub peers: Vec<PeerAddress>,
+    pub export: Arc<Export>,
+    pub export_path: PathBuf,
+    pub inbox: Arc<Inbox>,
+    pub shared: Arc<Shared>,
+    pub connect: bool,
+}
+
+/// The core's time: monotonic nanoseconds since the engine's start.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Instant);
+
+impl Clock {
+    pub fn start() -> Clock {
+        Clock(Instant::now())
+    }
+
+    pub fn now(self) -> Time {
+        self.0.elapsed().as_nanos() as Time
+    }
+}
+
+pub struct Reactor {
+    replica: Replica,
+    clock: Clock,
+    now: Time,
+    poll: Poll,
+    device: Arc<Device>,
+    disk: Box<dyn Disk>,
+    disk_in_flight: usize,
+    meta: MetaWriter,
+    inbox: Arc<Inbox>,
+    shared: Arc<Shared>,
+    actions: Vec<Action>,
+    batch: Vec<Action>,
+    disk_ops: Vec<(Token, DiskOp)>,
+    completions: Vec<Completion>,
+
+    peers: Vec<PeerAddress>,
+    connections: BTreeMap<u64, PeerConnection>,
+    next_connection: u64,
+    /// Bytes of connections that have ended, a peer.
+    ended: Vec<WireCounters>,
+
+    export: Arc<Export>,
+    export_path: PathBuf,
+    listener: Option<UnixListener>,
+    clients: BTreeMap<u64, Client>,
+    next_client: u64,
+    outstanding: Outstanding,
+
+    commands: HashMap<u64, (CommandReply, bool)>,
+    next_command: u64,
+    stopping: bool,
+    io_flusher: bool,
+    misses: u32,
+    skip_polls: u32,
+    published: Instant,
+}
+
+impl Reactor {
+    pub fn new(parts: Parts) -> io::Result<Reactor> {
+        let poll = Poll::new()?;
+        poll.add(parts.inbox.fd(), source::INBOX << source::SHIFT, Interest::READ)?;
+        for fd in parts.disk.event_fds() {
+            poll.add(fd, source::DISK << source::SHIFT, Interest::READ)?;
+        }
+        let mut reactor = Reactor {
+            replica: parts.replica,
+            clock: parts.clock,
+            now: parts.clock.now(),
+            poll,
+            device: parts.device,
+            disk: parts.disk,
+            disk_in_flight: 0,
+            meta: parts.meta,
+            inbox: parts.inbox,
+            shared: parts.shared,
+            actions: Vec::new(),
+            batch: Vec::new(),
+            disk_ops: Vec::new(),
+            completions: Vec::new(),
+            ended: vec![WireCounters::default(); parts.peers.len()],
+            peers: parts.peers,
+            connections: BTreeMap::new(),
+            next_connection: 1,
+            export: parts.export,
+            export_path: parts.export_path,
+            listener: None,
+            clients: BTreeMap::new(),
+            next_client: 1,
+            outstanding: Outstanding::default(),
+            commands: HashMap::new(),
+            next_command: 1,
+            stopping: false,
+            io_flusher: false,
+            misses: 0,
+            skip_polls: 0,
+            published: Instant::now(),
+        };
+        if parts.connect {
+            for peer in 0..reactor.peers.len() {
+                let id = CommandId(0);
+                reactor.tell(Event::Command {
+                    id,
+                    command: Command::Connect { peer },
+                });
+            }
+        }
+        reactor.publish();
+        Ok(reactor)
+    }
+
+    /// Runs until the core has stopped.
+    ///
+    /// # Errors
+    /// When waiting itself fails; nothing goes on then.
+    pub fn run(&mut self) -> io::Result<()> {
+        let mut ready = Vec::with_capacity(64);
+        loop {
+            self.settle()?;
+            if self.stopping {
+                break;
+            }
+            self.wait(&mut ready)?;
+            self.now = self.clock.now();
+            for ready in ready.drain(..) {
+                self.attend(ready);
+            }
+            if self.replica.next_timeout().is_some_and(|due| due <= self.now) {
+                self.tell(Event::Timeout);
+            }
+        }
+        self.close_down();
+        Ok(())
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.replica.handle(self.now, event, &mut self.actions);
+    }
+
+    fn notice(&self, severity: Severity, name: &'static str, text: String) {
+        self.shared.record(Notice { severity, name, text });
+    }
+
+    fn attend(&mut self, ready: Ready) {
+        let id = ready.key & ((1 << source::SHIFT) - 1);
+        match ready.key >> source::SHIFT {
+            source::INBOX => self.read_inbox(),
+            source::EXPORT => self.accept_clients(),
+            source::PEER => self.attend_peer(id, ready),
+            source::CLIENT => self.attend_client(id, ready),
+            // Looked at in every turn anyway.
+            _ => {}
+        }
+    }
+
+    /// Waits for something to do; for a moment awake, where that has paid lately.
+    fn wait(&mut self, ready: &mut Vec<Ready>) -> io::Result<()> {
+        let timeout = self.timeout();
+        // A disk is in no such hurry, and without requests in flight nothing is about to arrive.
+        if self.disk_in_flight == 0 && !timeout.is_some_and(|wait| wait.is_zero()) {
+            if self.skip_polls > 0 {
+                self.skip_polls -= 1;
+            } else {
+                let start = Instant::now();
+                while start.elapsed() < POLL_BEFORE_SLEEP {
+                    self.poll.wait(Some(Duration::ZERO), ready)?;
+                    if !ready.is_empty() {
+                        self.misses = 0;
+                        return Ok(());
+                    }
+                    std::thread::yield_now();
+                }
+                self.misses = (self.misses + 1).min(POLL_BACKOFF_MAX);
+                self.skip_polls = (1 << self.misses) - 1;
+            }
+        }
+        self.poll.wait(timeout, ready)
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let core = self
+            .replica
+            .next_timeout()
+            .map(|due| Duration::from_nanos(due.saturating_sub(self.now)));
+        let now = Instant::now();
+        let closing = self
+            .connections
+            .values()
+            .filter_map(|connection| connection.closing)
+            .map(|at| at.saturating_duration_since(now));
+        core.into_iter().chain(closing).min()
+    }
+
+    fn read_inbox(&mut self) {
+        for input in self.inbox.take() {
+            match input {
+                Input::Command { command, reply } => {
+                    let id = self.next_command;
+                    self.next_command += 1;
+                    self.commands.insert(id, (reply, command == Command::Stop));
+                    self.tell(Event::Command {
+                        id: CommandId(id),
+                        command,
+                    });
+                }
+                Input::Accepted {
+                    stream,
+                    hello,
+                    received_bytes,
+                } => {
+                    self.accepted(stream, *hello, received_bytes);
+                }
+                Input::Dialled { peer, result } => self.dialled(peer, result),
+                Input::MetaDone { token, result } => self.tell(Event::MetaDone { token, result }),
+                Input::Attach(fd) => self.attach(fd),
+                Input::Detach(reply) => {
+                    self.detach();
+                    // Nobody waiting any more is no harm.
+                    let _ = reply.try_send(());
+                }
+                Input::IoFlusher(on) => {
+                    self.device.set_io_flusher(on);
+                    self.device.mark_thread(&mut self.io_flusher);
+                }
+                Input::Publish => self.publish(),
+                Input::Panic => panic!("the fault command asked for it"),
+            }
+        }
+    }
+
+    /// Does what the core says until it has nothing more to say.
+    fn settle(&mut self) -> io::Result<()> {
+        self.reap_disk();
+        loop {
+            self.resume_stalled();
+            if self.actions.is_empty() {
+                break;
+            }
+            std::mem::swap(&mut self.actions, &mut self.batch);
+            let mut batch = std::mem::take(&mut self.batch);
+            let mut sent = false;
+            let mut written = VecDeque::new();
+            for action in batch.drain(..) {
+                match action {
+                    Action::Send {
+                        connection, message, ..
+                    } => {
+                        sent = true;
+                        self.send(connection, &message);
+                    }
+                    Action::Disk { token, op } => self.disk_ops.push((token, op)),
+                    Action::Meta { token, writes } => written.push_back((token, writes)),
+                    Action::Reply { id, result } => self.reply(id, result),
+                    Action::Close { connection, .. } => self.close_peer(connection),
+                    Action::Dial { peer } => self.dial(peer),
+                    // An attempt cannot be called back; the core turns its result away.
+                    Action::Hang { .. } => {}
+                    Action::Export { open: true } => self.open_export(),
+                    Action::Export { open: false } => self.close_export(),
+                    Action::CommandDone { id, result } => {
+                        if let Some((reply, stop)) = self.commands.remove(&id.0) {
+                            self.stopping |= stop && result.is_ok();
+                            let _ = reply.try_send(result.map_err(Failure::from));
+                        }
+                    }
+                    Action::Notice(notice) => self.shared.record(notice),
+                }
+            }
+            self.batch = batch;
+            // The wire first: its way overlaps the local disk's.
+            if sent {
+                self.flush_peers();
+            }
+            for (token, writes) in written {
+                if let Some(result) = self.meta.submit(token, writes) {
+                    self.tell(Event::MetaDone { token, result });
+                }
+            }
+            for (token, op) in std::mem::take(&mut self.disk_ops) {
+                self.disk_in_flight += 1;
+                self.disk.submit(token, op, &mut self.completions);
+            }
+            self.disk.kick()?;
+            self.reap_disk();
+        }
+        self.flush_clients();
+        self.flush_peers();
+        if self.published.elapsed() >= PUBLISH_EVERY {
+            self.publish();
+        }
+        Ok(())
+    }
+
+    fn reap_disk(&mut self) {
+        if self.disk_in_flight == 0 {
+            return;
+        }
+        let mut done = std::mem::take(&mut self.completions);
+        self.disk.reap(&mut done);
+        for Completion { token, result } in done.drain(..) {
+            self.disk_in_flight -= 1;
+            self.tell(Event::DiskDone { token, result });
+        }
+        self.completions = done;
+    }
+
+    /// The orderly end.
+    fn close_down(&mut self) {
+        self.close_export();
+        self.detach();
+        self.publish();
+        for (_, connection) in std::mem::take(&mut self.connections) {
+            self.ended[connection.slot].add(connection.counters());
+        }
+        self.refuse_commands("the resource is down", "bring it up again: blockpair up");
+    }
+
+    /// The end after a panic: whatever of the state is trusted no more, the clients are told.
+    pub fn abandon(&mut self) {
+        for (client, request) in self.outstanding.drain() {
+            if let Some(client) = self.clients.get_mut(&client) {
+                client.fail(&request);
+            }
+        }
+        for client in self.clients.values_mut() {
+            // A client that does not take it sees the connection end.
+            let _ = client.queue.flush(&client.socket);
+        }
+        self.clients.clear();
+        self.connections.clear();
+        self.remove_export();
+        self.refuse_commands(
+            "the engine has failed",
+            "see the log, then: blockpair down, blockpair up",
+        );
+    }
+
+    fn refuse_commands(&mut self, message: &str, remedy: &str) {
+        for (_, (reply, _)) in self.commands.drain() {
+            let _ = reply.try_send(Err(Failure::new(FailureKind::Failed, message, remedy)));
+        }
+    }
+
+    fn connection_id(&mut self) -> ConnectionId {
+        let id = ConnectionId(self.next_connection);
+        self.next_connection += 1;
+        id
+    }
+}

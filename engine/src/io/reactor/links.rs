@@ -1,0 +1,254 @@
+//! The reactor's side of the connections to peers.
+
+use std::io;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use super::{source, Reactor};
+use crate::core::{ConnectionId, Event, PeerSlot, Severity};
+use crate::io::inbox::Input;
+use crate::io::peer::PeerConnection;
+use crate::io::poll::{Interest, Ready};
+use crate::io::socket::Received;
+use crate::wire::{GoodbyeReason, Hello, Message};
+
+/// How long one attempt to reach a peer may take.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a connection that was closed may take to deliver its last words.
+const LINGER: Duration = Duration::from_secs(2);
+/// Receives from one connection in one turn, so that a busy peer leaves time for the clients.
+const RECEIVES_A_TURN: usize = 8;
+
+impl Reactor {
+    /// Tries once, on a thread of its own: a name may have to be looked up.
+    pub(super) fn dial(&mut self, peer: PeerSlot) {
+        let (host, port) = (self.peers[peer].host.clone(), self.peers[peer].port);
+        let inbox = self.inbox.clone();
+        let attempt = std::thread::Builder::new().name("bp-dial".into()).spawn(move || {
+            inbox.push(Input::Dialled {
+                peer,
+                result: reach(&host, port),
+            });
+        });
+        if let Err(error) = attempt {
+            self.inbox.push(Input::Dialled {
+                peer,
+                result: Err(error),
+            });
+        }
+    }
+
+    pub(super) fn dialled(&mut self, peer: PeerSlot, result: io::Result<TcpStream>) {
+        let connected = result.and_then(|stream| self.connected(peer, stream, 0));
+        if let Err(error) = connected {
+            let address = format!("{}:{}", self.peers[peer].host, self.peers[peer].port);
+            let connection = self.connection_id();
+            self.tell(Event::ConnectionLost {
+                peer,
+                connection,
+                why: format!("{address}: {error}"),
+            });
+        }
+    }
+
+    /// A connection that the listener accepted for this resource.
+    pub(super) fn accepted(&mut self, stream: TcpStream, hello: Hello, received_bytes: u64) {
+        let Some(peer) = self.peers.iter().position(|peer| peer.name == hello.node) else {
+            // The listener asks for the name first; the configuration cannot have changed since.
+            return;
+        };
+        match self.connected(peer, stream, received_bytes) {
+            Ok(connection) => {
+                self.tell(Event::Received {
+                    peer,
+                    connection,
+                    message: Message::Hello(hello),
+                });
+            }
+            Err(error) => {
+                let text = format!(
+                    "connection from {} could not be set up: {error}",
+                    self.peers[peer].name
+                );
+                self.notice(Severity::Warning, "peer.socket", text);
+            }
+        }
+    }
+
+    fn connected(&mut self, peer: PeerSlot, stream: TcpStream, received: u64) -> io::Result<ConnectionId> {
+        let id = self.connection_id();
+        let connection = PeerConnection::new(peer, id, stream, received)?;
+        let key = source::PEER << source::SHIFT | id.0;
+        self.poll.add(connection.socket.fd(), key, connection.interest)?;
+        self.connections.insert(id.0, connection);
+        self.tell(Event::ConnectionOpened { peer, connection: id });
+        Ok(id)
+    }
+
+    pub(super) fn send(&mut self, connection: ConnectionId, message: &Message) {
+        let epoch = self.replica.epoch();
+        if let Some(connection) = self.connections.get_mut(&connection.0) {
+            if connection.closing.is_none() {
+                connection.send(message, epoch);
+            }
+        }
+    }
+
+    /// The core has ended it: what is queued still goes out.
+    pub(super) fn close_peer(&mut self, connection: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(&connection.0) {
+            connection.closing.get_or_insert(Instant::now() + LINGER);
+        }
+    }
+
+    pub(super) fn attend_peer(&mut self, id: u64, ready: Ready) {
+        // Writing is tried at the end of every turn.
+        if !ready.read {
+            return;
+        }
+        for _ in 0..RECEIVES_A_TURN {
+            let Some(connection) = self.connections.get_mut(&id) else {
+                return;
+            };
+            if !connection.interest.read && !ready.hung_up {
+                return;
+            }
+            let was_closing = connection.closing.is_some();
+            match connection.receive() {
+                Ok(Received::Bytes(_)) if was_closing => connection.discard(),
+                Ok(Received::Bytes(_)) => {
+                    if !self.decode_peer(id) {
+                        return;
+                    }
+                }
+                Ok(Received::Empty) => return,
+                Ok(Received::End) => return self.lost(id, "the peer closed the connection".into()),
+                Err(error) => return self.lost(id, error.to_string()),
+            }
+        }
+    }
+
+    /// Hands the core what was received; false when it takes no more for now, or the connection has ended.
+    fn decode_peer(&mut self, id: u64) -> bool {
+        loop {
+            let Some(connection) = self.connections.get_mut(&id) else {
+                return false;
+            };
+            let slot = connection.slot;
+            if !self.replica.accepts_messages(slot) {
+                connection.stalled = true;
+                return false;
+            }
+            let connection_id = connection.id;
+            match connection.next() {
+                Ok(None) => return true,
+                Ok(Some(message)) => {
+                    self.tell(Event::Received {
+                        peer: slot,
+                        connection: connection_id,
+                        message,
+                    });
+                }
+                Err(why) => {
+                    let text = why.clone();
+                    let goodbye = Message::Goodbye {
+                        reason: GoodbyeReason::ProtocolError,
+                        text,
+                    };
+                    connection.send(&goodbye, self.replica.epoch());
+                    // The rest of the stream means nothing; the connection lingers for this word only.
+                    connection.discard();
+                    connection.closing = Some(Instant::now() + LINGER);
+                    self.tell(Event::ConnectionLost {
+                        peer: slot,
+                        connection: connection_id,
+                        why,
+                    });
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Goes on with what had to wait; called whenever the core may have room again.
+    pub(super) fn resume_peers(&mut self) {
+        let stalled: Vec<u64> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.stalled && self.replica.accepts_messages(connection.slot))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in stalled {
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.stalled = false;
+            }
+            self.decode_peer(id);
+        }
+    }
+
+    fn lost(&mut self, id: u64, why: String) {
+        let Some(connection) = self.connections.remove(&id) else {
+            return;
+        };
+        self.poll.remove(connection.socket.fd());
+        self.ended[connection.slot].add(connection.counters());
+        if connection.closing.is_none() {
+            let (peer, connection) = (connection.slot, connection.id);
+            self.tell(Event::ConnectionLost {
+                peer,
+                connection,
+                why,
+            });
+        }
+    }
+
+    /// Sends what waits, and ends connections that have said their last word.
+    pub(super) fn flush_peers(&mut self) {
+        let mut ended = Vec::new();
+        let now = Instant::now();
+        for (id, connection) in &mut self.connections {
+            if !connection.queue.is_empty() {
+                if let Err(error) = connection.flush() {
+                    ended.push((*id, error.to_string()));
+                    continue;
+                }
+            }
+            if let Some(end) = connection.closing {
+                if connection.queue.is_empty() && !connection.finished {
+                    // The other side's end of the stream ends it; closing at once could take back the last words.
+                    connection.socket.finish();
+                    connection.finished = true;
+                }
+                if now >= end {
+                    ended.push((*id, String::new()));
+                    continue;
+                }
+            }
+            let wanted = Interest {
+                read: connection.closing.is_some() || !connection.stalled,
+                write: !connection.queue.is_empty(),
+            };
+            if wanted != connection.interest {
+                let key = source::PEER << source::SHIFT | id;
+                match self.poll.change(connection.socket.fd(), key, wanted) {
+                    Ok(()) => connection.interest = wanted,
+                    Err(error) => ended.push((*id, error.to_string())),
+                }
+            }
+        }
+        for (id, why) in ended {
+            self.lost(id, why);
+        }
+    }
+}
+
+fn reach(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in (host, port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, DIAL_TIMEOUT) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}

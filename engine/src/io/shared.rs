@@ -1,0 +1,123 @@
+//! What an engine's thread shows to the rest of the process: its last status and its events.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{json, Value};
+
+use super::event::EventFd;
+use crate::core::{Notice, Severity};
+
+/// Events kept for a reader that is slow; older ones are dropped first.
+const EVENTS_MAX: usize = 1000;
+
+#[derive(Debug, serde::Serialize)]
+pub struct EventRecord {
+    pub severity: Severity,
+    pub name: &'static str,
+    pub text: String,
+    pub time_ns: u64,
+}
+
+struct Published {
+    status: Value,
+    version: u64,
+    ended: bool,
+}
+
+pub struct Shared {
+    published: Mutex<Published>,
+    changed: Condvar,
+    events: Mutex<VecDeque<EventRecord>>,
+    wake: EventFd,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub fn new() -> io::Result<Shared> {
+        Ok(Shared {
+            published: Mutex::new(Published {
+                status: json!({}),
+                version: 0,
+                ended: false,
+            }),
+            changed: Condvar::new(),
+            events: Mutex::default(),
+            wake: EventFd::new()?,
+        })
+    }
+
+    pub fn publish(&self, status: Value) {
+        let mut published = lock(&self.published);
+        published.status = status;
+        published.version += 1;
+        self.changed.notify_all();
+    }
+
+    /// The thread has ended: the last status stays, with this state.
+    pub fn end(&self, state: &str, failure: Option<&str>) {
+        let mut published = lock(&self.published);
+        published.status["state"] = json!(state);
+        published.status["failure"] = json!(failure);
+        published.status["clients"] = json!([]);
+        if failure.is_some() {
+            published.status["disk"] = json!("Diskless");
+        }
+        for peer in published.status["peers"].as_array_mut().into_iter().flatten() {
+            peer["connection"] = json!("StandAlone");
+            peer["replication"] = json!("Off");
+        }
+        published.version += 1;
+        published.ended = true;
+        self.changed.notify_all();
+    }
+
+    pub fn version(&self) -> u64 {
+        lock(&self.published).version
+    }
+
+    pub fn has_ended(&self) -> bool {
+        lock(&self.published).ended
+    }
+
+    /// The first status after `version`, or the last one there is when `patience` runs out.
+    pub fn status_after(&self, version: u64, patience: Duration) -> String {
+        let (published, _) = self
+            .changed
+            .wait_timeout_while(lock(&self.published), patience, |now| {
+                now.version <= version && !now.ended
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        published.status.to_string()
+    }
+
+    pub fn record(&self, notice: Notice) {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut events = lock(&self.events);
+        if events.len() == EVENTS_MAX {
+            events.pop_front();
+        }
+        events.push_back(EventRecord {
+            severity: notice.severity,
+            name: notice.name,
+            text: notice.text,
+            time_ns: u64::try_from(time.as_nanos()).unwrap_or(u64::MAX),
+        });
+        self.wake.signal();
+    }
+
+    pub fn take_events(&self) -> Vec<EventRecord> {
+        self.wake.clear();
+        lock(&self.events).drain(..).collect()
+    }
+
+    pub fn event_fd(&self) -> RawFd {
+        self.wake.fd()
+    }
+}

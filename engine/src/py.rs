@@ -1,0 +1,163 @@
+//! The module `blockpair._engine`: the only file that knows Python. Everything structured crosses as JSON text, and
+//! every call that can wait does so without the GIL.
+
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use pyo3::exceptions::PyException;
+use pyo3::prelude::*;
+
+use crate::io::engine;
+use crate::io::failure::Failure;
+use crate::io::listener;
+use crate::io::metadata;
+
+pyo3::create_exception!(
+    _engine,
+    EngineError,
+    PyException,
+    "An engine's refusal or failure: attributes kind, message and remedy."
+);
+
+fn raise(py: Python<'_>, failure: Failure) -> PyErr {
+    let error = EngineError::new_err(failure.to_string());
+    let value = error.value(py);
+    let attributes = [
+        ("kind", failure.kind.name()),
+        ("message", &failure.message),
+        ("remedy", &failure.remedy),
+    ];
+    for (name, text) in attributes {
+        if let Err(other) = value.setattr(name, text) {
+            return other;
+        }
+    }
+    error
+}
+
+/// Runs `work` without the GIL.
+fn detached<T: Send, E: Into<Failure> + Send>(
+    py: Python<'_>,
+    work: impl FnOnce() -> Result<T, E> + Send,
+) -> PyResult<T> {
+    py.detach(work).map_err(|error| raise(py, error.into()))
+}
+
+/// Makes metadata for a resource that never had data; see the specification in the stub.
+#[pyfunction]
+fn create_metadata(py: Python<'_>, spec: &str) -> PyResult<String> {
+    detached(py, || metadata::create_metadata(spec))
+}
+
+/// Reads metadata without a lock.
+#[pyfunction]
+fn inspect_metadata(py: Python<'_>, spec: &str) -> PyResult<String> {
+    detached(py, || metadata::inspect_metadata(spec))
+}
+
+/// As `inspect_metadata`, with the runs that are out of sync.
+#[pyfunction]
+fn dump_metadata(py: Python<'_>, spec: &str) -> PyResult<String> {
+    detached(py, || metadata::dump_metadata(spec))
+}
+
+/// The replication port: one a daemon.
+#[pyclass(frozen)]
+struct Listener(listener::Listener);
+
+#[pymethods]
+impl Listener {
+    #[new]
+    fn new(py: Python<'_>, address: &str, port: u16) -> PyResult<Listener> {
+        detached(py, || listener::Listener::open(address, port)).map(Listener)
+    }
+
+    /// The port in use, also when 0 was asked for.
+    #[getter]
+    fn port(&self) -> u16 {
+        self.0.port()
+    }
+
+    /// Stops listening; idempotent.
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| self.0.close());
+    }
+}
+
+/// One resource's engine.
+#[pyclass(frozen)]
+struct Engine(engine::Engine);
+
+#[pymethods]
+impl Engine {
+    #[new]
+    fn new(py: Python<'_>, spec: &str, listener: &Bound<'_, Listener>) -> PyResult<Engine> {
+        let listener = &listener.get().0;
+        detached(py, || engine::Engine::start(spec, listener)).map(Engine)
+    }
+
+    /// Executes one command, given as JSON.
+    fn call(&self, py: Python<'_>, command: &str) -> PyResult<()> {
+        detached(py, || self.0.call(command))
+    }
+
+    /// The status as JSON.
+    fn status(&self, py: Python<'_>) -> String {
+        py.detach(|| self.0.status())
+    }
+
+    /// Readable when `events` has something.
+    fn event_fd(&self) -> RawFd {
+        self.0.event_fd()
+    }
+
+    /// The events since the last call, as JSON.
+    fn events(&self) -> String {
+        self.0.events()
+    }
+
+    /// Takes over (and from here on owns) a connected NBD socket that is in the transmission phase.
+    fn attach(&self, py: Python<'_>, fd: RawFd) -> PyResult<()> {
+        if fd < 0 {
+            let error = std::io::Error::from_raw_os_error(libc::EBADF);
+            return Err(raise(py, Failure::system(format!("socket {fd}"), &error)));
+        }
+        // SAFETY: the caller hands the descriptor over, as documented.
+        self.0.attach(unsafe { OwnedFd::from_raw_fd(fd) });
+        Ok(())
+    }
+
+    /// Closes the sockets that were attached.
+    fn detach(&self, py: Python<'_>) {
+        py.detach(|| self.0.detach());
+    }
+
+    /// Marks the engine's threads as I/O flushers, or no more.
+    fn io_flusher(&self, on: bool) {
+        self.0.io_flusher(on);
+    }
+
+    /// Drains, flushes, ends the thread, unlocks; idempotent.
+    fn stop(&self, py: Python<'_>) -> PyResult<()> {
+        detached(py, || self.0.stop())
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Collected without a stop: it stops now, and must not hold up every other Python thread meanwhile.
+        Python::attach(|py| {
+            // Nobody is left to be told of a failure.
+            let _ = py.detach(|| self.0.stop());
+        });
+    }
+}
+
+#[pymodule]
+fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("EngineError", module.py().get_type::<EngineError>())?;
+    module.add_class::<Listener>()?;
+    module.add_class::<Engine>()?;
+    module.add_function(wrap_pyfunction!(create_metadata, module)?)?;
+    module.add_function(wrap_pyfunction!(inspect_metadata, module)?)?;
+    module.add_function(wrap_pyfunction!(dump_metadata, module)?)
+}

@@ -1,0 +1,175 @@
+"""Two blockpair nodes on this machine, set up and driven by the commands that an administrator uses."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from .host import BenchFailed, Server, free_ports, unix_listening, wait_for
+from .peers import Export
+
+RESOURCE = "race"
+BIN = Path(os.environ.get("BLOCKPAIR_BIN") or Path(sys.executable).parent)
+
+
+class Node:
+    """One node: its folder (BLOCKPAIR_DIR), backing file, daemon."""
+
+    def __init__(self, name: str, folder: Path, backing: Path, port: int) -> None:
+        if not (BIN / "blockpaird").exists():
+            raise BenchFailed(f"blockpair is not installed in {BIN}; run scripts/setup, or set BLOCKPAIR_BIN")
+        self.name = name
+        self.backing = backing
+        self.port = port
+        self._folder = folder
+        self._environment = {"BLOCKPAIR_DIR": str(folder)}
+        config = folder / "config"
+        config.mkdir(parents=True)
+        # The races go through the Unix socket, which every machine has.
+        (config / "blockpair.toml").write_text(
+            f'[node]\nname = "{name}"\nlisten = "127.0.0.1:{port}"\nkernel_device = "off"\n'
+        )
+        self._daemon: Server | None = None
+
+    @property
+    def pid(self) -> int:
+        if self._daemon is None:
+            raise BenchFailed(f"node {self.name} is not started")
+        return self._daemon.pid
+
+    @property
+    def socket(self) -> Path:
+        """The NBD export; there only while the node is Primary."""
+        return self._folder / "run/nbd" / f"{RESOURCE}.sock"
+
+    def start(self) -> None:
+        """Starts the daemon and returns when it answers."""
+        control = self._folder / "run/blockpaird.sock"
+        self._daemon = Server(
+            [BIN / "blockpaird"],
+            self._folder / "daemon.log",
+            lambda: unix_listening(control),
+            self._environment,
+        )
+
+    def stop(self) -> None:
+        if self._daemon is not None:
+            self._daemon.stop()
+            self._daemon = None
+
+    def run(self, *arguments: str) -> float:
+        """Runs `blockpair ARGUMENTS`; returns its seconds. Raises `BenchFailed` unless it exits with 0."""
+        began = time.monotonic()
+        done = self._blockpair(*arguments)
+        seconds = time.monotonic() - began
+        if done.returncode != 0:
+            raise BenchFailed(
+                f"'blockpair {' '.join(arguments)}' on node {self.name} exited with {done.returncode}:"
+                f" {(done.stderr or done.stdout).strip()[-600:]}"
+            )
+        return seconds
+
+    def _blockpair(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [BIN / "blockpair", *arguments],
+            env={**os.environ, **self._environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+
+    def status(self) -> dict[str, Any]:
+        """The resource's part of `blockpair status --json`, whose exit code tells of degradation only."""
+        done = self._blockpair("status", RESOURCE, "--json")
+        try:
+            resources = json.loads(done.stdout)["resources"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise BenchFailed(
+                f"'blockpair status --json' on node {self.name} said: {done.stdout}{done.stderr}"
+            ) from None
+        for resource in resources:
+            if resource["resource"] == RESOURCE:
+                return dict(resource)
+        raise BenchFailed(f"node {self.name} knows no resource {RESOURCE}")
+
+    def peer(self) -> dict[str, Any]:
+        """What this node knows of its only peer."""
+        return dict(self.status()["peers"][0])
+
+
+class Pair:
+    """Two nodes `a` and `b` with one resource between them; protocol C, external metadata."""
+
+    name = "blockpair"
+
+    def __init__(self, folder: Path, backing_a: Path, backing_b: Path) -> None:
+        self.copies: tuple[Path, ...] = (backing_a, backing_b)
+        port_a, port_b = free_ports(2)
+        self.a = Node("a", folder / "a", backing_a, port_a)
+        self.b = Node("b", folder / "b", backing_b, port_b)
+        self.nodes = (self.a, self.b)
+
+    @contextlib.contextmanager
+    def daemons(self) -> Iterator[None]:
+        """Both daemons, as long as the block lasts."""
+        try:
+            for node in self.nodes:
+                node.start()
+            yield
+        finally:
+            for node in self.nodes:
+                node.stop()
+
+    def create(self) -> None:
+        """Creates the resource on both nodes: metadata that never had data."""
+        for node, peer in ((self.a, self.b), (self.b, self.a)):
+            node.run(
+                *("create", RESOURCE, "--device", str(node.backing)),
+                *("--peer", f"{peer.name}=127.0.0.1:{peer.port}"),
+            )
+
+    def up(self) -> None:
+        """Brings the resource up on both nodes and returns when they are connected."""
+        for node in self.nodes:
+            node.run("up", RESOURCE)
+        self._until("both nodes connected", lambda peer: peer["connection"] == "Connected")
+
+    def down(self) -> None:
+        for node in self.nodes:
+            node.run("down", RESOURCE)
+
+    def sync_from_a(self) -> float:
+        """The first full sync, from `a`; returns the seconds that the command took."""
+        return self.a.run("sync", RESOURCE, "--from", "a", "--wait")
+
+    def up_to_date(self) -> None:
+        """Returns when replication is established with both disks UpToDate."""
+        self._until(
+            "both copies UpToDate",
+            lambda peer: peer["replication"] == "Established" and peer["disk"] == "UpToDate",
+        )
+
+    def _until(self, what: str, holds: Callable[[dict[str, Any]], bool]) -> None:
+        wait_for(what, 30, lambda: all(holds(node.peer()) for node in self.nodes))
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Export]:
+        """The resource up, replicating, and Primary on `a`; down again afterwards. The daemons must run."""
+        self.up()
+        try:
+            self.up_to_date()
+            self.a.run("promote", RESOURCE)
+            wait_for("the export of node a", 10, lambda: unix_listening(self.a.socket))
+            yield Export(f"nbd+unix:///{RESOURCE}?socket={self.a.socket}", (self.a.pid, self.b.pid))
+            self.a.run("demote", RESOURCE)
+        finally:
+            self.down()
