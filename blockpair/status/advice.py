@@ -166,7 +166,7 @@ _REFUSALS: dict[str, tuple[Severity, str]] = {
     "protocolerror": ("warning", "see both daemons' logs, then: blockpair connect {name}"),
 }
 _SPLIT_BRAIN = (
-    "both copies were written apart and are untouched; choose the one whose changes may be lost, and "
+    "both copies were written apart and are untouched; choose the one whose changes may be lost; "
     "on that node: blockpair down {name}, blockpair delete {name}, create it anew with --force; then sync from the other"
 )
 
