@@ -186,6 +186,9 @@ fn the_export_ends_with_the_role() {
         "the client was not disconnected"
     );
     assert!(!cluster.socket(0).exists());
+    cluster.wait(1, "told of the demotion", |status| {
+        status["peers"][0]["role"] == "Secondary"
+    });
     cluster.call(1, json!({"command": "promote", "force": false}));
     let (mut nbd, _) = NbdClient::connect(&cluster.socket(1)).unwrap();
     assert_eq!(nbd.read(0, 4096), noise(1, 4096));
