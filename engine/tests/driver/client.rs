@@ -43,6 +43,14 @@ impl NbdClient {
         Ok((NbdClient { stream, cookie: 0 }, size))
     }
 
+    /// The same connection, for another thread to take the replies.
+    pub fn twin(&self) -> NbdClient {
+        NbdClient {
+            stream: self.stream.try_clone().unwrap(),
+            cookie: 0,
+        }
+    }
+
     pub fn send(
         &mut self,
         command: u16,

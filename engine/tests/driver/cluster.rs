@@ -22,7 +22,6 @@ pub struct Node {
 pub struct Cluster {
     pub directory: tempfile::TempDir,
     pub nodes: [Node; 2],
-    pub size: u64,
     driver: &'static str,
     protocol: &'static str,
 }
@@ -38,7 +37,6 @@ impl Cluster {
         let cluster = Cluster {
             directory,
             nodes: [node(), node()],
-            size,
             driver,
             protocol,
         };

@@ -103,10 +103,7 @@ fn many_requests_in_flight_are_all_answered() {
     let mut cluster = Cluster::new(&memory(), 32 * MIB, "auto", "C");
     cluster.start();
     let (mut nbd, _) = NbdClient::connect(&cluster.socket(0)).unwrap();
-    let mut reader = NbdClient {
-        stream: nbd.stream.try_clone().unwrap(),
-        ..NbdClient::connect(&cluster.socket(0)).unwrap().0
-    };
+    let mut reader = nbd.twin();
     // Twice what the engine takes at a time: the client is held back, not refused.
     let (count, len) = (4096_u64, 32 << 10);
     let writer = std::thread::spawn(move || {
@@ -189,6 +186,9 @@ fn the_export_ends_with_the_role() {
         "the client was not disconnected"
     );
     assert!(!cluster.socket(0).exists());
+    cluster.wait(1, "told of the demotion", |status| {
+        status["peers"][0]["role"] == "Secondary"
+    });
     cluster.call(1, json!({"command": "promote", "force": false}));
     let (mut nbd, _) = NbdClient::connect(&cluster.socket(1)).unwrap();
     assert_eq!(nbd.read(0, 4096), noise(1, 4096));
