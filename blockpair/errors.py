@@ -56,7 +56,7 @@ def kind_of(name: str) -> ErrorKind:
 
 
 class BlockpairError(Exception):
-    """A refusal or failure that a person can act on: what and why in ``message``, what to do in ``remedy``."""
+    """A refusal or failure that a person can act on: what and why in ``message``, what to do: ``remedy``."""
 
     def __init__(self, kind: ErrorKind, message: str, remedy: str = "") -> None:
         super().__init__(message)

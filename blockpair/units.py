@@ -11,7 +11,7 @@ _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def parse_size(text: str) -> int:
-    """Bytes of ``4096``, ``4K``, ``4KiB`` or ``1G``. Raises `ValueError` that says which forms are accepted."""
+    """Bytes of ``4096``, ``4K``, ``4KiB`` or ``1G``. Raises `ValueError` that says what is."""
     match = re.fullmatch(r"(\d{1,18})\s*([KMGTP]?)(?:i?B)?", text.strip(), re.IGNORECASE | re.ASCII)
     if match is None:
         raise ValueError(
@@ -22,13 +22,10 @@ def parse_size(text: str) -> int:
 
 def format_size(size: float) -> str:
     """``4 KiB``, ``1.5 GiB``: three digits at most, exact where it can be."""
-    value = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(value) < 1024:
-            break
-        value /= 1024
-    else:
-        unit = "PiB"
+    value, units = float(size), iter(("KiB", "MiB", "GiB", "TiB", "PiB"))
+    unit = "B"
+    while abs(value) >= 1024 and (larger := next(units, None)) is not None:
+        value, unit = value / 1024, larger
     if value == int(value):
         return f"{int(value)} {unit}"
     return f"{value:.2f} {unit}" if abs(value) < 10 else f"{value:.1f} {unit}"

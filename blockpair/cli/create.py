@@ -50,7 +50,7 @@ def parse_peer(text: str) -> tuple[str, str]:
     "--force",
     is_flag=True,
     help="Even where the device carries a file system or other data, or metadata of an earlier resource. "
-    "RISK: the earlier metadata is lost, and the data too unless this node becomes the source of the first sync.",
+    "RISK: that metadata is lost, and the data too unless this node becomes the source of the first sync.",
 )
 @json_option
 @click.pass_obj

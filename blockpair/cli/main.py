@@ -58,7 +58,7 @@ def group(ctx: click.Context, directory: str | None) -> None:
     ctx.obj = directory
 
 
-def run(arguments: list[str]) -> int:
+def run(arguments: list[str]) -> int:  # noqa: PLR0911 - an ending, a line
     """Carry out a command line and return its exit code; errors are told on standard error."""
     as_json = "--json" in arguments
     try:

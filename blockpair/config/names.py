@@ -32,7 +32,7 @@ class Address:
 
 
 def parse_address(text: str, *, any_port: bool = False) -> Address:
-    """``HOST:PORT``, ``1.2.3.4:PORT`` or ``[IPv6]:PORT``; port 0 only with ``any_port``. Raises `ValueError`."""
+    """``HOST:PORT``, ``1.2.3.4:PORT`` or ``[IPv6]:PORT``; port 0 with ``any_port``. Raises `ValueError`."""
     host, separator, port_text = text.strip().rpartition(":")
     if not separator or not host:
         raise ValueError(f"{text!r} is not HOST:PORT (an IPv6 address goes in brackets: [fd00::1]:7788)")

@@ -56,6 +56,7 @@ class ResourceDevice:
     def __init__(
         self,
         identity: str,
+        *,
         link: Path,
         mode: KernelDevice,
         queues: int,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import structlog
@@ -26,6 +27,7 @@ from blockpair.status.report import (
     KernelDeviceStatus,
     PeerSummary,
     ResourceReport,
+    State,
     StatusReport,
 )
 
@@ -33,6 +35,7 @@ _EVENTS_SHOWN = 10
 # Some changes (a peer's disk state, say) come without an event of their own.
 _WAIT_POLL_SECONDS = 0.1
 _RECONCILE_SECONDS = 0.5
+_NO_DEVICE = KernelDeviceStatus(attached=False)
 
 
 class Manager:
@@ -193,12 +196,12 @@ class Manager:
                 )
             await runtime.call("sync", source=source)
 
-    async def wait(self, name: str, conditions: list[str], timeout: float | None) -> ResourceReport:
-        """The report as soon as all of ``conditions`` hold. Raises `BlockpairError` after ``timeout``
+    async def wait(self, name: str, conditions: list[str], limit: float | None) -> ResourceReport:
+        """The report as soon as all of ``conditions`` hold. Raises `BlockpairError` after ``limit``
         seconds.
         """
         loop = asyncio.get_running_loop()
-        deadline = None if timeout is None else loop.time() + timeout
+        deadline = None if limit is None else loop.time() + limit
         while True:
             runtime = self._runtimes.get(name)
             changed = runtime.changed if runtime is not None else asyncio.Event()
@@ -216,7 +219,7 @@ class Manager:
             if left <= 0:
                 raise BlockpairError(
                     ErrorKind.TIMEOUT,
-                    f"{name} is not {', '.join(unmet)} after {timeout:g} s: it is {_summary(report)}",
+                    f"{name} is not {', '.join(unmet)} after {limit:g} s: it is {_summary(report)}",
                     f"blockpair status {name}",
                 )
             try:
@@ -237,14 +240,14 @@ class Manager:
         )
 
     async def report(self, name: str) -> ResourceReport:
-        """One resource. Raises `BlockpairError` for an unknown one; one that is misconfigured is reported so."""
+        """One resource. Raises `BlockpairError` for an unknown one; a misconfigured one is reported."""
         runtime = self._runtimes.get(name)
         try:
             config = runtime.config if runtime is not None else self.config(name)
         except ConfigError as error:
-            return _report(name, None, error.message, None, KernelDeviceStatus(False), [], None)
+            return _report(name, failure=error.message)
         if runtime is None:
-            return _report(name, config, None, None, KernelDeviceStatus(False), [], None)
+            return _report(name, config=config)
         failure, engine = None, None
         try:
             engine = await runtime.status()
@@ -259,7 +262,14 @@ class Manager:
         serving = engine is not None and engine.state == "running" and engine.role == "Primary"
         socket = str(self.places.nbd_socket(name)) if serving else None
         return _report(
-            name, config, failure, engine, runtime.device_status(), runtime.recent_events(), socket, runs=True
+            name,
+            config=config,
+            failure=failure,
+            engine=engine,
+            device=runtime.device_status(),
+            events=runtime.recent_events(),
+            socket=socket,
+            runs=True,
         )
 
     def runtime(self, name: str) -> Runtime:
@@ -275,7 +285,12 @@ class Manager:
         if self.node.kernel_device == "off":
             mode = "off"
         return Runtime(
-            config, self.node.name, self.places, self.marker(config.name), mode, self._locked_memory
+            config,
+            node=self.node.name,
+            places=self.places,
+            marker=self.marker(config.name),
+            kernel_device=mode,
+            locked=self._locked_memory,
         )
 
     def _want(self, name: str, desired: Desired) -> None:
@@ -284,28 +299,28 @@ class Manager:
         except OSError as error:
             raise BlockpairError(
                 ErrorKind.IO,
-                f"done, but it will not survive a restart of the daemon: {self.places.desired_file} cannot be "
-                f"written: {error.strerror}",
+                f"done, but it will not survive a restart of the daemon: {self.places.desired_file} "
+                f"cannot be written: {error.strerror}",
                 "make room or correct the mode of that directory, then repeat the command",
             ) from None
 
 
 def _report(
     name: str,
-    config: ResourceConfig | None,
-    failure: str | None,
-    engine: EngineStatus | None,
-    device: KernelDeviceStatus,
-    events: list[EventRecord],
-    socket: str | None,
     *,
+    config: ResourceConfig | None = None,
+    failure: str | None = None,
+    engine: EngineStatus | None = None,
+    device: KernelDeviceStatus = _NO_DEVICE,
+    events: Sequence[EventRecord] = (),
+    socket: str | None = None,
     runs: bool = False,
 ) -> ResourceReport:
-    state = "failed" if failure is not None else ("running" if runs else "down")
+    state: State = "failed" if failure is not None else ("running" if runs else "down")
     entries = advice(name, state, failure, engine, device)
     return ResourceReport(
         name=name,
-        state=state,  # type: ignore[arg-type]
+        state=state,
         failure=failure,
         healthy=healthy(entries),
         device=str(config.device) if config else "",
@@ -315,7 +330,7 @@ def _report(
         kernel_device=device,
         engine=engine,
         advice=entries,
-        events=events[-_EVENTS_SHOWN:],
+        events=list(events[-_EVENTS_SHOWN:]),
     )
 
 

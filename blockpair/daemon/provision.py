@@ -141,7 +141,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 async def delete(manager: Manager, name: str) -> list[str]:
-    """Forget a resource and remove its metadata file; its device keeps its data. What was removed, in words."""
+    """Forget a resource and remove its metadata file; its device keeps its data. What was done, in words."""
     async with manager.lock(name):
         if manager.is_up(name):
             raise BlockpairError(

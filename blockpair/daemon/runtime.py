@@ -29,6 +29,7 @@ class Runtime:
     def __init__(
         self,
         config: ResourceConfig,
+        *,
         node: str,
         places: Locations,
         marker: PrimaryMarker,
@@ -47,11 +48,11 @@ class Runtime:
         self._log = structlog.get_logger().bind(resource=config.name)
         self._device = ResourceDevice(
             f"{node}/{config.name}",
-            places.device_link(config.name),
-            kernel_device,
-            config.queues,
-            config.dead_connection_timeout,
-            locked,
+            link=places.device_link(config.name),
+            mode=kernel_device,
+            queues=config.queues,
+            dead_connection_timeout=config.dead_connection_timeout,
+            locked=locked,
         )
 
     @property

@@ -18,7 +18,7 @@ _Result = TypeVar("_Result")
 
 
 class Client:
-    """A connection to ``blockpaird``. Every fault is a `BlockpairError`; without a daemon, of kind no_daemon."""
+    """A connection to ``blockpaird``. Every fault is a `BlockpairError`, of kind no_daemon without one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -62,17 +62,7 @@ class Server:
         """Listen on ``path``, mode 0660, of the group blockpair where there is one. The daemon's lock must be
         held.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        previous = os.umask(0o177)
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(previous)
-        # The group first: nobody of another group may get in between.
-        give_to_group(path)
-        path.chmod(0o660)
+        listener = await asyncio.to_thread(_bind, path)
         self._server = await asyncio.start_unix_server(self._accept, sock=listener, limit=1 << 16)
 
     async def close(self) -> None:
@@ -209,6 +199,21 @@ async def finish(task: asyncio.Task[bytes]) -> bytes:
     except asyncio.CancelledError:
         await asyncio.wait({task})
         raise
+
+
+def _bind(path: Path) -> socket.socket:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    previous = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(previous)
+    # The group first: nobody of another group may get in between.
+    give_to_group(path)
+    path.chmod(0o660)
+    return listener
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:

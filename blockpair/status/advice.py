@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from blockpair.status.conditions import copies_synced
 from blockpair.status.engine import EngineStatus, PeerStatus, Resync
-from blockpair.status.report import Advice, KernelDeviceStatus, Severity
+from blockpair.status.report import Advice, KernelDeviceStatus, Severity, State
 from blockpair.units import format_duration, format_size
 
 _ORDER = {"critical": 0, "warning": 1, "info": 2}
@@ -14,7 +14,7 @@ _ORDER = {"critical": 0, "warning": 1, "info": 2}
 
 def advice(
     name: str,
-    state: str,
+    state: State,
     failure: str | None,
     engine: EngineStatus | None,
     kernel_device: KernelDeviceStatus | None = None,
@@ -27,7 +27,7 @@ def advice(
                 "warning",
                 "kernel-device",
                 f"there is no kernel block device: {kernel_device.error}",
-                "load the nbd module (`modprobe nbd`), then demote and promote again; the NBD socket works meanwhile",
+                "load the nbd module (`modprobe nbd`), then demote and promote; the NBD socket works",
             )
         )
     return sorted(found, key=lambda entry: _ORDER[entry.severity])
@@ -38,7 +38,7 @@ def healthy(entries: Iterable[Advice]) -> bool:
     return all(entry.severity == "info" for entry in entries)
 
 
-def _advice(name: str, state: str, failure: str | None, engine: EngineStatus | None) -> Iterator[Advice]:
+def _advice(name: str, state: State, failure: str | None, engine: EngineStatus | None) -> Iterator[Advice]:
     if state == "down":
         yield Advice("warning", "down", "the resource is down: nothing is replicated", f"blockpair up {name}")
         return
@@ -53,14 +53,11 @@ def _advice(name: str, state: str, failure: str | None, engine: EngineStatus | N
     yield from _local(name, engine)
     for peer in engine.peers:
         yield from _peer(name, engine, peer)
-    if engine.role == "Secondary" and not engine.resuming and copies_synced(engine):
-        if not any(peer.role == "Primary" for peer in engine.peers):
-            yield Advice(
-                "info",
-                "no-primary",
-                "no node is Primary; the data is not in use",
-                f"blockpair promote {name}",
-            )
+    nobody = engine.role == "Secondary" and not any(peer.role == "Primary" for peer in engine.peers)
+    if nobody and not engine.resuming and copies_synced(engine):
+        yield Advice(
+            "info", "no-primary", "no node is Primary; the data is not in use", f"blockpair promote {name}"
+        )
 
 
 def _local(name: str, engine: EngineStatus) -> Iterator[Advice]:
@@ -138,23 +135,40 @@ def _peer(name: str, engine: EngineStatus, peer: PeerStatus) -> Iterator[Advice]
 _REFUSALS: dict[str, tuple[Severity, str]] = {
     "unknownresource": (
         "warning",
-        "create the resource on {peer} and bring it up there: `blockpair create {name} ...`, `blockpair up {name}`",
+        "on {peer}: `blockpair create {name} ...`, `blockpair up {name}`; here: blockpair connect {name}",
     ),
     "otherresource": (
         "critical",
-        "the peer's device belongs to another resource of this name: correct the peer's address or device; if
-        one " "copy is to be given up, delete and create the resource anew on that node, then `blockpair up
-        {name}`", ), "version": ( "warning", "install the same blockpair on both nodes (`blockpair
-        --version`), then: blockpair connect {name}", ), "size": ( "critical", "give the smaller copy a device
-        at least as large as the other and create the resource there anew", ), "blocksize": ( "warning",
-        "create the resource on one of the nodes anew, with the block size of the other (`--block-size`)", ),
-        "protocol": ( "warning", "set the same `protocol` in both nodes' {name}.toml, then on the changed one:
-        " "blockpair down {name} && blockpair up {name}", ), "unknownnode": ( "warning", "list this node under
-        [[peer]] in {peer}'s {name}.toml, by the name `{node}`, and bring it up again there", ),
-        "protocolerror": ("warning", "see both daemons' logs, then: blockpair connect {name}"), } _SPLIT_BRAIN
-        = ( "both copies were written apart and are untouched; choose the one whose changes may be lost, and
-        on that node: " "blockpair down {name}, blockpair delete {name}, create it anew with --force; then
-        sync from the other" )
+        "the peer's device belongs to another resource of this name: correct its address or device; if one "
+        "copy is to be given up, delete and create the resource anew there, then `blockpair up {name}`",
+    ),
+    "version": (
+        "warning",
+        "install the same blockpair on both nodes (`blockpair --version`), then: blockpair connect {name}",
+    ),
+    "size": (
+        "critical",
+        "give the smaller copy a device as large as the other's and create the resource there anew",
+    ),
+    "blocksize": (
+        "warning",
+        "create the resource on one of the nodes anew, with the block size of the other (`--block-size`)",
+    ),
+    "protocol": (
+        "warning",
+        "set the same `protocol` in both nodes' {name}.toml, then on the changed one: "
+        "blockpair down {name} && blockpair up {name}",
+    ),
+    "unknownnode": (
+        "warning",
+        "on {peer}, list this node as `{node}` under [[peer]] in {name}.toml and bring {name} up again",
+    ),
+    "protocolerror": ("warning", "see both daemons' logs, then: blockpair connect {name}"),
+}
+_SPLIT_BRAIN = (
+    "both copies were written apart and are untouched; choose the one whose changes may be lost; "
+    "on that node: blockpair down {name}, blockpair delete {name}, create it anew with --force; then sync from the other"
+)
 
 
 def _standalone(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:
@@ -201,8 +215,8 @@ def _connecting(name: str, peer: PeerStatus) -> Advice:
         "warning",
         "unreachable",
         f"{peer.name} ({peer.address}) is not connected, {reason}; {_behind(peer)}",
-        f"see that {peer.name} runs, blockpaird on it too, and that its port is open; it reconnects by itself; "
-        f"on {peer.name}: blockpair status {name}",
+        f"see that {peer.name} runs, blockpaird on it too, and that its port is open; "
+        f"it reconnects by itself; on {peer.name}: blockpair status {name}",
     )
 
 

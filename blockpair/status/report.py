@@ -13,6 +13,7 @@ from msgspec import Struct
 from blockpair.status.engine import EngineStatus
 
 Severity = Literal["info", "warning", "critical"]
+State = Literal["down", "running", "failed"]
 
 SCHEMA: Literal["blockpair.status/1"] = "blockpair.status/1"
 
@@ -62,7 +63,7 @@ class ResourceReport(Struct, frozen=True):
     """
 
     name: str
-    state: Literal["down", "running", "failed"]
+    state: State
     failure: str | None
     healthy: bool
     device: str
