@@ -543,6 +543,7 @@ impl Replica {
             Message::ResyncStart { .. }
             | Message::ChunkHash { .. }
             | Message::ChunkData { .. }
+            | Message::ChunkWhole { .. }
             | Message::ChunkEnd { .. }
             | Message::ResyncEnd { .. } => self.on_target_message(slot, message),
             other => self.protocol_error(slot, &format!("unexpected {}", kind_of(&other))),

@@ -432,7 +432,7 @@ impl Replica {
             Holder::Local(index) => self.prepare_write(index),
             Holder::Remote(index) => self.start_remote_write(index),
             Holder::Source(chunk) => self.start_source_read(chunk),
-            Holder::Target(chunk) => self.start_target_read(chunk),
+            Holder::Target(chunk) => self.start_target_chunk(chunk),
         }
     }
 

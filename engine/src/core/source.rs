@@ -21,6 +21,10 @@ const WINDOW_IDLE: usize = 32;
 const WINDOW_BUSY: usize = 4;
 /// The application counts as busy this long after its last request.
 const BUSY_FOR: Time = 200_000_000;
+/// After this many chunks in a row of which every block differed, asking first is a waste; every so many chunks
+/// it is tried again.
+const STREAK_UNASKED: u32 = 8;
+const UNASKED_MAX: u32 = 15;
 /// The target hears what is left after this many chunks.
 const PROGRESS_EVERY: u32 = 16;
 
@@ -87,6 +91,9 @@ pub(super) struct Source {
     unlogged: Vec<u64>,
     ending: Ending,
     completed: u32,
+    /// Chunks in a row that differed entirely, and chunks sent unasked since one was asked about.
+    streak: u32,
+    unasked: u32,
     pub(super) progress: Progress,
 }
 
@@ -124,6 +131,8 @@ impl Replica {
             unlogged: Vec::new(),
             ending: Ending::No,
             completed: 0,
+            streak: 0,
+            unasked: 0,
             progress: Progress::new(true, now),
         };
         self.set_phase(slot, Phase::Source(Box::new(source)));
@@ -321,10 +330,23 @@ impl Replica {
         };
         match result {
             Ok(Some(data)) => {
-                let hash = xxh3_128(&data);
                 let zero = is_zero(&data);
                 let (offset, len) = (entry.offset, entry.len);
-                entry.data = Some(data);
+                if !zero && self.goes_unasked(slot, offset, len) {
+                    let message = Message::ChunkWhole {
+                        id: chunk,
+                        offset,
+                        payload: data,
+                    };
+                    return self.send(slot, message);
+                }
+                let hash = xxh3_128(&data);
+                if let Some(entry) = self
+                    .source_mut(slot)
+                    .and_then(|source| source.chunks.get_mut(&chunk))
+                {
+                    entry.data = Some(data);
+                }
                 self.send(
                     slot,
                     Message::ChunkHash {
@@ -351,12 +373,30 @@ impl Replica {
         }
     }
 
+    /// Whether a chunk is sent without asking for the target's checksums: when all of it is marked, and lately
+    /// everything marked differed in full, as in the first sync of a new disk.
+    fn goes_unasked(&mut self, slot: PeerSlot, offset: u64, len: u32) -> bool {
+        let (first, count) = self.blocks_of(offset, u64::from(len));
+        let marked = self.peers[slot].dirty.count_range(first, count) == count;
+        let Some(source) = self.source_mut(slot) else {
+            return false;
+        };
+        if !marked || source.streak < STREAK_UNASKED || source.unasked >= UNASKED_MAX {
+            source.unasked = 0;
+            return false;
+        }
+        source.unasked += 1;
+        source.progress.sent_bytes += u64::from(len);
+        true
+    }
+
     fn on_chunk_same(&mut self, slot: PeerSlot, chunk: u64) {
         let Some(entry) = self.take_chunk(slot, chunk) else {
             return;
         };
         if let Some(source) = self.source_mut(slot) {
             source.progress.same_bytes += u64::from(entry.len);
+            source.streak = 0;
         }
         self.clear_marks(slot, entry.offset, entry.len, Evidence::EqualChecksums);
         self.chunk_finished(slot, chunk);
@@ -408,6 +448,8 @@ impl Replica {
         if let Some(source) = self.source_mut(slot) {
             source.progress.sent_bytes += sent;
             source.progress.same_bytes += data.len() as u64 - sent;
+            let entirely = sent == data.len() as u64;
+            source.streak = if entirely { source.streak + 1 } else { 0 };
         }
         self.send(slot, Message::ChunkEnd { id: chunk });
     }

@@ -13,6 +13,8 @@ use crate::wire::{BlockRun, DiskState, Message, Status, BITMAP_RUNS_MAX, CHUNK_B
 
 /// Chunks that a source may have under way here, at most.
 const CHUNKS_MAX: usize = 256;
+/// Bytes of one chunk, at most: what a peer may make this node read or hold at once.
+const CHUNK_LEN_MAX: u32 = 4 << 20;
 /// With more runs than this, near ones are sent as one: they share a chunk anyway.
 const RUNS_EXACT_MAX: usize = 65_536;
 const RUN_GAP: u64 = 64;
@@ -27,6 +29,12 @@ pub(super) struct Target {
     pub(super) progress: Progress,
 }
 
+/// What the source wants done with a chunk.
+enum Task {
+    Compare { hash: u128, zero: bool },
+    Take(Payload),
+}
+
 /// A chunk that is compared or written here. It outlives its connection until the disk is done with it.
 pub(super) struct TargetChunk {
     peer: PeerSlot,
@@ -35,8 +43,7 @@ pub(super) struct TargetChunk {
     id: u64,
     offset: u64,
     len: u32,
-    hash: u128,
-    zero: bool,
+    task: Task,
     /// Disk operations under way.
     outstanding: u32,
     /// The source was told that it differs, and sends data.
@@ -44,7 +51,6 @@ pub(super) struct TargetChunk {
     ended: bool,
     failed: Option<Errno>,
     orphan: bool,
-    granted: bool,
 }
 
 impl Replica {
@@ -155,8 +161,10 @@ impl Replica {
                 len,
                 hash,
                 zero,
-            } => {
-                self.on_chunk_hash(slot, id, offset, len, hash, zero);
+            } => self.on_chunk(slot, id, offset, len, Task::Compare { hash, zero }),
+            Message::ChunkWhole { id, offset, payload } => {
+                let len = payload.len() as u32;
+                self.on_chunk(slot, id, offset, len, Task::Take(payload));
             }
             Message::ChunkData { id, offset, payload } => self.on_chunk_data(slot, id, offset, payload),
             Message::ChunkEnd { id } => self.on_chunk_end(slot, id),
@@ -188,12 +196,13 @@ impl Replica {
         }
     }
 
-    fn on_chunk_hash(&mut self, slot: PeerSlot, id: u64, offset: u64, len: u32, hash: u128, zero: bool) {
+    fn on_chunk(&mut self, slot: PeerSlot, id: u64, offset: u64, len: u32, task: Task) {
         let block_size = self.superblock.block_size_bytes;
         let blocks = len.div_ceil(block_size);
         if !self.is_inside(offset, u64::from(len))
             || !offset.is_multiple_of(u64::from(block_size))
             || blocks > CHUNK_BLOCKS_MAX
+            || len > CHUNK_LEN_MAX
         {
             return self.protocol_error(slot, "a chunk outside the device or too large");
         }
@@ -214,35 +223,46 @@ impl Replica {
             id,
             offset,
             len,
-            hash,
-            zero,
+            task,
             outstanding: 0,
             differs: false,
             ended: false,
             failed: None,
             orphan: false,
-            granted: false,
         };
         self.target_chunks.insert(key, chunk);
         if self
             .ranges
             .acquire(Holder::Target(key), offset, offset + u64::from(len))
         {
-            self.start_target_read(key);
+            self.start_target_chunk(key);
         }
     }
 
-    pub(super) fn start_target_read(&mut self, key: u64) {
+    /// The chunk's range is ours: read what is there, or write what was sent.
+    pub(super) fn start_target_chunk(&mut self, key: u64) {
         let Some(chunk) = self.target_chunks.get_mut(&key) else {
             return;
         };
-        chunk.granted = true;
         chunk.outstanding += 1;
-        let op = DiskOp::Read {
-            offset: chunk.offset,
-            len: chunk.len,
-        };
-        self.disk(Purpose::TargetRead(key), op);
+        let offset = chunk.offset;
+        if let Task::Take(payload) = &chunk.task {
+            let payload = payload.clone();
+            let (slot, bytes) = (chunk.peer, payload.len() as u64);
+            chunk.ended = true;
+            let op = DiskOp::Write {
+                offset,
+                payload,
+                fua: false,
+            };
+            self.disk(Purpose::TargetWrite(key), op);
+            if let Some(target) = self.target_mut(slot) {
+                target.progress.sent_bytes += bytes;
+            }
+        } else {
+            let len = chunk.len;
+            self.disk(Purpose::TargetRead(key), DiskOp::Read { offset, len });
+        }
     }
 
     pub(super) fn target_read_done(&mut self, key: u64, result: Result<Option<Payload>, Errno>) {
@@ -255,11 +275,12 @@ impl Replica {
             return self.forget_chunk(key);
         }
         let (slot, id) = (chunk.peer, chunk.id);
+        let Task::Compare { hash, zero } = chunk.task else {
+            return;
+        };
         match result {
-            Ok(Some(data)) if xxh3_128(&data) == chunk.hash => {
-                self.finish_chunk(key, Message::ChunkSame { id })
-            }
-            Ok(Some(_)) if chunk.zero => {
+            Ok(Some(data)) if xxh3_128(&data) == hash => self.finish_chunk(key, Message::ChunkSame { id }),
+            Ok(Some(_)) if zero => {
                 chunk.outstanding += 1;
                 chunk.ended = true;
                 let op = DiskOp::Zero {

@@ -479,7 +479,7 @@ impl World {
             Cable::Mute(node) => node == from,
             Cable::Silent | Cable::Cut => true,
         };
-        if let Message::ChunkData { payload, .. } = &message {
+        if let Message::ChunkData { payload, .. } | Message::ChunkWhole { payload, .. } = &message {
             self.chunk_bytes += payload.len() as u64;
         }
         let Some(connection) = self.connections.get_mut(&id) else {
