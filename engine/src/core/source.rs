@@ -65,8 +65,12 @@ impl Progress {
 struct SourceChunk {
     offset: u64,
     len: u32,
-    granted: bool,
+    /// What was read, until the target says that it differs.
     data: Option<Payload>,
+    /// All of it is zeroes: the target needs no data to write it.
+    zero: bool,
+    /// Its checksum was sent; before that, no answer can mean anything.
+    hashed: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -204,8 +208,9 @@ impl Replica {
                 SourceChunk {
                     offset,
                     len,
-                    granted: false,
                     data: None,
+                    zero: false,
+                    hashed: false,
                 },
             );
             if self
@@ -268,13 +273,9 @@ impl Replica {
         let Some(slot) = self.slot_of_chunk(chunk) else {
             return;
         };
-        let Some(entry) = self
-            .source_mut(slot)
-            .and_then(|source| source.chunks.get_mut(&chunk))
-        else {
+        let Some(entry) = self.source_mut(slot).and_then(|source| source.chunks.get(&chunk)) else {
             return;
         };
-        entry.granted = true;
         let (offset, len) = (entry.offset, entry.len);
         if self.intent_is_durable(offset, u64::from(len)) {
             for extent in self.extents_of(offset, u64::from(len)) {
@@ -325,6 +326,8 @@ impl Replica {
                 let zero = is_zero(&data);
                 let (offset, len) = (entry.offset, entry.len);
                 entry.data = Some(data);
+                entry.zero = zero;
+                entry.hashed = true;
                 self.send(
                     slot,
                     Message::ChunkHash {
@@ -352,12 +355,16 @@ impl Replica {
     }
 
     fn on_chunk_same(&mut self, slot: PeerSlot, chunk: u64) {
+        if !self.answers_make_sense(slot, chunk, |entry| entry.data.is_some()) {
+            return self.protocol_error(slot, "equal checksums where none was sent");
+        }
         let Some(entry) = self.take_chunk(slot, chunk) else {
             return;
         };
         if let Some(source) = self.source_mut(slot) {
             source.progress.same_bytes += u64::from(entry.len);
         }
+        self.confirmed_unflushed(slot, &entry);
         self.clear_marks(slot, entry.offset, entry.len, Evidence::EqualChecksums);
         self.chunk_finished(slot, chunk);
     }
@@ -416,14 +423,29 @@ impl Replica {
         if status != 0 {
             return self.peer_disk_failed(slot, status);
         }
+        if !self.answers_make_sense(slot, chunk, |entry| entry.data.is_none() || entry.zero) {
+            return self.protocol_error(slot, "a chunk that is done without its data");
+        }
         let Some(entry) = self.take_chunk(slot, chunk) else {
             return;
         };
-        for extent in self.extents_of(entry.offset, u64::from(entry.len)) {
-            self.peers[slot].unflushed.insert(extent);
-        }
+        self.confirmed_unflushed(slot, &entry);
         self.clear_marks(slot, entry.offset, entry.len, Evidence::VerifiedTransfer);
         self.chunk_finished(slot, chunk);
+    }
+
+    /// False for an answer that no honest target gives now: it must not clear a mark.
+    fn answers_make_sense(&mut self, slot: PeerSlot, chunk: u64, fits: fn(&SourceChunk) -> bool) -> bool {
+        self.source_mut(slot)
+            .and_then(|source| source.chunks.get(&chunk))
+            .is_some_and(|entry| entry.hashed && fits(entry))
+    }
+
+    /// What the target wrote, or found equal in its cache, is not stable there before its next flush.
+    fn confirmed_unflushed(&mut self, slot: PeerSlot, chunk: &SourceChunk) {
+        for extent in self.extents_of(chunk.offset, u64::from(chunk.len)) {
+            self.peers[slot].unflushed.insert(extent);
+        }
     }
 
     fn take_chunk(&mut self, slot: PeerSlot, chunk: u64) -> Option<SourceChunk> {
@@ -469,6 +491,10 @@ impl Replica {
             .as_ref()
             .is_none_or(|link| link.id != connection)
         {
+            return;
+        }
+        // Since then the peer may have been cut off from our writes: it must not take the label for them.
+        if self.peers[slot].draining.is_some() {
             return;
         }
         let Some(source) = self.source_mut(slot) else {
