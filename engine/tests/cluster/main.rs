@@ -5,6 +5,7 @@
 mod disk;
 mod oracle;
 mod rng;
+mod scripted;
 mod world;
 
 use _engine::core::*;
