@@ -192,10 +192,7 @@ impl Replica {
     pub(super) fn pump_source(&mut self, slot: PeerSlot) {
         let busy = self.last_request != 0 && self.now < self.last_request + BUSY_FOR;
         let window = if busy { WINDOW_BUSY } else { WINDOW_IDLE };
-        loop {
-            let Some((first, offset, len)) = self.next_chunk_range(slot, window) else {
-                break;
-            };
+        while let Some((first, offset, len)) = self.next_chunk_range(slot, window) {
             let chunk = self.next_chunk;
             self.next_chunk += 1;
             let block_size = u64::from(self.superblock.block_size_bytes);
@@ -474,7 +471,7 @@ impl Replica {
         if let Some(source) = self.source_mut(slot) {
             source.progress.left_blocks = left;
             source.completed += 1;
-            report = source.completed.is_multiple_of(PROGRESS_EVERY);
+            report = source.completed % PROGRESS_EVERY == 0;
         }
         if report {
             self.send(slot, Message::ResyncStart { blocks: left });

@@ -201,7 +201,7 @@ impl Replica {
         let block_size = self.superblock.block_size_bytes;
         let blocks = len.div_ceil(block_size);
         if !self.is_inside(offset, u64::from(len))
-            || !offset.is_multiple_of(u64::from(block_size))
+            || offset % u64::from(block_size) != 0
             || blocks > CHUNK_BLOCKS_MAX
             || u64::from(len) > CHUNK_BYTES.max(u64::from(block_size))
         {
