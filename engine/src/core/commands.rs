@@ -53,7 +53,10 @@ impl Replica {
             .peers
             .iter()
             .any(|p| matches!(p.phase(), Some(Phase::Hello | Phase::State { .. })));
-        if decides && !self.stopped && (handshaking || self.promotion.is_some() || self.promoting) {
+        if decides
+            && !self.stopped
+            && (handshaking || self.promotion.is_some() || self.promoting || self.allowing)
+        {
             return self.deferred.push((id, command));
         }
         if self.stopped {
@@ -124,7 +127,7 @@ impl Replica {
     /// Nothing is under way that decides whether this node may be Primary.
     pub(super) fn may_resume_alone(&self) -> bool {
         let handshaking = |p: &Peer| matches!(p.phase(), Some(Phase::Hello | Phase::State { .. }));
-        self.promotion.is_none() && !self.promoting && !self.peers.iter().any(handshaking)
+        self.promotion.is_none() && !self.promoting && !self.allowing && !self.peers.iter().any(handshaking)
     }
 
     pub(super) fn fail_command(&mut self, command: Option<CommandId>) {
@@ -356,6 +359,7 @@ impl Replica {
             return self.send(slot, Message::PromoteReply { allowed: false });
         }
         self.superblock.last_primary = false;
+        self.allowing = true;
         let connection = connection.unwrap_or(ConnectionId(0));
         self.save_superblock(Then::PromotionAllowed {
             peer: slot,
@@ -371,6 +375,9 @@ impl Replica {
         {
             self.send(slot, Message::PromoteReply { allowed: true });
         }
+        // What was asked of this node meanwhile comes after the permission, on the same connection.
+        self.allowing = false;
+        self.run_deferred();
     }
 
     pub(super) fn on_promote_reply(&mut self, slot: PeerSlot, allowed: bool) {

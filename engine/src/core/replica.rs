@@ -139,6 +139,8 @@ pub struct Replica {
     pub(super) promotion: Option<Promotion>,
     /// The decision to be Primary is on its way to the metadata: it counts from here on.
     pub(super) promoting: bool,
+    /// The permission for a peer to be Primary is on its way to the metadata: this node must not ask now.
+    pub(super) allowing: bool,
     /// A write of the peer was lost here since the last handshake.
     pub(super) has_hole: bool,
     /// No new requests: demote or stop is under way.
@@ -227,6 +229,7 @@ impl Replica {
             crashed_primary,
             promotion: None,
             promoting: false,
+            allowing: false,
             has_hole: false,
             quiescing: None,
             sync_asked: None,
@@ -537,9 +540,9 @@ impl Replica {
                 id: command,
                 result: Ok(()),
             }),
+            Then::PromotionAllowed { .. } => self.allowing = false,
             Then::Nothing
             | Then::GenerationBumped
-            | Then::PromotionAllowed { .. }
             | Then::TargetReady { .. }
             | Then::SendResyncEnd { .. }
             | Then::Adopted { .. } => {}
