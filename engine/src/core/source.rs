@@ -69,8 +69,12 @@ impl Progress {
 struct SourceChunk {
     offset: u64,
     len: u32,
-    granted: bool,
+    /// What was read, until the target says that it differs.
     data: Option<Payload>,
+    /// All of it is zeroes: the target needs no data to write it.
+    zero: bool,
+    /// Its checksum, or its data, was sent; before that, no answer can mean anything.
+    told: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -197,10 +201,7 @@ impl Replica {
     pub(super) fn pump_source(&mut self, slot: PeerSlot) {
         let busy = self.last_request != 0 && self.now < self.last_request + BUSY_FOR;
         let window = if busy { WINDOW_BUSY } else { WINDOW_IDLE };
-        loop {
-            let Some((first, offset, len)) = self.next_chunk_range(slot, window) else {
-                break;
-            };
+        while let Some((first, offset, len)) = self.next_chunk_range(slot, window) {
             let chunk = self.next_chunk;
             self.next_chunk += 1;
             let block_size = u64::from(self.superblock.block_size_bytes);
@@ -213,8 +214,9 @@ impl Replica {
                 SourceChunk {
                     offset,
                     len,
-                    granted: false,
                     data: None,
+                    zero: false,
+                    told: false,
                 },
             );
             if self
@@ -277,13 +279,9 @@ impl Replica {
         let Some(slot) = self.slot_of_chunk(chunk) else {
             return;
         };
-        let Some(entry) = self
-            .source_mut(slot)
-            .and_then(|source| source.chunks.get_mut(&chunk))
-        else {
+        let Some(entry) = self.source_mut(slot).and_then(|source| source.chunks.get(&chunk)) else {
             return;
         };
-        entry.granted = true;
         let (offset, len) = (entry.offset, entry.len);
         if self.intent_is_durable(offset, u64::from(len)) {
             for extent in self.extents_of(offset, u64::from(len)) {
@@ -333,6 +331,12 @@ impl Replica {
                 let zero = is_zero(&data);
                 let (offset, len) = (entry.offset, entry.len);
                 if !zero && self.goes_unasked(slot, offset, len) {
+                    if let Some(entry) = self
+                        .source_mut(slot)
+                        .and_then(|source| source.chunks.get_mut(&chunk))
+                    {
+                        entry.told = true;
+                    }
                     let message = Message::ChunkWhole {
                         id: chunk,
                         offset,
@@ -346,6 +350,8 @@ impl Replica {
                     .and_then(|source| source.chunks.get_mut(&chunk))
                 {
                     entry.data = Some(data);
+                    entry.zero = zero;
+                    entry.told = true;
                 }
                 self.send(
                     slot,
@@ -391,6 +397,9 @@ impl Replica {
     }
 
     fn on_chunk_same(&mut self, slot: PeerSlot, chunk: u64) {
+        if !self.answers_make_sense(slot, chunk, |entry| entry.data.is_some()) {
+            return self.protocol_error(slot, "equal checksums where none was sent");
+        }
         let Some(entry) = self.take_chunk(slot, chunk) else {
             return;
         };
@@ -398,6 +407,7 @@ impl Replica {
             source.progress.same_bytes += u64::from(entry.len);
             source.streak = 0;
         }
+        self.confirmed_unflushed(slot, &entry);
         self.clear_marks(slot, entry.offset, entry.len, Evidence::EqualChecksums);
         self.chunk_finished(slot, chunk);
     }
@@ -458,14 +468,29 @@ impl Replica {
         if status != 0 {
             return self.peer_disk_failed(slot, status);
         }
+        if !self.answers_make_sense(slot, chunk, |entry| entry.data.is_none() || entry.zero) {
+            return self.protocol_error(slot, "a chunk that is done without its data");
+        }
         let Some(entry) = self.take_chunk(slot, chunk) else {
             return;
         };
-        for extent in self.extents_of(entry.offset, u64::from(entry.len)) {
-            self.peers[slot].unflushed.insert(extent);
-        }
+        self.confirmed_unflushed(slot, &entry);
         self.clear_marks(slot, entry.offset, entry.len, Evidence::VerifiedTransfer);
         self.chunk_finished(slot, chunk);
+    }
+
+    /// False for an answer that no honest target gives now: it must not clear a mark.
+    fn answers_make_sense(&mut self, slot: PeerSlot, chunk: u64, fits: fn(&SourceChunk) -> bool) -> bool {
+        self.source_mut(slot)
+            .and_then(|source| source.chunks.get(&chunk))
+            .is_some_and(|entry| entry.told && fits(entry))
+    }
+
+    /// What the target wrote, or found equal in its cache, is not stable there before its next flush.
+    fn confirmed_unflushed(&mut self, slot: PeerSlot, chunk: &SourceChunk) {
+        for extent in self.extents_of(chunk.offset, u64::from(chunk.len)) {
+            self.peers[slot].unflushed.insert(extent);
+        }
     }
 
     fn take_chunk(&mut self, slot: PeerSlot, chunk: u64) -> Option<SourceChunk> {
@@ -494,7 +519,7 @@ impl Replica {
         if let Some(source) = self.source_mut(slot) {
             source.progress.left_blocks = left;
             source.completed += 1;
-            report = source.completed.is_multiple_of(PROGRESS_EVERY);
+            report = source.completed % PROGRESS_EVERY == 0;
         }
         if report {
             self.send(slot, Message::ResyncStart { blocks: left });
@@ -511,6 +536,10 @@ impl Replica {
             .as_ref()
             .is_none_or(|link| link.id != connection)
         {
+            return;
+        }
+        // Since then the peer may have been cut off from our writes: it must not take the label for them.
+        if self.peers[slot].draining.is_some() {
             return;
         }
         let Some(source) = self.source_mut(slot) else {

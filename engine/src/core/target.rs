@@ -6,15 +6,13 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::links::Phase;
 use super::replica::{Holder, Purpose, Replica, Then};
-use super::source::Progress;
+use super::source::{Progress, CHUNK_BYTES};
 use super::types::*;
 use crate::payload::Payload;
 use crate::wire::{BlockRun, DiskState, Message, Status, BITMAP_RUNS_MAX, CHUNK_BLOCKS_MAX, HISTORY_LEN};
 
 /// Chunks that a source may have under way here, at most.
 const CHUNKS_MAX: usize = 256;
-/// Bytes of one chunk, at most: what a peer may make this node read or hold at once.
-const CHUNK_LEN_MAX: u32 = 4 << 20;
 /// With more runs than this, near ones are sent as one: they share a chunk anyway.
 const RUNS_EXACT_MAX: usize = 65_536;
 const RUN_GAP: u64 = 64;
@@ -22,7 +20,7 @@ const RUN_GAP: u64 = 64;
 /// A resync from one peer.
 pub(super) struct Target {
     /// This copy is durably marked as incomplete, and the marks went out.
-    ready: bool,
+    pub(super) ready: bool,
     /// The source's chunk numbers, and where they are kept.
     chunks: BTreeMap<u64, u64>,
     end: Option<(u64, [u64; HISTORY_LEN], [u8; 16])>,
@@ -75,6 +73,7 @@ impl Replica {
             progress: Progress::new(false, self.now),
         };
         self.set_phase(slot, Phase::Target(Box::new(target)));
+        self.has_hole = false;
         self.superblock.disk = DiskState::Inconsistent;
         self.superblock.role_primary = false;
         self.superblock.last_primary = false;
@@ -104,13 +103,15 @@ impl Replica {
         self.peers[slot].mark_suspects(block_size);
         let mut runs: Vec<BlockRun> = Vec::new();
         let mut coarse = false;
+        // However scattered the marks are, their list stays bounded.
+        let gap = RUN_GAP.max(self.peers[slot].dirty.len() / RUNS_EXACT_MAX as u64);
         // A copy that never had data adds nothing: the source knows how far the first sync came.
         let has_data = self.superblock.current != 0;
         for (first, count) in self.peers[slot].dirty.runs().filter(|_| has_data) {
             coarse |= runs.len() >= RUNS_EXACT_MAX;
             match runs
                 .last_mut()
-                .filter(|last| coarse && first < last.first + last.count + RUN_GAP)
+                .filter(|last| coarse && first < last.first + last.count + gap)
             {
                 Some(last) => last.count = first + count - last.first,
                 None => runs.push(BlockRun { first, count }),
@@ -139,7 +140,13 @@ impl Replica {
         if !self.target_mut(slot).is_some_and(|target| target.ready) {
             return self.protocol_error(slot, "resync data to a node that is no target");
         }
+        if self.target_mut(slot).is_some_and(|target| target.end.is_some()) {
+            return self.protocol_error(slot, "resync data after its end");
+        }
         match message {
+            Message::ResyncStart { blocks } if blocks > self.peers[slot].dirty.len() => {
+                self.protocol_error(slot, "more blocks to compare than there are");
+            }
             Message::ResyncStart { blocks } => {
                 if let Some(target) = self.target_mut(slot) {
                     let first = target.progress.total_blocks == 0;
@@ -202,7 +209,7 @@ impl Replica {
         if !self.is_inside(offset, u64::from(len))
             || !offset.is_multiple_of(u64::from(block_size))
             || blocks > CHUNK_BLOCKS_MAX
-            || len > CHUNK_LEN_MAX
+            || u64::from(len) > CHUNK_BYTES.max(u64::from(block_size))
         {
             return self.protocol_error(slot, "a chunk outside the device or too large");
         }
@@ -437,6 +444,14 @@ impl Replica {
         {
             return;
         }
+        if self.has_hole {
+            // The source hears of the failed write, marks it, and starts over.
+            return self.close_with(
+                slot,
+                crate::wire::GoodbyeReason::Busy,
+                "a write failed during the resync",
+            );
+        }
         if let Err(errno) = result {
             self.note_disk_error("flush", errno);
             let text = format!(
@@ -473,6 +488,13 @@ impl Replica {
             .is_none_or(|link| link.id != connection)
         {
             return;
+        }
+        if self.has_hole {
+            return self.close_with(
+                slot,
+                crate::wire::GoodbyeReason::Busy,
+                "a write failed during the resync",
+            );
         }
         let now = self.now;
         let current = self.superblock.current;
