@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
+from blockpair.errors import BlockpairError
+from blockpair.rpc.client import Client
 from tests.e2e.cluster import Cluster, eventually
 
 
@@ -55,14 +58,14 @@ def test_writes_while_disconnected_are_resynced(cluster: Cluster) -> None:
 def test_a_daemon_killed_while_primary_comes_back_primary(cluster: Cluster) -> None:
     cluster.synced()
     a, b = cluster.nodes
-    a.write(0, b"before" * 100)
+    a.write(0, b"before.." * 512)
     a.kill()
     assert a.cli("status").code == 5
     b.wait("disconnected")
     a.start()
     a.wait("primary,synced")
-    assert a.read(0, 600) == b"before" * 100
-    a.write(0, b"after!" * 100)
+    assert a.read(0, 4096) == b"before.." * 512
+    a.write(0, b"after..." * 512)
     assert cluster.a.status()["engine"]["role"] == "Primary"
     assert b.status()["engine"]["role"] == "Secondary"
 
@@ -129,12 +132,13 @@ def test_a_panic_stops_its_resource_alone(cluster: Cluster) -> None:
     a.ok("create", "r1", "--device", str(other), *cluster.peer_option(a))
     a.ok("up", "r0")
     a.ok("up", "r1")
-    a.ok("fault", "r1", "panic")
+    with Client(a.dir / "run/blockpaird.sock") as client, contextlib.suppress(BlockpairError):
+        client.call_raw("resource.fault", {"name": "r1", "what": "panic"})
 
     def failed() -> bool:
         states = {r["name"]: r["state"] for r in a.cli("status", "--json").json()["resources"]}
         assert states["r0"] == "running"
-        return states["r1"] == "failed"
+        return bool(states["r1"] == "failed")
 
     eventually(failed, "r1 has failed, alone")
     assert "failed" in a.refused(1, "wait", "r1", "--until", "connected")
