@@ -167,7 +167,8 @@ _REFUSALS: dict[str, tuple[Severity, str]] = {
 }
 _SPLIT_BRAIN = (
     "both copies were written apart and are untouched; choose the one whose changes may be lost; "
-    "on that node: blockpair down {name}, blockpair delete {name}, create it anew with --force; then sync from the other"
+    "on that node: blockpair down {name}, blockpair delete {name}, create it anew with --force; "
+    "then sync from the other"
 )
 
 

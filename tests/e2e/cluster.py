@@ -1,0 +1,239 @@
+"""Two nodes on this machine: real daemons, the real command line, files as disks, loopback between them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+DEADLINE = 30.0
+_POLL = 0.02
+
+
+def free_ports(count: int) -> list[int]:
+    """TCP ports of loopback that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for entry in sockets:
+            entry.bind(("127.0.0.1", 0))
+        return [entry.getsockname()[1] for entry in sockets]
+
+
+def eventually(condition: Callable[[], bool], what: str, deadline: float = DEADLINE) -> None:
+    """Wait until ``condition`` holds; fail the test after ``deadline`` seconds."""
+    end = time.monotonic() + deadline
+    while not condition():
+        assert time.monotonic() < end, f"not after {deadline:g} s: {what}"
+        time.sleep(_POLL)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        """Its standard output as JSON."""
+        return json.loads(self.out)
+
+
+class Node:
+    """A node below its own directory."""
+
+    def __init__(self, name: str, base: Path, port: int) -> None:
+        self.name = name
+        self.dir = base / name
+        self.port = port
+        self.process: subprocess.Popen[bytes] | None = None
+        self.dir.mkdir()
+        (self.dir / "config").mkdir()
+        self.configure()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its programs run with."""
+        return {**os.environ, "BLOCKPAIR_DIR": str(self.dir), "BLOCKPAIR_FAULTS": "1", "COLUMNS": "200"}
+
+    @property
+    def log(self) -> Path:
+        """The log of all its daemons."""
+        return self.dir / "log"
+
+    @property
+    def disk(self) -> Path:
+        """The file that is its backing device."""
+        return self.dir / "disk"
+
+    @property
+    def nbd(self) -> Path:
+        """The NBD socket of r0."""
+        return self.dir / "run/nbd/r0.sock"
+
+    def configure(self, extra: str = "") -> None:
+        """Write blockpair.toml."""
+        (self.dir / "config/blockpair.toml").write_text(
+            f'[node]\nname = "{self.name}"\nlisten = "127.0.0.1:{self.port}"\nkernel_device = "off"\n{extra}'
+        )
+
+    def spawn(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """A daemon that may or may not come up."""
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "blockpair.daemon.main", *arguments], env=self.environment, stderr=log
+            )
+
+    def start(self) -> None:
+        """Start the daemon and wait until it answers."""
+        process = self.process = self.spawn()
+
+        def answers() -> bool:
+            assert process.poll() is None, f"{self.name}'s daemon ended:\n{self.log.read_text()}"
+            return self.cli("status").code != 5
+
+        eventually(answers, f"{self.name}'s daemon answers")
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """SIGTERM, as systemd; the exit code."""
+        return self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> int:
+        if self.process is None:
+            return 0
+        self.process.send_signal(number)
+        code = self.process.wait(timeout=DEADLINE)
+        self.process = None
+        return code
+
+    def cli(self, *arguments: str) -> Done:
+        """Run ``blockpair``; whatever happens, it never prints a traceback."""
+        done = subprocess.run(
+            [sys.executable, "-m", "blockpair.cli.main", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        assert "Traceback" not in done.stderr + done.stdout, done.stderr + done.stdout
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def ok(self, *arguments: str) -> Done:
+        """Run ``blockpair`` and expect it to succeed."""
+        done = self.cli(*arguments)
+        assert done.code == 0, f"{self.name}: blockpair {' '.join(arguments)}: {done.code}\n{done.out}{done.err}"
+        return done
+
+    def refused(self, code: int, *arguments: str) -> str:
+        """Run ``blockpair``, expect the exit code and a message with a remedy; the message."""
+        done = self.cli(*arguments)
+        assert done.code == code, f"blockpair {' '.join(arguments)}: {done.code}\n{done.out}{done.err}"
+        assert "remedy: " in done.err, done.err
+        return done.err
+
+    def status(self) -> Any:
+        """The report on r0."""
+        return self.cli("status", "r0", "--json").json()["resources"][0]
+
+    def wait(self, until: str, name: str = "r0", timeout: str = "30s") -> None:
+        """Wait for a state of a resource."""
+        self.ok("wait", name, "--until", until, "--timeout", timeout)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write through the NBD socket, then flush; returns when both are acknowledged."""
+        self._nbdsh(f"h.pwrite(bytes.fromhex('{data.hex()}'), {offset}); h.flush()")
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Read through the NBD socket."""
+        return bytes.fromhex(self._nbdsh(f"print(h.pread({length}, {offset}).hex())").strip())
+
+    def _nbdsh(self, script: str) -> str:
+        program = shutil.which("nbdsh")
+        assert program is not None, "nbdsh is missing: apt-get install libnbd-bin python3-libnbd"
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        return subprocess.run(
+            [program, "-u", f"nbd+unix:///?socket={self.nbd}", "-c", script],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+            env=environment,
+        ).stdout
+
+
+class Cluster:
+    """Nodes a and b."""
+
+    def __init__(self, base: Path) -> None:
+        ports = free_ports(2)
+        self.base = base
+        self.a = Node("a", base, ports[0])
+        self.b = Node("b", base, ports[1])
+
+    @property
+    def nodes(self) -> tuple[Node, Node]:
+        """Both."""
+        return self.a, self.b
+
+    def peer_of(self, node: Node) -> Node:
+        """The other one."""
+        return self.b if node is self.a else self.a
+
+    def start(self) -> None:
+        """Start both daemons."""
+        for node in self.nodes:
+            node.start()
+
+    def create(self, size: int = 16 << 20, *options: str) -> None:
+        """Make r0 on both, on new files of ``size`` bytes."""
+        for node in self.nodes:
+            with node.disk.open("wb") as disk:
+                disk.truncate(size)
+            node.ok("create", "r0", "--device", str(node.disk), *self.peer_option(node), *options)
+
+    def peer_option(self, node: Node) -> tuple[str, str]:
+        """The --peer of ``create`` on a node."""
+        peer = self.peer_of(node)
+        return "--peer", f"{peer.name}=127.0.0.1:{peer.port}"
+
+    def up(self) -> None:
+        """Bring r0 up on both and wait for the connection."""
+        for node in self.nodes:
+            node.ok("up", "r0")
+        for node in self.nodes:
+            node.wait("connected")
+
+    def synced(self) -> None:
+        """From nothing to r0 in sync, a Primary."""
+        self.start()
+        self.create()
+        self.up()
+        self.a.ok("sync", "r0", "--from", "a", "--wait", "--timeout", "60s")
+        self.b.wait("synced")
+        self.a.ok("promote", "r0")
+
+    def close(self) -> None:
+        """End the daemons."""
+        for node in self.nodes:
+            node.kill()
+
+    def logs(self) -> str:
+        """What both daemons said."""
+        return "\n".join(f"--- {n.name}\n{n.log.read_text()}" for n in self.nodes if n.log.exists())
