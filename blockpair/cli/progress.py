@@ -56,7 +56,7 @@ def _last(report: ResourceReport) -> str:
 def hopeless(report: ResourceReport) -> BlockpairError | None:
     """The error to give up with, if the copies cannot get in sync by waiting."""
     for entry in report.advice:
-        if entry.code in _HOPELESS or entry.code.startswith("refused-"):
+        if entry.code in _HOPELESS or (entry.code.startswith("refused-") and entry.severity == "critical"):
             return BlockpairError(
                 ErrorKind.FAILED, f"{report.name} will not get in sync: {entry.text}", entry.remedy
             )

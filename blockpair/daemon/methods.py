@@ -76,6 +76,13 @@ class WaitParams(Struct, forbid_unknown_fields=True):
     timeout_seconds: float | None = None
 
 
+class FaultParams(Struct, forbid_unknown_fields=True):
+    """``what`` shall go wrong in the engine; for tests."""
+
+    name: str
+    what: str
+
+
 class MetadataParams(Struct, forbid_unknown_fields=True):
     """``dump``: with the runs of the bitmaps."""
 
@@ -93,7 +100,9 @@ class Methods:
 
     def table(self) -> dict[str, Method]:
         """Every method by its name."""
+        faults = {"resource.fault": self._change("resource.fault", FaultParams, self._fault)}
         return {
+            **(faults if os.environ.get("BLOCKPAIR_FAULTS") == "1" else {}),
             "daemon.info": Method(NoParams, self._info),
             "resource.status": Method(StatusParams, self._status),
             "resource.wait": Method(WaitParams, self._wait, interruptible=True),
@@ -205,3 +214,6 @@ class Methods:
     async def _sync(self, params: SyncParams) -> Any:
         await self._manager.sync(params.name, params.source)
         return await self._manager.report(params.name)
+
+    async def _fault(self, params: FaultParams) -> Any:
+        await self._manager.runtime(params.name).call("fault", what=params.what)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from blockpair.status.conditions import copies_synced
-from blockpair.status.engine import EngineStatus, PeerStatus, Resync
+from blockpair.status.engine import EngineStatus, PeerStatus, Refusal, Resync
 from blockpair.status.report import Advice, KernelDeviceStatus, Severity, State
 from blockpair.units import format_duration, format_size
 
@@ -123,47 +123,47 @@ def _syncing_to_us(engine: EngineStatus) -> bool:
 
 
 def _peer(name: str, engine: EngineStatus, peer: PeerStatus) -> Iterator[Advice]:
-    if peer.connection == "StandAlone":
-        yield _standalone(name, engine, peer)
-    elif peer.connection == "Connecting":
-        yield _connecting(name, peer)
-    else:
+    if peer.connection == "Connected":
         yield from _connected(name, engine, peer)
+    else:
+        yield _unconnected(name, engine, peer)
 
 
+# Goodbyes that pass by themselves.
+_PASSING = ("Disconnect", "Busy")
 # What the peer or we ourselves said when the handshake ended: severity, and the remedy.
 _REFUSALS: dict[str, tuple[Severity, str]] = {
-    "unknownresource": (
+    "UnknownResource": (
         "warning",
         "on {peer}: `blockpair create {name} ...`, `blockpair up {name}`; here: blockpair connect {name}",
     ),
-    "otherresource": (
+    "OtherResource": (
         "critical",
         "the peer's device belongs to another resource of this name: correct its address or device; if one "
         "copy is to be given up, delete and create the resource anew there, then `blockpair up {name}`",
     ),
-    "version": (
+    "Version": (
         "warning",
         "install the same blockpair on both nodes (`blockpair --version`), then: blockpair connect {name}",
     ),
-    "size": (
+    "Size": (
         "critical",
         "give the smaller copy a device as large as the other's and create the resource there anew",
     ),
-    "blocksize": (
+    "BlockSize": (
         "warning",
         "create the resource on one of the nodes anew, with the block size of the other (`--block-size`)",
     ),
-    "protocol": (
+    "Protocol": (
         "warning",
         "set the same `protocol` in both nodes' {name}.toml, then on the changed one: "
         "blockpair down {name} && blockpair up {name}",
     ),
-    "unknownnode": (
+    "UnknownNode": (
         "warning",
         "on {peer}, list this node as `{node}` under [[peer]] in {name}.toml and bring {name} up again",
     ),
-    "protocolerror": ("warning", "see both daemons' logs, then: blockpair connect {name}"),
+    "ProtocolError": ("warning", "see both daemons' logs, then: blockpair connect {name}"),
 }
 _SPLIT_BRAIN = (
     "both copies were written apart and are untouched; choose the one whose changes may be lost; "
@@ -172,52 +172,47 @@ _SPLIT_BRAIN = (
 )
 
 
-def _standalone(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:
-    refusal = peer.refusal
-    if refusal is None:
+def _unconnected(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:
+    if peer.refusal is not None and peer.refusal.reason not in _PASSING:
+        return _refused(name, engine, peer, peer.refusal)
+    if peer.connection == "StandAlone":
         return Advice(
             "warning",
             "disconnected",
             f"disconnected from {peer.name} by command; {_behind(peer)}",
             f"blockpair connect {name}",
         )
-    rule = (peer.rule or "").lower()
+    if peer.last_contact_seconds is not None:
+        heard = f"last heard of {format_duration(peer.last_contact_seconds)} ago"
+    else:
+        heard = "not heard of since this daemon started"
+    return Advice(
+        "warning",
+        "unreachable",
+        f"{peer.name} ({peer.address}) is not connected, {heard}; {_behind(peer)}",
+        f"see that {peer.name} runs, blockpaird on it too, and that its port is open; "
+        f"it reconnects by itself; on {peer.name}: blockpair status {name}",
+    )
+
+
+def _refused(name: str, engine: EngineStatus, peer: PeerStatus, refusal: Refusal) -> Advice:
     words = {"name": name, "peer": peer.name, "node": engine.node}
-    if rule.startswith("split-brain"):
+    if (peer.rule or "").startswith("split-brain") and refusal.reason == "Refused":
         return Advice(
             "critical",
             "split-brain",
             f"split brain with {peer.name}: {refusal.text}",
             _SPLIT_BRAIN.format_map(words),
         )
-    key = refusal.reason.replace("_", "").replace("-", "").lower()
     severity, remedy = _REFUSALS.get(
-        key, ("critical", "see both daemons' logs; when the cause is gone: blockpair connect {name}")
+        refusal.reason,
+        ("critical", "see both daemons' logs; when the cause is gone: blockpair connect {name}"),
     )
     return Advice(
         severity,
-        f"refused-{key}",
+        f"refused-{refusal.reason.lower()}",
         f"{peer.name} and this node do not connect: {refusal.text}",
         remedy.format_map(words),
-    )
-
-
-def _connecting(name: str, peer: PeerStatus) -> Advice:
-    if peer.refusal is not None and peer.refusal.reason.replace("_", "").lower() not in (
-        "disconnect",
-        "busy",
-    ):
-        reason = f"it answers: {peer.refusal.text}"
-    elif peer.last_contact_seconds is not None:
-        reason = f"last heard of {format_duration(peer.last_contact_seconds)} ago"
-    else:
-        reason = "not heard of since this daemon started"
-    return Advice(
-        "warning",
-        "unreachable",
-        f"{peer.name} ({peer.address}) is not connected, {reason}; {_behind(peer)}",
-        f"see that {peer.name} runs, blockpaird on it too, and that its port is open; "
-        f"it reconnects by itself; on {peer.name}: blockpair status {name}",
     )
 
 

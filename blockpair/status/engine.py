@@ -121,10 +121,10 @@ class PeerStatus(Struct, frozen=True):
 
 
 class EngineStatus(Struct, frozen=True):
-    """All of it."""
+    """All of it; ``resource_id`` (32 digits) is null until the first sync."""
 
     resource: str
-    resource_id: str
+    resource_id: str | None
     node: str
     state: str
     failure: str | None

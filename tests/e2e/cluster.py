@@ -138,7 +138,9 @@ class Node:
     def ok(self, *arguments: str) -> Done:
         """Run ``blockpair`` and expect it to succeed."""
         done = self.cli(*arguments)
-        assert done.code == 0, f"{self.name}: blockpair {' '.join(arguments)}: {done.code}\n{done.out}{done.err}"
+        assert done.code == 0, (
+            f"{self.name}: blockpair {' '.join(arguments)}: {done.code}\n{done.out}{done.err}"
+        )
         return done
 
     def refused(self, code: int, *arguments: str) -> str:
@@ -167,15 +169,17 @@ class Node:
     def _nbdsh(self, script: str) -> str:
         program = shutil.which("nbdsh")
         assert program is not None, "nbdsh is missing: apt-get install libnbd-bin python3-libnbd"
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        return subprocess.run(
+        # It starts `python3`: the distribution's, which has the nbd module, not a virtual environment's.
+        done = subprocess.run(
             [program, "-u", f"nbd+unix:///?socket={self.nbd}", "-c", script],
             capture_output=True,
             text=True,
             timeout=60,
-            check=True,
-            env=environment,
-        ).stdout
+            check=False,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
 
 class Cluster:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
+from blockpair.errors import BlockpairError
+from blockpair.rpc.client import Client
 from tests.e2e.cluster import Cluster, eventually
 
 
@@ -129,7 +132,8 @@ def test_a_panic_stops_its_resource_alone(cluster: Cluster) -> None:
     a.ok("create", "r1", "--device", str(other), *cluster.peer_option(a))
     a.ok("up", "r0")
     a.ok("up", "r1")
-    a.ok("fault", "r1", "panic")
+    with Client(a.dir / "run/blockpaird.sock") as client, contextlib.suppress(BlockpairError):
+        client.call_raw("resource.fault", {"name": "r1", "what": "panic"})
 
     def failed() -> bool:
         states = {r["name"]: r["state"] for r in a.cli("status", "--json").json()["resources"]}

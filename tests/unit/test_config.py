@@ -144,7 +144,7 @@ def test_a_host_name_that_cannot_name_a_node_is_told_with_the_remedy() -> None:
 
 
 def test_a_bad_listen_address_is_told() -> None:
-    with pytest.raises(ConfigError, match="node.listen"):
+    with pytest.raises(ConfigError, match=r"node\.listen"):
         node_config(NodeFile(node=NodeTable(name="a", listen="7788")), Path("blockpair.toml"), "h")
 
 

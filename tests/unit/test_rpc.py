@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -16,13 +18,15 @@ from blockpair.rpc.messages import RpcError, decode_request, decode_response
 def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     """``data`` cut at the given places."""
     places = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
-    return [data[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(places)]
 
 
 @given(st.lists(st.binary(max_size=20).filter(lambda line: b"\n" not in line)), st.lists(st.integers(0, 400)))
 def test_lines_come_out_whole_however_the_stream_is_cut(lines: list[bytes], cuts: list[int]) -> None:
     splitter = LineSplitter(20)
-    found = [line for piece in pieces(b"".join(x + b"\n" for x in lines), cuts) for line in splitter.feed(piece)]
+    found = [
+        line for piece in pieces(b"".join(x + b"\n" for x in lines), cuts) for line in splitter.feed(piece)
+    ]
     assert found == lines and splitter.held == 0
 
 

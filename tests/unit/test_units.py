@@ -11,7 +11,15 @@ from blockpair.units import format_duration, format_size, parse_duration, parse_
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("4096", 4096), ("4K", 4096), ("4KiB", 4096), ("4 kb", 4096), ("1M", 1 << 20), ("2T", 2 << 40), ("0", 0)],
+    [
+        ("4096", 4096),
+        ("4K", 4096),
+        ("4KiB", 4096),
+        ("4 kb", 4096),
+        ("1M", 1 << 20),
+        ("2T", 2 << 40),
+        ("0", 0),
+    ],
 )
 def test_sizes_are_read(text: str, size: int) -> None:
     assert parse_size(text) == size
@@ -30,7 +38,9 @@ def test_a_size_is_written_within_half_a_percent(size: int) -> None:
     assert abs(float(number) * factor - size) <= size * 0.006
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("300ms", 0.3), ("3s", 3), ("2.5 s", 2.5), ("10m", 600), ("1h", 3600)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("300ms", 0.3), ("3s", 3), ("2.5 s", 2.5), ("10m", 600), ("1h", 3600)]
+)
 def test_durations_are_read(text: str, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds)
 

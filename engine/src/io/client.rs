@@ -14,6 +14,8 @@ use crate::payload::Payload;
 /// Bytes received at once, at most.
 const INPUT_BYTES: usize = 256 << 10;
 const _: () = assert!(INPUT_BYTES >= MIN_RECEIVE_BUFFER);
+/// The default of a Unix socket holds less than a quarter of a large read.
+const SEND_BUFFER: usize = 1 << 20;
 /// A client that does not take its replies is not read any further.
 const UNREAD_MAX: usize = 16 << 20;
 
@@ -51,11 +53,13 @@ pub struct Client {
 
 impl Client {
     fn new(kind: ClientKind, fd: OwnedFd, session: Session) -> io::Result<Client> {
+        let socket = Socket::new(fd)?;
+        socket.set_send_buffer(SEND_BUFFER);
         Ok(Client {
             kind,
             pid: None,
             uid: None,
-            socket: Socket::new(fd)?,
+            socket,
             session,
             queue: SendQueue::default(),
             interest: Interest::READ,

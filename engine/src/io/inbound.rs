@@ -47,7 +47,7 @@ pub fn receive(
         let space = &mut filling.buffer.as_mut_slice()[filling.filled..];
         if input.data().is_empty() && space.len() >= DIRECT_MIN {
             let received = socket.receive(space)?;
-            if let Received::Bytes(count) = received {
+            if let Received::Bytes { count, .. } = received {
                 filling.filled += count;
             }
             return Ok(received);
@@ -58,7 +58,7 @@ pub fn receive(
         return Ok(Received::Empty);
     }
     let received = socket.receive(space)?;
-    if let Received::Bytes(count) = received {
+    if let Received::Bytes { count, .. } = received {
         input.filled(count);
     }
     Ok(received)

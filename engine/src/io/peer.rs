@@ -99,7 +99,7 @@ impl PeerConnection {
 
     pub fn receive(&mut self) -> io::Result<Received> {
         let received = receive(&self.socket, &mut self.input, &mut self.filling)?;
-        if let Received::Bytes(count) = received {
+        if let Received::Bytes { count, .. } = received {
             self.received_bytes += count as u64;
         }
         Ok(received)

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
+use socket2::SockRef;
+
 use crate::payload::Payload;
 
 /// Pieces of one gathering write, at most.
@@ -16,7 +18,8 @@ const SPARE_MAX: usize = 32;
 /// What a receive brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received {
-    Bytes(usize),
+    /// So many; `more`: all the room was filled, so that more may be there.
+    Bytes { count: usize, more: bool },
     /// Nothing now.
     Empty,
     /// The other side has ended its stream.
@@ -45,13 +48,24 @@ impl Socket {
         self.0.as_raw_fd()
     }
 
+    /// Asks the kernel to buffer this much on its way out; it may grant less.
+    pub fn set_send_buffer(&self, bytes: usize) {
+        let _ = SockRef::from(&self.0).set_send_buffer_size(bytes);
+    }
+
     pub fn receive(&self, into: &mut [u8]) -> io::Result<Received> {
         loop {
             // SAFETY: `into` is valid for writes of its length.
             let count = unsafe { libc::recv(self.fd(), into.as_mut_ptr().cast(), into.len(), 0) };
             match count {
                 0 => return Ok(Received::End),
-                n if n > 0 => return Ok(Received::Bytes(n as usize)),
+                n if n > 0 => {
+                    let count = n as usize;
+                    return Ok(Received::Bytes {
+                        count,
+                        more: count == into.len(),
+                    });
+                }
                 _ => {
                     let error = io::Error::last_os_error();
                     match error.kind() {

@@ -73,7 +73,9 @@ pub fn start(device: Arc<Device>, wanted: Driver) -> Result<Box<dyn Disk>, Failu
         )
     };
     match wanted {
-        Driver::Auto if !device.is_direct() => Ok(Box::new(Inline::new(device.clone()).map_err(fail)?)),
+        Driver::Auto if device.in_memory() => Ok(Box::new(Inline::new(device.clone()).map_err(fail)?)),
+        // A disk behind the page cache: any write may have to wait for it, and a ring hands each to a worker.
+        Driver::Auto if !device.is_direct() => Ok(Box::new(Threads::new(device.clone()).map_err(fail)?)),
         Driver::Auto => match Uring::new(device.clone()) {
             Ok(ring) => Ok(Box::new(ring)),
             // Forbidden by sysctl or seccomp, or too old: not worth a word, the threads do it.

@@ -286,7 +286,7 @@ fn the_driver_follows_the_kind_of_backing() {
     if device.is_direct() {
         assert_ne!(chosen, Driver::Inline);
     } else {
-        assert_eq!(chosen, Driver::Inline);
+        assert_eq!(chosen, Driver::Threads);
     }
 }
 

@@ -208,7 +208,13 @@ impl Reactor {
                 return;
             }
             match client.receive() {
-                Ok(Received::Bytes(_)) => self.decode_client(id),
+                Ok(Received::Bytes { more, .. }) => {
+                    self.decode_client(id);
+                    // What comes later is reported again; asking whether it has come costs a system call.
+                    if !more {
+                        return;
+                    }
+                }
                 Ok(Received::Empty) => return,
                 Ok(Received::End) | Err(_) => return self.part(id),
             }

@@ -115,9 +115,10 @@ impl Reactor {
             }
             let was_closing = connection.closing.is_some();
             match connection.receive() {
-                Ok(Received::Bytes(_)) if was_closing => connection.discard(),
-                Ok(Received::Bytes(_)) => {
-                    if !self.decode_peer(id) {
+                Ok(Received::Bytes { .. }) if was_closing => connection.discard(),
+                Ok(Received::Bytes { more, .. }) => {
+                    // What comes later is reported again; asking whether it has come costs a system call.
+                    if !self.decode_peer(id) || !more {
                         return;
                     }
                 }

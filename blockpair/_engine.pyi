@@ -1,0 +1,64 @@
+"""The native data path. Structured values are JSON text; sizes are bytes; ids are 16 hexadecimal digits."""
+
+class EngineError(Exception):
+    """A refusal or failure of the engine.
+
+    `kind` is one of "unsafe", "failed", "invalid", "in_use", "no_metadata", "damaged", "newer", "mismatch", "io".
+    """
+
+    kind: str
+    message: str
+    remedy: str
+
+def create_metadata(spec: str) -> str:
+    """Make metadata for a resource that never had data, and return what was made.
+
+    `spec`: {"resource", "node", "device", "metadata": {"kind": "external", "path"} or {"kind": "internal"},
+    "block_size_bytes", "peers": [name, ...], "overwrite"}.
+    Raises EngineError and changes nothing when a path is missing, in use, of a wrong size, or bears metadata already.
+    """
+
+def inspect_metadata(spec: str) -> str:
+    """Read metadata ({"device", "metadata"}) without a lock: superblock, peers, layout.
+
+    Raises EngineError of kind "no_metadata", "damaged", "newer", "invalid" or "io".
+    """
+
+def dump_metadata(spec: str) -> str:
+    """As `inspect_metadata`, with the runs that are out of sync or may be."""
+
+class Listener:
+    """The replication port, one a daemon; routes connections to the engines by resource name."""
+
+    def __init__(self, address: str, port: int) -> None:
+        """Listen; port 0 takes any free one. Raises EngineError of kind "in_use" when the port is taken."""
+    @property
+    def port(self) -> int:
+        """The port in use."""
+    def close(self) -> None:
+        """Stop listening; engines keep their connections. Idempotent."""
+
+class Engine:
+    """One resource: its metadata and backing device locked, its thread running."""
+
+    def __init__(self, spec: str, listener: Listener) -> None:
+        """Open, lock, load, start and register. Raises EngineError and changes nothing when that is refused."""
+    def call(self, command: str) -> None:
+        """Execute one command and wait for its end. Raises EngineError of kind "unsafe", "failed" or "invalid"."""
+    def status(self) -> str:
+        """The status, at most a few milliseconds old unless the engine is stuck; also after its end."""
+    def event_fd(self) -> int:
+        """A descriptor, the engine's own, that is readable when `events` has something."""
+    def events(self) -> str:
+        """The events since the last call: [{"severity", "name", "text", "time_ns"}, ...]."""
+    def attach(self, fd: int) -> None:
+        """Take over (and close in the end) a connected NBD socket that is past the handshake."""
+    def detach(self) -> None:
+        """Close the sockets that were attached."""
+    def io_flusher(self, on: bool) -> None:
+        """Mark the engine's threads as I/O flushers (PR_SET_IO_FLUSHER), or no more."""
+    def stop(self) -> None:
+        """Drain, flush both sides, leave clean metadata, end the thread, unlock. Idempotent.
+
+        Raises EngineError of kind "failed" when a disk keeps it from finishing within a minute.
+        """
