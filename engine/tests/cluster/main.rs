@@ -169,8 +169,12 @@ impl Run {
 
     fn primary_dies(&mut self) {
         let (primary, secondary) = (self.primary, 1 - self.primary);
+        // Only then may a person force the survivor: a Primary that has already gone on without it
+        // (a new generation) has acknowledged writes that it lacks.
+        let generation = |world: &World, n: usize| world.status(n).map(|status| status.generation.current);
         let in_sync = self.world.replication(primary) == "Established"
-            && self.world.replication(secondary) == "Established";
+            && self.world.replication(secondary) == "Established"
+            && generation(&self.world, primary) == generation(&self.world, secondary);
         let power = self.world.rng.chance(2);
         self.world.crash(primary, power);
         self.crashes += 1;
