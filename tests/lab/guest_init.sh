@@ -71,7 +71,7 @@ stty -F /dev/tty1 raw -echo
 network
 modprobe -a ${lab_modules//,/ }
 echo 4 >/proc/sys/kernel/printk
-export PATH="$lab_path:$PATH" PYTHONPATH="$lab_source" PYTHONDONTWRITEBYTECODE=1 BLOCKPAIR_DIR=/var/lib/blockpair
+export PATH="$lab_path:$PATH" PYTHONPATH="$lab_source" PYTHONDONTWRITEBYTECODE=1
 echo "ready $(</proc/sys/kernel/osrelease)" >&7
 while read -r request id argument <&8; do
     case $request in
