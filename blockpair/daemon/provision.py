@@ -7,6 +7,7 @@ import contextlib
 import stat
 from pathlib import Path
 
+from blockpair import bridge
 from blockpair.config.files import sync_directory
 from blockpair.config.names import NAME_RULE, check_name
 from blockpair.config.resource import (
@@ -17,7 +18,6 @@ from blockpair.config.resource import (
     resource_config,
     write_resource,
 )
-from blockpair.daemon import bridge
 from blockpair.daemon.manager import Manager
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.signature import check_free

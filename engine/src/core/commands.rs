@@ -111,7 +111,10 @@ impl Replica {
             .as_ref()
             .is_some_and(|promotion| self.now >= promotion.deadline)
         {
-            self.promotion_failed("the peer did not answer in time", "try again");
+            self.promotion_failed(failed(
+                "the peer did not answer in time".into(),
+                "try again".into(),
+            ));
         }
         if self.resuming.is_some_and(|deadline| self.now >= deadline) && self.may_resume_alone() {
             self.notice(
@@ -183,19 +186,6 @@ impl Replica {
             ));
         }
         for peer in &self.peers {
-            let known_primary = peer
-                .known
-                .as_ref()
-                .is_some_and(|known| known.role == Role::Primary);
-            if peer.is_connected() && known_primary {
-                return Err(refused(
-                    format!("{} is Primary of {resource}", peer.name),
-                    format!(
-                        "demote it there first: blockpair demote {resource} (on {})",
-                        peer.name
-                    ),
-                ));
-            }
             if let Some(Phase::Target(_)) = peer.phase() {
                 return Err(refused(
                     format!(
@@ -308,12 +298,13 @@ impl Replica {
         self.run_deferred();
     }
 
-    fn promotion_failed(&mut self, message: &str, remedy: &str) {
+    fn promotion_failed(&mut self, error: CommandError) {
         let Some(promotion) = self.promotion.take() else {
             return;
         };
+        let message = error.message.clone();
         if let Some(id) = promotion.command {
-            self.done(id, Err(failed(message.to_owned(), remedy.to_owned())));
+            self.done(id, Err(error));
         } else if self.resuming.take().is_some() {
             self.notice(
                 Severity::Error,
@@ -339,7 +330,8 @@ impl Replica {
         };
         promotion.waiting &= !(1 << slot);
         if promotion.command.is_some() {
-            self.promotion_failed(&format!("{name} was lost while it was asked"), "try again");
+            let error = failed(format!("{name} was lost while it was asked"), "try again".into());
+            self.promotion_failed(error);
         } else {
             // A resume goes on waiting for its deadline.
             self.promotion = None;
@@ -389,10 +381,12 @@ impl Replica {
         if allowed {
             self.promotion_step();
         } else {
-            self.promotion_failed(
-                &format!("{name} is Primary, or is just becoming it"),
-                "demote it there first, or try again",
-            );
+            // Only the peer knows for certain: what it said last may be older than its last demotion.
+            let resource = &self.config.resource;
+            self.promotion_failed(refused(
+                format!("{name} is Primary of {resource}, or is just becoming it"),
+                format!("demote it there first: blockpair demote {resource} (on {name})"),
+            ));
         }
     }
 
