@@ -7,10 +7,10 @@
 #     signal PID NAME send a signal to the process group PID
 # and answers there with 'ready RELEASE', 'pid ID PID' and 'done ID RC'. Output goes to files in the share, so that
 # nothing a command or the kernel prints can be taken for an answer.
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 TERM=dumb
-
 # The words of the kernel command line become variables: lab_address and so on; options are meant to be split.
 # shellcheck disable=SC2154,SC2086
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 TERM=dumb
+
 own_root() {
     mount -t proc proc /proc
     mount -t tmpfs -o mode=755 own /run
