@@ -200,11 +200,8 @@ pub enum Action {
         peer: PeerSlot,
         connection: ConnectionId,
     },
-    /// Try to reach the peer until [`Action::Hang`] or a connection; the core waits between tries.
+    /// One attempt to reach the peer: ends in [`Event::ConnectionOpened`] or [`Event::ConnectionLost`].
     Dial {
-        peer: PeerSlot,
-    },
-    Hang {
         peer: PeerSlot,
     },
     Reply {

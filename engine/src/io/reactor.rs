@@ -315,8 +315,6 @@ impl Reactor {
                     Action::Reply { id, result } => self.reply(id, result),
                     Action::Close { connection, .. } => self.close_peer(connection),
                     Action::Dial { peer } => self.dial(peer),
-                    // An attempt cannot be called back; the core turns its result away.
-                    Action::Hang { .. } => {}
                     Action::Export { open: true } => self.open_export(),
                     Action::Export { open: false } => self.close_export(),
                     Action::CommandDone { id, result } => {

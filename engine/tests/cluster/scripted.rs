@@ -135,7 +135,7 @@ impl Bench {
                 Action::Disk { token, op } => self.disk.push_back((token, op)),
                 Action::Meta { token, writes } => self.meta.push_back((token, writes)),
                 Action::Send { message, .. } => self.sent.push_back(message),
-                Action::Close { .. } | Action::Hang { .. } => {}
+                Action::Close { .. } => {}
                 Action::Dial { .. } => self.dials += 1,
                 Action::Reply { id, result } => self.replies.push((id, result.is_ok())),
                 Action::Export { open } => self.exported = open,

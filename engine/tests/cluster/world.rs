@@ -455,7 +455,6 @@ impl World {
                 let delay = 1 + self.rng.below(2 * MS);
                 self.schedule(delay, Happening::Dialled { from: n, life });
             }
-            Action::Hang { .. } => {}
             Action::Reply { id, result } => self.replies.push((n, id, result)),
             Action::Export { open } => self.nodes[n].exported = open,
             Action::CommandDone { id, result } => {
