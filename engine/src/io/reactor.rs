@@ -116,6 +116,8 @@ pub struct Reactor {
     misses: u32,
     skip_polls: u32,
     published: Instant,
+    /// Somebody waits for a status; it tells nothing that was not carried out yet, as a role without its export.
+    status_wanted: bool,
 }
 
 impl Reactor {
@@ -157,6 +159,7 @@ impl Reactor {
             misses: 0,
             skip_polls: 0,
             published: Instant::now(),
+            status_wanted: false,
         };
         if parts.connect {
             for peer in 0..reactor.peers.len() {
@@ -284,7 +287,7 @@ impl Reactor {
                     self.device.set_io_flusher(on);
                     self.device.mark_thread(&mut self.io_flusher);
                 }
-                Input::Publish => self.publish(),
+                Input::Publish => self.status_wanted = true,
                 Input::Panic => panic!("the fault command asked for it"),
             }
         }
@@ -345,7 +348,7 @@ impl Reactor {
         }
         self.flush_clients();
         self.flush_peers();
-        if self.published.elapsed() >= PUBLISH_EVERY {
+        if std::mem::take(&mut self.status_wanted) || self.published.elapsed() >= PUBLISH_EVERY {
             self.publish();
         }
         Ok(())
