@@ -1,8 +1,8 @@
-"""Runs inside a guest: writes files that know their own content, and checks them later, maybe on another node.
+"""Runs inside a guest: writes files that know their own content, and checks them later, maybe elsewhere.
 
-``write DIR`` makes DIR/0, DIR/1 ... without end and prints each number once the file is durable: its content and
-its name. Standard output is a file of the host's, so it outlives the guest. ``check DIR COUNT`` verifies that
-the first COUNT files are there, every byte.
+``write DIR`` makes DIR/0, DIR/1 ... without end and prints each number once the file is durable, content and
+name. Standard output is a file of the host's, so it outlives the guest. ``check DIR COUNT`` verifies that the
+first COUNT files are there, every byte.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def check(folder: Path, count: int) -> None:
         wanted = content(folder.name, number)
         if found != wanted:
             first = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), None)
-            sys.exit(f"{path} of {count}: {len(found)} bytes, {len(wanted)} wanted; first wrong byte: {first}")
+            sizes = f"{len(found)} bytes, {len(wanted)} wanted"
+            sys.exit(f"{path} of {count}: {sizes}; first wrong byte: {first}")
     print(f"{count} files are right")
 
 

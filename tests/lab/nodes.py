@@ -14,6 +14,7 @@ LINK = "/dev/blockpair/r0"
 MOUNT = "/srv/fs"
 ARRAY = "/dev/md/r0"
 _POLL_S = 0.02
+_PF_MEMALLOC_NOIO = 0x0008_0000  # as proc(5) shows it in the flags of a thread
 
 Metadata = Literal["internal", "external"]
 
@@ -63,8 +64,8 @@ class Writer:
 
 
 class Node:
-    """One guest as a node of r0. The configuration and the state are on a small disk of their own, the last one,
-    so that they outlive a power cut as those of an installed system do.
+    """One guest as a node of r0. Configuration and state are on a small disk of their own, the last one, so
+    that they outlive a power cut as those of an installed system do.
     """
 
     def __init__(self, guest: Guest, device: str) -> None:
@@ -117,6 +118,15 @@ class Node:
         """Send the daemon a signal and wait for its end; its exit code."""
         self.daemon.signal(signal)
         return self.daemon.wait(timeout, check=False).returncode
+
+    def protected_threads(self) -> set[str]:
+        """Names of the daemon's threads that are marked as I/O flushers."""
+        marked = set()
+        for line in self.guest.run(f"cat /proc/{self.daemon.pid}/task/*/stat").splitlines():
+            name, fields = line.split("(", 1)[1].rsplit(")", 1)
+            if int(fields.split()[6]) & _PF_MEMALLOC_NOIO:
+                marked.add(name)
+        return marked
 
     def power_up(self) -> None:
         """After a power cut: boot, assemble the same array, start the daemon; it brings r0 up by itself."""
@@ -181,11 +191,9 @@ def make_pair(
     metadata: Metadata = "internal",
     options: str = "",
 ) -> tuple[Node, Node]:
-    """Two nodes n1 and n2 with r0 in sync on both, on a RAID10 of four disks or on a plain disk; no Primary."""
+    """Two nodes n1 and n2 with r0 in sync on both, on a RAID10 of four disks or a plain disk; no Primary."""
     disks = [disk_mib] * (4 if array else 1) + [16]
-    guests = lab.boot(
-        *(GuestSpec(f"n{i + 1}", disks_mib=disks, memory_mib=memory_mib[i]) for i in range(2))
-    )
+    guests = lab.boot(*(GuestSpec(f"n{i + 1}", disks_mib=disks, memory_mib=memory_mib[i]) for i in range(2)))
     nodes = [Node(guest, ARRAY if array else guest.disks[0]) for guest in guests]
     for command in [node.guest.start(node.prepare(first=True)) for node in nodes]:
         command.wait()
