@@ -3,7 +3,8 @@
 class EngineError(Exception):
     """A refusal or failure of the engine.
 
-    `kind` is one of "unsafe", "failed", "invalid", "in_use", "no_metadata", "damaged", "newer", "mismatch", "io".
+    `kind` is one of "unsafe", "failed", "invalid", "in_use", "no_metadata", "damaged", "newer", "mismatch",
+    "io".
     """
 
     kind: str
@@ -15,7 +16,8 @@ def create_metadata(spec: str) -> str:
 
     `spec`: {"resource", "node", "device", "metadata": {"kind": "external", "path"} or {"kind": "internal"},
     "block_size_bytes", "peers": [name, ...], "overwrite"}.
-    Raises EngineError and changes nothing when a path is missing, in use, of a wrong size, or bears metadata already.
+    Raises EngineError and changes nothing when a path is missing, in use, of a wrong size, or
+    bears metadata already.
     """
 
 def inspect_metadata(spec: str) -> str:
@@ -42,9 +44,9 @@ class Engine:
     """One resource: its metadata and backing device locked, its thread running."""
 
     def __init__(self, spec: str, listener: Listener) -> None:
-        """Open, lock, load, start and register. Raises EngineError and changes nothing when that is refused."""
+        """Open, lock, load, start and register. Raises EngineError and changes nothing if refused."""
     def call(self, command: str) -> None:
-        """Execute one command and wait for its end. Raises EngineError of kind "unsafe", "failed" or "invalid"."""
+        """Execute one command and wait for its end. Raises EngineError, unsafe, failed or invalid."""
     def status(self) -> str:
         """The status, at most a few milliseconds old unless the engine is stuck; also after its end."""
     def event_fd(self) -> int:

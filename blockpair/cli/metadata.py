@@ -70,10 +70,10 @@ def _read(directory: str | None, name: str, *, dump: bool) -> dict[str, Any]:
 
 
 def _read_directly(directory: str | None, name: str, *, dump: bool) -> dict[str, Any]:
+    from blockpair.bridge import read_metadata
     from blockpair.config.locations import locations
     from blockpair.config.node import read_node
     from blockpair.config.resource import read_resource
-    from blockpair.daemon.bridge import read_metadata
 
     places = locations(directory=directory)
     try:

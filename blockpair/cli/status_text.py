@@ -77,8 +77,15 @@ def _peer(peer: PeerStatus) -> list[Text]:
     for state in states:
         text.append(state, _style(state))
         text.append("  ")
-    behind = "needs a full sync" if peer.full_sync else f"{format_size(peer.out_of_sync_bytes)} out of sync"
-    text.append("in sync" if behind.startswith("0 B") else behind, "yellow" if peer.out_of_sync_bytes else "")
+    if peer.full_sync:
+        text.append("needs a full sync", "yellow")
+    elif peer.out_of_sync_bytes:
+        text.append(f"{format_size(peer.out_of_sync_bytes)} out of sync", "yellow")
+    elif peer.connection == "Connected":
+        text.append("in sync")
+    else:
+        # What the peer has written meanwhile is not known here.
+        text.append("no changes here")
     text.append(f"  {peer.address}", "dim")
     lines = [_row(f"peer {peer.name}", text)]
     if peer.resync is not None:

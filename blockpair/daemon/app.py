@@ -9,10 +9,10 @@ import signal
 
 import structlog
 
-from blockpair import __version__
+from blockpair import __version__, bridge
 from blockpair.config.locations import Locations, check_socket_path
 from blockpair.config.node import NodeConfig
-from blockpair.daemon import bridge, logs
+from blockpair.daemon import logs
 from blockpair.daemon.desired import DaemonLock, DesiredState, boot_id
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.methods import Methods

@@ -8,8 +8,8 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+from blockpair.bridge import Running
 from blockpair.config.node import KernelDevice
-from blockpair.daemon.bridge import Running
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.kernel_device import device as nbd
 from blockpair.kernel_device import memory, netlink

@@ -10,9 +10,9 @@ from typing import Any
 import structlog
 from msgspec import Struct
 
-from blockpair import __version__
+from blockpair import __version__, bridge
 from blockpair.config.resource import INTERNAL, PeerTable, Protocol
-from blockpair.daemon import bridge, provision
+from blockpair.daemon import provision
 from blockpair.daemon.manager import Manager
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.rpc.server import Caller, Method

@@ -7,6 +7,7 @@ import contextlib
 import stat
 from pathlib import Path
 
+from blockpair import bridge
 from blockpair.config.files import sync_directory
 from blockpair.config.names import NAME_RULE, check_name
 from blockpair.config.resource import (
@@ -17,7 +18,6 @@ from blockpair.config.resource import (
     resource_config,
     write_resource,
 )
-from blockpair.daemon import bridge
 from blockpair.daemon.manager import Manager
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.signature import check_free
@@ -75,6 +75,8 @@ def _create(
         created = bridge.create_metadata(config, manager.node.name, overwrite=force)
         write_resource(file, content)
     except BaseException as error:
+        if isinstance(error, BlockpairError) and error.kind is ErrorKind.UNSAFE and not force:
+            error.remedy = f"{error.remedy} (`--force`)"
         if made and config.metadata is not None:
             config.metadata.unlink(missing_ok=True)
         if isinstance(error, OSError):

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 import structlog
 
 from blockpair import _engine
+from blockpair.bridge import Notice, Running
 from blockpair.config.locations import Locations, check_socket_path
 from blockpair.config.node import KernelDevice
 from blockpair.config.resource import ResourceConfig
-from blockpair.daemon.bridge import Notice, Running
 from blockpair.daemon.clients import describe
 from blockpair.daemon.desired import Desired, PrimaryMarker
 from blockpair.daemon.kernel import LockedMemory, ResourceDevice

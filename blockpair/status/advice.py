@@ -219,6 +219,8 @@ def _refused(name: str, engine: EngineStatus, peer: PeerStatus, refusal: Refusal
 def _behind(peer: PeerStatus) -> str:
     if peer.full_sync:
         return "it needs a full sync"
+    if not peer.out_of_sync_bytes:
+        return "nothing was written here without it"
     return f"{format_size(peer.out_of_sync_bytes)} out of sync"
 
 

@@ -171,7 +171,8 @@ class Node:
         assert program is not None, "nbdsh is missing: apt-get install libnbd-bin python3-libnbd"
         # It starts `python3`: the distribution's, which has the nbd module, not a virtual environment's.
         done = subprocess.run(
-            [program, "-u", f"nbd+unix:///?socket={self.nbd}", "-c", script],
+            [program, "-u", f"nbd+unix:///?socket={self.nbd}", "-c", "exec(open(0).read())"],
+            input=script,
             capture_output=True,
             text=True,
             timeout=60,

@@ -58,14 +58,14 @@ def test_writes_while_disconnected_are_resynced(cluster: Cluster) -> None:
 def test_a_daemon_killed_while_primary_comes_back_primary(cluster: Cluster) -> None:
     cluster.synced()
     a, b = cluster.nodes
-    a.write(0, b"before" * 100)
+    a.write(0, b"before.." * 512)
     a.kill()
     assert a.cli("status").code == 5
     b.wait("disconnected")
     a.start()
     a.wait("primary,synced")
-    assert a.read(0, 600) == b"before" * 100
-    a.write(0, b"after!" * 100)
+    assert a.read(0, 4096) == b"before.." * 512
+    a.write(0, b"after..." * 512)
     assert cluster.a.status()["engine"]["role"] == "Primary"
     assert b.status()["engine"]["role"] == "Secondary"
 
@@ -138,7 +138,7 @@ def test_a_panic_stops_its_resource_alone(cluster: Cluster) -> None:
     def failed() -> bool:
         states = {r["name"]: r["state"] for r in a.cli("status", "--json").json()["resources"]}
         assert states["r0"] == "running"
-        return states["r1"] == "failed"
+        return bool(states["r1"] == "failed")
 
     eventually(failed, "r1 has failed, alone")
     assert "failed" in a.refused(1, "wait", "r1", "--until", "connected")

@@ -9,6 +9,8 @@
 # nothing a command or the kernel prints can be taken for an answer.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 TERM=dumb
 
+# The words of the kernel command line become variables: lab_address and so on; options are meant to be split.
+# shellcheck disable=SC2154,SC2086
 own_root() {
     mount -t proc proc /proc
     mount -t tmpfs -o mode=755 own /run

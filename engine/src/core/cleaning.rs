@@ -154,6 +154,24 @@ impl Replica {
 
     /// Everything at once, when all is flushed and nothing is under way: before demote or stop.
     pub(super) fn clean_all(&mut self) {
+        self.save_all_bitmaps();
+        let mut extents: Vec<u64> = self
+            .intent
+            .runs()
+            .flat_map(|(first, count)| first..first + count)
+            .collect();
+        // A resync may go on meanwhile: its chunks rely on the log.
+        self.keep_quiet(&mut extents);
+        for extent in extents {
+            if self.is_settled(extent) {
+                self.intent.clear(extent, 1);
+            }
+        }
+        self.save_cleared_intent();
+    }
+
+    /// What is marked is durable afterwards; the write-intent log stays as it is.
+    pub(super) fn save_all_bitmaps(&mut self) {
         for slot in 0..self.peers.len() {
             if !self.superblock.peers[slot].full_sync {
                 loop {
@@ -165,16 +183,5 @@ impl Replica {
                 }
             }
         }
-        let extents: Vec<u64> = self
-            .intent
-            .runs()
-            .flat_map(|(first, count)| first..first + count)
-            .collect();
-        for extent in extents {
-            if self.is_settled(extent) {
-                self.intent.clear(extent, 1);
-            }
-        }
-        self.save_cleared_intent();
     }
 }

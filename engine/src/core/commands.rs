@@ -1,7 +1,7 @@
 //! The control plane's commands: connect and disconnect, promote and demote, the first sync, stop.
 
-use super::links::Phase;
-use super::replica::{describe, PeerMask, Replica, Then};
+use super::links::{Peer, Phase};
+use super::replica::{describe, PeerMask, Replica, Then, METADATA_FAILED, METADATA_REMEDY};
 use super::requests::FlushOwner;
 use super::types::*;
 use crate::wire::{DiskState, GoodbyeReason, Message, Role};
@@ -53,7 +53,10 @@ impl Replica {
             .peers
             .iter()
             .any(|p| matches!(p.phase(), Some(Phase::Hello | Phase::State { .. })));
-        if decides && (handshaking || self.promotion.is_some()) {
+        if decides
+            && !self.stopped
+            && (handshaking || self.promotion.is_some() || self.promoting || self.allowing)
+        {
             return self.deferred.push((id, command));
         }
         if self.stopped {
@@ -61,6 +64,10 @@ impl Replica {
                 id,
                 Err(failed("the resource is down".into(), "blockpair up".into())),
             );
+        }
+        if decides && self.quiescing.is_some() {
+            let error = failed("a demote or stop is under way".into(), "wait for it".into());
+            return self.done(id, Err(error));
         }
         match command {
             Command::Connect { peer } => {
@@ -104,9 +111,12 @@ impl Replica {
             .as_ref()
             .is_some_and(|promotion| self.now >= promotion.deadline)
         {
-            self.promotion_failed("the peer did not answer in time", "try again");
+            self.promotion_failed(failed(
+                "the peer did not answer in time".into(),
+                "try again".into(),
+            ));
         }
-        if self.resuming.is_some_and(|deadline| self.now >= deadline) && self.promotion.is_none() {
+        if self.resuming.is_some_and(|deadline| self.now >= deadline) && self.may_resume_alone() {
             self.notice(
                 Severity::Warning,
                 "role.resumed_alone",
@@ -114,6 +124,18 @@ impl Replica {
             );
             self.resuming = None;
             self.become_primary(None, false);
+        }
+    }
+
+    /// Nothing is under way that decides whether this node may be Primary.
+    pub(super) fn may_resume_alone(&self) -> bool {
+        let handshaking = |p: &Peer| matches!(p.phase(), Some(Phase::Hello | Phase::State { .. }));
+        self.promotion.is_none() && !self.promoting && !self.allowing && !self.peers.iter().any(handshaking)
+    }
+
+    pub(super) fn fail_command(&mut self, command: Option<CommandId>) {
+        if let Some(id) = command {
+            self.done(id, Err(failed(METADATA_FAILED.into(), METADATA_REMEDY.into())));
         }
     }
 
@@ -164,19 +186,6 @@ impl Replica {
             ));
         }
         for peer in &self.peers {
-            let known_primary = peer
-                .known
-                .as_ref()
-                .is_some_and(|known| known.role == Role::Primary);
-            if peer.is_connected() && known_primary {
-                return Err(refused(
-                    format!("{} is Primary of {resource}", peer.name),
-                    format!(
-                        "demote it there first: blockpair demote {resource} (on {})",
-                        peer.name
-                    ),
-                ));
-            }
             if let Some(Phase::Target(_)) = peer.phase() {
                 return Err(refused(
                     format!(
@@ -256,10 +265,23 @@ impl Replica {
         self.superblock.role_primary = true;
         self.superblock.clean = false;
         self.superblock.last_primary = true;
+        self.promoting = true;
         self.save_superblock(Then::Promoted { command });
     }
 
     pub(super) fn promoted(&mut self, command: Option<CommandId>) {
+        if !std::mem::take(&mut self.promoting) {
+            // A handshake found newer data meanwhile.
+            if let Some(id) = command {
+                let error = refused(
+                    "the peer turned out to have newer data".into(),
+                    "wait for the resync, then try again".into(),
+                );
+                self.done(id, Err(error));
+            }
+            self.quiesce_step();
+            return self.run_deferred();
+        }
         self.role = Role::Primary;
         self.resuming = None;
         self.notice(
@@ -272,15 +294,17 @@ impl Replica {
         if let Some(id) = command {
             self.done(id, Ok(()));
         }
+        self.quiesce_step();
         self.run_deferred();
     }
 
-    fn promotion_failed(&mut self, message: &str, remedy: &str) {
+    fn promotion_failed(&mut self, error: CommandError) {
         let Some(promotion) = self.promotion.take() else {
             return;
         };
+        let message = error.message.clone();
         if let Some(id) = promotion.command {
-            self.done(id, Err(failed(message.to_owned(), remedy.to_owned())));
+            self.done(id, Err(error));
         } else if self.resuming.take().is_some() {
             self.notice(
                 Severity::Error,
@@ -306,7 +330,8 @@ impl Replica {
         };
         promotion.waiting &= !(1 << slot);
         if promotion.command.is_some() {
-            self.promotion_failed(&format!("{name} was lost while it was asked"), "try again");
+            let error = failed(format!("{name} was lost while it was asked"), "try again".into());
+            self.promotion_failed(error);
         } else {
             // A resume goes on waiting for its deadline.
             self.promotion = None;
@@ -318,6 +343,7 @@ impl Replica {
         // Both asked at once: the first name wins on both sides.
         let mine_wins = self.promotion.is_some() && self.config.node < self.peers[slot].name;
         let busy = self.role == Role::Primary
+            || self.promoting
             || self.resuming.is_some()
             || self.quiescing.is_some()
             || self.superblock.role_primary && !self.crashed_primary;
@@ -325,6 +351,7 @@ impl Replica {
             return self.send(slot, Message::PromoteReply { allowed: false });
         }
         self.superblock.last_primary = false;
+        self.allowing = true;
         let connection = connection.unwrap_or(ConnectionId(0));
         self.save_superblock(Then::PromotionAllowed {
             peer: slot,
@@ -340,6 +367,9 @@ impl Replica {
         {
             self.send(slot, Message::PromoteReply { allowed: true });
         }
+        // What was asked of this node meanwhile comes after the permission, on the same connection.
+        self.allowing = false;
+        self.run_deferred();
     }
 
     pub(super) fn on_promote_reply(&mut self, slot: PeerSlot, allowed: bool) {
@@ -351,10 +381,12 @@ impl Replica {
         if allowed {
             self.promotion_step();
         } else {
-            self.promotion_failed(
-                &format!("{name} is Primary, or is just becoming it"),
-                "demote it there first, or try again",
-            );
+            // Only the peer knows for certain: what it said last may be older than its last demotion.
+            let resource = &self.config.resource;
+            self.promotion_failed(refused(
+                format!("{name} is Primary of {resource}, or is just becoming it"),
+                format!("demote it there first: blockpair demote {resource} (on {name})"),
+            ));
         }
     }
 
@@ -390,6 +422,10 @@ impl Replica {
             );
             return self.done(id, Err(error));
         }
+        if stop {
+            // The metadata keep the role for the next start.
+            self.resuming = None;
+        }
         self.quiescing = Some(Quiesce {
             command: id,
             stop,
@@ -401,7 +437,7 @@ impl Replica {
     /// When the last request is answered, everything is flushed on every node.
     pub(super) fn quiesce_step(&mut self) {
         let Some(quiesce) = &self.quiescing else { return };
-        if quiesce.flushing || self.has_requests_in_flight() {
+        if quiesce.flushing || self.promoting || self.has_requests_in_flight() {
             return;
         }
         if let Some(quiesce) = &mut self.quiescing {
@@ -431,11 +467,16 @@ impl Replica {
             self.out.push(Action::Export { open: false });
             // No request may come between here and the last write.
             self.role = Role::Secondary;
+            self.stopped = true;
             if self.metadata_failed {
-                self.stopped = true;
                 return self.done(command, Ok(()));
             }
-            self.clean_all();
+            if result.is_ok() {
+                self.clean_all();
+            } else {
+                // Which writes are stable is not known: the log goes on to say so.
+                self.save_all_bitmaps();
+            }
             self.superblock.clean = !self.crashed_primary && result.is_ok();
             self.save_superblock(Then::Stopped { command });
         } else {
@@ -465,6 +506,10 @@ impl Replica {
         if self.superblock.current == 0 {
             return match source {
                 SyncSource::Myself => self.choose_as_first_source(Some(id), None, false),
+                SyncSource::Peer(_) if self.sync_asked.is_some() => {
+                    let error = failed("the peer is being asked already".into(), "wait for it".into());
+                    self.done(id, Err(error));
+                }
                 SyncSource::Peer(slot) if matches!(self.peers[slot].phase(), Some(Phase::Waiting)) => {
                     self.sync_asked = Some(SyncAsked {
                         command: id,

@@ -18,6 +18,9 @@ const RETRY_LAST: Time = 2_000 * MILLISECOND;
 /// A peer that refuses is asked again this often, and so many times, before a person is waited for.
 const RETRY_REFUSED: Time = 5_000 * MILLISECOND;
 const REFUSALS_MAX: u32 = 5;
+/// Operations that a connection remembers from its oldest unanswered one on. Past this many, requests wait:
+/// one write that hangs on the peer must not cost memory without end.
+const SENT_MAX: usize = 1 << 16;
 
 /// What a connection is doing.
 pub(super) enum Phase {
@@ -44,13 +47,15 @@ pub(super) struct ReceiveWindow {
 }
 
 impl ReceiveWindow {
-    /// Takes in the next number; false when it is not the next.
+    /// Takes in the next number; false when it is not the next,
+    /// or when more lie behind one that hangs than an honest peer sends.
     pub(super) fn receive(&mut self, seq: u64) -> bool {
         let next = self.base + self.done.len() as u64 + 1;
-        if seq == next {
+        let fits = seq == next && self.done.len() < 2 * SENT_MAX;
+        if fits {
             self.done.push_back(false);
         }
-        seq == next
+        fits
     }
 
     pub(super) fn complete(&mut self, seq: u64) {
@@ -80,6 +85,7 @@ pub(super) struct Link {
     pub(super) received: ReceiveWindow,
     /// Flushes of the peer that wait for writes received before them.
     pub(super) waiting_flushes: VecDeque<u64>,
+    opened: Time,
     last_received: Time,
     last_sent: Time,
 }
@@ -94,6 +100,7 @@ impl Link {
             unacked_bytes: 0,
             received: ReceiveWindow::default(),
             waiting_flushes: VecDeque::new(),
+            opened: now,
             last_received: now,
             last_sent: now,
         }
@@ -125,6 +132,15 @@ impl Link {
             self.unacked_bytes -= bytes;
         }
         sent
+    }
+
+    /// When patience ends: with a peer that is silent, or that never ends its handshake.
+    fn deadline(&self, patience: Time) -> Time {
+        let since = match self.phase {
+            Phase::Hello | Phase::State { .. } => self.opened,
+            _ => self.last_received,
+        };
+        since + patience
     }
 
     pub(super) fn unanswered(&self) -> usize {
@@ -222,6 +238,10 @@ impl Peer {
         matches!(self.phase(), Some(Phase::State { .. }))
     }
 
+    pub(super) fn has_room(&self) -> bool {
+        self.link.as_ref().is_none_or(|link| link.sent.len() < SENT_MAX)
+    }
+
     pub(super) fn is_connected(&self) -> bool {
         !matches!(self.phase(), None | Some(Phase::Hello | Phase::State { .. }))
     }
@@ -245,7 +265,7 @@ impl Peer {
             .retry_at
             .filter(|_| self.wanted && self.dial && self.link.is_none() && !self.dialing);
         let link = self.link.as_ref().map(|link| {
-            (link.last_sent + config.peer_timeout_ns / 4).min(link.last_received + config.peer_timeout_ns)
+            (link.last_sent + config.peer_timeout_ns / 4).min(link.deadline(config.peer_timeout_ns))
         });
         let drain = self.draining.as_ref().map(|(_, deadline)| *deadline);
         [redial, link, drain].into_iter().flatten().min()
@@ -270,7 +290,7 @@ impl Replica {
         for slot in 0..self.peers.len() {
             let peer = &self.peers[slot];
             if let Some(link) = &peer.link {
-                if self.now >= link.last_received + self.config.peer_timeout_ns {
+                if self.now >= link.deadline(self.config.peer_timeout_ns) {
                     let seconds = self.config.peer_timeout_ns as f64 / 1e9;
                     let id = link.id;
                     self.out.push(Action::Close {
@@ -511,6 +531,7 @@ impl Replica {
         match (message, &link.phase) {
             (Message::Goodbye { reason, text }, _) => self.on_goodbye(slot, reason, text),
             (Message::Hello(hello), Phase::Hello) => self.on_hello(slot, hello),
+            (Message::State(_), Phase::Hello) => self.protocol_error(slot, "a state before its hello"),
             (Message::State(state), _) => self.on_state(slot, state),
             (Message::Ping { sent_ns }, _) => self.send(slot, Message::Pong { sent_ns }),
             (Message::Pong { .. }, _) => {}
@@ -543,6 +564,7 @@ impl Replica {
             Message::ResyncStart { .. }
             | Message::ChunkHash { .. }
             | Message::ChunkData { .. }
+            | Message::ChunkWhole { .. }
             | Message::ChunkEnd { .. }
             | Message::ResyncEnd { .. } => self.on_target_message(slot, message),
             other => self.protocol_error(slot, &format!("unexpected {}", kind_of(&other))),
@@ -683,7 +705,7 @@ impl Replica {
     fn own_state(&self, slot: PeerSlot, handshake: bool) -> NodeState {
         let (record, peer) = (&self.superblock.peers[slot], &self.peers[slot]);
         NodeState {
-            role: self.role,
+            role: if self.promoting { Role::Primary } else { self.role },
             disk: if self.metadata_failed {
                 DiskState::Diskless
             } else {
@@ -804,7 +826,6 @@ impl Replica {
         let peer = &self.peers[slot];
         if !(peer.dirty.is_empty() && peer.suspect.is_empty()) {
             // Something was marked after our state was sent: the next handshake will say so.
-            debug_assert!(false, "marks appeared during a handshake over equal generations");
             return self.close_with(slot, GoodbyeReason::Busy, "marks changed during the handshake");
         }
         self.set_phase(slot, Phase::Established);
@@ -843,7 +864,8 @@ impl Replica {
 
     /// A newer copy exists elsewhere: a Primary without changes of its own stops at once.
     pub(super) fn superseded(&mut self, by: &str) {
-        if self.role == Role::Primary || self.resuming.is_some() {
+        let promoting = std::mem::take(&mut self.promoting);
+        if self.role == Role::Primary || self.resuming.is_some() || promoting {
             let text =
                 format!("{by} has newer data: this node is Primary no more, its open requests get an error");
             self.notice(Severity::Error, "role.superseded", text);

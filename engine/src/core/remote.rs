@@ -28,10 +28,13 @@ impl RemoteWrite {
 
 impl Replica {
     pub(super) fn on_replicated(&mut self, slot: PeerSlot, message: Message) {
-        let follows = matches!(
-            self.peers[slot].phase(),
-            Some(Phase::Established | Phase::Target(_)) if self.role == Role::Secondary
-        );
+        // A flush changes nothing, and one that was sent before a change of roles is honest.
+        let is_flush = matches!(message, Message::Flush { .. });
+        let follows = match self.peers[slot].phase() {
+            Some(Phase::Established) => is_flush || self.role == Role::Secondary && !self.promoting,
+            Some(Phase::Target(target)) => target.ready,
+            _ => false,
+        };
         if !follows {
             return self.protocol_error(slot, "replicated writes to a node that does not follow");
         }
@@ -77,7 +80,7 @@ impl Replica {
             return;
         };
         if !link.received.receive(seq) {
-            return self.protocol_error(slot, "a hole in the sequence of writes");
+            return self.protocol_error(slot, "a hole in the sequence of writes, or too many under way");
         }
         let connection = link.id;
         if self.config.protocol == Protocol::B {
@@ -113,6 +116,8 @@ impl Replica {
         self.remote_bytes -= write.memory();
         self.release_range(Holder::Remote(index));
         if let Err(errno) = result {
+            let now = self.peers[write.peer].link.as_ref().map(|link| link.id);
+            self.has_hole |= now == Some(write.connection);
             self.copy_has_a_hole("write", errno);
         }
         if let Some(link) = self.peers[write.peer]
@@ -192,6 +197,8 @@ impl Replica {
         result: Result<(), Errno>,
     ) {
         if let Err(errno) = result {
+            let now = self.peers[slot].link.as_ref().map(|link| link.id);
+            self.has_hole |= now == Some(connection);
             self.copy_has_a_hole("flush", errno);
         }
         self.answer(slot, connection, seq, result);

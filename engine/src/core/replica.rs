@@ -34,7 +34,10 @@ pub(super) enum Holder {
 /// Why a disk operation was started.
 #[derive(Debug)]
 pub(super) enum Purpose {
-    Read(RequestId),
+    Read {
+        id: RequestId,
+        len: u32,
+    },
     LocalWrite(usize),
     LocalFlush(usize),
     RemoteWrite(usize),
@@ -134,6 +137,12 @@ pub struct Replica {
     /// Died as Primary, and no handshake has settled since what its last writes left behind.
     pub(super) crashed_primary: bool,
     pub(super) promotion: Option<Promotion>,
+    /// The decision to be Primary is on its way to the metadata: it counts from here on.
+    pub(super) promoting: bool,
+    /// The permission for a peer to be Primary is on its way to the metadata: this node must not ask now.
+    pub(super) allowing: bool,
+    /// A write of the peer was lost here since the last handshake.
+    pub(super) has_hole: bool,
     /// No new requests: demote or stop is under way.
     pub(super) quiescing: Option<Quiesce>,
     pub(super) sync_asked: Option<SyncAsked>,
@@ -219,6 +228,9 @@ impl Replica {
             resuming,
             crashed_primary,
             promotion: None,
+            promoting: false,
+            allowing: false,
+            has_hole: false,
             quiescing: None,
             sync_asked: None,
             stopped: false,
@@ -289,7 +301,7 @@ impl Replica {
             .iter()
             .filter_map(|peer| peer.next_timeout(&self.config));
         let own = [
-            self.resuming,
+            self.resuming.filter(|_| self.may_resume_alone()),
             self.promotion.as_ref().map(|p| p.deadline),
             self.cleaning_due(),
         ];
@@ -298,7 +310,9 @@ impl Replica {
 
     /// False while so much is in flight that frontends must not be read.
     pub fn accepts_requests(&self) -> bool {
-        self.in_flight_bytes < IN_FLIGHT_BYTES_MAX && self.writes.len() < IN_FLIGHT_WRITES_MAX
+        self.in_flight_bytes < IN_FLIGHT_BYTES_MAX
+            && self.writes.len() + self.reads_in_flight + self.flushes.len() < IN_FLIGHT_WRITES_MAX
+            && self.peers.iter().all(Peer::has_room)
     }
 
     /// False while so much of this peer's data waits for the disk that its socket must not be read.
@@ -398,7 +412,7 @@ impl Replica {
             return;
         };
         match purpose {
-            Purpose::Read(id) => self.read_done(id, result),
+            Purpose::Read { id, len } => self.read_done(id, len, result),
             Purpose::LocalWrite(index) => self.local_write_done(index, result.map(drop)),
             Purpose::LocalFlush(index) => self.local_flush_done(index, result.map(drop)),
             Purpose::RemoteWrite(index) => self.remote_write_done(index, result.map(drop)),
@@ -432,7 +446,7 @@ impl Replica {
             Holder::Local(index) => self.prepare_write(index),
             Holder::Remote(index) => self.start_remote_write(index),
             Holder::Source(chunk) => self.start_source_read(chunk),
-            Holder::Target(chunk) => self.start_target_read(chunk),
+            Holder::Target(chunk) => self.start_target_chunk(chunk),
         }
     }
 
@@ -461,6 +475,12 @@ impl Replica {
         };
         if let Err(errno) = result {
             self.metadata_write_failed(errno);
+        }
+        if self.metadata_failed {
+            // Also what was written after the failure: nothing builds on it.
+            if let MetaPurpose::Superblock(then) = purpose {
+                self.abandon(then);
+            }
             return;
         }
         match purpose {
@@ -496,12 +516,36 @@ impl Replica {
             Then::SendResyncEnd { peer, connection } => self.send_resync_end(peer, connection),
             Then::Adopted { peer, connection } => self.adopted(peer, connection),
             Then::Stopped { command } => {
-                self.stopped = true;
                 self.out.push(Action::CommandDone {
                     id: command,
                     result: Ok(()),
                 });
             }
+        }
+    }
+
+    /// The metadata failed under a command: its caller must not wait for ever.
+    fn abandon(&mut self, then: Then) {
+        match then {
+            Then::Promoted { command } | Then::FirstSyncChosen { command, .. } => {
+                self.promoting = false;
+                self.fail_command(command);
+            }
+            Then::Demoted { command } => {
+                self.out.push(Action::Export { open: false });
+                self.fail_command(Some(command));
+            }
+            // It has stopped all the same; that it was no clean stop is what the metadata says.
+            Then::Stopped { command } => self.out.push(Action::CommandDone {
+                id: command,
+                result: Ok(()),
+            }),
+            Then::PromotionAllowed { .. } => self.allowing = false,
+            Then::Nothing
+            | Then::GenerationBumped
+            | Then::TargetReady { .. }
+            | Then::SendResyncEnd { .. }
+            | Then::Adopted { .. } => {}
         }
     }
 
@@ -522,10 +566,7 @@ impl Replica {
                 "this node's metadata device failed",
             );
         }
-        self.fail_commands(
-            "the metadata device failed",
-            "replace it, then `blockpair down` and `up`",
-        );
+        self.fail_commands(METADATA_FAILED, METADATA_REMEDY);
     }
 
     // ---- write-intent log ----------------------------------------------------------------------------
@@ -607,6 +648,9 @@ impl Replica {
         self.retry_starts();
     }
 }
+
+pub(super) const METADATA_FAILED: &str = "the metadata device failed";
+pub(super) const METADATA_REMEDY: &str = "replace it, then `blockpair down` and `up`";
 
 /// Bytes and operations in flight, at most, in each direction.
 pub const IN_FLIGHT_BYTES_MAX: u64 = 64 << 20;

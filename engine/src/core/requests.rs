@@ -88,7 +88,8 @@ impl Replica {
                 self.counters.reads += 1;
                 self.counters.read_bytes += u64::from(len);
                 self.reads_in_flight += 1;
-                self.disk(Purpose::Read(id), DiskOp::Read { offset, len });
+                self.in_flight_bytes += u64::from(len);
+                self.disk(Purpose::Read { id, len }, DiskOp::Read { offset, len });
             }
             RequestKind::Write { offset, payload, fua } => {
                 self.counters.writes += 1;
@@ -129,8 +130,9 @@ impl Replica {
         self.out.push(Action::Reply { id, result });
     }
 
-    pub(super) fn read_done(&mut self, id: RequestId, result: Result<Option<Payload>, Errno>) {
+    pub(super) fn read_done(&mut self, id: RequestId, len: u32, result: Result<Option<Payload>, Errno>) {
         self.reads_in_flight -= 1;
+        self.in_flight_bytes -= u64::from(len);
         if let Err(errno) = result {
             self.note_disk_error("read", errno);
         }
@@ -217,9 +219,9 @@ impl Replica {
         };
         if write.replied {
             // Failed while it waited (superseded, or the metadata broke): it never touches a disk.
-            let holder = Holder::Local(index);
             self.forget_write(index);
-            return self.release_range(holder);
+            self.release_range(Holder::Local(index));
+            return self.quiesce_step();
         }
         let (offset, len, fua, change) = (write.offset, write.len, write.fua, write.change.clone());
         let (mut need, mut unacked) = (0, 0);
@@ -457,7 +459,7 @@ impl Replica {
         let lost_unflushed = self
             .peers
             .iter()
-            .any(|peer| !peer.is_mirrored() && !peer.suspect.is_empty());
+            .any(|peer| !(peer.is_mirrored() || peer.suspect.is_empty() && peer.dirty.is_empty()));
         if matches!(flush.owner, FlushOwner::Request(_)) && lost_unflushed && !self.generation_is_tracked() {
             self.want_new_generation();
             self.flushes_to_reply.push_back(index);
@@ -513,6 +515,7 @@ impl Replica {
         for index in waiting {
             self.start_write(index);
         }
+        self.quiesce_step();
     }
 
     pub(super) fn has_requests_in_flight(&self) -> bool {

@@ -21,6 +21,10 @@ const WINDOW_IDLE: usize = 32;
 const WINDOW_BUSY: usize = 4;
 /// The application counts as busy this long after its last request.
 const BUSY_FOR: Time = 200_000_000;
+/// After this many chunks in a row of which every block differed, asking first is a waste; every so many chunks
+/// it is tried again.
+const STREAK_UNASKED: u32 = 8;
+const UNASKED_MAX: u32 = 15;
 /// The target hears what is left after this many chunks.
 const PROGRESS_EVERY: u32 = 16;
 
@@ -65,8 +69,12 @@ impl Progress {
 struct SourceChunk {
     offset: u64,
     len: u32,
-    granted: bool,
+    /// What was read, until the target says that it differs.
     data: Option<Payload>,
+    /// All of it is zeroes: the target needs no data to write it.
+    zero: bool,
+    /// Its checksum, or its data, was sent; before that, no answer can mean anything.
+    told: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,6 +95,9 @@ pub(super) struct Source {
     unlogged: Vec<u64>,
     ending: Ending,
     completed: u32,
+    /// Chunks in a row that differed entirely, and chunks sent unasked since one was asked about.
+    streak: u32,
+    unasked: u32,
     pub(super) progress: Progress,
 }
 
@@ -124,6 +135,8 @@ impl Replica {
             unlogged: Vec::new(),
             ending: Ending::No,
             completed: 0,
+            streak: 0,
+            unasked: 0,
             progress: Progress::new(true, now),
         };
         self.set_phase(slot, Phase::Source(Box::new(source)));
@@ -188,10 +201,7 @@ impl Replica {
     pub(super) fn pump_source(&mut self, slot: PeerSlot) {
         let busy = self.last_request != 0 && self.now < self.last_request + BUSY_FOR;
         let window = if busy { WINDOW_BUSY } else { WINDOW_IDLE };
-        loop {
-            let Some((first, offset, len)) = self.next_chunk_range(slot, window) else {
-                break;
-            };
+        while let Some((first, offset, len)) = self.next_chunk_range(slot, window) {
             let chunk = self.next_chunk;
             self.next_chunk += 1;
             let block_size = u64::from(self.superblock.block_size_bytes);
@@ -204,8 +214,9 @@ impl Replica {
                 SourceChunk {
                     offset,
                     len,
-                    granted: false,
                     data: None,
+                    zero: false,
+                    told: false,
                 },
             );
             if self
@@ -268,13 +279,9 @@ impl Replica {
         let Some(slot) = self.slot_of_chunk(chunk) else {
             return;
         };
-        let Some(entry) = self
-            .source_mut(slot)
-            .and_then(|source| source.chunks.get_mut(&chunk))
-        else {
+        let Some(entry) = self.source_mut(slot).and_then(|source| source.chunks.get(&chunk)) else {
             return;
         };
-        entry.granted = true;
         let (offset, len) = (entry.offset, entry.len);
         if self.intent_is_durable(offset, u64::from(len)) {
             for extent in self.extents_of(offset, u64::from(len)) {
@@ -321,10 +328,31 @@ impl Replica {
         };
         match result {
             Ok(Some(data)) => {
-                let hash = xxh3_128(&data);
                 let zero = is_zero(&data);
                 let (offset, len) = (entry.offset, entry.len);
-                entry.data = Some(data);
+                if !zero && self.goes_unasked(slot, offset, len) {
+                    if let Some(entry) = self
+                        .source_mut(slot)
+                        .and_then(|source| source.chunks.get_mut(&chunk))
+                    {
+                        entry.told = true;
+                    }
+                    let message = Message::ChunkWhole {
+                        id: chunk,
+                        offset,
+                        payload: data,
+                    };
+                    return self.send(slot, message);
+                }
+                let hash = xxh3_128(&data);
+                if let Some(entry) = self
+                    .source_mut(slot)
+                    .and_then(|source| source.chunks.get_mut(&chunk))
+                {
+                    entry.data = Some(data);
+                    entry.zero = zero;
+                    entry.told = true;
+                }
                 self.send(
                     slot,
                     Message::ChunkHash {
@@ -351,13 +379,35 @@ impl Replica {
         }
     }
 
+    /// Whether a chunk is sent without asking for the target's checksums: when all of it is marked, and lately
+    /// everything marked differed in full, as in the first sync of a new disk.
+    fn goes_unasked(&mut self, slot: PeerSlot, offset: u64, len: u32) -> bool {
+        let (first, count) = self.blocks_of(offset, u64::from(len));
+        let marked = self.peers[slot].dirty.count_range(first, count) == count;
+        let Some(source) = self.source_mut(slot) else {
+            return false;
+        };
+        if !marked || source.streak < STREAK_UNASKED || source.unasked >= UNASKED_MAX {
+            source.unasked = 0;
+            return false;
+        }
+        source.unasked += 1;
+        source.progress.sent_bytes += u64::from(len);
+        true
+    }
+
     fn on_chunk_same(&mut self, slot: PeerSlot, chunk: u64) {
+        if !self.answers_make_sense(slot, chunk, |entry| entry.data.is_some()) {
+            return self.protocol_error(slot, "equal checksums where none was sent");
+        }
         let Some(entry) = self.take_chunk(slot, chunk) else {
             return;
         };
         if let Some(source) = self.source_mut(slot) {
             source.progress.same_bytes += u64::from(entry.len);
+            source.streak = 0;
         }
+        self.confirmed_unflushed(slot, &entry);
         self.clear_marks(slot, entry.offset, entry.len, Evidence::EqualChecksums);
         self.chunk_finished(slot, chunk);
     }
@@ -408,6 +458,8 @@ impl Replica {
         if let Some(source) = self.source_mut(slot) {
             source.progress.sent_bytes += sent;
             source.progress.same_bytes += data.len() as u64 - sent;
+            let entirely = sent == data.len() as u64;
+            source.streak = if entirely { source.streak + 1 } else { 0 };
         }
         self.send(slot, Message::ChunkEnd { id: chunk });
     }
@@ -416,14 +468,29 @@ impl Replica {
         if status != 0 {
             return self.peer_disk_failed(slot, status);
         }
+        if !self.answers_make_sense(slot, chunk, |entry| entry.data.is_none() || entry.zero) {
+            return self.protocol_error(slot, "a chunk that is done without its data");
+        }
         let Some(entry) = self.take_chunk(slot, chunk) else {
             return;
         };
-        for extent in self.extents_of(entry.offset, u64::from(entry.len)) {
-            self.peers[slot].unflushed.insert(extent);
-        }
+        self.confirmed_unflushed(slot, &entry);
         self.clear_marks(slot, entry.offset, entry.len, Evidence::VerifiedTransfer);
         self.chunk_finished(slot, chunk);
+    }
+
+    /// False for an answer that no honest target gives now: it must not clear a mark.
+    fn answers_make_sense(&mut self, slot: PeerSlot, chunk: u64, fits: fn(&SourceChunk) -> bool) -> bool {
+        self.source_mut(slot)
+            .and_then(|source| source.chunks.get(&chunk))
+            .is_some_and(|entry| entry.told && fits(entry))
+    }
+
+    /// What the target wrote, or found equal in its cache, is not stable there before its next flush.
+    fn confirmed_unflushed(&mut self, slot: PeerSlot, chunk: &SourceChunk) {
+        for extent in self.extents_of(chunk.offset, u64::from(chunk.len)) {
+            self.peers[slot].unflushed.insert(extent);
+        }
     }
 
     fn take_chunk(&mut self, slot: PeerSlot, chunk: u64) -> Option<SourceChunk> {
@@ -452,7 +519,7 @@ impl Replica {
         if let Some(source) = self.source_mut(slot) {
             source.progress.left_blocks = left;
             source.completed += 1;
-            report = source.completed.is_multiple_of(PROGRESS_EVERY);
+            report = source.completed % PROGRESS_EVERY == 0;
         }
         if report {
             self.send(slot, Message::ResyncStart { blocks: left });
@@ -469,6 +536,10 @@ impl Replica {
             .as_ref()
             .is_none_or(|link| link.id != connection)
         {
+            return;
+        }
+        // Since then the peer may have been cut off from our writes: it must not take the label for them.
+        if self.peers[slot].draining.is_some() {
             return;
         }
         let Some(source) = self.source_mut(slot) else {

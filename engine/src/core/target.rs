@@ -6,7 +6,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::links::Phase;
 use super::replica::{Holder, Purpose, Replica, Then};
-use super::source::Progress;
+use super::source::{Progress, CHUNK_BYTES};
 use super::types::*;
 use crate::payload::Payload;
 use crate::wire::{BlockRun, DiskState, Message, Status, BITMAP_RUNS_MAX, CHUNK_BLOCKS_MAX, HISTORY_LEN};
@@ -20,11 +20,17 @@ const RUN_GAP: u64 = 64;
 /// A resync from one peer.
 pub(super) struct Target {
     /// This copy is durably marked as incomplete, and the marks went out.
-    ready: bool,
+    pub(super) ready: bool,
     /// The source's chunk numbers, and where they are kept.
     chunks: BTreeMap<u64, u64>,
     end: Option<(u64, [u64; HISTORY_LEN], [u8; 16])>,
     pub(super) progress: Progress,
+}
+
+/// What the source wants done with a chunk.
+enum Task {
+    Compare { hash: u128, zero: bool },
+    Take(Payload),
 }
 
 /// A chunk that is compared or written here. It outlives its connection until the disk is done with it.
@@ -35,8 +41,7 @@ pub(super) struct TargetChunk {
     id: u64,
     offset: u64,
     len: u32,
-    hash: u128,
-    zero: bool,
+    task: Task,
     /// Disk operations under way.
     outstanding: u32,
     /// The source was told that it differs, and sends data.
@@ -44,7 +49,6 @@ pub(super) struct TargetChunk {
     ended: bool,
     failed: Option<Errno>,
     orphan: bool,
-    granted: bool,
 }
 
 impl Replica {
@@ -69,6 +73,7 @@ impl Replica {
             progress: Progress::new(false, self.now),
         };
         self.set_phase(slot, Phase::Target(Box::new(target)));
+        self.has_hole = false;
         self.superblock.disk = DiskState::Inconsistent;
         self.superblock.role_primary = false;
         self.superblock.last_primary = false;
@@ -98,13 +103,15 @@ impl Replica {
         self.peers[slot].mark_suspects(block_size);
         let mut runs: Vec<BlockRun> = Vec::new();
         let mut coarse = false;
+        // However scattered the marks are, their list stays bounded.
+        let gap = RUN_GAP.max(self.peers[slot].dirty.len() / RUNS_EXACT_MAX as u64);
         // A copy that never had data adds nothing: the source knows how far the first sync came.
         let has_data = self.superblock.current != 0;
         for (first, count) in self.peers[slot].dirty.runs().filter(|_| has_data) {
             coarse |= runs.len() >= RUNS_EXACT_MAX;
             match runs
                 .last_mut()
-                .filter(|last| coarse && first < last.first + last.count + RUN_GAP)
+                .filter(|last| coarse && first < last.first + last.count + gap)
             {
                 Some(last) => last.count = first + count - last.first,
                 None => runs.push(BlockRun { first, count }),
@@ -133,7 +140,13 @@ impl Replica {
         if !self.target_mut(slot).is_some_and(|target| target.ready) {
             return self.protocol_error(slot, "resync data to a node that is no target");
         }
+        if self.target_mut(slot).is_some_and(|target| target.end.is_some()) {
+            return self.protocol_error(slot, "resync data after its end");
+        }
         match message {
+            Message::ResyncStart { blocks } if blocks > self.peers[slot].dirty.len() => {
+                self.protocol_error(slot, "more blocks to compare than there are");
+            }
             Message::ResyncStart { blocks } => {
                 if let Some(target) = self.target_mut(slot) {
                     let first = target.progress.total_blocks == 0;
@@ -155,8 +168,10 @@ impl Replica {
                 len,
                 hash,
                 zero,
-            } => {
-                self.on_chunk_hash(slot, id, offset, len, hash, zero);
+            } => self.on_chunk(slot, id, offset, len, Task::Compare { hash, zero }),
+            Message::ChunkWhole { id, offset, payload } => {
+                let len = payload.len() as u32;
+                self.on_chunk(slot, id, offset, len, Task::Take(payload));
             }
             Message::ChunkData { id, offset, payload } => self.on_chunk_data(slot, id, offset, payload),
             Message::ChunkEnd { id } => self.on_chunk_end(slot, id),
@@ -188,12 +203,13 @@ impl Replica {
         }
     }
 
-    fn on_chunk_hash(&mut self, slot: PeerSlot, id: u64, offset: u64, len: u32, hash: u128, zero: bool) {
+    fn on_chunk(&mut self, slot: PeerSlot, id: u64, offset: u64, len: u32, task: Task) {
         let block_size = self.superblock.block_size_bytes;
         let blocks = len.div_ceil(block_size);
         if !self.is_inside(offset, u64::from(len))
             || !offset.is_multiple_of(u64::from(block_size))
             || blocks > CHUNK_BLOCKS_MAX
+            || u64::from(len) > CHUNK_BYTES.max(u64::from(block_size))
         {
             return self.protocol_error(slot, "a chunk outside the device or too large");
         }
@@ -214,35 +230,46 @@ impl Replica {
             id,
             offset,
             len,
-            hash,
-            zero,
+            task,
             outstanding: 0,
             differs: false,
             ended: false,
             failed: None,
             orphan: false,
-            granted: false,
         };
         self.target_chunks.insert(key, chunk);
         if self
             .ranges
             .acquire(Holder::Target(key), offset, offset + u64::from(len))
         {
-            self.start_target_read(key);
+            self.start_target_chunk(key);
         }
     }
 
-    pub(super) fn start_target_read(&mut self, key: u64) {
+    /// The chunk's range is ours: read what is there, or write what was sent.
+    pub(super) fn start_target_chunk(&mut self, key: u64) {
         let Some(chunk) = self.target_chunks.get_mut(&key) else {
             return;
         };
-        chunk.granted = true;
         chunk.outstanding += 1;
-        let op = DiskOp::Read {
-            offset: chunk.offset,
-            len: chunk.len,
-        };
-        self.disk(Purpose::TargetRead(key), op);
+        let offset = chunk.offset;
+        if let Task::Take(payload) = &chunk.task {
+            let payload = payload.clone();
+            let (slot, bytes) = (chunk.peer, payload.len() as u64);
+            chunk.ended = true;
+            let op = DiskOp::Write {
+                offset,
+                payload,
+                fua: false,
+            };
+            self.disk(Purpose::TargetWrite(key), op);
+            if let Some(target) = self.target_mut(slot) {
+                target.progress.sent_bytes += bytes;
+            }
+        } else {
+            let len = chunk.len;
+            self.disk(Purpose::TargetRead(key), DiskOp::Read { offset, len });
+        }
     }
 
     pub(super) fn target_read_done(&mut self, key: u64, result: Result<Option<Payload>, Errno>) {
@@ -255,11 +282,12 @@ impl Replica {
             return self.forget_chunk(key);
         }
         let (slot, id) = (chunk.peer, chunk.id);
+        let Task::Compare { hash, zero } = chunk.task else {
+            return;
+        };
         match result {
-            Ok(Some(data)) if xxh3_128(&data) == chunk.hash => {
-                self.finish_chunk(key, Message::ChunkSame { id })
-            }
-            Ok(Some(_)) if chunk.zero => {
+            Ok(Some(data)) if xxh3_128(&data) == hash => self.finish_chunk(key, Message::ChunkSame { id }),
+            Ok(Some(_)) if zero => {
                 chunk.outstanding += 1;
                 chunk.ended = true;
                 let op = DiskOp::Zero {
@@ -416,6 +444,14 @@ impl Replica {
         {
             return;
         }
+        if self.has_hole {
+            // The source hears of the failed write, marks it, and starts over.
+            return self.close_with(
+                slot,
+                crate::wire::GoodbyeReason::Busy,
+                "a write failed during the resync",
+            );
+        }
         if let Err(errno) = result {
             self.note_disk_error("flush", errno);
             let text = format!(
@@ -452,6 +488,13 @@ impl Replica {
             .is_none_or(|link| link.id != connection)
         {
             return;
+        }
+        if self.has_hole {
+            return self.close_with(
+                slot,
+                crate::wire::GoodbyeReason::Busy,
+                "a write failed during the resync",
+            );
         }
         let now = self.now;
         let current = self.superblock.current;

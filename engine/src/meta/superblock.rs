@@ -318,7 +318,7 @@ impl Superblock {
             return Err(format!("block size of {} bytes", self.block_size_bytes));
         }
         let size = self.data_size_bytes;
-        if size == 0 || size > DATA_SIZE_MAX || size % u64::from(self.block_size_bytes) != 0 {
+        if size == 0 || size > DATA_SIZE_MAX || !size.is_multiple_of(u64::from(self.block_size_bytes)) {
             return Err(format!(
                 "data size of {size} bytes with blocks of {}",
                 self.block_size_bytes

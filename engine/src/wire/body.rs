@@ -285,7 +285,7 @@ pub(super) fn hashes(body: &[u8]) -> Result<Vec<u128>, FrameError> {
 }
 
 fn whole_pieces(kind: Kind, body: &[u8], size: usize) -> Result<std::slice::ChunksExact<'_, u8>, FrameError> {
-    if body.len() % size != 0 {
+    if !body.len().is_multiple_of(size) {
         let what = format!("{} bytes are no multiple of {size}", body.len());
         return Err(invalid(kind, what));
     }

@@ -97,7 +97,7 @@ fn fill(message: &Message, header: &mut Header, out: &mut Vec<u8>) -> Option<Pay
             header.seq = *id;
             body::put_hashes(out, hashes);
         }
-        Message::ChunkData { id, offset, payload } => {
+        Message::ChunkData { id, offset, payload } | Message::ChunkWhole { id, offset, payload } => {
             (header.seq, header.offset) = (*id, *offset);
             return Some(payload.clone());
         }
@@ -134,6 +134,7 @@ impl Kind {
             Message::ChunkSame { .. } => Kind::ChunkSame,
             Message::ChunkDiffers { .. } => Kind::ChunkDiffers,
             Message::ChunkData { .. } => Kind::ChunkData,
+            Message::ChunkWhole { .. } => Kind::ChunkWhole,
             Message::ChunkEnd { .. } => Kind::ChunkEnd,
             Message::ChunkDone { .. } => Kind::ChunkDone,
             Message::ResyncEnd { .. } => Kind::ResyncEnd,
@@ -222,19 +223,16 @@ impl Decoder {
             });
         };
         header.verify(&payload)?;
-        let message = if header.kind == Kind::Write {
-            Message::Write {
-                seq: header.seq,
-                offset: header.offset,
+        let (id, offset) = (header.seq, header.offset);
+        let message = match header.kind {
+            Kind::Write => Message::Write {
+                seq: id,
+                offset,
                 payload,
                 fua: header.has(flag::FUA),
-            }
-        } else {
-            Message::ChunkData {
-                id: header.seq,
-                offset: header.offset,
-                payload,
-            }
+            },
+            Kind::ChunkWhole => Message::ChunkWhole { id, offset, payload },
+            _ => Message::ChunkData { id, offset, payload },
         };
         Ok((header.epoch, message))
     }
@@ -343,6 +341,8 @@ fn small(header: &Header, body: &[u8]) -> Result<Message, FrameError> {
             }
         }
         Kind::ResyncEnded => Message::ResyncEnded { current: seq },
-        Kind::Write | Kind::ChunkData => unreachable!("bulk kinds are completed by finish"),
+        Kind::Write | Kind::ChunkData | Kind::ChunkWhole => {
+            unreachable!("bulk kinds are completed by finish")
+        }
     })
 }

@@ -27,7 +27,7 @@
 //! In these two kinds a receiver ignores unknown flags, unused fields and bytes after the known body. Everything
 //! else may differ from version 2 on.
 //!
-//! Kinds with a *bulk* payload (Write, ChunkData) carry raw block data, meant to be read into its own aligned
+//! Kinds with a *bulk* payload (Write, ChunkData, ChunkWhole) carry raw block data, meant to be read into its own aligned
 //! buffer. All other payloads are small *bodies*, decoded where they lie in the receive buffer.
 
 use thiserror::Error;
@@ -78,7 +78,7 @@ kinds! {
     Write = 16, WriteZeroes = 17, Trim = 18, Flush = 19, Received = 20, Done = 21,
     PromoteRequest = 32, PromoteReply = 33, SyncRequest = 34, SyncReply = 35,
     BitmapRuns = 48, ResyncStart = 49, ChunkHash = 50, ChunkSame = 51, ChunkDiffers = 52, ChunkData = 53,
-    ChunkEnd = 54, ChunkDone = 55, ResyncEnd = 56, ResyncEnded = 57,
+    ChunkEnd = 54, ChunkDone = 55, ResyncEnd = 56, ResyncEnded = 57, ChunkWhole = 58,
 }
 
 /// Why bytes from a peer are no message. The connection must be closed: what follows cannot be trusted.
@@ -134,7 +134,7 @@ struct Shape {
 impl Kind {
     /// True when the payload is block data for a buffer of its own.
     pub fn is_bulk(self) -> bool {
-        matches!(self, Kind::Write | Kind::ChunkData)
+        matches!(self, Kind::Write | Kind::ChunkData | Kind::ChunkWhole)
     }
 
     /// True for the kinds that every version must read; see the module's text.
@@ -160,7 +160,7 @@ impl Kind {
             Kind::ChunkHash => (flag::ZERO, SEQ | OFFSET | LENGTH, HASH_LEN, HASH_LEN),
             Kind::ChunkSame | Kind::ChunkEnd => (0, SEQ, 0, 0),
             Kind::ChunkDiffers => (0, SEQ, HASH_LEN, HASH_LEN * CHUNK_BLOCKS_MAX as usize),
-            Kind::ChunkData => (0, SEQ | OFFSET, 1, PAYLOAD_MAX as usize),
+            Kind::ChunkData | Kind::ChunkWhole => (0, SEQ | OFFSET, 1, PAYLOAD_MAX as usize),
             Kind::ResyncEnd => (0, 0, RESYNC_END_LEN, RESYNC_END_LEN),
             Kind::ResyncEnded => (0, SEQ, 0, 0),
         };

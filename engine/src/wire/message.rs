@@ -247,6 +247,12 @@ pub enum Message {
         offset: u64,
         payload: Payload,
     },
+    /// A chunk's data unasked, where asking lately never paid: answered by [`Message::ChunkDone`].
+    ChunkWhole {
+        id: u64,
+        offset: u64,
+        payload: Payload,
+    },
     /// No more data for this chunk.
     ChunkEnd {
         id: u64,

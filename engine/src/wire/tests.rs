@@ -252,6 +252,11 @@ fn any_resync() -> impl Strategy<Value = Message> {
             offset,
             payload
         }),
+        (any::<u64>(), 0..u64::MAX - 9000, payload()).prop_map(|(id, offset, payload)| Message::ChunkWhole {
+            id,
+            offset,
+            payload
+        }),
         any::<u64>().prop_map(|id| Message::ChunkEnd { id }),
         (any::<u64>(), any::<u16>()).prop_map(|(id, status)| Message::ChunkDone { id, status }),
         (any::<u64>(), any::<[u64; 8]>(), any::<[u8; 16]>()).prop_map(|(current, history, resource_id)| {
@@ -351,7 +356,12 @@ fn samples() -> Vec<Message> {
             id,
             hashes: vec![1, 2, u128::MAX],
         },
-        Message::ChunkData { id, offset, payload },
+        Message::ChunkData {
+            id,
+            offset,
+            payload: payload.clone(),
+        },
+        Message::ChunkWhole { id, offset, payload },
         Message::ChunkEnd { id },
         Message::ChunkDone { id, status: 28 },
         Message::ResyncEnd {
@@ -488,7 +498,7 @@ fn lengths_are_bounded_before_memory_is_taken() {
     for message in samples() {
         let frame = frame_of(&message);
         let max = match message {
-            Message::Write { .. } | Message::ChunkData { .. } => PAYLOAD_MAX,
+            Message::Write { .. } | Message::ChunkData { .. } | Message::ChunkWhole { .. } => PAYLOAD_MAX,
             Message::Hello(_) => HELLO_BODY_MAX as u32,
             Message::Goodbye { .. } => TEXT_MAX as u32,
             Message::BitmapRuns { .. } => 16 * BITMAP_RUNS_MAX as u32,

@@ -5,6 +5,7 @@
 mod disk;
 mod oracle;
 mod rng;
+mod scripted;
 mod world;
 
 use _engine::core::*;
@@ -168,8 +169,12 @@ impl Run {
 
     fn primary_dies(&mut self) {
         let (primary, secondary) = (self.primary, 1 - self.primary);
+        // Only then may a person force the survivor: a Primary that has already gone on without it
+        // (a new generation) has acknowledged writes that it lacks.
+        let generation = |world: &World, n: usize| world.status(n).map(|status| status.generation.current);
         let in_sync = self.world.replication(primary) == "Established"
-            && self.world.replication(secondary) == "Established";
+            && self.world.replication(secondary) == "Established"
+            && generation(&self.world, primary) == generation(&self.world, secondary);
         let power = self.world.rng.chance(2);
         self.world.crash(primary, power);
         self.crashes += 1;
@@ -344,4 +349,114 @@ fn random_faults_lose_nothing_and_end_in_equal_copies() {
         seeds < 50 || (failovers > 5 && resyncs > 50),
         "the workload lost its teeth"
     );
+}
+
+#[test]
+fn a_split_brain_is_found_by_both_and_overwrites_nothing() {
+    for seed in 1..=40 {
+        let mut run = Run::new(seed, Protocol::C);
+        let world = &mut run.world;
+        world.set_cable(Cable::Cut);
+        world.run_until("both alone", |w| {
+            w.replication(0) != "Established" && w.replication(1) != "Established"
+        });
+        world.command(1, Command::Promote { force: true });
+        world.run_until("two Primaries", |w| w.nodes[1].exported);
+        for n in 0..2 {
+            let payload = Payload::copy_from(&vec![1 + n as u8; BLOCK as usize]);
+            world.request(
+                n,
+                RequestKind::Write {
+                    offset: seed % 3 * BLOCK,
+                    payload,
+                    fua: true,
+                },
+            );
+        }
+        world.run(1_000 * MS);
+        // One of them may have died in between, or both.
+        for n in 0..2 {
+            if world.rng.chance(3) {
+                let power = world.rng.chance(2);
+                world.crash(n, power);
+                let resume = world.rng.chance(2);
+                world.start(n, resume);
+            }
+        }
+        let before = [0, 1].map(|n| world.nodes[n].data.contents().to_vec());
+        world.set_cable(Cable::Fine);
+        world.run(20_000 * MS);
+        for (n, before) in before.iter().enumerate() {
+            let status = world.status(n).expect("up");
+            let peer = &status.peers[0];
+            assert_eq!(peer.connection, "StandAlone", "seed {seed}, node {n}: {peer:?}");
+            assert_eq!(peer.rule, Some("split-brain"), "seed {seed}, node {n}");
+            assert!(
+                world.nodes[n].data.contents() == before.as_slice(),
+                "seed {seed}: {n} was overwritten"
+            );
+        }
+    }
+}
+
+#[test]
+fn commands_at_any_instant_are_answered_once_and_leave_one_primary() {
+    for seed in 1..=200 {
+        let mut run = Run::new(seed, Protocol::C);
+        let mut asked = Vec::new();
+        for _ in 0..60 {
+            let world = &mut run.world;
+            let n = world.rng.below(2) as usize;
+            match world.rng.below(8) {
+                0 | 1 => asked.push(world.command(n, Command::Promote { force: false })),
+                2 | 3 => asked.push(world.command(n, Command::Demote)),
+                4 => asked.push(world.command(n, Command::Disconnect { peer: 0 })),
+                5 => world.set_cable(Cable::Cut),
+                _ => {
+                    world.set_cable(Cable::Fine);
+                    for n in 0..2 {
+                        asked.push(world.command(n, Command::Connect { peer: 0 }));
+                    }
+                }
+            }
+            for n in 0..2 {
+                let payload = Payload::copy_from(&vec![1 + n as u8; BLOCK as usize]);
+                let offset = world.rng.below(SIZE / BLOCK) * BLOCK;
+                world.request(
+                    n,
+                    RequestKind::Write {
+                        offset,
+                        payload,
+                        fua: false,
+                    },
+                );
+            }
+            let span = [MS / 4, 2 * MS, 50 * MS][world.rng.below(3) as usize];
+            let pause = world.rng.below(span);
+            world.run(pause);
+            let primaries = (0..2).filter(|n| world.nodes[*n].exported).count();
+            assert!(
+                primaries <= 1,
+                "seed {seed}: two Primaries, and nobody forced one"
+            );
+        }
+        let world = &mut run.world;
+        world.set_cable(Cable::Fine);
+        world.run(10_000 * MS);
+        for n in 0..2 {
+            world.command(n, Command::Connect { peer: 0 });
+        }
+        world.run_until("both in step again", both_established);
+        for id in asked {
+            assert!(
+                world.commands.contains_key(&id),
+                "seed {seed}: {id:?} has no answer"
+            );
+        }
+        world.run(1_000 * MS);
+        assert!(
+            world.nodes[0].data.contents() == world.nodes[1].data.contents(),
+            "seed {seed}: the copies differ"
+        );
+    }
 }

@@ -1,7 +1,7 @@
 //! Two replicas on a virtual clock, network and disks.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap};
 
 use _engine::core::*;
 use _engine::meta::{self, Bitmap, Layout, PageLoad, PeerRecord, Superblock, PAGE_BYTES};
@@ -110,7 +110,7 @@ pub struct World {
     cable: Cable,
     queue: BinaryHeap<Reverse<Scheduled>>,
     order: u64,
-    connections: HashMap<ConnectionId, Connection>,
+    connections: BTreeMap<ConnectionId, Connection>,
     next_connection: u64,
     next_id: u64,
     pub replies: Vec<(usize, RequestId, Result<Option<Payload>, Errno>)>,
@@ -176,7 +176,7 @@ impl World {
             cable: Cable::Fine,
             queue: BinaryHeap::new(),
             order: 0,
-            connections: HashMap::new(),
+            connections: BTreeMap::new(),
             next_connection: 1,
             next_id: 1,
             replies: Vec::new(),
@@ -479,7 +479,7 @@ impl World {
             Cable::Mute(node) => node == from,
             Cable::Silent | Cable::Cut => true,
         };
-        if let Message::ChunkData { payload, .. } = &message {
+        if let Message::ChunkData { payload, .. } | Message::ChunkWhole { payload, .. } = &message {
             self.chunk_bytes += payload.len() as u64;
         }
         let Some(connection) = self.connections.get_mut(&id) else {

@@ -95,14 +95,14 @@ impl Export {
                 least,
             });
         }
-        if info.max_payload % info.min_block != 0 || info.max_payload < info.preferred_block {
+        if !info.max_payload.is_multiple_of(info.min_block) || info.max_payload < info.preferred_block {
             return Err(ExportError::MaxPayload {
                 max: info.max_payload,
                 multiple: info.min_block,
                 least: info.preferred_block,
             });
         }
-        if info.size_bytes % u64::from(info.min_block) != 0 {
+        if !info.size_bytes.is_multiple_of(u64::from(info.min_block)) {
             return Err(ExportError::Size {
                 size: info.size_bytes,
                 min_block: info.min_block,

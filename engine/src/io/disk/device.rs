@@ -193,7 +193,7 @@ impl Device {
 
     /// Memory that the device can take as it is.
     pub(super) fn suitable(&self, payload: Payload) -> Payload {
-        if (payload.as_ptr() as usize) % self.alignment == 0 {
+        if (payload.as_ptr() as usize).is_multiple_of(self.alignment) {
             payload
         } else {
             Payload::copy_from(&payload)

@@ -209,7 +209,7 @@ fn refuse_existing(holder: &Device, region_start: u64, overwrite: bool) -> Resul
         Err(MetadataError::new(
             Kind::Unsafe,
             what,
-            "overwrite it only if it is not needed",
+            "create it with --force to overwrite that, only if it is not needed any more",
         ))
     };
     for (copy, decoded) in read_superblocks(holder)?.into_iter().enumerate() {

@@ -1,0 +1,706 @@
+//! One real core against a peer, a disk and a metadata device that a test plays by hand: every completion and
+//! every message comes exactly when the test says so.
+
+use std::collections::VecDeque;
+
+use _engine::core::*;
+use _engine::meta::{Bitmap, Layout, PeerRecord, Superblock, EXTENT_BYTES};
+use _engine::payload::Payload;
+use _engine::wire::{self, DiskState, Generations, Hello, Message, NodeState, Protocol, Role};
+
+const MS: u64 = 1_000_000;
+const SIZE: u64 = 16 << 20;
+const BLOCK: u32 = 4096;
+const ID: [u8; 16] = [7; 16];
+
+struct Bench {
+    replica: Replica,
+    now: Time,
+    connection: u64,
+    next: u64,
+    disk: VecDeque<(Token, DiskOp)>,
+    meta: VecDeque<(Token, Vec<MetaWrite>)>,
+    sent: VecDeque<Message>,
+    replies: Vec<(RequestId, bool)>,
+    done: Vec<(CommandId, bool)>,
+    dials: usize,
+    exported: bool,
+    notices: Vec<&'static str>,
+}
+
+fn superblock(current: u64) -> Superblock {
+    Superblock {
+        sequence: 2,
+        resource: "r0".into(),
+        node: "a".into(),
+        resource_id: if current == 0 { [0; 16] } else { ID },
+        data_size_bytes: SIZE,
+        block_size_bytes: BLOCK,
+        peer_slots: 1,
+        current,
+        history: [0; 8],
+        disk: DiskState::UpToDate,
+        role_primary: false,
+        clean: true,
+        last_primary: false,
+        forced: false,
+        epoch: 0,
+        promised: 0,
+        peers: vec![PeerRecord {
+            name: "b".into(),
+            bitmap_generation: 0,
+            full_sync: false,
+        }],
+    }
+}
+
+fn state(role: Role, current: u64) -> NodeState {
+    NodeState {
+        role,
+        disk: DiskState::UpToDate,
+        generations: Generations {
+            current,
+            bitmap: 0,
+            history: [0; 8],
+        },
+        dirty_blocks: 0,
+        suspect_extents: 0,
+        full_sync: false,
+        crashed_primary: false,
+        last_primary: false,
+        epoch: 0,
+        promised: 0,
+        handshake: true,
+    }
+}
+
+impl Bench {
+    fn new(superblock: Superblock, resume: bool) -> Bench {
+        let layout = Layout::new(SIZE, BLOCK, 1);
+        let config = ReplicaConfig {
+            resource: "r0".into(),
+            node: "a".into(),
+            protocol: Protocol::C,
+            peers: vec![PeerConfig {
+                name: "b".into(),
+                dial: true,
+            }],
+            peer_timeout_ns: 3_000 * MS,
+            resume_wait_ns: 5_000 * MS,
+            seed: 1,
+        };
+        let metadata = ReplicaMetadata {
+            superblock,
+            bitmaps: vec![Bitmap::new(layout.blocks())],
+            intent: Bitmap::new_intent(layout.extents()),
+            layout,
+        };
+        let mut bench = Bench {
+            replica: Replica::new(config, metadata, resume, MS),
+            now: MS,
+            connection: 0,
+            next: 0,
+            disk: VecDeque::new(),
+            meta: VecDeque::new(),
+            sent: VecDeque::new(),
+            replies: Vec::new(),
+            done: Vec::new(),
+            dials: 0,
+            exported: false,
+            notices: Vec::new(),
+        };
+        bench.command(Command::Connect { peer: 0 });
+        bench
+    }
+
+    /// In step with its peer, and Primary.
+    fn primary() -> Bench {
+        let mut bench = Bench::new(superblock(5), false);
+        bench.handshake(state(Role::Secondary, 5));
+        let id = bench.command(Command::Promote { force: false });
+        bench.receive(Message::PromoteReply { allowed: true });
+        bench.settle();
+        assert!(bench.is_done(id, true) && bench.exported);
+        bench.sent.clear();
+        bench
+    }
+
+    fn event(&mut self, event: Event) {
+        let mut actions = Vec::new();
+        self.replica.handle(self.now, event, &mut actions);
+        let timeout = self.replica.next_timeout();
+        assert!(timeout.is_none_or(|at| at > self.now), "a timer that stays due");
+        for action in actions {
+            match action {
+                Action::Disk { token, op } => self.disk.push_back((token, op)),
+                Action::Meta { token, writes } => self.meta.push_back((token, writes)),
+                Action::Send { message, .. } => self.sent.push_back(message),
+                Action::Close { .. } | Action::Hang { .. } => {}
+                Action::Dial { .. } => self.dials += 1,
+                Action::Reply { id, result } => self.replies.push((id, result.is_ok())),
+                Action::Export { open } => self.exported = open,
+                Action::CommandDone { id, result } => {
+                    assert!(self.done.iter().all(|(d, _)| *d != id), "{id:?} answered twice");
+                    self.done.push((id, result.is_ok()));
+                }
+                Action::Notice(notice) => self.notices.push(notice.name),
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) -> CommandId {
+        self.next += 1;
+        let id = CommandId(self.next);
+        self.event(Event::Command { id, command });
+        id
+    }
+
+    fn request(&mut self, kind: RequestKind) -> RequestId {
+        self.next += 1;
+        let id = RequestId(self.next);
+        self.event(Event::Request { id, kind });
+        id
+    }
+
+    fn write(&mut self, offset: u64) -> RequestId {
+        let payload = Payload::copy_from(&[9; BLOCK as usize]);
+        self.request(RequestKind::Write {
+            offset,
+            payload,
+            fua: false,
+        })
+    }
+
+    fn is_done(&self, id: CommandId, ok: bool) -> bool {
+        self.done.contains(&(id, ok))
+    }
+
+    fn replication(&self) -> &'static str {
+        self.replica.status(self.now).peers[0].replication
+    }
+
+    fn receive(&mut self, message: Message) {
+        let connection = ConnectionId(self.connection);
+        self.event(Event::Received {
+            peer: 0,
+            connection,
+            message,
+        });
+    }
+
+    fn open(&mut self) {
+        self.connection += 1;
+        let connection = ConnectionId(self.connection);
+        self.event(Event::ConnectionOpened { peer: 0, connection });
+    }
+
+    fn lose(&mut self) {
+        let connection = ConnectionId(self.connection);
+        self.event(Event::ConnectionLost {
+            peer: 0,
+            connection,
+            why: "cut".into(),
+        });
+    }
+
+    fn hello(&mut self) {
+        self.receive(Message::Hello(Hello {
+            version_min: wire::VERSION_MIN,
+            version_max: wire::VERSION_MAX,
+            features: wire::feature::ALL,
+            resource: "r0".into(),
+            resource_id: ID,
+            node: "b".into(),
+            peer: "a".into(),
+            data_size_bytes: SIZE,
+            block_size_bytes: BLOCK,
+            protocol: Protocol::C,
+            channel: 0,
+            nonce: 1,
+        }));
+    }
+
+    fn handshake(&mut self, state: NodeState) {
+        self.open();
+        self.hello();
+        self.receive(Message::State(state));
+    }
+
+    fn disk_done(&mut self) -> DiskOp {
+        self.finish_disk(true)
+    }
+
+    fn finish_disk(&mut self, ok: bool) -> DiskOp {
+        let (token, op) = self.disk.pop_front().expect("a disk operation under way");
+        let result = match &op {
+            _ if !ok => Err(Errno::EIO),
+            DiskOp::Read { len, .. } => Ok(Some(Payload::copy_from(&vec![1; *len as usize]))),
+            _ => Ok(None),
+        };
+        self.event(Event::DiskDone { token, result });
+        op
+    }
+
+    fn meta_done(&mut self, ok: bool) -> Vec<MetaWrite> {
+        let (token, writes) = self.meta.pop_front().expect("a metadata write under way");
+        let result = if ok { Ok(()) } else { Err(Errno::EIO) };
+        self.event(Event::MetaDone { token, result });
+        writes
+    }
+
+    /// Every disk and metadata operation completes.
+    fn settle(&mut self) {
+        while !self.disk.is_empty() || !self.meta.is_empty() {
+            if self.meta.is_empty() {
+                self.disk_done();
+            } else {
+                self.meta_done(true);
+            }
+        }
+    }
+
+    fn pass(&mut self, span: Time) {
+        self.now += span;
+        self.event(Event::Timeout);
+    }
+
+    /// Takes what was sent, and finds the first that fits.
+    fn find<T>(&mut self, fits: impl Fn(&Message) -> Option<T>) -> Option<T> {
+        let found = self.sent.iter().find_map(&fits);
+        self.sent.clear();
+        found
+    }
+
+    /// The next chunk to compare was read and its checksum sent: its number.
+    fn next_chunk(&mut self) -> u64 {
+        self.settle();
+        self.find(|message| match message {
+            Message::ChunkHash { id, .. } => Some(*id),
+            _ => None,
+        })
+        .expect("a chunk to compare")
+    }
+
+    fn suspect_bytes(&self) -> u64 {
+        self.replica.status(self.now).peers[0].suspect_bytes
+    }
+}
+
+/// Source of a resync over one block that the target did not confirm.
+fn resyncing() -> Bench {
+    let mut bench = Bench::primary();
+    bench.write(0);
+    bench.settle();
+    bench.lose();
+    bench.settle();
+    bench.pass(100 * MS);
+    bench.handshake(state(Role::Secondary, 5));
+    assert_eq!(bench.replication(), "SyncSource");
+    bench.receive(Message::BitmapRuns {
+        runs: Vec::new(),
+        last: true,
+    });
+    bench
+}
+
+#[test]
+fn equal_checksums_prove_nothing_about_what_the_target_flushed() {
+    let mut bench = resyncing();
+    let id = bench.next_chunk();
+    bench.receive(Message::ChunkSame { id });
+    // The target's machine dies before it flushed: what was equal in its cache may be gone.
+    bench.lose();
+    assert_eq!(bench.suspect_bytes(), EXTENT_BYTES);
+}
+
+#[test]
+fn a_demote_during_a_resync_leaves_its_chunks_in_the_write_intent_log() {
+    let mut bench = resyncing();
+    let id = bench.next_chunk();
+    let demote = bench.command(Command::Demote);
+    while !bench.is_done(demote, true) {
+        bench.settle();
+        let seq = bench.find(|m| match m {
+            Message::Flush { seq } => Some(*seq),
+            _ => None,
+        });
+        if let Some(seq) = seq {
+            bench.receive(Message::Done { seq, status: 0 });
+        }
+    }
+    assert_eq!(bench.replica.status(bench.now).hot_extents, 1);
+    bench.receive(Message::ChunkSame { id });
+    bench.settle();
+    bench.lose();
+    assert_eq!(bench.suspect_bytes(), EXTENT_BYTES);
+}
+
+#[test]
+fn a_failed_flush_at_the_stop_leaves_the_write_intent_log() {
+    let mut bench = Bench::primary();
+    bench.write(0);
+    bench.meta_done(true);
+    bench.disk_done();
+    bench.receive(Message::Done { seq: 1, status: 0 });
+    let stop = bench.command(Command::Stop);
+    bench.receive(Message::Done { seq: 2, status: 0 });
+    assert_eq!(bench.finish_disk(false), DiskOp::Flush);
+    bench.settle();
+    assert!(bench.is_done(stop, true));
+    assert_eq!(bench.replica.status(bench.now).hot_extents, 1);
+}
+
+#[test]
+fn a_node_that_resumes_never_becomes_primary_behind_a_handshake() {
+    let mut superblock = superblock(5);
+    (superblock.role_primary, superblock.last_primary) = (true, true);
+    let mut bench = Bench::new(superblock, true);
+    bench.pass(4_900 * MS);
+    bench.open();
+    bench.hello();
+    bench.pass(200 * MS);
+    // Meanwhile the peer was promoted, and has newer data.
+    let mut peer = state(Role::Primary, 6);
+    peer.generations.bitmap = 5;
+    bench.receive(Message::State(peer));
+    bench.settle();
+    assert_eq!(bench.replication(), "SyncTarget");
+    assert!(bench.replica.role() == Role::Secondary && !bench.exported);
+}
+
+#[test]
+fn a_promotion_on_its_way_to_the_metadata_counts_in_a_handshake() {
+    let mut superblock = superblock(5);
+    superblock.last_primary = true;
+    for newer in [false, true] {
+        let mut bench = Bench::new(superblock.clone(), false);
+        let promote = bench.command(Command::Promote { force: false });
+        let mut peer = state(Role::Primary, 5);
+        if newer {
+            (peer.generations.current, peer.generations.bitmap) = (6, 5);
+        }
+        bench.handshake(peer);
+        bench.settle();
+        if newer {
+            assert_eq!(bench.replication(), "SyncTarget");
+            assert!(bench.replica.role() == Role::Secondary && !bench.exported);
+            assert!(bench.is_done(promote, false));
+        } else {
+            assert_ne!(bench.replication(), "Established", "two connected Primaries");
+            assert!(bench.is_done(promote, true));
+        }
+    }
+}
+
+#[test]
+fn commands_wait_for_a_promotion_that_is_being_saved() {
+    let mut bench = Bench::new(superblock(5), false);
+    bench.handshake(state(Role::Secondary, 5));
+    let promote = bench.command(Command::Promote { force: false });
+    bench.receive(Message::PromoteReply { allowed: true });
+    let demote = bench.command(Command::Demote);
+    for _ in 0..4 {
+        bench.settle();
+        if let Some(seq) = bench.find(|m| match m {
+            Message::Flush { seq } => Some(*seq),
+            _ => None,
+        }) {
+            bench.receive(Message::Done { seq, status: 0 });
+        }
+    }
+    assert!(bench.is_done(promote, true) && bench.is_done(demote, true));
+    assert!(bench.replica.role() == Role::Secondary && !bench.exported);
+}
+
+#[test]
+fn a_stop_is_final_from_its_last_flush_on() {
+    let mut superblock = superblock(5);
+    (superblock.role_primary, superblock.last_primary) = (true, true);
+    let mut bench = Bench::new(superblock, true);
+    let promote = bench.command(Command::Promote { force: false });
+    let stop = bench.command(Command::Stop);
+    while !bench.is_done(stop, true) {
+        if bench.meta.is_empty() {
+            bench.disk_done();
+        }
+        // Between the last flush and the end of the last metadata write.
+        bench.command(Command::Connect { peer: 0 });
+        bench.command(Command::Promote { force: true });
+        if !bench.meta.is_empty() {
+            bench.meta_done(true);
+        }
+    }
+    bench.settle();
+    let dials = bench.dials;
+    bench.pass(6_000 * MS);
+    bench.settle();
+    assert!(bench.done.iter().any(|(id, _)| *id == promote));
+    assert_eq!(
+        (bench.replica.role(), bench.exported, bench.dials),
+        (Role::Secondary, false, dials)
+    );
+}
+
+#[test]
+fn a_failed_metadata_write_answers_the_command_that_waits_for_it() {
+    let mut bench = Bench::primary();
+    let stop = bench.command(Command::Stop);
+    bench.disk_done();
+    bench.receive(Message::Done { seq: 1, status: 0 });
+    while !bench.meta.is_empty() {
+        bench.meta_done(false);
+    }
+    assert_eq!(bench.done.iter().filter(|(id, _)| *id == stop).count(), 1);
+
+    let mut bench = Bench::new(superblock(5), false);
+    bench.handshake(state(Role::Secondary, 5));
+    let promote = bench.command(Command::Promote { force: false });
+    bench.receive(Message::PromoteReply { allowed: true });
+    bench.meta_done(false);
+    assert!(bench.is_done(promote, false) && !bench.exported);
+}
+
+#[test]
+fn a_resume_that_is_still_asking_at_its_deadline_does_not_spin() {
+    let mut superblock = superblock(5);
+    (superblock.role_primary, superblock.last_primary) = (true, true);
+    let mut bench = Bench::new(superblock, true);
+    bench.pass(4_000 * MS);
+    bench.handshake(state(Role::Secondary, 5));
+    // `event` checks that no timer stays due.
+    bench.pass(1_100 * MS);
+    bench.receive(Message::PromoteReply { allowed: true });
+    bench.settle();
+    assert!(bench.exported);
+}
+
+#[test]
+fn a_disconnect_at_the_end_of_a_resync_gives_away_no_generation_the_peer_lacks() {
+    let mut bench = resyncing();
+    bench.settle();
+    while bench.replica.status(bench.now).peers[0].out_of_sync_bytes > 0 {
+        let message = bench.sent.pop_front().expect("a chunk to compare");
+        if let Message::ChunkHash { id, .. } = message {
+            bench.receive(Message::ChunkSame { id });
+            while !bench.disk.is_empty() {
+                bench.disk_done();
+            }
+        }
+    }
+    let before = bench.replica.status(bench.now).generation.current;
+    bench.command(Command::Disconnect { peer: 0 });
+    bench.write(8 << 20);
+    bench.settle();
+    assert_ne!(bench.replica.status(bench.now).generation.current, before);
+    let given = bench.find(|m| matches!(m, Message::ResyncEnd { .. }).then_some(()));
+    assert!(
+        given.is_none(),
+        "the peer would take itself for a full copy of the new generation"
+    );
+}
+
+#[test]
+fn a_copy_with_a_hole_never_becomes_up_to_date_by_an_old_resync() {
+    let mut bench = Bench::new(superblock(5), false);
+    let mut peer = state(Role::Primary, 6);
+    peer.generations.bitmap = 5;
+    bench.handshake(peer);
+    bench.settle();
+    bench.receive(Message::ResyncStart { blocks: 1 });
+    let payload = Payload::copy_from(&[9; BLOCK as usize]);
+    bench.receive(Message::Write {
+        seq: 1,
+        offset: 0,
+        payload,
+        fua: false,
+    });
+    bench.receive(Message::ResyncEnd {
+        current: 6,
+        history: [5, 0, 0, 0, 0, 0, 0, 0],
+        resource_id: ID,
+    });
+    bench.finish_disk(false);
+    bench.settle();
+    assert_eq!(bench.replica.status(bench.now).disk, DiskState::Inconsistent);
+}
+
+#[test]
+fn a_flush_is_not_promised_without_a_peer_that_lost_data_and_may_be_promoted() {
+    let mut bench = Bench::primary();
+    bench.write(0);
+    bench.settle();
+    bench.receive(Message::Done { seq: 1, status: 0 });
+    bench.lose();
+    bench.pass(100 * MS);
+    bench.open();
+    bench.hello();
+    let flush = bench.request(RequestKind::Flush);
+    bench.disk_done();
+    bench.receive(Message::State(state(Role::Secondary, 5)));
+    assert_eq!(bench.replication(), "SyncSource");
+    assert!(
+        !bench.replies.contains(&(flush, true)),
+        "before the peer's loss is durable"
+    );
+    bench.settle();
+    assert!(bench.replies.contains(&(flush, true)));
+    assert_ne!(
+        bench.replica.status(bench.now).generation.current,
+        format!("{:016x}", 5)
+    );
+}
+
+#[test]
+fn a_flush_sent_before_a_role_change_is_answered() {
+    let mut bench = Bench::primary();
+    bench.receive(Message::Flush { seq: 1 });
+    bench.settle();
+    assert_eq!(bench.replication(), "Established");
+    assert!(bench.sent.contains(&Message::Done { seq: 1, status: 0 }));
+}
+
+#[test]
+fn a_confused_peer_ends_its_connection_and_nothing_else() {
+    // As the source it is a target's business what it says.
+    let target = || {
+        let mut bench = Bench::new(superblock(5), false);
+        let mut peer = state(Role::Primary, 6);
+        peer.generations.bitmap = 5;
+        bench.handshake(peer);
+        bench.settle();
+        bench
+    };
+    let end = Message::ResyncEnd {
+        current: 6,
+        history: [0; 8],
+        resource_id: ID,
+    };
+    let chunk = |len| Message::ChunkHash {
+        id: 1,
+        offset: 0,
+        len,
+        hash: 0,
+        zero: false,
+    };
+    for messages in [
+        vec![Message::ResyncStart { blocks: u64::MAX }],
+        vec![end.clone(), chunk(BLOCK)],
+        vec![end.clone(), end.clone()],
+        vec![chunk(4 << 20)],
+    ] {
+        let mut bench = target();
+        for message in messages.clone() {
+            bench.receive(message);
+        }
+        assert_eq!(bench.replication(), "Off", "{messages:?}");
+    }
+    for answer in [
+        Message::ChunkSame { id: 1 },
+        Message::ChunkDone { id: 1, status: 0 },
+    ] {
+        // Before any checksum was sent.
+        let mut bench = resyncing();
+        bench.receive(answer.clone());
+        assert_eq!(bench.replication(), "Off", "{answer:?}");
+        assert!(bench.replica.status(bench.now).peers[0].out_of_sync_bytes > 0);
+    }
+    let mut bench = Bench::new(superblock(5), false);
+    bench.open();
+    let mut early = state(Role::Primary, 5);
+    early.handshake = false;
+    bench.receive(Message::State(early));
+    assert!(bench.notices.contains(&"peer.protocol_error"));
+}
+
+#[test]
+fn a_peer_that_never_ends_its_handshake_is_let_go() {
+    let mut bench = Bench::new(superblock(5), false);
+    bench.open();
+    let promote = bench.command(Command::Promote { force: false });
+    for n in 0..8 {
+        bench.receive(Message::Ping { sent_ns: n });
+        bench.pass(500 * MS);
+    }
+    assert!(
+        bench.done.iter().any(|(id, _)| *id == promote),
+        "the command waits for ever"
+    );
+}
+
+#[test]
+fn one_hung_write_on_the_peer_does_not_grow_the_window_without_end() {
+    let mut bench = Bench::primary();
+    let mut seq = 0;
+    while bench.replica.accepts_requests() {
+        bench.write(seq % 64 * u64::from(BLOCK));
+        bench.settle();
+        bench.sent.clear();
+        seq += 1;
+        assert!(
+            seq < 200_000,
+            "the window of unanswered operations grows without end"
+        );
+        if seq > 1 {
+            bench.receive(Message::Done { seq, status: 0 });
+        }
+    }
+    bench.receive(Message::Done { seq: 1, status: 0 });
+    assert!(bench.replica.accepts_requests());
+}
+
+#[test]
+fn reads_and_flushes_count_against_the_bounds() {
+    let mut bench = Bench::primary();
+    let mut reads = 0;
+    while bench.replica.accepts_requests() {
+        bench.request(RequestKind::Read {
+            offset: 0,
+            len: 1 << 20,
+        });
+        reads += 1;
+        assert!(reads <= IN_FLIGHT_BYTES_MAX >> 20);
+    }
+    bench.settle();
+    let mut flushes = 0;
+    while bench.replica.accepts_requests() {
+        bench.request(RequestKind::Flush);
+        flushes += 1;
+        assert!(flushes <= IN_FLIGHT_WRITES_MAX);
+    }
+}
+
+#[test]
+fn a_superseded_node_ends_the_demote_that_waited_for_its_writes() {
+    let mut bench = Bench::primary();
+    bench.lose();
+    bench.pass(100 * MS);
+    bench.open();
+    bench.hello();
+    // The handshake holds it back; then the verdict fails it.
+    let write = bench.write(0);
+    bench.settle();
+    let stop = bench.command(Command::Stop);
+    let mut peer = state(Role::Primary, 6);
+    peer.generations.bitmap = 5;
+    bench.receive(Message::State(peer));
+    bench.settle();
+    assert!(bench.replies.contains(&(write, false)));
+    assert!(bench.is_done(stop, true));
+}
+
+#[test]
+fn asking_twice_for_a_first_sync_answers_twice() {
+    let mut bench = Bench::new(superblock(0), false);
+    let mut peer = state(Role::Secondary, 0);
+    peer.disk = DiskState::Inconsistent;
+    bench.handshake(peer);
+    assert_eq!(bench.replication(), "Waiting");
+    let ask = || Command::SyncFrom {
+        source: SyncSource::Peer(0),
+    };
+    let (first, second) = (bench.command(ask()), bench.command(ask()));
+    bench.receive(Message::SyncReply { allowed: true });
+    for id in [first, second] {
+        assert_eq!(bench.done.iter().filter(|(d, _)| *d == id).count(), 1);
+    }
+}

@@ -1,0 +1,149 @@
+"""Advice over the states a resource can be in, and the conditions to wait for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from blockpair.cli.progress import hopeless, plain
+from blockpair.status.advice import advice, healthy
+from blockpair.status.conditions import CONDITIONS, holds, missing
+from blockpair.status.engine import EngineStatus, PeerStatus
+from blockpair.status.report import KernelDeviceStatus, ResourceReport, State
+from tests.unit.status_samples import engine, peer, resync
+
+
+def report(status: EngineStatus | None, state: State = "running") -> ResourceReport:
+    """A report around an engine's status."""
+    device = KernelDeviceStatus(attached=False)
+    entries = advice("r0", state, None, status, device)
+    return ResourceReport(
+        "r0", state, None, healthy(entries), "/d", "internal", [], None, device, status, entries, []
+    )
+
+
+def away(**changes: Any) -> PeerStatus:
+    """Peer b, not connected."""
+    return peer(**{"connection": "Connecting", "replication": "Off", **changes})
+
+
+def refusal(reason: str, rule: str | None = None, connection: str = "Connecting") -> EngineStatus:
+    """A handshake that ended in a refusal."""
+    return engine(away(connection=connection, refusal={"reason": reason, "text": "the words"}, rule=rule))
+
+
+NEW = {"disk": "Inconsistent", "role": "Secondary"}
+
+CASES: list[tuple[str, EngineStatus, str, str, str]] = [
+    ("nobody-primary", engine(role="Secondary"), "no-primary", "info", "blockpair promote r0"),
+    ("resuming", engine(away(), resuming=True), "resuming", "warning", "wait r0 --until primary"),
+    ("suspended", engine(suspended="b is silent"), "suspended", "critical", "by themselves"),
+    ("diskless", engine(disk="Diskless", disk_error="EIO"), "diskless", "critical", "blockpair up r0"),
+    ("disk-error", engine(disk_error="EIO at 4096"), "disk-error", "warning", "smartctl"),
+    ("inconsistent", engine(away(), **NEW), "inconsistent", "critical", "blockpair connect r0"),
+    ("outdated", engine(away(), role="Secondary", disk="Outdated"), "outdated", "warning", "connect r0"),
+    ("consistent", engine(away(), role="Secondary", disk="Consistent"), "consistent", "warning", "--force"),
+    ("first-sync", engine(peer(replication="Waiting", disk="Inconsistent"), **NEW), "first-sync", "warning",
+     "sync r0 --from NODE"),
+    ("sync-source", engine(peer(replication="SyncSource", resync=msgspec.to_builtins(resync()))), "resync",
+     "warning", "sync r0 --wait"),
+    ("sync-target", engine(peer(replication="SyncTarget"), **NEW), "resync", "warning", "sync r0 --wait"),
+    ("unreachable", engine(away(out_of_sync_bytes=8192)), "unreachable", "warning", "blockpair status r0"),
+    ("never-seen", engine(away(last_contact_seconds=None)), "unreachable", "warning", "port is open"),
+    ("disconnected", engine(away(connection="StandAlone")), "disconnected", "warning", "connect r0"),
+    ("peer-left", refusal("Disconnect"), "unreachable", "warning", "on b: blockpair status r0"),
+    ("split-brain", refusal("Refused", "split-brain"), "split-brain", "critical", "delete r0"),
+    ("old-split", refusal("Refused", "split-brain-old", "StandAlone"), "split-brain", "critical", "--force"),
+    ("unrelated", refusal("Refused", "unrelated"), "refused-refused", "critical", "connect r0"),
+    ("version", refusal("Version"), "refused-version", "warning", "blockpair --version"),
+    ("size", refusal("Size"), "refused-size", "critical", "as large"),
+    ("block-size", refusal("BlockSize"), "refused-blocksize", "warning", "--block-size"),
+    ("protocol", refusal("Protocol"), "refused-protocol", "warning", "r0.toml"),
+    ("no-resource", refusal("UnknownResource"), "refused-unknownresource", "warning", "blockpair create r0"),
+    ("other-resource", refusal("OtherResource"), "refused-otherresource", "critical", "address"),
+    ("unknown-node", refusal("UnknownNode"), "refused-unknownnode", "warning", "`a`"),
+    ("garbage", refusal("ProtocolError"), "refused-protocolerror", "warning", "logs"),
+    ("two-primaries", engine(peer(role="Primary")), "two-primaries", "critical", "blockpair demote r0"),
+    ("peer-diskless", engine(peer(disk="Diskless")), "peer-diskless", "critical", "on b:"),
+    ("left-over", engine(peer(out_of_sync_bytes=4096)), "out-of-sync", "warning", "connect r0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "severity", "remedy"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+)
+def test_each_state_is_named_with_what_to_do_next(
+    status: EngineStatus, code: str, severity: str, remedy: str
+) -> None:
+    found = {entry.code: entry for entry in advice("r0", "running", None, status)}
+    assert code in found, found
+    assert found[code].severity == severity
+    assert remedy in found[code].remedy
+    assert "{" not in found[code].text + found[code].remedy
+    assert healthy(found.values()) == (severity == "info")
+
+
+def test_all_is_well() -> None:
+    assert advice("r0", "running", None, engine()) == []
+    assert advice("r0", "running", None, engine(peer(role="Primary"), role="Secondary")) == []
+
+
+def test_down_and_failed() -> None:
+    assert [e.code for e in advice("r0", "down", None, None)] == ["down"]
+    (failed,) = advice("r0", "failed", "it broke", None)
+    assert failed.severity == "critical" and "it broke" in failed.text
+
+
+def test_the_gravest_comes_first() -> None:
+    status = engine(away(), disk="Diskless", disk_error="EIO")
+    severities = [entry.severity for entry in advice("r0", "running", None, status)]
+    assert severities == ["critical", "warning"]
+
+
+def test_what_is_out_of_sync_is_told_in_bytes() -> None:
+    (entry,) = advice("r0", "running", None, engine(away(out_of_sync_bytes=3 << 20)))
+    assert "3 MiB out of sync" in entry.text
+
+
+def test_a_kernel_device_that_could_not_be_made_is_told() -> None:
+    device = KernelDeviceStatus(attached=False, error="no nbd")
+    assert [e.code for e in advice("r0", "running", None, engine(), device)] == ["kernel-device"]
+
+
+@pytest.mark.parametrize(
+    ("status", "true"),
+    [
+        (engine(), {"up", "healthy", "connected", "established", "uptodate", "synced", "primary"}),
+        (engine(away()), {"up", "disconnected", "uptodate", "primary"}),
+        (engine(away(connection="StandAlone")), {"up", "disconnected", "standalone", "uptodate", "primary"}),
+        (
+            engine(peer(replication="SyncTarget"), **NEW),
+            {"up", "connected", "syncing", "secondary"},
+        ),
+        (engine(peer(), resuming=True), {"up", "connected", "established", "uptodate", "synced"}),
+        (engine(peer(out_of_sync_bytes=1)), {"up", "connected", "established", "uptodate", "primary"}),
+        (engine(peer(full_sync=True)), {"up", "connected", "established", "uptodate", "primary"}),
+    ],
+)
+def test_conditions(status: EngineStatus, true: set[str]) -> None:
+    assert {name for name in CONDITIONS if holds(name, report(status))} == true
+
+
+def test_nothing_but_down_holds_of_a_resource_that_is_down() -> None:
+    assert {name for name in CONDITIONS if holds(name, report(None, "down"))} == {"down"}
+    assert missing(["down", "up"], report(None, "down")) == ["up"]
+
+
+def test_progress_on_a_line() -> None:
+    status = engine(peer(replication="SyncSource", resync=msgspec.to_builtins(resync())))
+    assert plain(report(status)) == "r0: 1 GiB of 4 GiB (25.0 %), 95.4 MiB/s, 32 s left"
+    assert plain(report(engine())) == "r0: in sync"
+
+
+def test_waiting_for_a_sync_ends_where_no_waiting_helps() -> None:
+    for status in (refusal("Refused", "split-brain"), engine(disk="Diskless"), refusal("Size")):
+        assert hopeless(report(status)) is not None
+    for status in (engine(away()), engine(peer(replication="SyncSource")), refusal("UnknownResource")):
+        assert hopeless(report(status)) is None
