@@ -24,6 +24,8 @@ _FLAGS = (
     | netlink.FLAG_SEND_WRITE_ZEROES
     | netlink.FLAG_CAN_MULTI_CONN
 )
+# After a daemon's restart, requests that its predecessor had taken wait at least this long.
+_RETRY_S = 1.0
 
 
 class LockedMemory:
@@ -123,10 +125,10 @@ class ResourceDevice:
                     block_size=min(status.block_size_bytes, nbd.MAX_BLOCK_SIZE),
                     flags=_FLAGS,
                     # A connection more makes the kernel send an answer's request again when it is late
-                    # (writes that
-                    # are suspended are), so more than one is for those who ask for it.
+                    # (writes that are suspended are), so more than one is for those who ask for it.
                     connections=nbd.useful_connections(self._queues or 1),
                     dead_conn_timeout_s=self._timeout,
+                    retry_s=_RETRY_S,
                 )
             for end in attachment.sockets:
                 running.attach(end.detach())

@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blockpair.kernel_device import netlink
-from blockpair.kernel_device.holders import Holder, holders
+from blockpair.kernel_device.holders import Holder, Use, holders
 
 MIN_BLOCK_SIZE = 512
 MAX_BLOCK_SIZE = 4096
@@ -231,9 +231,9 @@ def reattach(device: Device, *, dead: int | None = None, deadline_s: float = 10.
 def detach(device: Device, *, force: bool = False, grace_s: float = 2.0, deadline_s: float = 10.0) -> None:
     """Take the device down. Without ``force`` only when nobody holds it, and while the server serves it.
 
-    A holder that goes away within ``grace_s`` (udev looking at the device) is waited for; what was written
-    without a flush is flushed first. With ``force``, for a device whose server is gone, users get I/O errors
-    at once, and the device stays known until the last of them has closed it.
+    A program that has it open and closes it within ``grace_s`` (udev looking at it) is waited for, a mount is
+    not; what was written without a flush is flushed first. With ``force``, for a device whose server is gone,
+    users get I/O errors at once, and the device stays known until the last of them has closed it.
     Raises `DeviceInUse` and then the device is as it was; `KernelDeviceError`.
     """
     live = find(device.identity)
@@ -372,7 +372,7 @@ def _claim(device: Device, grace_s: float) -> int:
             if not users:
                 return claim
             os.close(claim)
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or any(user.use is not Use.OPEN for user in users):
             raise DeviceInUse(device, users)
         time.sleep(_POLL_S)
 

@@ -262,7 +262,13 @@ impl Reactor {
                 Input::Command { command, reply } => {
                     let id = self.next_command;
                     self.next_command += 1;
-                    self.commands.insert(id, (reply, command == Command::Stop));
+                    let stop = command == Command::Stop;
+                    if stop {
+                        // The core refuses requests from here on. A kernel device must not hear of that: what
+                        // it has asked for and not been answered waits, with the device, for the next daemon.
+                        self.detach();
+                    }
+                    self.commands.insert(id, (reply, stop));
                     self.tell(Event::Command {
                         id: CommandId(id),
                         command,

@@ -1,0 +1,229 @@
+"""The product in a guest: a node with its disks, its daemon, its commands and its resource r0."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+from tests.lab.harness import Command, CommandFailed, Guest, GuestSpec, Lab, LabError, Result
+
+LINK = "/dev/blockpair/r0"
+MOUNT = "/srv/fs"
+ARRAY = "/dev/md/r0"
+_POLL_S = 0.02
+_PF_MEMALLOC_NOIO = 0x0008_0000  # as proc(5) shows it in the flags of a thread
+
+Metadata = Literal["internal", "external"]
+
+
+def eventually(condition: Callable[[], bool], what: str, timeout: float = 30) -> None:
+    """Wait until ``condition`` holds; `LabError` after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise LabError(f"not within {timeout:g} s: {what}")
+        time.sleep(_POLL_S)
+
+
+class Writer:
+    """Writes file after file on a node's mounted file system, each durable before it is counted."""
+
+    def __init__(self, node: Node, name: str) -> None:
+        self.folder = f"{MOUNT}/{name}"
+        self._node = node
+        self._command = node.guest.start(f"exec python -m tests.lab.files_tool write {self.folder}")
+
+    @property
+    def count(self) -> int:
+        """How many files are durable."""
+        return self._command.stdout.count("\n")
+
+    def advance(self, files: int, timeout: float = 30) -> None:
+        """Wait until that many files more are durable. Raises `LabError`, also when the writer has ended."""
+        wanted = self.count + files
+
+        def there() -> bool:
+            if not self._command.running:
+                raise LabError(f"the writer ended: {self._command.stderr}")
+            return self.count >= wanted
+
+        eventually(there, f"file {wanted} of {self.folder} ({self.count} now)", timeout)
+
+    def stop(self) -> None:
+        """End it; it must not have met an error before."""
+        assert self._command.running, f"the writer ended: {self._command.stderr}"
+        self._command.signal("KILL")
+        assert self._command.wait(check=False).returncode == 128 + 9
+
+    def check(self, node: Node, timeout: float = 60) -> None:
+        """Every file it has counted is on ``node``'s mounted file system, with the right content."""
+        node.guest.run(f"python -m tests.lab.files_tool check {self.folder} {self.count}", timeout)
+
+
+class Node:
+    """One guest as a node of r0. Configuration and state are on a small disk of their own, the last one, so
+    that they outlive a power cut as those of an installed system do.
+    """
+
+    def __init__(self, guest: Guest, device: str) -> None:
+        self.guest, self.name, self.device = guest, guest.name, device
+        self.log: list[Command] = []
+
+    @property
+    def daemon(self) -> Command:
+        """The daemon that was started last."""
+        return self.log[-1]
+
+    def prepare(self, *, first: bool) -> str:
+        """The shell commands that make a freshly booted guest ready for the daemon: its state, its array."""
+        disks, system = self.guest.disks[:-1], self.guest.disks[-1]
+        steps = [f"mkfs.ext4 -q -O ^has_journal {system}"] if first else [f"e2fsck -p {system} || [ $? = 1 ]"]
+        steps += [
+            f"mkdir /srv/system && mount {system} /srv/system",
+            "mkdir -p /srv/system/{config,state}",
+            "mount --bind /srv/system/config /etc/blockpair",
+            "mount --bind /srv/system/state /var/lib/blockpair",
+            f"mkdir {MOUNT}",
+        ]
+        if self.device == ARRAY:
+            make = f"--create {ARRAY} --run --level=10 --layout=n2 --raid-devices=4 --metadata=1.2"
+            steps.append(f"mdadm {make if first else f'--assemble --run {ARRAY}'} {' '.join(disks)}")
+            steps.append(f"[ -b {ARRAY} ]")
+        return "set -e\n" + "\n".join(steps)
+
+    def start(self, timeout: float = 60) -> None:
+        """Start the daemon and wait until it takes commands."""
+        self.launch()
+        self.await_daemon(timeout)
+
+    def launch(self) -> None:
+        """Start the daemon; does not wait for it."""
+        self.log.append(self.guest.start("exec blockpaird --log-format console"))
+
+    def await_daemon(self, timeout: float = 60) -> None:
+        """Wait until the daemon takes commands. Raises `LabError` with its log."""
+        daemon = self.daemon
+
+        def ready() -> bool:
+            if not daemon.running:
+                raise LabError(f"{self.name}: the daemon ended: {daemon.stderr}")
+            return "daemon.ready" in daemon.stderr
+
+        eventually(ready, f"{self.name}: the daemon is ready: {daemon.stderr}", timeout)
+
+    def end(self, signal: str, timeout: float = 30) -> int:
+        """Send the daemon a signal and wait for its end; its exit code."""
+        self.daemon.signal(signal)
+        return self.daemon.wait(timeout, check=False).returncode
+
+    def protected_threads(self) -> set[str]:
+        """Names of the daemon's threads that are marked as I/O flushers."""
+        marked = set()
+        for line in self.guest.run(f"cat /proc/{self.daemon.pid}/task/*/stat").splitlines():
+            name, fields = line.split("(", 1)[1].rsplit(")", 1)
+            if int(fields.split()[6]) & _PF_MEMALLOC_NOIO:
+                marked.add(name)
+        return marked
+
+    def power_up(self) -> None:
+        """After a power cut: boot, assemble the same array, start the daemon; it brings r0 up by itself."""
+        self.guest.boot()
+        self.guest.run(self.prepare(first=False))
+        self.start()
+
+    def cli(self, words: str, timeout: float = 60) -> str:
+        """A ``blockpair`` command that must succeed; what it printed."""
+        return self.guest.run(f"blockpair {words}", timeout)
+
+    def refused(self, words: str) -> str:
+        """A ``blockpair`` command that must be refused as unsafe, with exit code 3; its message."""
+        result: Result = self.guest.execute(f"blockpair {words}", check=False)
+        if result.returncode != 3:
+            raise CommandFailed(self.name, f"blockpair {words} (should be refused)", result)
+        return result.stderr
+
+    def wait(self, states: str, timeout: float = 60) -> None:
+        """Wait until r0 is in these states, a comma between them."""
+        self.cli(f"wait r0 --until {states} --timeout {timeout:g}s", timeout + 20)
+
+    def report(self) -> dict[str, Any]:
+        """r0's part of ``status --json``."""
+        result = self.guest.execute("blockpair status r0 --json", check=False)
+        if result.returncode not in (0, 4):
+            raise CommandFailed(self.name, "blockpair status", result)
+        (resource,) = json.loads(result.stdout)["resources"]
+        assert isinstance(resource, dict)
+        return resource
+
+    def peer(self) -> dict[str, Any]:
+        """What this node knows of its peer."""
+        (peer,) = self.report()["engine"]["peers"]
+        assert isinstance(peer, dict)
+        return peer
+
+    def writer(self, name: str) -> Writer:
+        """A writer in a new folder of the mounted file system, with its first files durable."""
+        writer = Writer(self, name)
+        writer.advance(5)
+        return writer
+
+    def make_file_system(self) -> None:
+        """mkfs.ext4 and mount."""
+        self.guest.run(f"mkfs.ext4 -q {LINK} && mount {LINK} {MOUNT}")
+
+    def io_errors(self) -> list[str]:
+        """Lines of the kernel's log that tell of failed I/O on the device, a hung task or lack of memory."""
+        bad = re.compile(
+            r"I/O error|remount.*read-only|EXT4-fs error|out of memory|oom-kill|blocked for more than", re.I
+        )
+        return [line for line in self.guest.run("dmesg").splitlines() if bad.search(line)]
+
+
+def make_pair(
+    lab: Lab,
+    *,
+    disk_mib: int = 64,
+    memory_mib: tuple[int, int] = (256, 256),
+    array: bool = True,
+    metadata: Metadata = "internal",
+    options: str = "",
+) -> tuple[Node, Node]:
+    """Two nodes n1 and n2 with r0 in sync on both, on a RAID10 of four disks or a plain disk; no Primary."""
+    disks = [disk_mib] * (4 if array else 1) + [16]
+    guests = lab.boot(*(GuestSpec(f"n{i + 1}", disks_mib=disks, memory_mib=memory_mib[i]) for i in range(2)))
+    nodes = [Node(guest, ARRAY if array else guest.disks[0]) for guest in guests]
+    for command in [node.guest.start(node.prepare(first=True)) for node in nodes]:
+        command.wait()
+    for node in nodes:
+        node.launch()
+    for node in nodes:
+        node.await_daemon()
+    place = "--metadata internal" if metadata == "internal" else ""
+    created = []
+    for node, other in zip(nodes, reversed(nodes), strict=True):
+        peer = f"{other.name}={other.guest.address}:7788"
+        create = f"blockpair create r0 --device {node.device} {place} --peer {peer} {options}"
+        created.append(node.guest.start(f"{create} && blockpair up r0"))
+    for command in created:
+        command.wait()
+    nodes[0].wait("connected")
+    nodes[0].cli("sync r0 --from n1 --wait", 120)
+    return nodes[0], nodes[1]
+
+
+def assert_same_content(*nodes: Node) -> None:
+    """Take r0 down everywhere; the copies, read from the disks, are the same in every byte."""
+    sizes = {int(node.report()["engine"]["size_bytes"]) for node in nodes}
+    assert len(sizes) == 1, sizes
+    (size,) = sizes
+    assert size % 4096 == 0
+    read = "dd if={} iflag=direct,count_bytes bs=1M count={} status=none"
+    hashes = [
+        node.guest.start(f"set -eo pipefail; blockpair down r0; {read.format(node.device, size)} | sha256sum")
+        for node in nodes
+    ]
+    found = {command.wait(120).stdout for command in hashes}
+    assert len(found) == 1, found

@@ -1,0 +1,78 @@
+"""The daemon ends, in whatever way, under a mounted file system with a writer: the writer only waits."""
+
+from __future__ import annotations
+
+from tests.lab.harness import Lab
+from tests.lab.nodes import LINK, MOUNT, Node, Writer, assert_same_content, make_pair
+
+
+def _restart(node: Node, writer: Writer, signal: str) -> None:
+    """End the daemon and start it again: the same kernel device goes on, under the same name."""
+    device = f"cat /sys/block/nbd0/backend && readlink {LINK} && mountpoint -d {MOUNT}"
+    before = node.guest.run(device)
+    assert node.end(signal) == (128 + 9 if signal == "KILL" else 0), node.daemon.stderr
+    standing = writer.count
+    assert node.guest.run(device) == before
+    assert writer.count == standing  # nothing becomes durable without a daemon
+    node.start()
+    writer.advance(10, timeout=60)
+    assert node.guest.run(device) == before
+
+
+def test_the_writer_only_waits(lab: Lab) -> None:
+    n1, n2 = make_pair(lab)
+    n1.cli("promote r0")
+    n1.make_file_system()
+    writer = n1.writer("files")
+    for _ in range(3):
+        _restart(n1, writer, "KILL")
+    _restart(n1, writer, "TERM")
+    n1.wait("primary,synced")
+
+    # Alone, and its peer cannot be asked whether it took over.
+    n2.guest.unplug()
+    n1.wait("disconnected")
+    _restart(n1, writer, "KILL")
+    _restart(n1, writer, "TERM")
+    n2.guest.plug()
+    n1.wait("primary,synced")
+
+    # The Secondary's daemon: the Primary goes on without it, and it catches up.
+    assert n2.end("KILL") == 128 + 9
+    writer.advance(5)
+    n2.start()
+    n1.wait("primary,synced")
+    writer.advance(5)
+    writer.stop()
+    writer.check(n1)
+    assert n1.io_errors() == []
+    report = n1.report()
+    assert report["kernel_device"]["link"] == LINK
+    assert report["kernel_device"]["error"] is None
+
+    n1.guest.run(f"umount {MOUNT} && e2fsck -fn {LINK}")
+    n1.cli("demote r0")
+    n2.cli("promote r0")
+    n2.guest.run(f"mount {LINK} {MOUNT}")
+    writer.check(n2)
+    n2.guest.run(f"umount {MOUNT}")
+    n2.cli("demote r0")
+    assert_same_content(n1, n2)
+
+
+def test_the_peer_took_over_meanwhile(lab: Lab) -> None:
+    """A daemon that comes back and finds its peer Primary does not go on writing: its users get errors."""
+    n1, n2 = make_pair(lab, array=False)
+    n1.cli("promote r0")
+    n1.make_file_system()
+    writer = n1.writer("files")
+    n1.end("KILL")
+    n2.wait("disconnected")
+    n2.cli("promote r0 --force")
+    n2.guest.run(f"mount {LINK} {MOUNT}")
+    writer.check(n2)
+    n1.start()
+    n1.guest.wait_for(f"[ ! -e {LINK} ]")
+    assert n1.report()["engine"]["role"] == "Secondary"
+    n2.guest.run(f"echo mine > {MOUNT}/n2 && sync {MOUNT}/n2")
+    writer.check(n2)
