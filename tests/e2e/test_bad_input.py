@@ -1,4 +1,4 @@
-"""What an administrator gets wrong: a clear message with the remedy, the documented exit code, nothing changed."""
+"""What an administrator gets wrong: a clear message with the remedy, the exit code, nothing changed."""
 
 from __future__ import annotations
 
