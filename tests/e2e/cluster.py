@@ -260,3 +260,23 @@ class Cluster:
     def logs(self) -> str:
         """What both daemons said."""
         return "\n".join(f"--- {n.name}\n{n.log.read_text()}" for n in self.nodes if n.log.exists())
+
+    def assert_equal(self, primary: Node | None = None) -> bytes:
+        """Both backing files, byte-identical once the peer has confirmed everything; their content."""
+        source = primary or self.a
+
+        def settled() -> bool:
+            engine = source.rpc("resource.status", name="r0")["engine"]
+            return not engine["requests"]["in_flight"] and not engine["peers"][0]["unacked"]
+
+        eventually(settled, "nothing is on its way")
+        ours, theirs = self.a.disk.read_bytes(), self.b.disk.read_bytes()
+        assert len(ours) == len(theirs)
+        if ours != theirs:
+            differing = [
+                offset
+                for offset in range(0, len(ours), 4096)
+                if ours[offset : offset + 4096] != theirs[offset : offset + 4096]
+            ]
+            raise AssertionError(f"the copies differ in {len(differing)} blocks, at {differing[:20]}")
+        return ours

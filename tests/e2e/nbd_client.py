@@ -39,6 +39,9 @@ class Flag(IntFlag):
     NO_HOLE = 2
 
 
+NONE = Flag(0)
+
+
 @dataclass
 class Request:
     """A request; ``error`` is None until its reply came, then 0 or an errno."""
@@ -73,7 +76,7 @@ def _exactly(sock: socket.socket, count: int) -> bytes:
 
 
 class NbdClient:
-    """A connection in the transmission phase. Every method raises `ConnectionError` when the server is gone."""
+    """A connection in the transmission phase. Methods raise `ConnectionError` when the server is gone."""
 
     def __init__(self, path: Path, export: str = "") -> None:
         self.socket = greeted(path)
@@ -99,7 +102,7 @@ class NbdClient:
         return self._cookie + 1
 
     def send(
-        self, command: Command, offset: int = 0, length: int = 0, data: bytes = b"", flags: Flag = Flag(0)
+        self, command: Command, offset: int = 0, length: int = 0, data: bytes = b"", flags: Flag = NONE
     ) -> Request:
         """Send a request and return without its reply."""
         self._cookie += 1
@@ -122,7 +125,7 @@ class NbdClient:
         return request
 
     def call(
-        self, command: Command, offset: int = 0, length: int = 0, data: bytes = b"", flags: Flag = Flag(0)
+        self, command: Command, offset: int = 0, length: int = 0, data: bytes = b"", flags: Flag = NONE
     ) -> Request:
         """Send a request and wait for its reply; those of others are dropped on the way."""
         request = self.send(command, offset, length, data, flags)
@@ -130,7 +133,7 @@ class NbdClient:
             self.reap()
         return request
 
-    def write(self, offset: int, data: bytes, flags: Flag = Flag(0)) -> None:
+    def write(self, offset: int, data: bytes, flags: Flag = NONE) -> None:
         """Write; raises `OSError` with the server's errno."""
         self._done(self.call(Command.WRITE, offset, data=data, flags=flags))
 

@@ -70,8 +70,9 @@ class Oracle:
             change.ended = next(self._steps)
 
     def wrong(self, data: bytes, *, settle: bool) -> list[str]:
-        """The blocks of ``data``, the whole device, that hold what they may not. ``settle``: nothing is on its
-        way, so what each block holds now it must hold until it is written again.
+        """The blocks of ``data``, the whole device, that hold what they may not.
+
+        ``settle``: nothing is on its way, so what each holds now it must hold until it is written again.
         """
         found = []
         for block, candidates in enumerate(self._candidates):

@@ -1,4 +1,4 @@
-"""A resync moves what changed and little else: by the counters in the status, the sockets' and the interface's."""
+"""A resync moves what changed and little else: by the status, the sockets and the network interface."""
 
 from __future__ import annotations
 

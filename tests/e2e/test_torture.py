@@ -1,7 +1,7 @@
 """Random writes under random disconnects and kills of either daemon: nothing acknowledged is ever lost.
 
-``BLOCKPAIR_TORTURE_ROUNDS`` (200) and ``BLOCKPAIR_TORTURE_SEED`` (printed; random) from the environment. The seed fixes
-what is written and what is broken; the kernel's scheduling stays its own.
+``BLOCKPAIR_TORTURE_ROUNDS`` (200) and ``BLOCKPAIR_TORTURE_SEED`` (printed; random) from the environment.
+The seed fixes what is written and what is broken; the kernel's scheduling stays its own.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Torturer:
     # ---- what is broken
 
     def disconnect(self) -> None:
-        """Cut the connection by command on either node, under load; afterwards write alone, and connect again."""
+        """Disconnect on either node, under load; write alone; connect again."""
         node = self.random.choice(self.cluster.nodes)
         self.write(self.random.randrange(1, 100))
         node.rpc("resource.disconnect", name="r0")
@@ -262,7 +262,8 @@ def test_nothing_acknowledged_is_lost_and_the_copies_end_equal(cluster: Cluster)
     cluster.start()
     cluster.create(SIZE)
     for node in cluster.nodes:
-        # A busy machine must not make a Primary go on alone: then promoting the survivor may lose writes, rightly.
+        # A busy machine must not make a Primary go on alone: promoting the survivor would then rightly lose
+        # writes.
         file = node.dir / "config/resources/r0.toml"
         file.write_text(file.read_text().replace("[[peer]]", '[timeouts]\npeer = "60s"\n\n[[peer]]', 1))
     cluster.up()
