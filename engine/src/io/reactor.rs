@@ -24,6 +24,7 @@ use crate::core::{
     Action, Command, CommandId, ConnectionId, DiskOp, Event, Notice, Replica, Severity, Time, Token,
 };
 use crate::front::nbd::Export;
+use crate::wire::Role;
 use clients::Outstanding;
 
 /// How long the thread looks for new work before it sleeps, while looking pays: a wake-up costs more than this
@@ -105,6 +106,8 @@ pub struct Reactor {
     export: Arc<Export>,
     export_path: PathBuf,
     listener: Option<UnixListener>,
+    /// No client is accepted before: the last try failed for want of something.
+    accept_pause: Option<Instant>,
     clients: BTreeMap<u64, Client>,
     next_client: u64,
     outstanding: Outstanding,
@@ -147,6 +150,7 @@ impl Reactor {
             export: parts.export,
             export_path: parts.export_path,
             listener: None,
+            accept_pause: None,
             clients: BTreeMap::new(),
             next_client: 1,
             outstanding: Outstanding::default(),
@@ -249,6 +253,7 @@ impl Reactor {
             .connections
             .values()
             .filter_map(|connection| connection.closing)
+            .chain(self.accept_pause)
             .map(|at| at.saturating_duration_since(now));
         core.into_iter().chain(closing).min()
     }
@@ -260,6 +265,11 @@ impl Reactor {
                     let id = self.next_command;
                     self.next_command += 1;
                     self.commands.insert(id, (reply, command == Command::Stop));
+                    if command == Command::Stop {
+                        // What they ask from here on stays unanswered: a kernel device asks the next daemon, where an
+                        // answer that the resource is going down would be an I/O error to whoever has it mounted.
+                        self.close_export();
+                    }
                     self.tell(Event::Command {
                         id: CommandId(id),
                         command,
@@ -296,6 +306,11 @@ impl Reactor {
         loop {
             self.resume_stalled();
             if self.actions.is_empty() {
+                self.resume_accepting();
+                // Room for replies lets clients go on, which nothing else might ever do.
+                if self.flush_clients() {
+                    continue;
+                }
                 break;
             }
             std::mem::swap(&mut self.actions, &mut self.batch);
@@ -322,6 +337,9 @@ impl Reactor {
                     Action::CommandDone { id, result } => {
                         if let Some((reply, stop)) = self.commands.remove(&id.0) {
                             self.stopping |= stop && result.is_ok();
+                            if stop && result.is_err() && self.replica.role() == Role::Primary {
+                                self.open_export();
+                            }
                             let _ = reply.try_send(result.map_err(Failure::from));
                         }
                     }
@@ -345,7 +363,6 @@ impl Reactor {
             self.disk.kick()?;
             self.reap_disk();
         }
-        self.flush_clients();
         self.flush_peers();
         if self.published.elapsed() >= PUBLISH_EVERY {
             self.publish();
