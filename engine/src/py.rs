@@ -147,7 +147,7 @@ impl Drop for Engine {
         // Collected without a stop: it stops now, and must not hold up every other Python thread meanwhile.
         Python::attach(|py| {
             // Nobody is left to be told of a failure.
-            let _ = py.detach(|| self.0.stop());
+            py.detach(|| self.0.let_go());
         });
     }
 }

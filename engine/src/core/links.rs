@@ -134,6 +134,11 @@ impl Link {
         sent
     }
 
+    /// Its socket is not being read: that nothing is heard is no silence of the peer's.
+    fn unread(&mut self, now: Time) {
+        self.last_received = now;
+    }
+
     /// When patience ends: with a peer that is silent, or that never ends its handshake.
     fn deadline(&self, patience: Time) -> Time {
         let since = match self.phase {
@@ -288,6 +293,12 @@ impl Replica {
 
     pub(super) fn links_on_time(&mut self) {
         for slot in 0..self.peers.len() {
+            if !self.accepts_messages(slot) {
+                let now = self.now;
+                if let Some(link) = self.peers[slot].link.as_mut() {
+                    link.unread(now);
+                }
+            }
             let peer = &self.peers[slot];
             if let Some(link) = &peer.link {
                 if self.now >= link.deadline(self.config.peer_timeout_ns) {

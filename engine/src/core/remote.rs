@@ -4,7 +4,7 @@ use super::links::Phase;
 use super::replica::{Holder, Purpose, Replica, Then};
 use super::requests::{disk_op, Change};
 use super::types::*;
-use crate::wire::{DiskState, Message, Protocol, Role};
+use crate::wire::{DiskState, GoodbyeReason, Message, Protocol, Role};
 
 /// A write of the Primary on its way to this node's disk.
 pub(super) struct RemoteWrite {
@@ -140,6 +140,31 @@ impl Replica {
         }
     }
 
+    /// A flush of this node's own took the error that a flush of the Primary's would have had. What the Primary
+    /// had on its way here when a connection ended, it has marked itself.
+    pub(super) fn lost_replicated_writes(&mut self, errno: Errno) {
+        for slot in 0..self.peers.len() {
+            let peer = &self.peers[slot];
+            let follows = match peer.phase() {
+                Some(Phase::Established) => peer
+                    .known
+                    .as_ref()
+                    .is_some_and(|known| known.role == Role::Primary),
+                Some(Phase::Target(_)) => true,
+                _ => false,
+            };
+            if follows {
+                self.has_hole = true;
+                self.copy_has_a_hole("flush", errno);
+                self.close_with(
+                    slot,
+                    GoodbyeReason::Busy,
+                    "a flush failed: this copy must be compared again",
+                );
+            }
+        }
+    }
+
     /// Answers on the connection that asked, if it still stands.
     fn answer(&mut self, slot: PeerSlot, connection: ConnectionId, seq: u64, result: Result<(), Errno>) {
         if self.peers[slot]
@@ -175,6 +200,7 @@ impl Replica {
                     // Later flushes need not wait for this one, only for writes.
                     link.received.complete(seq);
                     let connection = link.id;
+                    self.remote_flushes += 1;
                     self.disk(
                         Purpose::RemoteFlush {
                             peer: slot,
@@ -196,6 +222,7 @@ impl Replica {
         seq: u64,
         result: Result<(), Errno>,
     ) {
+        self.remote_flushes -= 1;
         if let Err(errno) = result {
             let now = self.peers[slot].link.as_ref().map(|link| link.id);
             self.has_hole |= now == Some(connection);

@@ -51,7 +51,10 @@ pub(super) enum Purpose {
         chunk: u64,
     },
     TargetRead(u64),
-    TargetWrite(u64),
+    TargetWrite {
+        chunk: u64,
+        bytes: u64,
+    },
     AdoptFlush {
         peer: PeerSlot,
         connection: ConnectionId,
@@ -149,6 +152,8 @@ pub struct Replica {
     pub(super) stopped: bool,
     pub(super) deferred: Vec<(CommandId, Command)>,
     pub(super) disk_error: Option<String>,
+    /// A flush failed, and no flush of the application has said so yet.
+    pub(super) flush_error: Option<Errno>,
     pub(super) metadata_failed: bool,
     pub(super) peers: Vec<Peer>,
 
@@ -179,6 +184,11 @@ pub struct Replica {
     pub(super) reads_in_flight: usize,
     pub(super) in_flight_bytes: u64,
     pub(super) remote_bytes: u64,
+    /// Flushes of the peers that the disk works on.
+    pub(super) remote_flushes: usize,
+    /// Pieces of resync data that wait for the disk, and their bytes.
+    pub(super) target_writes: usize,
+    pub(super) target_bytes: u64,
     pub(super) last_request: Time,
     pub(super) next_chunk: u64,
     pub(super) counters: IoCounters,
@@ -236,6 +246,7 @@ impl Replica {
             stopped: false,
             deferred: Vec::new(),
             disk_error: None,
+            flush_error: None,
             metadata_failed: false,
             peers,
             intent,
@@ -258,6 +269,9 @@ impl Replica {
             reads_in_flight: 0,
             in_flight_bytes: 0,
             remote_bytes: 0,
+            remote_flushes: 0,
+            target_writes: 0,
+            target_bytes: 0,
             last_request: 0,
             next_chunk: 1,
             counters: IoCounters::default(),
@@ -315,9 +329,10 @@ impl Replica {
             && self.peers.iter().all(Peer::has_room)
     }
 
-    /// False while so much of this peer's data waits for the disk that its socket must not be read.
+    /// False while so much of the peers' data waits for the disk that their sockets must not be read.
     pub fn accepts_messages(&self, _peer: PeerSlot) -> bool {
-        self.remote_bytes < IN_FLIGHT_BYTES_MAX && self.remote.len() < IN_FLIGHT_WRITES_MAX
+        self.remote_bytes + self.target_bytes < IN_FLIGHT_BYTES_MAX
+            && self.remote.len() + self.remote_flushes + self.target_writes < IN_FLIGHT_WRITES_MAX
     }
 
     /// The configuration epoch that every frame carries.
@@ -425,7 +440,11 @@ impl Replica {
             }
             Purpose::SourceRead { peer, chunk } => self.source_read_done(peer, chunk, result),
             Purpose::TargetRead(chunk) => self.target_read_done(chunk, result),
-            Purpose::TargetWrite(chunk) => self.target_write_done(chunk, result.map(drop)),
+            Purpose::TargetWrite { chunk, bytes } => {
+                self.target_writes -= 1;
+                self.target_bytes -= bytes;
+                self.target_write_done(chunk, result.map(drop));
+            }
             Purpose::AdoptFlush { peer, connection } => {
                 self.adopt_flush_done(peer, connection, result.map(drop));
             }

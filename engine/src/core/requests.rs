@@ -301,7 +301,7 @@ impl Replica {
             return;
         };
         write.local_done = true;
-        let (offset, len) = (write.offset, write.len);
+        let (offset, len, fua) = (write.offset, write.len, write.fua);
         if let Err(errno) = result {
             write.failed = Some(errno);
             // What the block holds now is unknown here, and may differ from every peer.
@@ -309,6 +309,10 @@ impl Replica {
                 self.mark_dirty(slot, offset, len);
             }
             self.note_disk_error("write", errno);
+            if fua {
+                // Made stable by a flush of its own, which may have been told of other writes' loss.
+                self.lost_what_was_not_flushed(errno);
+            }
         }
         self.release_range(Holder::Local(index));
         self.try_complete_write(index);
@@ -430,14 +434,38 @@ impl Replica {
     }
 
     pub(super) fn local_flush_done(&mut self, index: usize, result: Result<(), Errno>) {
-        if let Some(flush) = self.flushes.get_mut(index) {
-            flush.local_done = true;
-            flush.failed = result.err();
-        }
         if let Err(errno) = result {
             self.note_disk_error("flush", errno);
+            self.lost_what_was_not_flushed(errno);
+        }
+        if let Some(flush) = self.flushes.get_mut(index) {
+            flush.local_done = true;
+            if matches!(flush.owner, FlushOwner::Request(_)) {
+                flush.failed = flush.failed.or(self.flush_error.take());
+            } else {
+                flush.failed = flush.failed.or(result.err());
+            }
         }
         self.try_complete_flush(index);
+    }
+
+    /// The kernel drops what it could not write back, and says so once: to one flush of those under way, and to
+    /// none that comes later. Whatever was written since the last good flush may be gone from this disk.
+    fn lost_what_was_not_flushed(&mut self, errno: Errno) {
+        // The write-intent log holds at least all of that: extents leave it only after a flush.
+        for peer in &mut self.peers {
+            for (first, count) in self.intent.runs() {
+                peer.suspect.set(first, count);
+            }
+        }
+        if self.role == Role::Secondary {
+            return self.lost_replicated_writes(errno);
+        }
+        for (_, flush) in self.flushes.iter_mut() {
+            flush.failed = flush.failed.or(Some(errno));
+        }
+        // The application is told, also when it was no flush of its own that failed.
+        self.flush_error = Some(errno);
     }
 
     pub(super) fn flush_settled(&mut self, slot: PeerSlot, index: usize) {

@@ -46,6 +46,13 @@ impl<T> Slab<T> {
         self.entries.len() - self.free.len()
     }
 
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut T)> {
+        self.entries
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(index, entry)| Some((index, entry.as_mut()?)))
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
         self.entries
             .iter()

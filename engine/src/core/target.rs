@@ -51,6 +51,16 @@ pub(super) struct TargetChunk {
     orphan: bool,
 }
 
+impl TargetChunk {
+    /// Bytes that came with it and stay in memory until they are on the disk.
+    fn held_bytes(&self) -> u64 {
+        match &self.task {
+            Task::Take(payload) => payload.len() as u64,
+            Task::Compare { .. } => 0,
+        }
+    }
+}
+
 impl Replica {
     fn target_mut(&mut self, slot: PeerSlot) -> Option<&mut Target> {
         match &mut self.peers[slot].link.as_mut()?.phase {
@@ -237,6 +247,8 @@ impl Replica {
             failed: None,
             orphan: false,
         };
+        self.target_bytes += chunk.held_bytes();
+        self.target_writes += usize::from(chunk.held_bytes() > 0);
         self.target_chunks.insert(key, chunk);
         if self
             .ranges
@@ -262,7 +274,7 @@ impl Replica {
                 payload,
                 fua: false,
             };
-            self.disk(Purpose::TargetWrite(key), op);
+            self.disk(Purpose::TargetWrite { chunk: key, bytes }, op);
             if let Some(target) = self.target_mut(slot) {
                 target.progress.sent_bytes += bytes;
             }
@@ -296,7 +308,8 @@ impl Replica {
                     unmap: true,
                     fua: false,
                 };
-                self.disk(Purpose::TargetWrite(key), op);
+                self.target_writes += 1;
+                self.disk(Purpose::TargetWrite { chunk: key, bytes: 0 }, op);
             }
             Ok(Some(data)) => {
                 chunk.differs = true;
@@ -332,8 +345,10 @@ impl Replica {
         }
         chunk.outstanding += 1;
         let bytes = payload.len() as u64;
+        self.target_writes += 1;
+        self.target_bytes += bytes;
         self.disk(
-            Purpose::TargetWrite(key),
+            Purpose::TargetWrite { chunk: key, bytes },
             DiskOp::Write {
                 offset,
                 payload,
@@ -412,7 +427,14 @@ impl Replica {
             .target_chunks
             .get(&key)
             .is_some_and(|chunk| chunk.outstanding > 0);
-        if !busy && self.target_chunks.remove(&key).is_some() {
+        if busy {
+            return;
+        }
+        if let Some(chunk) = self.target_chunks.remove(&key) {
+            if !chunk.ended {
+                self.target_writes -= usize::from(chunk.held_bytes() > 0);
+                self.target_bytes -= chunk.held_bytes();
+            }
             self.release_range(Holder::Target(key));
         }
     }

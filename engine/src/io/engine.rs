@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::{OwnedFd, RawFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{sync_channel, RecvTimeoutError};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::thread::JoinHandle;
@@ -86,6 +87,8 @@ pub struct Engine {
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Ends when the thread does, or here.
     registration: Mutex<Option<Registration>>,
+    /// A stop has run out of patience: the last one who lets go does not wait as long again.
+    gave_up: AtomicBool,
 }
 
 fn invalid_json(what: &str, error: &serde_json::Error) -> Failure {
@@ -115,6 +118,16 @@ impl Engine {
             .collect();
         let peers = in_slots(&spec, &known, loaded.layout.peer_slots())?;
         let device = Arc::new(Device::open(&spec.device, spec.disk_driver)?);
+        if !metadata.device().is_open_as(device.file()) {
+            return Err(Failure::new(
+                FailureKind::Failed,
+                format!(
+                    "{} has become another device while it was opened",
+                    spec.device.display()
+                ),
+                "name it by a path that does not change (/dev/disk/by-id), then try again",
+            ));
+        }
         let system = |error: std::io::Error| Failure::system(&spec.resource, &error);
         let inbox = Arc::new(Inbox::new().map_err(system)?);
         let shared = Arc::new(Shared::new().map_err(system)?);
@@ -198,8 +211,7 @@ impl Engine {
                 match reactor {
                     Ok(reactor) => {
                         let _ = started.send(Ok(()));
-                        run(reactor, &parts_shared);
-                        ended_inbox.close();
+                        run(reactor, &parts_shared, &ended_inbox);
                     }
                     Err(failure) => {
                         let _ = started.send(Err(failure));
@@ -214,7 +226,11 @@ impl Engine {
                 "see the log",
             )
         };
-        start_result.recv().unwrap_or_else(|_| Err(panicked()))?;
+        if let Err(failure) = start_result.recv().unwrap_or_else(|_| Err(panicked())) {
+            // With its end its locks are gone: the next try must not find them.
+            let _ = thread.join();
+            return Err(failure);
+        }
         Ok(Engine {
             node: spec.node,
             peers: names,
@@ -222,6 +238,7 @@ impl Engine {
             shared,
             thread: Mutex::new(Some(thread)),
             registration: Mutex::new(Some(registration)),
+            gave_up: AtomicBool::new(false),
         })
     }
 
@@ -342,7 +359,10 @@ impl Engine {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_some() && !self.shared.has_ended() {
             match self.ask(Command::Stop, STOP_PATIENCE) {
-                Err(failure) if !self.shared.has_ended() => return Err(failure),
+                Err(failure) if !self.shared.has_ended() => {
+                    self.gave_up.store(true, Ordering::Relaxed);
+                    return Err(failure);
+                }
                 _ => {}
             }
         }
@@ -358,10 +378,19 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Stops it if that was not tried in vain before.
+    pub fn let_go(&self) {
+        if !self.gave_up.load(Ordering::Relaxed) {
+            // Nobody is left to be told of a failure.
+            let _ = self.stop();
+        }
+    }
+}
+
 impl Drop for Engine {
     fn drop(&mut self) {
-        // Nobody is left to be told of a failure.
-        let _ = self.stop();
+        self.let_go();
     }
 }
 
@@ -439,7 +468,7 @@ fn watch_panics() {
 }
 
 /// The thread's life: a panic ends this resource, with an error for its clients, and nothing else.
-fn run(mut reactor: Reactor, shared: &Shared) {
+fn run(mut reactor: Reactor, shared: &Shared, inbox: &Inbox) {
     watch_panics();
     let failure = match catch_unwind(AssertUnwindSafe(|| reactor.run())) {
         Ok(Ok(())) => None,
@@ -460,6 +489,9 @@ fn run(mut reactor: Reactor, shared: &Shared) {
             name: "engine.failed",
             text: failure.clone(),
         });
+        // Letting go of a disk that hangs may take for ever: nobody is kept waiting until then.
+        shared.end("failed", Some(failure));
+        inbox.close();
     }
     let closed = catch_unwind(AssertUnwindSafe(|| drop(reactor)));
     let state = if failure.is_none() && closed.is_ok() {
@@ -468,4 +500,5 @@ fn run(mut reactor: Reactor, shared: &Shared) {
         "failed"
     };
     shared.end(state, failure.as_deref());
+    inbox.close();
 }

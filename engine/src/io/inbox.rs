@@ -67,6 +67,14 @@ impl Inbox {
     /// Leaves `input` for the thread, or drops it (and with it any connection or reply channel) if that has ended.
     pub fn push(&self, input: Input) {
         if let Some(queue) = self.lock().as_mut() {
+            // A thread that a disk holds up takes nothing: what comes again and again must not pile up meanwhile.
+            match &input {
+                Input::Accepted { hello, .. } => queue.retain(|earlier| {
+                    !matches!(earlier, Input::Accepted { hello: other, .. } if other.node == hello.node)
+                }),
+                Input::Publish => queue.retain(|earlier| !matches!(earlier, Input::Publish)),
+                _ => {}
+            }
             queue.push_back(input);
             self.wake.signal();
         }
@@ -86,5 +94,58 @@ impl Inbox {
     pub fn close(&self) {
         let waiting = self.lock().take();
         drop(waiting);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::wire::{self, Protocol};
+
+    #[test]
+    fn what_comes_again_and_again_does_not_pile_up() {
+        let inbox = Inbox::new().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let hello = |node: &str| {
+            Box::new(Hello {
+                version_min: wire::VERSION_MIN,
+                version_max: wire::VERSION_MAX,
+                features: wire::feature::ALL,
+                resource: "r0".into(),
+                resource_id: [0; 16],
+                node: node.into(),
+                peer: "a".into(),
+                data_size_bytes: 4096,
+                block_size_bytes: 4096,
+                protocol: Protocol::C,
+                channel: 0,
+                nonce: 1,
+            })
+        };
+        for n in 0..10 {
+            inbox.push(Input::Publish);
+            for node in ["b", "c"] {
+                inbox.push(Input::Accepted {
+                    stream: TcpStream::connect(listener.local_addr().unwrap()).unwrap(),
+                    hello: hello(node),
+                    received_bytes: n,
+                });
+            }
+        }
+        let waiting = inbox.take();
+        assert_eq!(waiting.len(), 3);
+        // The newest of each peer: the earlier ones are dead.
+        let newest = |input: &Input| {
+            matches!(
+                input,
+                Input::Accepted {
+                    received_bytes: 9,
+                    ..
+                }
+            )
+        };
+        assert_eq!(waiting.iter().filter(|input| newest(input)).count(), 2);
     }
 }

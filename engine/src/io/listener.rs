@@ -20,6 +20,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 const HALF_OPEN_MAX: usize = 64;
 /// How long a connection that was refused may take to go.
 const LINGER: Duration = Duration::from_millis(500);
+/// Reads from one connection in one turn.
+const READS_A_TURN: usize = 8;
 /// Pause after a failed accept (out of descriptors), so that it is not tried in a loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -300,7 +302,7 @@ impl Doorman {
 impl HalfOpen {
     /// Reads what is there, but never beyond the Hello: what follows is the engine's.
     fn read(&mut self) -> Progress {
-        loop {
+        for _ in 0..READS_A_TURN {
             let have = if self.refused { 0 } else { self.bytes.len() };
             self.bytes.resize(self.wanted.max(have + 1), 0);
             let count = match io::Read::read(&mut self.stream, &mut self.bytes[have..]) {
@@ -326,5 +328,7 @@ impl HalfOpen {
                 Err(_) => return Progress::Over,
             }
         }
+        // Whoever sends on and on must not keep the others from being heard.
+        Progress::Waiting
     }
 }

@@ -1,6 +1,7 @@
 //! Durable metadata writes, one after the other.
 
 use std::io;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::mpsc::{channel, Sender};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -31,7 +32,9 @@ impl MetaWriter {
                     let mut marked = false;
                     for (token, writes) in jobs {
                         device.mark_thread(&mut marked);
-                        let result = commit(&file, &writes);
+                        // A panic fails its write; a completion that never comes would hang the resource.
+                        let result = catch_unwind(AssertUnwindSafe(|| commit(&file, &writes)));
+                        let result = result.unwrap_or(Err(Errno(libc::EIO)));
                         drop(writes);
                         inbox.push(Input::MetaDone { token, result });
                     }

@@ -52,6 +52,8 @@ pub struct PeerConnection {
     pub stalled: bool,
     /// The end of our stream was sent.
     pub finished: bool,
+    /// More waits to be sent than an honest peer lets pile up.
+    pub overfull: bool,
     decoder: Decoder,
     input: ReceiveBuffer,
     filling: Option<Filling>,
@@ -78,6 +80,7 @@ impl PeerConnection {
             closing: None,
             stalled: false,
             finished: false,
+            overfull: false,
             decoder: Decoder::new(),
             input: ReceiveBuffer::new(INPUT_BYTES),
             filling: None,

@@ -22,6 +22,10 @@ impl Interest {
     };
 
     fn bits(self) -> u32 {
+        if !self.read && !self.write {
+            // A hang-up is reported whatever is watched for: once is enough for who does not look.
+            return libc::EPOLLONESHOT as u32;
+        }
         (if self.read { libc::EPOLLIN } else { 0 } | if self.write { libc::EPOLLOUT } else { 0 }) as u32
     }
 }

@@ -24,6 +24,7 @@ use crate::core::{
     Action, Command, CommandId, ConnectionId, DiskOp, Event, Notice, Replica, Severity, Time, Token,
 };
 use crate::front::nbd::Export;
+use crate::wire::Role;
 use clients::Outstanding;
 
 /// How long the thread looks for new work before it sleeps, while looking pays: a wake-up costs more than this
@@ -105,6 +106,8 @@ pub struct Reactor {
     export: Arc<Export>,
     export_path: PathBuf,
     listener: Option<UnixListener>,
+    /// No client is accepted before: the last try failed for want of something.
+    accept_pause: Option<Instant>,
     clients: BTreeMap<u64, Client>,
     next_client: u64,
     outstanding: Outstanding,
@@ -149,6 +152,7 @@ impl Reactor {
             export: parts.export,
             export_path: parts.export_path,
             listener: None,
+            accept_pause: None,
             clients: BTreeMap::new(),
             next_client: 1,
             outstanding: Outstanding::default(),
@@ -252,6 +256,7 @@ impl Reactor {
             .connections
             .values()
             .filter_map(|connection| connection.closing)
+            .chain(self.accept_pause)
             .map(|at| at.saturating_duration_since(now));
         core.into_iter().chain(closing).min()
     }
@@ -267,6 +272,7 @@ impl Reactor {
                         // The core refuses requests from here on. A kernel device must not hear of that: what
                         // it has asked for and not been answered waits, with the device, for the next daemon.
                         self.detach();
+                        self.close_export();
                     }
                     self.commands.insert(id, (reply, stop));
                     self.tell(Event::Command {
@@ -305,6 +311,11 @@ impl Reactor {
         loop {
             self.resume_stalled();
             if self.actions.is_empty() {
+                self.resume_accepting();
+                // Room for replies lets clients go on, which nothing else might ever do.
+                if self.flush_clients() {
+                    continue;
+                }
                 break;
             }
             std::mem::swap(&mut self.actions, &mut self.batch);
@@ -329,6 +340,9 @@ impl Reactor {
                     Action::CommandDone { id, result } => {
                         if let Some((reply, stop)) = self.commands.remove(&id.0) {
                             self.stopping |= stop && result.is_ok();
+                            if stop && result.is_err() && self.replica.role() == Role::Primary {
+                                self.open_export();
+                            }
                             let _ = reply.try_send(result.map_err(Failure::from));
                         }
                     }
@@ -352,7 +366,6 @@ impl Reactor {
             self.disk.kick()?;
             self.reap_disk();
         }
-        self.flush_clients();
         self.flush_peers();
         if std::mem::take(&mut self.status_wanted) || self.published.elapsed() >= PUBLISH_EVERY {
             self.publish();

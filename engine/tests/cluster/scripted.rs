@@ -704,3 +704,199 @@ fn asking_twice_for_a_first_sync_answers_twice() {
         assert_eq!(bench.done.iter().filter(|(d, _)| *d == id).count(), 1);
     }
 }
+
+#[test]
+fn a_failed_flush_leaves_everything_since_the_last_good_one_suspect() {
+    let mut bench = Bench::primary();
+    bench.write(0);
+    bench.settle();
+    bench.receive(Message::Done { seq: 1, status: 0 });
+    assert_eq!(bench.suspect_bytes(), 0);
+    let flush = bench.request(RequestKind::Flush);
+    assert_eq!(bench.finish_disk(false), DiskOp::Flush);
+    bench.receive(Message::Done { seq: 2, status: 0 });
+    assert!(bench.replies.contains(&(flush, false)));
+    // The kernel has dropped what it could not write, and reports no more of it.
+    let flush = bench.request(RequestKind::Flush);
+    bench.settle();
+    bench.receive(Message::Done { seq: 3, status: 0 });
+    assert!(bench.replies.contains(&(flush, true)));
+    assert_eq!(bench.suspect_bytes(), EXTENT_BYTES);
+    // Nor does a rest of any length, with flushes that succeed, take the mark away.
+    for _ in 0..3 {
+        bench.pass(2_100 * MS);
+        let (now, connection) = (bench.now, bench.connection);
+        bench.receive(Message::Pong { sent_ns: now });
+        assert_eq!(connection, bench.connection);
+        while let Some(seq) = bench.find(|m| match m {
+            Message::Flush { seq } => Some(*seq),
+            _ => None,
+        }) {
+            bench.receive(Message::Done { seq, status: 0 });
+            bench.settle();
+        }
+        bench.settle();
+    }
+    assert_eq!(bench.replica.status(bench.now).hot_extents, 1);
+    assert_eq!(bench.suspect_bytes(), EXTENT_BYTES);
+}
+
+#[test]
+fn the_application_hears_of_a_flush_that_failed_behind_its_back() {
+    let mut bench = Bench::primary();
+    bench.write(0);
+    bench.settle();
+    bench.receive(Message::Done { seq: 1, status: 0 });
+    // The write-intent log is cleaned in the second cycle after the write: that flush takes the error.
+    let mut failed = false;
+    for _ in 0..4 {
+        bench.pass(2_100 * MS);
+        let now = bench.now;
+        bench.receive(Message::Pong { sent_ns: now });
+        if !failed && !bench.disk.is_empty() {
+            failed = true;
+            assert_eq!(bench.finish_disk(false), DiskOp::Flush);
+            let seq = bench.find(|m| match m {
+                Message::Flush { seq } => Some(*seq),
+                _ => None,
+            });
+            bench.receive(Message::Done {
+                seq: seq.unwrap(),
+                status: 0,
+            });
+            break;
+        }
+    }
+    assert!(failed, "the log was never cleaned");
+    let flush = bench.request(RequestKind::Flush);
+    bench.settle();
+    bench.receive(Message::Done { seq: 3, status: 0 });
+    assert!(bench.replies.contains(&(flush, false)));
+    let flush = bench.request(RequestKind::Flush);
+    bench.settle();
+    bench.receive(Message::Done { seq: 4, status: 0 });
+    assert!(bench.replies.contains(&(flush, true)));
+}
+
+#[test]
+fn a_peer_whose_messages_are_not_read_is_not_silent() {
+    let mut bench = Bench::new(superblock(5), false);
+    bench.handshake(state(Role::Primary, 5));
+    bench.settle();
+    let payload = Payload::copy_from(&vec![1; 1 << 20]);
+    let mut seq = 0;
+    while bench.replica.accepts_messages(0) {
+        seq += 1;
+        bench.receive(Message::Write {
+            seq,
+            offset: (seq % 16) << 20,
+            payload: payload.clone(),
+            fua: false,
+        });
+        assert!(seq < 1000, "no bound");
+    }
+    bench.pass(1_000 * MS);
+    bench.pass(5_000 * MS);
+    assert_eq!(
+        bench.replication(),
+        "Established",
+        "its disk is slow, its peer is not dead"
+    );
+    bench.disk_done();
+    while !bench.disk.is_empty() {
+        bench.disk_done();
+    }
+    bench.pass(2_900 * MS);
+    assert_eq!(bench.replication(), "Established");
+    bench.pass(200 * MS);
+    assert_ne!(bench.replication(), "Established", "now it is");
+}
+
+#[test]
+fn flushes_and_resync_data_of_a_peer_are_bounded() {
+    let mut bench = Bench::new(superblock(5), false);
+    bench.handshake(state(Role::Primary, 5));
+    bench.settle();
+    let mut seq = 0;
+    while bench.replica.accepts_messages(0) {
+        seq += 1;
+        bench.receive(Message::Flush { seq });
+        assert!(seq < 10_000, "no bound to the flushes of a peer");
+    }
+    bench.settle();
+    assert!(bench.replica.accepts_messages(0));
+
+    let mut bench = Bench::new(superblock(5), false);
+    let mut newer = state(Role::Primary, 6);
+    newer.generations.bitmap = 5;
+    bench.handshake(newer);
+    bench.settle();
+    assert_eq!(bench.replication(), "SyncTarget");
+    let (offset, len) = (0, 256 << 10);
+    let (id, hash, zero) = (1, 0, false);
+    bench.receive(Message::ResyncStart { blocks: 64 });
+    bench.receive(Message::ChunkHash {
+        id,
+        offset,
+        len,
+        hash,
+        zero,
+    });
+    bench.disk_done();
+    let payload = Payload::copy_from(&vec![1; len as usize]);
+    let mut sent = 0;
+    while bench.replica.accepts_messages(0) {
+        sent += u64::from(len);
+        let payload = payload.clone();
+        bench.receive(Message::ChunkData { id, offset, payload });
+        assert!(sent < 1 << 30, "no bound to the data of a chunk");
+    }
+    assert_eq!(bench.replication(), "SyncTarget");
+    bench.settle();
+    assert!(bench.replica.accepts_messages(0));
+}
+
+#[test]
+fn resync_data_that_waits_when_the_connection_ends_is_let_go() {
+    let mut bench = Bench::new(superblock(5), false);
+    let mut newer = state(Role::Primary, 6);
+    newer.generations.bitmap = 5;
+    bench.handshake(newer);
+    bench.settle();
+    bench.receive(Message::ResyncStart { blocks: 64 });
+    let payload = Payload::copy_from(&vec![1; 256 << 10]);
+    // Both take the same range: the second waits for the first.
+    for id in 1..3 {
+        let payload = payload.clone();
+        bench.receive(Message::ChunkWhole {
+            id,
+            offset: 0,
+            payload,
+        });
+    }
+    bench.lose();
+    bench.settle();
+    assert!(bench.replica.accepts_messages(0));
+}
+
+#[test]
+fn a_flush_that_fails_on_a_secondary_opens_a_hole_even_if_no_primary_asked_for_it() {
+    let mut bench = Bench::primary();
+    bench.write(0);
+    bench.settle();
+    bench.receive(Message::Done { seq: 1, status: 0 });
+    let demote = bench.command(Command::Demote);
+    bench.disk_done();
+    bench.receive(Message::Done { seq: 2, status: 0 });
+    bench.settle();
+    assert!(bench.is_done(demote, true));
+    let mut primary = state(Role::Primary, 5);
+    primary.handshake = false;
+    bench.receive(Message::State(primary));
+    bench.settle();
+    let stop = bench.command(Command::Stop);
+    assert_eq!(bench.finish_disk(false), DiskOp::Flush);
+    bench.settle();
+    assert!(bench.is_done(stop, true));
+    assert_eq!(bench.replica.status(bench.now).disk, DiskState::Inconsistent);
+}

@@ -342,6 +342,8 @@ impl Device {
                         unsupported.store(true, Ordering::Relaxed);
                         break;
                     }
+                    // A block device knows whole sectors only, and through the page cache any range may come.
+                    Some(libc::EINVAL) if self.kind == DeviceKind::Block && self.alignment == 1 => break,
                     _ => return Err(error),
                 }
             }

@@ -75,6 +75,14 @@ impl Device {
         })
     }
 
+    /// Whether `file`, opened by the same path at another time, is still the same file or device.
+    pub fn is_open_as(&self, file: &File) -> bool {
+        file.metadata().is_ok_and(|info| match self.kind {
+            DeviceKind::Block => info.file_type().is_block_device() && info.rdev() == self.info.rdev(),
+            DeviceKind::File => (info.dev(), info.ino()) == (self.info.dev(), self.info.ino()),
+        })
+    }
+
     /// Whether both are the same file or block device, under whatever names.
     pub fn is_same(&self, other: &Device) -> bool {
         match (self.kind, other.kind) {

@@ -5,6 +5,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{source, Reactor};
 use crate::core::{Errno, Event, RequestId, RequestKind, Severity};
@@ -21,6 +24,10 @@ const REQUEST_BYTES_MAX: u64 = 64 << 20;
 const CLIENTS_MAX: usize = 128;
 /// Receives from one client in one turn.
 const RECEIVES_A_TURN: usize = 4;
+/// Connections that wait to be accepted, at most.
+const BACKLOG: i32 = 128;
+/// Pause after a failed accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Requests that the core has and will reply to.
 #[derive(Default)]
@@ -118,6 +125,7 @@ impl Reactor {
     pub(super) fn remove_export(&mut self) {
         if let Some(listener) = self.listener.take() {
             self.poll.remove(listener.as_raw_fd());
+            self.accept_pause = None;
             // Somebody may have removed it before.
             let _ = std::fs::remove_file(&self.export_path);
         }
@@ -130,8 +138,11 @@ impl Reactor {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(error) => {
-                    // Out of descriptors, most likely; the next client may have more luck.
+                    // Out of descriptors, most likely. The client still waits there, so that trying at once again would
+                    // go on for ever.
                     let text = format!("an NBD client was not accepted: {error}");
+                    self.poll.remove(listener.as_raw_fd());
+                    self.accept_pause = Some(Instant::now() + ACCEPT_PAUSE);
                     return self.notice(Severity::Warning, "client.refused", text);
                 }
             };
@@ -142,6 +153,19 @@ impl Reactor {
             }
             let client = Client::unix(OwnedFd::from(stream), self.export.clone());
             self.welcome(client);
+        }
+    }
+
+    /// Looks for clients again after a pause.
+    pub(super) fn resume_accepting(&mut self) {
+        if self.accept_pause.is_none_or(|until| Instant::now() < until) {
+            return;
+        }
+        self.accept_pause = None;
+        let Some(listener) = &self.listener else { return };
+        let key = source::EXPORT << source::SHIFT;
+        if self.poll.add(listener.as_raw_fd(), key, Interest::READ).is_err() {
+            self.accept_pause = Some(Instant::now() + ACCEPT_PAUSE);
         }
     }
 
@@ -337,10 +361,12 @@ impl Reactor {
         }
     }
 
-    /// Sends the replies, and parts from clients that have theirs and leave.
-    pub(super) fn flush_clients(&mut self) {
+    /// Sends the replies, and parts from clients that have theirs and leave. Says whether one that had to wait can
+    /// go on now.
+    pub(super) fn flush_clients(&mut self) -> bool {
         let room = self.has_room();
         let mut parting = Vec::new();
+        let mut resumable = false;
         for (id, client) in &mut self.clients {
             if !client.queue.is_empty() && client.queue.flush(&client.socket).is_err()
                 || client.leaving && client.in_flight == 0 && client.queue.is_empty()
@@ -348,6 +374,7 @@ impl Reactor {
                 parting.push(*id);
                 continue;
             }
+            resumable |= room && client.stalled && client.may_read();
             let wanted = Interest {
                 read: room && client.may_read() && !client.stalled,
                 write: !client.queue.is_empty(),
@@ -363,6 +390,7 @@ impl Reactor {
         for id in parting {
             self.part(id);
         }
+        resumable
     }
 }
 
@@ -387,9 +415,12 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     fresh.push(".new");
     let fresh = Path::new(&fresh);
     let _ = std::fs::remove_file(fresh);
-    let listener = UnixListener::bind(fresh)?;
-    listener.set_nonblocking(true)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(fresh)?)?;
     std::fs::set_permissions(fresh, std::fs::Permissions::from_mode(0o660))?;
+    // Only now can anybody connect: whatever the umask is, never with other permissions than these.
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
     std::fs::rename(fresh, path)?;
-    Ok(listener)
+    Ok(OwnedFd::from(socket).into())
 }

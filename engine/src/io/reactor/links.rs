@@ -18,6 +18,9 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 const LINGER: Duration = Duration::from_secs(2);
 /// Receives from one connection in one turn, so that a busy peer leaves time for the clients.
 const RECEIVES_A_TURN: usize = 8;
+/// Bytes that wait for one peer, at most. The core holds back long before: what it answers unasked (a ping, say) is
+/// all that can grow this far, with a peer that asks on and on and reads nothing.
+const QUEUE_MAX: usize = 256 << 20;
 
 impl Reactor {
     /// Tries once, on a thread of its own: a name may have to be looked up.
@@ -88,8 +91,9 @@ impl Reactor {
     pub(super) fn send(&mut self, connection: ConnectionId, message: &Message) {
         let epoch = self.replica.epoch();
         if let Some(connection) = self.connections.get_mut(&connection.0) {
-            if connection.closing.is_none() {
+            if connection.closing.is_none() && !connection.overfull {
                 connection.send(message, epoch);
+                connection.overfull = connection.queue.len() > QUEUE_MAX;
             }
         }
     }
@@ -208,6 +212,14 @@ impl Reactor {
         let mut ended = Vec::new();
         let now = Instant::now();
         for (id, connection) in &mut self.connections {
+            if connection.overfull {
+                let text = format!(
+                    "it does not take what is sent: {} bytes wait",
+                    connection.queue.len()
+                );
+                ended.push((*id, text));
+                continue;
+            }
             if !connection.queue.is_empty() {
                 if let Err(error) = connection.flush() {
                     ended.push((*id, error.to_string()));
