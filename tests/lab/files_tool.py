@@ -1,8 +1,8 @@
 """Runs inside a guest: writes files that know their own content, and checks them later, maybe elsewhere.
 
-``write DIR`` makes DIR/0, DIR/1 ... without end and prints each number once the file is durable, content and
-name. Standard output is a file of the host's, so it outlives the guest. ``check DIR COUNT`` verifies that the
-first COUNT files are there, every byte.
+``write DIR PAUSE`` makes DIR/0, DIR/1 ... without end, resting PAUSE seconds after each, and prints a number
+once that file is durable, content and name. Standard output is a file of the host's, so it outlives the guest.
+``check DIR COUNT`` verifies that the first COUNT files are there, every byte.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import time
 from pathlib import Path
 
 _SIZES = (1, 4096, 5000, 65536, 20000)
@@ -20,7 +21,7 @@ def content(folder: str, number: int) -> bytes:
     return random.Random(f"{folder}/{number}").randbytes(_SIZES[number % len(_SIZES)])
 
 
-def write(folder: Path) -> None:
+def write(folder: Path, pause_s: float) -> None:
     """Write files for ever, each durable before its number is printed."""
     folder.mkdir()
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -35,6 +36,7 @@ def write(folder: Path) -> None:
         os.fsync(directory)
         print(number, flush=True)
         number += 1
+        time.sleep(pause_s)
 
 
 def check(folder: Path, count: int) -> None:
@@ -55,8 +57,8 @@ def check(folder: Path, count: int) -> None:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["write", where]:
-            write(Path(where))
+        case ["write", where, pause]:
+            write(Path(where), float(pause))
         case ["check", where, number]:
             check(Path(where), int(number))
         case _:

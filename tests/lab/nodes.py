@@ -29,12 +29,15 @@ def eventually(condition: Callable[[], bool], what: str, timeout: float = 30) ->
 
 
 class Writer:
-    """Writes file after file on a node's mounted file system, each durable before it is counted."""
+    """Writes file after file on a node's mounted file system, each durable before it is counted.
 
-    def __init__(self, node: Node, name: str) -> None:
+    It rests ``pause_s`` after each: the more files, the longer it takes to check them all.
+    """
+
+    def __init__(self, node: Node, name: str, pause_s: float) -> None:
         self.folder = f"{MOUNT}/{name}"
         self._node = node
-        self._command = node.guest.start(f"exec python -m tests.lab.files_tool write {self.folder}")
+        self._command = node.guest.start(f"exec python -m tests.lab.files_tool write {self.folder} {pause_s}")
 
     @property
     def count(self) -> int:
@@ -164,9 +167,9 @@ class Node:
         assert isinstance(peer, dict)
         return peer
 
-    def writer(self, name: str) -> Writer:
+    def writer(self, name: str, pause_s: float = 0.03) -> Writer:
         """A writer in a new folder of the mounted file system, with its first files durable."""
-        writer = Writer(self, name)
+        writer = Writer(self, name, pause_s)
         writer.advance(5)
         return writer
 
@@ -189,29 +192,42 @@ def make_pair(
     memory_mib: tuple[int, int] = (256, 256),
     array: bool = True,
     metadata: Metadata = "internal",
-    options: str = "",
 ) -> tuple[Node, Node]:
     """Two nodes n1 and n2 with r0 in sync on both, on a RAID10 of four disks or a plain disk; no Primary."""
     disks = [disk_mib] * (4 if array else 1) + [16]
     guests = lab.boot(*(GuestSpec(f"n{i + 1}", disks_mib=disks, memory_mib=memory_mib[i]) for i in range(2)))
-    nodes = [Node(guest, ARRAY if array else guest.disks[0]) for guest in guests]
-    for command in [node.guest.start(node.prepare(first=True)) for node in nodes]:
+    n1, n2 = (Node(guest, ARRAY if array else guest.disks[0]) for guest in guests)
+    for command in [node.guest.start(node.prepare(first=True)) for node in (n1, n2)]:
         command.wait()
-    for node in nodes:
+    for node in (n1, n2):
         node.launch()
-    for node in nodes:
+    for node in (n1, n2):
         node.await_daemon()
-    place = "--metadata internal" if metadata == "internal" else ""
-    created = []
-    for node, other in zip(nodes, reversed(nodes), strict=True):
-        peer = f"{other.name}={other.guest.address}:7788"
-        create = f"blockpair create r0 --device {node.device} {place} --peer {peer} {options}"
-        created.append(node.guest.start(f"{create} && blockpair up r0"))
-    for command in created:
+    made = [n1.guest.start(_create(n1, "n2", n2.guest.address, metadata))]
+    made.append(n2.guest.start(_create(n2, "n1", n1.guest.address, metadata)))
+    for command in made:
         command.wait()
-    nodes[0].wait("connected")
-    nodes[0].cli("sync r0 --from n1 --wait", 120)
-    return nodes[0], nodes[1]
+    n1.wait("connected")
+    n1.cli("sync r0 --from n1 --wait", 120)
+    return n1, n2
+
+
+def make_lone(lab: Lab, *, disk_mib: int = 64) -> Node:
+    """One node n1 with r0 on a plain disk, Primary; its peer does not exist."""
+    (guest,) = lab.boot(GuestSpec("n1", disks_mib=[disk_mib, 16]))
+    node = Node(guest, guest.disks[0])
+    guest.run(node.prepare(first=True))
+    node.start()
+    guest.run(_create(node, "n2", "10.77.0.99", "internal"))
+    node.cli("sync r0 --from n1")
+    node.cli("promote r0 --force")
+    return node
+
+
+def _create(node: Node, peer: str, address: str, metadata: Metadata) -> str:
+    place = "--metadata internal" if metadata == "internal" else ""
+    create = f"blockpair create r0 --device {node.device} {place} --peer {peer}={address}:7788"
+    return f"{create} && blockpair up r0"
 
 
 def assert_same_content(*nodes: Node) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from tests.lab.harness import Lab
-from tests.lab.nodes import LINK, MOUNT, make_pair
+from tests.lab.nodes import LINK, MOUNT, make_lone
 
 
 def test_holders_are_named(lab: Lab) -> None:
-    n1, _ = make_pair(lab, array=False)
-    n1.cli("promote r0")
+    n1 = make_lone(lab)
     n1.make_file_system()
     writer = n1.writer("files")
     reader = n1.guest.start(f"exec sleep 600 < {LINK}")

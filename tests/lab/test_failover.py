@@ -14,7 +14,7 @@ def test_power_cut_of_the_primary(lab: Lab, metadata: Metadata) -> None:
     n1.cli("promote r0")
     assert n1.guest.run(f"[ -b {LINK} ] && readlink {LINK}").startswith("/dev/nbd")
     n1.make_file_system()
-    first = n1.writer("first")
+    first = n1.writer("first", pause_s=0)
     first.advance(40)
     n1.guest.power_cut()
     assert first.count >= 45
@@ -28,7 +28,7 @@ def test_power_cut_of_the_primary(lab: Lab, metadata: Metadata) -> None:
     n2.guest.run(f"mount {LINK} {MOUNT}")
     assert "recovery complete" in n2.guest.run("dmesg")  # the journal was in use, and was replayed
     first.check(n2)
-    second = n2.writer("second")
+    second = n2.writer("second", pause_s=0.1)
     second.advance(20)
 
     n1.power_up()
