@@ -1,7 +1,7 @@
 """Runs inside a guest: writes files that know their own content, and checks them later, maybe elsewhere.
 
 ``write DIR PAUSE`` makes DIR/0, DIR/1 ... without end, resting PAUSE seconds after each, and prints a number
-once that file is durable, content and name. Standard output is a file of the host's, so it outlives the guest.
+once that file is durable, content and name. Standard output is a file of the host: it outlives the guest.
 ``check DIR COUNT`` verifies that the first COUNT files are there, every byte.
 """
 

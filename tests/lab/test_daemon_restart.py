@@ -23,7 +23,7 @@ def test_the_writer_only_waits(lab: Lab) -> None:
     n1, n2 = make_pair(lab)
     n1.cli("promote r0")
     n1.make_file_system()
-    writer = n1.writer("files")
+    writer = n1.writer("files", pause_s=0)
     for _ in range(3):
         _restart(n1, writer, "KILL")
     _restart(n1, writer, "TERM")
