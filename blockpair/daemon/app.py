@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
@@ -18,7 +19,10 @@ from blockpair.daemon.manager import Manager
 from blockpair.daemon.methods import Methods
 from blockpair.daemon.notify import notify
 from blockpair.errors import BlockpairError, ErrorKind
-from blockpair.rpc.server import Server, give_to_group
+from blockpair.rpc.server import MAX_CONNECTIONS, Server, give_to_group
+
+# Beside one for each caller, who has one call under way: the supervision, starts and stops.
+_SPARE_THREADS = 16
 
 
 def prepare(places: Locations) -> None:
@@ -44,6 +48,10 @@ def prepare(places: Locations) -> None:
 async def serve(node: NodeConfig, places: Locations) -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises `BlockpairError` when it cannot start."""
     log = structlog.get_logger()
+    # A command on a disk that hangs keeps its thread; the status of everything else needs one all the same.
+    asyncio.get_running_loop().set_default_executor(
+        ThreadPoolExecutor(MAX_CONNECTIONS + _SPARE_THREADS, "bp-work")
+    )
     await asyncio.to_thread(prepare, places)
     lock = await asyncio.to_thread(DaemonLock, places.lock_file)
     try:

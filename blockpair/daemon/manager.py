@@ -107,13 +107,20 @@ class Manager:
                     await runtime.reconcile()
                 except BlockpairError as error:
                     self._log.error("resource.start-failed", resource=name, text=error.message)
+                except Exception:
+                    # Whatever it is, the other resources shall be up.
+                    self._log.exception("resource.start-failed", resource=name)
 
     async def stop_all(self) -> None:
         """Stop every engine; roles and kernel devices stay for the next daemon."""
 
         async def stop(name: str, runtime: Runtime) -> None:
             async with self.lock(name):
-                await runtime.suspend()
+                try:
+                    await runtime.suspend()
+                except Exception:
+                    # The others are stopped in good order all the same.
+                    self._log.exception("resource.stop-failed", resource=name)
 
         await asyncio.gather(*(stop(name, runtime) for name, runtime in self._runtimes.items()))
 
@@ -130,6 +137,9 @@ class Manager:
                         await runtime.reconcile()
                     except BlockpairError as error:
                         self._log.error("resource.device-failed", resource=name, text=error.message)
+                    except Exception:
+                        # This watches over all resources: it must not end for the sake of one.
+                        self._log.exception("resource.device-failed", resource=name)
 
     async def up(self, name: str) -> None:
         """Start a resource, and at every start of the daemon from now on. Raises `BlockpairError`."""

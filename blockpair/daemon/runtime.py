@@ -126,7 +126,7 @@ class Runtime:
     async def promote(self, *, force: bool) -> None:
         """Become Primary and offer the device. Raises `BlockpairError`, and then this node is what it was."""
         running = self.engine()
-        was_primary = running.status().role == "Primary"
+        was_primary = (await asyncio.to_thread(running.status)).role == "Primary"
         await self.call("promote", force=force)
         try:
             await asyncio.to_thread(self._marker.set)
@@ -175,18 +175,19 @@ class Runtime:
     async def suspend(self) -> None:
         """The daemon ends: stop the engine, keep the role and the kernel device for the next daemon."""
         if self._running is not None:
-            await self._stop(self._running)
+            try:
+                await self._stop(self._running)
+            except BlockpairError as error:
+                # What it could not finish, the next start finds in the metadata.
+                self._log.error("resource.stop-failed", text=error.message, remedy=error.remedy)
             await asyncio.to_thread(self._device.leave)
 
     async def _stop(self, running: Running) -> None:
+        # Not stopped, it still has its disk and its locks: it stays ours, to be asked again.
+        await asyncio.to_thread(running.stop)
         if self._watched is not None:
             asyncio.get_running_loop().remove_reader(self._watched)
             self._watched = None
-        try:
-            await asyncio.to_thread(running.stop)
-        except BlockpairError as error:
-            # It holds nothing any more; what it could not finish, the next start finds in the metadata.
-            self._log.error("resource.stop-failed", text=error.message)
         self._running = None
         self._announce()
 

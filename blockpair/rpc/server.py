@@ -24,6 +24,7 @@ from blockpair.rpc.messages import ErrorObject, Id, Request, RpcError
 
 MAX_CONNECTIONS = 64
 _GROUP = "blockpair"
+_FAREWELL_SECONDS = 1.0
 _UCRED = struct.Struct("3i")
 
 
@@ -219,7 +220,11 @@ def _bind(path: Path) -> socket.socket:
 async def _close(writer: asyncio.StreamWriter) -> None:
     writer.close()
     with contextlib.suppress(OSError, asyncio.CancelledError):
-        await writer.wait_closed()
+        try:
+            await asyncio.wait_for(writer.wait_closed(), _FAREWELL_SECONDS)
+        except TimeoutError:
+            # It does not read its answers, and would keep the daemon from ending.
+            writer.transport.abort()
 
 
 def _caller(writer: asyncio.StreamWriter) -> Caller:

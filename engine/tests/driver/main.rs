@@ -2,6 +2,7 @@
 
 mod client;
 mod cluster;
+mod limits;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
