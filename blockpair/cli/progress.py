@@ -89,7 +89,7 @@ def show(
             try:
                 time.sleep(poll)
             except KeyboardInterrupt:
-                print(f"{report.name}: no longer followed; the resync itself goes on", file=sys.stderr)
+                print(f"{report.name}: no longer followed; nothing was stopped", file=sys.stderr)
                 raise
     print(plain(report), file=sys.stderr)
     return report
