@@ -85,6 +85,9 @@ def command(
         raise BlockpairError(
             ErrorKind.USAGE, f"--peer: {error}", "write it as --peer b=10.0.0.2:7788"
         ) from None
+    for option, value in (("--device", device), ("--metadata", metadata)):
+        if value == "":
+            raise BlockpairError(ErrorKind.USAGE, f"{option} is empty", f"write a path after {option}")
     place = metadata if metadata is None or metadata == "internal" else str(Path(metadata).absolute())
     with daemon(directory) as client:
         raw = client.call_raw(

@@ -51,7 +51,8 @@ def print_error(error: BlockpairError, *, as_json: bool) -> None:
         return
     print(f"blockpair: {error.message}", file=sys.stderr)
     if error.remedy:
-        print(f"  remedy: {error.remedy}", file=sys.stderr)
+        remedy = error.remedy.replace("\n", "\n          ")
+        print(f"  remedy: {remedy}", file=sys.stderr)
 
 
 def report_crash(error: Exception, *, as_json: bool) -> None:

@@ -86,7 +86,11 @@ def show(
                     f"not in sync after {limit:g} s: {plain(report)}",
                     f"it goes on by itself; to follow it: blockpair sync {report.name} --wait",
                 )
-            time.sleep(poll)
+            try:
+                time.sleep(poll)
+            except KeyboardInterrupt:
+                print(f"{report.name}: no longer followed; nothing was stopped", file=sys.stderr)
+                raise
     print(plain(report), file=sys.stderr)
     return report
 
@@ -111,30 +115,35 @@ class _Lines:
 
 
 class _Bar:
+    """A bar while a resync runs; while none does, words alone: they need the bar's room."""
+
     def __init__(self) -> None:
         from rich.console import Console
+        from rich.live import Live
         from rich.progress import BarColumn, Progress, TextColumn
 
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.percentage:>5.1f} %  {task.fields[detail]}"),
-            console=Console(stderr=True),
-            transient=True,
+            auto_refresh=False,
         )
         self._task = self._progress.add_task("resync", total=None, detail="")
+        self._live = Live("", console=Console(stderr=True), transient=True)
 
     def __enter__(self) -> _Bar:
-        self._progress.start()
+        self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._live.stop()
 
     def update(self, report: ResourceReport) -> None:
+        from rich.text import Text
+
         resync = running(report)
         if resync is None:
-            self._progress.update(self._task, description=report.name, detail=plain(report))
+            self._live.update(Text(plain(report)))
             return
         left = "" if resync.eta_seconds is None else f"  {format_duration(resync.eta_seconds)} left"
         detail = (
@@ -148,3 +157,4 @@ class _Bar:
             completed=resync.done_bytes,
             detail=detail,
         )
+        self._live.update(self._progress.get_renderable())

@@ -42,11 +42,7 @@ def command(directory: str | None, name: str | None, watch: bool, as_json: bool)
     if as_json:
         print_json(report)
     else:
-        from rich.console import Console
-
-        from blockpair.cli.status_text import screen
-
-        Console(highlight=False).print(screen(report))
+        _print(report)
     return int(ExitCode.FINE if report.healthy else ExitCode.DEGRADED)
 
 
@@ -71,6 +67,20 @@ def fetch(client: Client, name: str | None) -> StatusReport:
     return msgspec.structs.replace(report, resources=chosen, healthy=chosen[0].healthy)
 
 
+def _print(report: StatusReport) -> None:
+    """The screen, once. Lines are broken for a terminal only: in a pipe or file, each stays whole."""
+    from rich.console import Console
+
+    from blockpair.cli.status_text import screen
+
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(screen(report))
+        return
+    for line in screen(report).renderables:
+        console.print(line, soft_wrap=True)
+
+
 def _watch(client: Client, name: str | None, report: StatusReport, *, as_json: bool) -> int:
     import sys
     import time
@@ -84,11 +94,18 @@ def _watch(client: Client, name: str | None, report: StatusReport, *, as_json: b
                 sys.stdout.flush()
                 time.sleep(_WATCH_SECONDS)
                 report = fetch(client, name)
+        if not sys.stdout.isatty():
+            while True:
+                _print(report)
+                click.echo()
+                sys.stdout.flush()
+                time.sleep(_WATCH_SECONDS)
+                report = fetch(client, name)
         from rich.live import Live
 
         from blockpair.cli.status_text import screen
 
-        with Live(screen(report), auto_refresh=False, screen=sys.stdout.isatty()) as live:
+        with Live(screen(report), auto_refresh=False, screen=True) as live:
             while True:
                 time.sleep(_WATCH_SECONDS)
                 report = fetch(client, name)

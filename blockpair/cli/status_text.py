@@ -109,7 +109,9 @@ def _advice(entry: Advice) -> list[Text]:
     style = _STYLES[entry.severity]
     lines = [Text.assemble("  ", (entry.severity, style), f": {entry.text}")]
     if entry.remedy:
-        lines.append(Text.assemble("    ", ("next", "dim"), f": {entry.remedy}"))
+        first, *others = entry.remedy.split("\n")
+        lines.append(Text.assemble("    ", ("next", "dim"), f": {first}"))
+        lines += [Text(f"          {other}") for other in others]
     return lines
 
 

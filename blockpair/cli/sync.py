@@ -31,8 +31,9 @@ def command(
 ) -> None:
     """Start the first sync of the resource NAME, or follow one that runs.
 
-    With --from, every other copy is overwritten with what NODE has; refused (exit code 3) where that would
-    lose data that NODE lacks. Resyncs after a disconnect begin by themselves and need no command.
+    With --from, while no copy has ever had data, every other copy is overwritten with what NODE has. Once
+    there is data it overwrites nothing: resyncs begin by themselves, from the newer copy, and --from is
+    refused (exit code 3) if one runs the other way.
 
     \b
     Examples:
@@ -47,8 +48,8 @@ def command(
     with daemon(directory) as client:
         report = _report(client, name)
         if source is not None:
-            click.echo(overwritten(report, source), err=True)
             client.call_raw("resource.sync", {"name": name, "source": source})
+            click.echo(started(report, source), err=True)
             report = _report(client, name)
         elif not follow and not _resyncing(report):
             _nothing_runs(report)
@@ -72,15 +73,18 @@ def _report(client: Client, name: str) -> ResourceReport:
     return client.call("resource.status", {"name": name}, ResourceReport)
 
 
-def overwritten(report: ResourceReport, source: str) -> str:
-    """What a sync from ``source`` would overwrite, in words."""
+def started(before: ResourceReport, source: str) -> str:
+    """What a sync from ``source`` that was accepted overwrites, in words, by the state it was asked in."""
+    from blockpair.status.conditions import had_data
     from blockpair.units import format_size
 
-    engine = report.engine
+    engine = before.engine
+    if engine is not None and had_data(engine):
+        return f"{before.name} has data already: --from starts nothing, what differs is resynced by itself"
     size = "" if engine is None else f" ({format_size(engine.size_bytes)})"
     if engine is not None and source != engine.node:
-        return f"the copy on this node, {report.device}{size}, is overwritten with that of {source}"
-    peers = ", ".join(peer.name for peer in report.peers)
+        return f"the copy on this node, {before.device}{size}, is overwritten with that of {source}"
+    peers = ", ".join(peer.name for peer in before.peers)
     return f"the copy on {peers}{size} is overwritten with that of {source}"
 
 

@@ -18,7 +18,8 @@ DiskDriver = Literal["auto", "inline", "io_uring", "threads"]
 
 MIN_BLOCK_SIZE = 4 << 10
 MAX_BLOCK_SIZE = 1 << 20
-MAX_PEERS = 15
+# Metadata and protocol have room for more; what decides between nodes is written for two.
+MAX_PEERS = 1
 INTERNAL = "internal"
 
 
@@ -166,7 +167,9 @@ def _peers(file: Path, tables: list[PeerTable], node: str) -> tuple[Peer, ...]:
     if not tables:
         raise ConfigError(file, "peer", "there is no peer", "add a [[peer]] with name and address")
     if len(tables) > MAX_PEERS:
-        raise ConfigError(file, "peer", f"{len(tables)} peers are too many", f"keep at most {MAX_PEERS}")
+        raise ConfigError(
+            file, "peer", f"{len(tables)} peers are too many", "a resource has two nodes: keep one peer"
+        )
     peers: list[Peer] = []
     for index, table in enumerate(tables):
         key = f"peer[{index}]"
@@ -181,8 +184,6 @@ def _peers(file: Path, tables: list[PeerTable], node: str) -> tuple[Peer, ...]:
                 f"{name!r} is this node itself",
                 "name the other node, or rename one of them",
             )
-        if any(peer.name == name for peer in peers):
-            raise ConfigError(file, f"{key}.name", f"{name!r} is there twice", "remove one of them")
         try:
             peers.append(Peer(name, parse_address(table.address)))
         except ValueError as error:

@@ -8,8 +8,8 @@ import stat
 from pathlib import Path
 
 from blockpair import bridge
-from blockpair.config.files import sync_directory
-from blockpair.config.names import NAME_RULE, check_name
+from blockpair.config.files import ConfigError, sync_directory
+from blockpair.config.names import check_name
 from blockpair.config.resource import (
     PeerTable,
     Protocol,
@@ -21,6 +21,11 @@ from blockpair.config.resource import (
 from blockpair.daemon.manager import Manager
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.signature import check_free
+
+_REMEDIES = {
+    "block_size": "write it as --block-size 4K, 8K, ... or 1M",
+    "peer": "a resource has two nodes: give one --peer",
+}
 
 
 async def create(
@@ -40,7 +45,7 @@ async def create(
     try:
         check_name(name)
     except ValueError as error:
-        raise BlockpairError(ErrorKind.USAGE, str(error), f"choose another name: {NAME_RULE}") from None
+        raise BlockpairError(ErrorKind.USAGE, str(error), "choose another name, such as r0") from None
     async with manager.lock(name):
         place = metadata if metadata is not None else str(manager.places.metadata_file(name))
         content = ResourceFile(
@@ -59,7 +64,12 @@ def _create(
             f"the resource {name} exists already ({file})",
             f"choose another name, or delete it first: blockpair delete {name}",
         )
-    config = resource_config(content, file, manager.node.name)
+    try:
+        config = resource_config(content, file, manager.node.name)
+    except ConfigError as error:
+        # The file is not there yet: name what was asked for, not a place in it.
+        remedy = _REMEDIES.get(error.key, error.remedy)
+        raise BlockpairError(ErrorKind.USAGE, f"{name}: {error.reason}", remedy) from None
     _check_path(config.device, "device")
     _check_unused(manager, config)
     check_free(config.device, "device of a resource", force=force)
@@ -68,6 +78,7 @@ def _create(
         if default_metadata:
             config.metadata.parent.mkdir(parents=True, exist_ok=True)
         if config.metadata.exists():
+            _check_path(config.metadata, "metadata")
             check_free(config.metadata, "metadata of a resource", force=force)
         else:
             made = True

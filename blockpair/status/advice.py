@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 
+from blockpair.config.resource import MIN_BLOCK_SIZE
 from blockpair.status.conditions import copies_synced
 from blockpair.status.engine import EngineStatus, PeerStatus, Refusal, Resync
 from blockpair.status.report import Advice, KernelDeviceStatus, Severity, State
@@ -90,8 +92,9 @@ def _local(name: str, engine: EngineStatus) -> Iterator[Advice]:
                 yield Advice(
                     "critical",
                     "inconsistent",
-                    "this node's copy is not usable: it has not been fully synced from a good one",
-                    f"connect to a peer that is UpToDate: blockpair connect {name}",
+                    "this node's copy is not usable: it is new, or has not been fully synced from a good one",
+                    "it is synced by itself once it is connected to a node that has data: "
+                    f"blockpair connect {name}; if no node has any yet: blockpair sync {name} --from NODE",
                 )
         case "Outdated" if not _syncing_to_us(engine):
             yield Advice(
@@ -105,7 +108,8 @@ def _local(name: str, engine: EngineStatus) -> Iterator[Advice]:
                 "warning",
                 "consistent",
                 "this node's copy is intact, but only the peer knows whether it is the newest",
-                f"bring the peer up; if it is lost for good: blockpair promote {name} --force",
+                "bring the peer up; to go on without it, only when it is certainly stopped: "
+                f"blockpair promote {name} --force",
             )
         case _:
             pass
@@ -135,7 +139,8 @@ _PASSING = ("Disconnect", "Busy")
 _REFUSALS: dict[str, tuple[Severity, str]] = {
     "UnknownResource": (
         "warning",
-        "on {peer}: `blockpair create {name} ...`, `blockpair up {name}`; here: blockpair connect {name}",
+        "on {peer}: blockpair up {name} (if it was never made there, `blockpair create {name} ...` first); "
+        "then it connects by itself within seconds, at once with: blockpair connect {name}",
     ),
     "OtherResource": (
         "critical",
@@ -165,11 +170,6 @@ _REFUSALS: dict[str, tuple[Severity, str]] = {
     ),
     "ProtocolError": ("warning", "see both daemons' logs, then: blockpair connect {name}"),
 }
-_SPLIT_BRAIN = (
-    "both copies were written apart and are untouched; choose the one whose changes may be lost; "
-    "on that node: blockpair down {name}, blockpair delete {name}, create it anew with --force; "
-    "then sync from the other"
-)
 
 
 def _unconnected(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:
@@ -190,8 +190,8 @@ def _unconnected(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:
         "warning",
         "unreachable",
         f"{peer.name} ({peer.address}) is not connected, {heard}; {_behind(peer)}",
-        f"see that {peer.name} runs, blockpaird on it too, and that its port is open; "
-        f"it reconnects by itself; on {peer.name}: blockpair status {name}",
+        f"see that {peer.name} runs, blockpaird on it too, and that its port is open; it reconnects by "
+        f"itself, unless {peer.name} was told not to; on {peer.name}: blockpair status {name}",
     )
 
 
@@ -201,19 +201,58 @@ def _refused(name: str, engine: EngineStatus, peer: PeerStatus, refusal: Refusal
         return Advice(
             "critical",
             "split-brain",
-            f"split brain with {peer.name}: {refusal.text}",
-            _SPLIT_BRAIN.format_map(words),
+            f"split brain: {engine.node} and {peer.name} were both written without each other; "
+            "nothing was overwritten, both copies are as they were",
+            _one_copy_anew(name, engine, peer),
+        )
+    if (peer.rule or "").startswith("unrelated") and refusal.reason == "Refused":
+        return Advice(
+            "critical",
+            "refused-refused",
+            f"{peer.name} and this node do not connect: {refusal.text}",
+            _one_copy_anew(name, engine, peer),
         )
     severity, remedy = _REFUSALS.get(
         refusal.reason,
         ("critical", "see both daemons' logs; when the cause is gone: blockpair connect {name}"),
     )
+    reason = refusal.text
+    if refusal.reason == "UnknownResource":
+        # The peer's own words say "here", which is there.
+        reason = f"on {peer.name}, no resource {name} is up"
     return Advice(
         severity,
         f"refused-{refusal.reason.lower()}",
-        f"{peer.name} and this node do not connect: {refusal.text}",
+        f"{peer.name} and this node do not connect: {reason}",
         remedy.format_map(words),
     )
+
+
+def _one_copy_anew(name: str, engine: EngineStatus, peer: PeerStatus) -> str:
+    """How to give up one of two copies that do not fit: a line on the choice and one for either outcome. The
+    commands can be pasted as they are.
+    """
+    return (
+        "choose the node whose data is to be given up, and save what you need of it\n"
+        f"if {engine.node} (this node): stop what uses it here, then: blockpair down {name} && "
+        f"blockpair delete {name} --yes && {_create_anew(name, engine)} && blockpair up {name}; "
+        f"then on {peer.name}: blockpair connect {name}\n"
+        f"if {peer.name}: on {peer.name}, do the same with what `blockpair status {name}` prints there; "
+        f"then here: blockpair connect {name}"
+    )
+
+
+def _create_anew(name: str, engine: EngineStatus) -> str:
+    """The command that makes this node's copy anew, as it was made."""
+    words = ["blockpair", "create", name, "--device", engine.backing.path]
+    words += ["--metadata", "internal" if engine.metadata.kind == "internal" else engine.metadata.path]
+    for peer in engine.peers:
+        words += ["--peer", f"{peer.name}={peer.address}"]
+    if engine.block_size_bytes != MIN_BLOCK_SIZE:
+        words += ["--block-size", f"{engine.block_size_bytes >> 10}K"]
+    if engine.protocol != "C":
+        words += ["--protocol", engine.protocol]
+    return shlex.join([*words, "--force"])
 
 
 def _behind(peer: PeerStatus) -> str:

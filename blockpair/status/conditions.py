@@ -20,6 +20,11 @@ def copies_synced(engine: EngineStatus) -> bool:
     )
 
 
+def had_data(engine: EngineStatus) -> bool:
+    """This node's copy belongs to a generation of the data: a first sync has been chosen, or has ended."""
+    return bool(engine.generation.current.strip("0"))
+
+
 def _each_peer(field: str, *values: str) -> Callable[[EngineStatus], bool]:
     return lambda engine: all(getattr(peer, field) in values for peer in engine.peers)
 

@@ -113,7 +113,27 @@ def test_a_size_that_does_not_fit(node: Node, size: int) -> None:
     ],
 )
 def test_a_bad_block_size(node: Node, options: tuple[str, ...]) -> None:
-    assert "block_size" in create(node, blank(node.dir / "disk"), *options)
+    assert "--block-size" in create(node, blank(node.dir / "disk"), *options, code=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "told"),
+    [
+        (("--metadata", ""), 2, "--metadata is empty"),
+        (("--metadata", "/tmp"), 1, "the metadata /tmp is neither a block device nor a file"),
+        (("--peer", "c=127.0.0.1:2"), 2, "give one --peer"),
+    ],
+)
+def test_metadata_and_peers_that_cannot_be(
+    node: Node, options: tuple[str, ...], code: int, told: str
+) -> None:
+    assert told in create(node, blank(node.dir / "disk"), *options, code=code)
+
+
+def test_this_node_as_its_own_peer(node: Node) -> None:
+    path = blank(node.dir / "disk")
+    told = node.refused(2, "create", "r0", "--device", str(path), "--peer", f"{node.name}=127.0.0.1:1")
+    assert "is this node itself" in told and "r0.toml" not in told
 
 
 def test_metadata_that_exists_is_kept_without_force(node: Node) -> None:
@@ -140,7 +160,8 @@ def test_unknown_peers_nodes_and_states(node: Node) -> None:
     assert "blockpair up r0" in node.refused(1, "promote", "r0")
     node.ok("up", "r0")
     assert "its peers are: b" in node.refused(1, "connect", "r0", "--peer", "z")
-    assert "its nodes are: a, b" in node.refused(1, "sync", "r0", "--from", "z")
+    told = node.refused(1, "sync", "r0", "--from", "z")
+    assert "its nodes are: a, b" in told and "overwritten" not in told
     assert "the states are" in node.refused(2, "wait", "r0", "--until", "happy")
     assert "blockpair status r0" in node.refused(
         1, "wait", "r0", "--until", "connected", "--timeout", "100ms"

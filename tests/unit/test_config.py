@@ -89,9 +89,9 @@ def test_a_bad_value_is_told_with_file_key_reason_and_remedy(
     assert caught.value.exit_code == 1
 
 
-def test_two_peers_of_one_name_are_refused() -> None:
-    peers = [PeerTable("b", "h:1"), PeerTable("b", "h:2")]
-    with pytest.raises(ConfigError, match="twice"):
+def test_a_second_peer_is_refused() -> None:
+    peers = [PeerTable("b", "h:1"), PeerTable("c", "h:2")]
+    with pytest.raises(ConfigError, match="2 peers are too many"):
         resource_config(ResourceFile("/d", "internal", peers), Path("r0.toml"), "a")
 
 
