@@ -22,7 +22,12 @@ def part(cluster: Cluster) -> None:
     b.write(4096, b"on b...." * 512)
     a.ok("connect", "r0")
     for node in cluster.nodes:
-        eventually(lambda node=node: advised(node) == "split-brain", f"{node.name} tells of the split brain")
+        told(node)
+
+
+def told(node: Node) -> None:
+    """Wait until a node tells of the split brain."""
+    eventually(lambda: advised(node) == "split-brain", f"{node.name} tells of the split brain")
 
 
 def advised(node: Node) -> str:

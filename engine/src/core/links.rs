@@ -811,7 +811,7 @@ impl Replica {
             Direction::SplitBrain => {
                 let text = format!(
                     "split brain: {} and {name} were both written without each other; nothing was overwritten. \
-                     Decide whose changes go, make the other copy anew",
+                     Decide whose changes go, and make that copy anew (see `blockpair status`)",
                     self.config.node
                 );
                 self.notice(Severity::Error, "peer.split_brain", text.clone());
