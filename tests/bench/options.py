@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,8 @@ def positive(text: str) -> int:
 
 def race(run: Callable[[Console, bool], int]) -> None:
     """Runs a race, in a network namespace of its own if allowed (it is told), and exits with its code."""
+    # Ended by a time limit, it still takes its servers and gigabytes along.
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(143))
     private = enter_private_network()
     console = Console()
     if not console.is_terminal:

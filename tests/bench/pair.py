@@ -87,8 +87,8 @@ class Node:
             timeout=600,
         )
 
-    def status(self) -> dict[str, Any]:
-        """The resource's part of `blockpair status --json`, whose exit code tells of degradation only."""
+    def engine(self) -> dict[str, Any]:
+        """The engine's part of `blockpair status --json`, whose exit code tells of degradation only."""
         done = self._blockpair("status", RESOURCE, "--json")
         try:
             resources = json.loads(done.stdout)["resources"]
@@ -97,13 +97,15 @@ class Node:
                 f"'blockpair status --json' on node {self.name} said: {done.stdout}{done.stderr}"
             ) from None
         for resource in resources:
-            if resource["resource"] == RESOURCE:
-                return dict(resource)
+            if resource["name"] == RESOURCE:
+                if resource["engine"] is None:
+                    raise BenchFailed(f"{RESOURCE} is {resource['state']} on node {self.name}")
+                return dict(resource["engine"])
         raise BenchFailed(f"node {self.name} knows no resource {RESOURCE}")
 
     def peer(self) -> dict[str, Any]:
         """What this node knows of its only peer."""
-        return dict(self.status()["peers"][0])
+        return dict(self.engine()["peers"][0])
 
 
 class Pair:
@@ -168,7 +170,7 @@ class Pair:
         try:
             self.up_to_date()
             self.a.run("promote", RESOURCE)
-            wait_for("the export of node a", 10, lambda: unix_listening(self.a.socket))
+            wait_for("the export of node a", 10, self.a.socket.is_socket)
             yield Export(f"nbd+unix:///{RESOURCE}?socket={self.a.socket}", (self.a.pid, self.b.pid))
             self.a.run("demote", RESOURCE)
         finally:

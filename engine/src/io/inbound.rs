@@ -9,6 +9,9 @@ use crate::payload::{Buffer, Payload};
 /// From this many missing bytes on, a payload is received straight into its buffer; below, one large receive
 /// of many small messages is cheaper than two system calls a message.
 const DIRECT_MIN: usize = 32 << 10;
+/// Received along with the end of a payload: the next header, and no more, so that a payload after it is
+/// received straight into its buffer as well.
+const AHEAD: usize = 64;
 
 pub struct Filling {
     buffer: Buffer,
@@ -44,11 +47,13 @@ pub fn receive(
     filling: &mut Option<Filling>,
 ) -> io::Result<Received> {
     if let Some(filling) = filling {
-        let space = &mut filling.buffer.as_mut_slice()[filling.filled..];
-        if input.data().is_empty() && space.len() >= DIRECT_MIN {
-            let received = socket.receive(space)?;
+        let missing = &mut filling.buffer.as_mut_slice()[filling.filled..];
+        if input.data().is_empty() && missing.len() >= DIRECT_MIN {
+            let wanted = missing.len();
+            let received = socket.receive_both(missing, &mut input.space()[..AHEAD])?;
             if let Received::Bytes { count, .. } = received {
-                filling.filled += count;
+                filling.filled += count.min(wanted);
+                input.filled(count.saturating_sub(wanted));
             }
             return Ok(received);
         }

@@ -34,6 +34,9 @@ const POLL_BEFORE_SLEEP: Duration = Duration::from_micros(50);
 const POLL_BACKOFF_MAX: u32 = 8;
 /// A busy thread renews its published status this often.
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);
+/// Bytes that the disk moves before what came of them is looked at: a chunk is hashed and sent while the
+/// processor's cache still has it.
+const DISK_BYTES_A_PASS: u64 = 256 << 10;
 
 /// Who a ready descriptor belongs to: the top byte of its key; the rest is an id.
 mod source {
@@ -94,7 +97,7 @@ pub struct Reactor {
     shared: Arc<Shared>,
     actions: Vec<Action>,
     batch: Vec<Action>,
-    disk_ops: Vec<(Token, DiskOp)>,
+    disk_ops: VecDeque<(Token, DiskOp)>,
     completions: Vec<Completion>,
 
     peers: Vec<PeerAddress>,
@@ -143,7 +146,7 @@ impl Reactor {
             shared: parts.shared,
             actions: Vec::new(),
             batch: Vec::new(),
-            disk_ops: Vec::new(),
+            disk_ops: VecDeque::new(),
             completions: Vec::new(),
             ended: vec![WireCounters::default(); parts.peers.len()],
             peers: parts.peers,
@@ -310,7 +313,7 @@ impl Reactor {
         self.reap_disk();
         loop {
             self.resume_stalled();
-            if self.actions.is_empty() {
+            if self.actions.is_empty() && self.disk_ops.is_empty() {
                 self.resume_accepting();
                 // Room for replies lets clients go on, which nothing else might ever do.
                 if self.flush_clients() {
@@ -330,7 +333,7 @@ impl Reactor {
                         sent = true;
                         self.send(connection, &message);
                     }
-                    Action::Disk { token, op } => self.disk_ops.push((token, op)),
+                    Action::Disk { token, op } => self.disk_ops.push_back((token, op)),
                     Action::Meta { token, writes } => written.push_back((token, writes)),
                     Action::Reply { id, result } => self.reply(id, result),
                     Action::Close { connection, .. } => self.close_peer(connection),
@@ -359,11 +362,7 @@ impl Reactor {
                     self.tell(Event::MetaDone { token, result });
                 }
             }
-            for (token, op) in std::mem::take(&mut self.disk_ops) {
-                self.disk_in_flight += 1;
-                self.disk.submit(token, op, &mut self.completions);
-            }
-            self.disk.kick()?;
+            self.submit_disk()?;
             self.reap_disk();
         }
         self.flush_peers();
@@ -371,6 +370,24 @@ impl Reactor {
             self.publish();
         }
         Ok(())
+    }
+
+    /// Hands the disk as much of what waits for it as one pass takes.
+    fn submit_disk(&mut self) -> io::Result<()> {
+        let mut bytes = 0;
+        while bytes < DISK_BYTES_A_PASS {
+            let Some((token, op)) = self.disk_ops.pop_front() else {
+                break;
+            };
+            bytes += match &op {
+                DiskOp::Read { len, .. } => u64::from(*len),
+                DiskOp::Write { payload, .. } => payload.len() as u64,
+                DiskOp::Zero { .. } | DiskOp::Flush => 0,
+            };
+            self.disk_in_flight += 1;
+            self.disk.submit(token, op, &mut self.completions);
+        }
+        self.disk.kick()
     }
 
     fn reap_disk(&mut self) {

@@ -54,16 +54,26 @@ impl Socket {
     }
 
     pub fn receive(&self, into: &mut [u8]) -> io::Result<Received> {
+        self.receive_both(into, &mut [])
+    }
+
+    /// Receives into `first`, and what is beyond it into `second`.
+    pub fn receive_both(&self, first: &mut [u8], second: &mut [u8]) -> io::Result<Received> {
+        let room = first.len() + second.len();
+        let mut parts = [first, second].map(|part| libc::iovec {
+            iov_base: part.as_mut_ptr().cast(),
+            iov_len: part.len(),
+        });
         loop {
-            // SAFETY: `into` is valid for writes of its length.
-            let count = unsafe { libc::recv(self.fd(), into.as_mut_ptr().cast(), into.len(), 0) };
+            // SAFETY: the parts describe two slices that are borrowed for writing beyond the call.
+            let count = unsafe { libc::readv(self.fd(), parts.as_mut_ptr(), parts.len() as libc::c_int) };
             match count {
                 0 => return Ok(Received::End),
                 n if n > 0 => {
                     let count = n as usize;
                     return Ok(Received::Bytes {
                         count,
-                        more: count == into.len(),
+                        more: count == room,
                     });
                 }
                 _ => {

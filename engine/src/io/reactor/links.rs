@@ -16,8 +16,10 @@ use crate::wire::{GoodbyeReason, Hello, Message};
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a connection that was closed may take to deliver its last words.
 const LINGER: Duration = Duration::from_secs(2);
-/// Receives from one connection in one turn, so that a busy peer leaves time for the clients.
+/// Receives, and bytes, from one connection in one turn: a busy peer leaves time for the clients, and what it
+/// sent is written while the processor's cache still has it.
 const RECEIVES_A_TURN: usize = 8;
+const BYTES_A_TURN: usize = 512 << 10;
 /// Bytes that wait for one peer, at most. The core holds back long before: what it answers unasked (a ping, say) is
 /// all that can grow this far, with a peer that asks on and on and reads nothing.
 const QUEUE_MAX: usize = 256 << 20;
@@ -110,6 +112,7 @@ impl Reactor {
         if !ready.read {
             return;
         }
+        let mut bytes = 0;
         for _ in 0..RECEIVES_A_TURN {
             let Some(connection) = self.connections.get_mut(&id) else {
                 return;
@@ -120,9 +123,10 @@ impl Reactor {
             let was_closing = connection.closing.is_some();
             match connection.receive() {
                 Ok(Received::Bytes { .. }) if was_closing => connection.discard(),
-                Ok(Received::Bytes { more, .. }) => {
+                Ok(Received::Bytes { more, count }) => {
+                    bytes += count;
                     // What comes later is reported again; asking whether it has come costs a system call.
-                    if !self.decode_peer(id) || !more {
+                    if !self.decode_peer(id) || !more || bytes >= BYTES_A_TURN {
                         return;
                     }
                 }
