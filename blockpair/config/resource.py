@@ -39,7 +39,7 @@ class TimeoutsTable(Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class NbdTable(Struct, forbid_unknown_fields=True, frozen=True):
-    """``[nbd]``. ``queues``: connections of the kernel device, 0 for one a processor, four at most.
+    """``[nbd]``. ``queues``: connections of the kernel device; 0: one, see ADR 4.
     ``dead_connection_timeout``: how long I/O on it waits for a daemon that is away before it fails."""
 
     kernel_device: KernelDevice | None = None
@@ -109,7 +109,7 @@ def resource_config(content: ResourceFile, file: Path, node: str) -> ResourceCon
     nbd = content.nbd
     if not 0 <= nbd.queues <= 16:
         raise ConfigError(
-            file, "nbd.queues", f"{nbd.queues} is not from 0 to 16", "write 0 for one a processor"
+            file, "nbd.queues", f"{nbd.queues} is not from 0 to 16", "write 0 for the default: one"
         )
     return ResourceConfig(
         name=name,
