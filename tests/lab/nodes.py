@@ -83,7 +83,7 @@ class Node:
     def prepare(self, *, first: bool) -> str:
         """The shell commands that make a freshly booted guest ready for the daemon: its state, its array."""
         disks, system = self.guest.disks[:-1], self.guest.disks[-1]
-        steps = [f"mkfs.ext4 -q -O ^has_journal {system}"] if first else [f"e2fsck -p {system} || [ $? = 1 ]"]
+        steps = [f"mkfs.ext4 -q {system}"] if first else []
         steps += [
             f"mkdir /srv/system && mount {system} /srv/system",
             "mkdir -p /srv/system/{config,state}",
