@@ -99,9 +99,11 @@ def test_a_device_of_another_resource(node: Node) -> None:
     assert "exists already" in create(node, path)
 
 
-@pytest.mark.parametrize("size", [(16 << 20) + 1, 0, 4096])
-def test_a_size_that_does_not_fit(node: Node, size: int) -> None:
-    create(node, blank(node.dir / "disk", size), "--metadata", "internal")
+@pytest.mark.parametrize(
+    ("size", "place"), [((16 << 20) + 1, ()), (0, ()), (4096, ("--metadata", "internal"))]
+)
+def test_a_size_that_does_not_fit(node: Node, size: int, place: tuple[str, ...]) -> None:
+    create(node, blank(node.dir / "disk", size), *place)
 
 
 @pytest.mark.parametrize(
@@ -327,8 +329,10 @@ def test_a_peer_without_the_resource(cluster: Cluster) -> None:
     blank(a.disk)
     a.ok("create", "r0", "--device", str(a.disk), *cluster.peer_option(a))
     a.ok("up", "r0")
-    codes = {"refused-unknownresource", "unreachable"}
-    eventually(lambda: {entry["code"] for entry in a.status()["advice"]} <= codes, "a is told")
+    eventually(
+        lambda: "refused-unknownresource" in [entry["code"] for entry in a.status()["advice"]],
+        "a is told that b lacks the resource",
+    )
     assert a.cli("status").code == 4
 
 
@@ -362,8 +366,10 @@ def test_garbage_on_the_replication_port_ends_that_connection_alone(cluster: Clu
     a = cluster.a
     for garbage in (b"\0" * 100, b"\xff" * 4096, b"GET / HTTP/1.1\r\n\r\n", b""):
         with socket.create_connection(("127.0.0.1", a.port), timeout=20) as client:
-            client.sendall(garbage)
-            client.shutdown(socket.SHUT_WR)
+            # The daemon may hang up before all of it is sent.
+            with contextlib.suppress(OSError):
+                client.sendall(garbage)
+                client.shutdown(socket.SHUT_WR)
             with contextlib.suppress(ConnectionError):
                 while client.recv(4096):
                     pass
