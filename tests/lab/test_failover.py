@@ -41,7 +41,8 @@ def test_power_cut_of_the_primary(lab: Lab, metadata: Metadata) -> None:
     assert resync["direction"] == "from_peer"
     # Compared is also what might have been on its way when the power went, but only what differs moves.
     assert 0 < resync["sent_bytes"] < size // 2
-    assert resync["sent_bytes"] + resync["same_bytes"] == resync["total_bytes"] == resync["done_bytes"]
+    # The rest is what the application overwrote before its turn came.
+    assert resync["sent_bytes"] + resync["same_bytes"] <= resync["total_bytes"] == resync["done_bytes"]
     second.advance(10)  # the file system stayed in use all the time
     second.stop()
 
