@@ -379,20 +379,7 @@ impl Replica {
         }
         self.peers[slot].link = Some(Link::new(connection, self.now));
         let nonce = self.random_id();
-        let hello = Hello {
-            version_min: wire::VERSION_MIN,
-            version_max: wire::VERSION_MAX,
-            features: wire::feature::ALL,
-            resource: self.config.resource.clone(),
-            resource_id: self.superblock.resource_id,
-            node: self.config.node.clone(),
-            peer: self.peers[slot].name.clone(),
-            data_size_bytes: self.superblock.data_size_bytes,
-            block_size_bytes: self.superblock.block_size_bytes,
-            protocol: self.config.protocol,
-            channel: 0,
-            nonce,
-        };
+        let hello = self.own_hello(slot, nonce);
         self.send(slot, Message::Hello(hello));
     }
 
@@ -676,8 +663,9 @@ impl Replica {
 
     // ---- handshake -----------------------------------------------------------------------------------
 
-    fn on_hello(&mut self, slot: PeerSlot, hello: Hello) {
-        let own = Hello {
+    /// Who this node is, as a peer is told and as its answer is held against.
+    fn own_hello(&self, slot: PeerSlot, nonce: u64) -> Hello {
+        Hello {
             version_min: wire::VERSION_MIN,
             version_max: wire::VERSION_MAX,
             features: wire::feature::ALL,
@@ -689,8 +677,12 @@ impl Replica {
             block_size_bytes: self.superblock.block_size_bytes,
             protocol: self.config.protocol,
             channel: 0,
-            nonce: 0,
-        };
+            nonce,
+        }
+    }
+
+    fn on_hello(&mut self, slot: PeerSlot, hello: Hello) {
+        let own = self.own_hello(slot, 0);
         if let Err((reason, text)) = wire::negotiate(&own, &hello) {
             let peer = &mut self.peers[slot];
             peer.refusals += 1;
