@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use super::cleaning::Cleaning;
 use super::commands::{Promotion, Quiesce, SyncAsked};
+use super::fault::{planted, Fault};
 use super::links::Peer;
 use super::ranges::RangeQueue;
 use super::remote::RemoteWrite;
@@ -142,6 +143,8 @@ pub struct Replica {
     pub(super) promotion: Option<Promotion>,
     /// The decision to be Primary is on its way to the metadata: it counts from here on.
     pub(super) promoting: bool,
+    /// It is durable, and waits until the former Primary's last writes are on the disk.
+    pub(super) promoted_when_drained: Option<Option<CommandId>>,
     /// The permission for a peer to be Primary is on its way to the metadata: this node must not ask now.
     pub(super) allowing: bool,
     /// A write of the peer was lost here since the last handshake.
@@ -216,13 +219,19 @@ impl Replica {
             });
         }
         let crashed_primary = superblock.role_primary && !superblock.clean;
+        let nothing = Bitmap::new_intent(intent.len());
+        let suspects = if planted(Fault::SuspectsIgnored) {
+            &nothing
+        } else {
+            &intent
+        };
         let peers = config
             .peers
             .iter()
             .zip(bitmaps)
             .enumerate()
             .map(|(slot, (peer, bitmap))| {
-                Peer::new(peer, bitmap, superblock.peers[slot].full_sync, &intent, now)
+                Peer::new(peer, bitmap, superblock.peers[slot].full_sync, suspects, now)
             })
             .collect();
         let resuming =
@@ -239,6 +248,7 @@ impl Replica {
             crashed_primary,
             promotion: None,
             promoting: false,
+            promoted_when_drained: None,
             allowing: false,
             has_hole: false,
             quiescing: None,
@@ -444,6 +454,7 @@ impl Replica {
                 self.target_writes -= 1;
                 self.target_bytes -= bytes;
                 self.target_write_done(chunk, result.map(drop));
+                self.peers_write_ended();
             }
             Purpose::AdoptFlush { peer, connection } => {
                 self.adopt_flush_done(peer, connection, result.map(drop));
@@ -479,7 +490,10 @@ impl Replica {
     /// Writes the superblock as it is now to the copy that is not the newest.
     pub(super) fn save_superblock(&mut self, then: Then) {
         self.superblock.sequence += 1;
-        let copy = crate::meta::next_copy(self.superblock.sequence);
+        let mut copy = crate::meta::next_copy(self.superblock.sequence);
+        if planted(Fault::SuperblockCopyFixed) {
+            copy = 0;
+        }
         let write = MetaWrite {
             offset: self.layout.superblock_offset(copy),
             bytes: self.superblock.encode(),
@@ -596,6 +610,9 @@ impl Replica {
 
     /// True when every extent of the range is durably in the log; asks for those that are not.
     pub(super) fn intent_is_durable(&mut self, offset: u64, len: u64) -> bool {
+        if planted(Fault::IntentSkipped) {
+            return true;
+        }
         let mut durable = true;
         for extent in self.extents_of(offset, len) {
             if !self.intent.test(extent) {
@@ -603,7 +620,9 @@ impl Replica {
                 self.intent_pending.insert(extent);
                 self.intent_unsaved.push(extent);
             }
-            durable &= self.intent_pending.is_empty() || !self.intent_pending.contains(&extent);
+            durable &= self.intent_pending.is_empty()
+                || !self.intent_pending.contains(&extent)
+                || planted(Fault::IntentNotAwaited);
         }
         durable
     }
@@ -633,7 +652,12 @@ impl Replica {
                 .peers
                 .iter()
                 .zip(&self.superblock.peers)
-                .all(|(peer, record)| peer.is_mirrored() || record.bitmap_generation != 0 || record.full_sync)
+                .all(|(peer, record)| {
+                    peer.is_mirrored()
+                        || record.bitmap_generation != 0
+                        || record.full_sync
+                        || planted(Fault::GenerationNotOpened)
+                })
     }
 
     /// Opens a new generation, lazily: only when a write is about to exist that a peer lacks.

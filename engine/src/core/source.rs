@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::fault::{planted, Fault};
 use super::links::Phase;
 use super::replica::{describe, Holder, Purpose, Replica, Then};
 use super::types::*;
@@ -225,6 +226,9 @@ impl Replica {
             {
                 self.start_source_read(chunk);
             }
+        }
+        if planted(Fault::MarksLeftAtResyncEnd) && self.source_mut(slot).is_some_and(|s| s.completed > 0) {
+            self.peers[slot].dirty.clear_all();
         }
         let dirty = self.peers[slot].dirty.is_empty();
         let Some(source) = self.source_mut(slot) else {
@@ -460,6 +464,9 @@ impl Replica {
             source.progress.same_bytes += data.len() as u64 - sent;
             let entirely = sent == data.len() as u64;
             source.streak = if entirely { source.streak + 1 } else { 0 };
+        }
+        if planted(Fault::MarkClearedEarly) {
+            self.clear_marks(slot, base, data.len() as u32, Evidence::VerifiedTransfer);
         }
         self.send(slot, Message::ChunkEnd { id: chunk });
     }

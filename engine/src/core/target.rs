@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::fault::{planted, Fault};
 use super::links::Phase;
 use super::replica::{Holder, Purpose, Replica, Then};
 use super::source::{Progress, CHUNK_BYTES};
@@ -200,6 +201,9 @@ impl Replica {
                 let Some(connection) = self.peers[slot].link.as_ref().map(|link| link.id) else {
                     return;
                 };
+                if planted(Fault::LabelBeforeFlush) {
+                    return self.adopt_flush_done(slot, connection, Ok(()));
+                }
                 // The label follows the data: flush first, adopt afterwards.
                 self.disk(
                     Purpose::AdoptFlush {

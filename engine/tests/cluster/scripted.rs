@@ -900,3 +900,24 @@ fn a_flush_that_fails_on_a_secondary_opens_a_hole_even_if_no_primary_asked_for_i
     assert!(bench.is_done(stop, true));
     assert_eq!(bench.replica.status(bench.now).disk, DiskState::Inconsistent);
 }
+
+#[test]
+fn a_promotion_waits_for_the_last_writes_of_the_former_primary() {
+    let mut bench = Bench::new(superblock(5), false);
+    bench.handshake(state(Role::Primary, 5));
+    bench.settle();
+    bench.receive(Message::Write {
+        seq: 1,
+        offset: 0,
+        payload: Payload::copy_from(&vec![1; BLOCK as usize]),
+        fua: false,
+    });
+    bench.lose();
+    let promote = bench.command(Command::Promote { force: true });
+    while !bench.meta.is_empty() {
+        bench.meta_done(true);
+    }
+    assert!(!bench.exported, "a reader could see the write appear out of nothing");
+    bench.disk_done();
+    assert!(bench.exported && bench.is_done(promote, true));
+}
