@@ -82,6 +82,10 @@ pub(super) enum Then {
         asked_by: Option<(PeerSlot, ConnectionId)>,
         promote: bool,
     },
+    SourceSaved {
+        peer: PeerSlot,
+        connection: ConnectionId,
+    },
     TargetReady {
         peer: PeerSlot,
         connection: ConnectionId,
@@ -545,6 +549,7 @@ impl Replica {
             } => {
                 self.first_sync_chosen(command, asked_by, promote);
             }
+            Then::SourceSaved { peer, connection } => self.source_saved(peer, connection),
             Then::TargetReady { peer, connection } => self.target_ready(peer, connection),
             Then::SendResyncEnd { peer, connection } => self.send_resync_end(peer, connection),
             Then::Adopted { peer, connection } => self.adopted(peer, connection),
@@ -576,6 +581,7 @@ impl Replica {
             Then::PromotionAllowed { .. } => self.allowing = false,
             Then::Nothing
             | Then::GenerationBumped
+            | Then::SourceSaved { .. }
             | Then::TargetReady { .. }
             | Then::SendResyncEnd { .. }
             | Then::Adopted { .. } => {}
