@@ -139,12 +139,17 @@ impl Disk {
         }
     }
 
-    /// As the kernel does it: what could not be written back is dropped, counts as clean, and is said once.
+    /// What could not be written back is dropped and said once. It is gone for readers too: what a page cache may go on
+    /// to show of it is a lie that no comparison sees through, so the driver must not believe one after such an error.
     pub fn fail_flush(&mut self, upto: u64, rng: &mut Rng) {
         for (page, stamp) in self.take(upto) {
             if rng.chance(2) {
                 self.stable[page] = stamp;
             }
+            self.current[page] = self.stable[page];
+        }
+        for (page, stamp) in self.cache.iter().flatten() {
+            self.current[*page] = *stamp;
         }
     }
 

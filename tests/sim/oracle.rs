@@ -54,6 +54,8 @@ pub struct Oracle {
     pub used: BTreeSet<usize>,
     open: HashMap<RequestId, Open>,
     order: u64,
+    /// What a node held that began to serve, and the order up to which it may have been written.
+    truth: Option<(u64, Vec<(usize, Stamp)>)>,
     pub writes: u64,
     pub flushes: u64,
     pub reads: u64,
@@ -67,6 +69,7 @@ impl Oracle {
             used: BTreeSet::new(),
             open: HashMap::new(),
             order: 0,
+            truth: None,
             writes: 0,
             flushes: 0,
             reads: 0,
@@ -149,13 +152,18 @@ impl Oracle {
                 fua,
             } => {
                 self.writes += 1;
-                for page in &mut self.pages[first..first + count] {
-                    page.acknowledged = page.acknowledged.max(order);
+                self.settle_truth(order);
+                let mut pages = Vec::new();
+                for n in first..first + count {
+                    let page = &mut self.pages[n];
                     if fua {
                         page.stable = page.stable.max(order);
+                    } else if order <= page.doubtful {
+                        continue;
                     }
+                    page.acknowledged = page.acknowledged.max(order);
+                    pages.push((n, order));
                 }
-                let pages = (first..first + count).map(|n| (n, order)).collect();
                 Ok(Promise::Written { pages, stable: fua })
             }
             Open::Flush { promised } => {
@@ -176,6 +184,7 @@ impl Oracle {
                 for (i, floor) in floor.into_iter().enumerate() {
                     let n = first + i;
                     let bytes = &data[i * PAGE as usize..(i + 1) * PAGE as usize];
+                    let floor = floor.min(self.pages[n].acknowledged);
                     self.check_page(n, read_stamp(n, bytes)?, floor)?;
                 }
                 Ok(Promise::Nothing)
@@ -194,6 +203,7 @@ impl Oracle {
 
     /// Power went, or a copy takes over that may lack the newest: only what was flushed is promised still.
     pub fn only_flushed_counts(&mut self) {
+        self.truth = None;
         for page in &mut self.pages {
             page.acknowledged = page.stable;
         }
@@ -201,21 +211,36 @@ impl Oracle {
 
     /// A flush failed: what it was for may be gone, and no later one makes up for it.
     pub fn flush_failed(&mut self) {
+        self.only_flushed_counts();
         for page in &mut self.pages {
             page.doubtful = self.order;
         }
     }
 
-    /// This disk is what the applications see from now on.
+    /// This disk is what the applications see from now on. It is the truth once a write was acknowledged upon it: before
+    /// that a node that serves has diverged from nobody, and its peer's copy may still win.
     ///
     /// # Errors
     /// When it lacks what was promised, or holds what nobody wrote there.
     pub fn takes_over(&mut self, disk: &Disk) -> Result<(), String> {
-        for n in self.used.clone() {
-            let (stamp, floor) = (disk.current(n), self.pages[n].acknowledged);
-            self.check_page(n, stamp, floor)?;
+        for n in &self.used {
+            self.check_page(*n, disk.current(*n), self.pages[*n].acknowledged)?;
+        }
+        let contents = self.used.iter().map(|n| (*n, disk.current(*n))).collect();
+        self.truth = Some((self.order, contents));
+        Ok(())
+    }
+
+    /// A write was acknowledged: what the disk lacked when its node began to serve is dead.
+    fn settle_truth(&mut self, order: u64) {
+        let Some((began, contents)) = self.truth.take_if(|(began, _)| order > *began) else {
+            return;
+        };
+        for (n, stamp) in contents {
             let page = &mut self.pages[n];
-            let fits = |(order, value): &&(u64, Stamp)| *value == stamp && *order >= floor;
+            let floor = page.acknowledged.min(began);
+            let fits =
+                |(order, value): &&(u64, Stamp)| *value == stamp && (floor..=began).contains(order);
             let orders: Vec<u64> = page
                 .issued
                 .iter()
@@ -223,10 +248,10 @@ impl Oracle {
                 .map(|(order, _)| *order)
                 .collect();
             let newest = orders.last().copied().unwrap_or(0);
-            page.acknowledged = orders.first().copied().unwrap_or(0);
-            page.issued.retain(|(order, _)| *order <= newest);
+            page.acknowledged = page.acknowledged.max(orders.first().copied().unwrap_or(0));
+            page.issued
+                .retain(|(order, _)| *order <= newest || *order > began);
         }
-        Ok(())
     }
 
     /// The newest place in the order that a page's contents can stand for.

@@ -402,6 +402,15 @@ impl Run {
         self.expect("the survivor notices", |run| {
             run.world.replication(survivor) != "Established"
         })?;
+        let spoilt = self
+            .world
+            .status(survivor)
+            .is_none_or(|s| s.disk == DiskState::Inconsistent);
+        if spoilt || self.world.nodes[survivor].broken {
+            // Its disk failed meanwhile: the person waits for the other one.
+            self.world.start(primary, true);
+            return Ok(());
+        }
         self.primary = survivor;
         let command = self
             .world
@@ -499,10 +508,20 @@ impl Run {
         for _ in 0..40 {
             self.heal();
             self.pass(3_000 * MS)?;
-            if self.is_established() && self.world.nodes[self.primary].exported {
-                together = true;
-                break;
+            if !self.is_established() || !self.world.nodes[self.primary].exported {
+                continue;
             }
+            let marked =
+                |s: &CoreStatus| s.peers[0].suspect_bytes + s.peers[0].out_of_sync_bytes > 0;
+            if (0..2).any(|n| self.world.status(n).as_ref().is_some_and(marked)) {
+                // What a failed disk operation left behind is compared at the next handshake.
+                let primary = self.primary;
+                self.world.command(primary, Command::Disconnect { peer: 0 });
+                self.pass(100 * MS)?;
+                continue;
+            }
+            together = true;
+            break;
         }
         if !together {
             return Err(format!(

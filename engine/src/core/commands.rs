@@ -261,6 +261,11 @@ impl Replica {
             );
             self.superblock.forced = true;
             self.superblock.disk = DiskState::UpToDate;
+            if !self.generation_is_tracked() {
+                // At once, not with the first write: should both die now, the older Primary's copy, which may
+                // have lost in a power cut what was acknowledged, must not win at the next handshake.
+                self.open_generation("promoted by force");
+            }
         }
         self.superblock.role_primary = true;
         self.superblock.clean = false;

@@ -673,6 +673,12 @@ impl Replica {
             return;
         }
         self.bumping = true;
+        self.open_generation("writing without every peer");
+        self.save_superblock(Then::GenerationBumped);
+    }
+
+    /// Goes on under a new generation; the caller saves it.
+    pub(super) fn open_generation(&mut self, why: &str) {
         let old = self.superblock.current;
         let new = self.random_id();
         push_history(&mut self.superblock.history, old);
@@ -686,9 +692,8 @@ impl Replica {
         self.notice(
             Severity::Info,
             "generation.new",
-            format!("new generation {new:016x} after {old:016x}: writing without every peer"),
+            format!("new generation {new:016x} after {old:016x}: {why}"),
         );
-        self.save_superblock(Then::GenerationBumped);
     }
 
     fn generation_bumped(&mut self) {

@@ -954,3 +954,17 @@ fn a_new_copy_takes_the_resource_id_only_from_a_source_that_has_noted_what_it_la
     bench.receive(Message::ResyncStart { blocks: 9 });
     assert!(bench.replica.status(bench.now).resource_id.is_some());
 }
+
+#[test]
+fn a_forced_promotion_is_ahead_of_the_former_primary_before_it_wrote() {
+    let mut bench = Bench::new(superblock(5), false);
+    let promote = bench.command(Command::Promote { force: true });
+    bench.settle();
+    assert!(bench.is_done(promote, true));
+    // The former Primary comes back from a power cut, with the generation that both had.
+    let mut former = state(Role::Secondary, 5);
+    (former.crashed_primary, former.last_primary) = (true, true);
+    bench.handshake(former);
+    assert_eq!(bench.replication(), "SyncSource");
+    assert_eq!(bench.replica.status(bench.now).peers[0].rule, Some("self-ahead"));
+}
