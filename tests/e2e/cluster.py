@@ -104,7 +104,17 @@ class Node:
 
     def start(self) -> None:
         """Start the daemon and wait until it answers."""
-        process = self.process = self.spawn()
+        self.launch()
+        self.await_daemon()
+
+    def launch(self) -> None:
+        """Start the daemon; does not wait for it."""
+        self.process = self.spawn()
+
+    def await_daemon(self) -> None:
+        """Wait until the daemon answers."""
+        process = self.process
+        assert process is not None
 
         def answers() -> bool:
             assert process.poll() is None, f"{self.name}'s daemon ended:\n{self.log.read_text()}"
@@ -219,10 +229,12 @@ class Cluster:
         """The other one."""
         return self.b if node is self.a else self.a
 
-    def start(self) -> None:
-        """Start both daemons."""
-        for node in self.nodes:
-            node.start()
+    def start(self, *nodes: Node) -> None:
+        """Start these nodes' daemons, both without names, side by side."""
+        for node in nodes or self.nodes:
+            node.launch()
+        for node in nodes or self.nodes:
+            node.await_daemon()
 
     def create(self, size: int = 16 << 20, *options: str) -> None:
         """Make r0 on both, on new files of ``size`` bytes."""
