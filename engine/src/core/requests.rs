@@ -489,7 +489,7 @@ impl Replica {
         let lost_unflushed = self
             .peers
             .iter()
-            .any(|peer| !(peer.is_mirrored() || peer.suspect.is_empty() && peer.dirty.is_empty()));
+            .any(|peer| !(peer.is_mirrored() || peer.has_everything_stable()));
         if matches!(flush.owner, FlushOwner::Request(_)) && lost_unflushed && !self.generation_is_tracked() {
             self.want_new_generation();
             self.flushes_to_reply.push_back(index);

@@ -968,3 +968,24 @@ fn a_forced_promotion_is_ahead_of_the_former_primary_before_it_wrote() {
     assert_eq!(bench.replication(), "SyncSource");
     assert_eq!(bench.replica.status(bench.now).peers[0].rule, Some("self-ahead"));
 }
+
+#[test]
+fn a_flush_during_a_disconnect_is_not_promised_without_what_the_peer_has_not_flushed() {
+    let mut bench = Bench::primary();
+    bench.write(0);
+    bench.settle();
+    bench.receive(Message::Done { seq: 1, status: 0 });
+    bench.settle();
+    bench.command(Command::Disconnect { peer: 0 });
+    bench.replies.clear();
+    bench.request(RequestKind::Flush);
+    while !bench.disk.is_empty() {
+        bench.disk_done();
+    }
+    assert!(
+        bench.replies.is_empty(),
+        "the peer may be promoted, and has not flushed"
+    );
+    bench.settle();
+    assert_eq!(bench.replies.len(), 1);
+}
