@@ -250,7 +250,9 @@ impl Run {
             return false;
         };
         let good = |s: &CoreStatus| {
-            s.disk == DiskState::UpToDate && s.peers[0].replication == "Established"
+            let peer = &s.peers[0];
+            let marked = peer.out_of_sync_bytes + peer.suspect_bytes > 0;
+            s.disk == DiskState::UpToDate && peer.replication == "Established" && !marked
         };
         good(&a) && good(&b) && a.generation.current == b.generation.current
     }

@@ -448,10 +448,7 @@ impl Replica {
             }
         }
         for index in &writes {
-            if let Some((offset, len)) = self
-                .write_range(*index)
-                .filter(|_| !planted(Fault::UnconfirmedForgotten))
-            {
+            if let Some((offset, len)) = self.write_range(*index) {
                 self.mark_dirty(slot, offset, len);
             }
         }

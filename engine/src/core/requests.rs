@@ -237,7 +237,7 @@ impl Replica {
                 for extent in self.extents_of(offset, len) {
                     self.peers[slot].unflushed.insert(extent);
                 }
-            } else {
+            } else if !planted(Fault::UnmirroredUnmarked) {
                 self.mark_dirty(slot, offset, len);
             }
         }
