@@ -10,6 +10,7 @@ use crate::coverage::Counts;
 use crate::options::{steps_text, Options};
 use crate::plan::Plan;
 use crate::run::run;
+use crate::scenarios;
 use crate::shrink::shrink;
 
 /// What many seeds came to.
@@ -175,4 +176,24 @@ pub fn mutants(options: &Options) -> bool {
         eprintln!("sim: not found: {}", survivors.join(", "));
     }
     survivors.is_empty()
+}
+
+/// Plays one scenario, or lists all; returns whether it went well.
+pub fn scenarios(name: Option<&str>) -> bool {
+    let Some(name) = name else {
+        for scenario in &scenarios::ALL {
+            println!("{}", scenario.name);
+        }
+        return true;
+    };
+    let Some(scenario) = scenarios::ALL.iter().find(|scenario| scenario.name == name) else {
+        eprintln!("sim: no scenario {name}; --scenarios lists them");
+        return false;
+    };
+    let result = scenario.play();
+    match &result {
+        Ok(()) => println!("{name}: as it must be"),
+        Err(why) => eprintln!("sim: {why}"),
+    }
+    result.is_ok()
 }

@@ -8,6 +8,10 @@ pub enum Mode {
         keep: Option<Vec<usize>>,
     },
     Mutants,
+    /// One of them, or their names.
+    Scenarios {
+        name: Option<String>,
+    },
 }
 
 pub struct Options {
@@ -47,6 +51,12 @@ impl Options {
                 "--keep" => keep = Some(parse_steps(&value()?)?),
                 "--trace" => options.trace = true,
                 "--json" => options.json = true,
+                "--scenarios" => options.mode = Mode::Scenarios { name: None },
+                "--scenario" => {
+                    options.mode = Mode::Scenarios {
+                        name: Some(value()?),
+                    }
+                }
                 "--mutants" => options.mode = Mode::Mutants,
                 _ => return Err(format!("unknown argument {name}")),
             }

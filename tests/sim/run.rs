@@ -564,6 +564,17 @@ impl Run {
             .map_err(|why| format!("I1: in the end: {why}"))
     }
 
+    /// A person takes the isolated Primary for dead. It never wrote again, so that nothing has split.
+    pub fn take_over_beside_an_idle_primary(&mut self) -> Result<(), Violation> {
+        let other = 1 - self.primary;
+        self.one_writer = false;
+        self.world.command(other, Command::Promote { force: true });
+        self.expect("a second Primary", |run| run.world.nodes[other].exported)?;
+        self.one_writer = true;
+        self.primary = other;
+        Ok(())
+    }
+
     /// Two Primaries by force: both sides report it, neither is overwritten.
     pub fn split(&mut self) -> Result<(), Violation> {
         self.world.counts.add("split brains", 1);
