@@ -453,7 +453,7 @@ impl Replica {
 
     /// The kernel drops what it could not write back, and says so once: to one flush of those under way, and to
     /// none that comes later. Whatever was written since the last good flush may be gone from this disk.
-    fn lost_what_was_not_flushed(&mut self, errno: Errno) {
+    pub(super) fn lost_what_was_not_flushed(&mut self, errno: Errno) {
         // The write-intent log holds at least all of that: extents leave it only after a flush.
         for peer in &mut self.peers {
             for (first, count) in self.intent.runs() {

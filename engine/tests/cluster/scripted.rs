@@ -989,3 +989,28 @@ fn a_flush_during_a_disconnect_is_not_promised_without_what_the_peer_has_not_flu
     bench.settle();
     assert_eq!(bench.replies.len(), 1);
 }
+
+#[test]
+fn a_primary_that_fails_a_flush_of_its_time_as_secondary_stays_a_source() {
+    let mut bench = Bench::new(superblock(5), false);
+    bench.handshake(state(Role::Secondary, 5));
+    bench.settle();
+    bench.receive(Message::Flush { seq: 1 });
+    let promote = bench.command(Command::Promote { force: false });
+    bench.receive(Message::PromoteReply { allowed: true });
+    while !bench.meta.is_empty() {
+        bench.meta_done(true);
+    }
+    assert!(bench.is_done(promote, true));
+    bench.finish_disk(false);
+    assert_eq!(bench.replica.status(bench.now).disk, DiskState::UpToDate);
+    let flush = bench.request(RequestKind::Flush);
+    while !bench.disk.is_empty() {
+        bench.disk_done();
+    }
+    bench.receive(Message::Done { seq: 1, status: 0 });
+    assert!(
+        bench.replies.contains(&(flush, false)),
+        "the application hears of it"
+    );
+}
