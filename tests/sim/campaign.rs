@@ -10,6 +10,7 @@ use crate::coverage::Counts;
 use crate::options::{steps_text, Options};
 use crate::plan::Plan;
 use crate::run::run;
+use crate::scenarios;
 use crate::shrink::shrink;
 
 /// What many seeds came to.
@@ -69,7 +70,7 @@ fn campaign(options: &Options, fault: Option<Fault>) -> Tally {
 /// Returns whether nothing was violated.
 pub fn seeds(options: &Options) -> bool {
     let began = Instant::now();
-    let tally = campaign(options, None);
+    let tally = campaign(options, options.fault);
     let seconds = began.elapsed().as_secs_f64();
     if options.json {
         let failure = tally.failure.as_ref();
@@ -94,16 +95,17 @@ pub fn seeds(options: &Options) -> bool {
         }
         Some((seed, why)) => {
             eprintln!("sim: seed {seed}: {why}");
-            explain(seed);
+            explain(seed, &why, options.fault);
             false
         }
     }
 }
 
 /// Shrinks a failing seed and shows the short run.
-fn explain(seed: u64) {
+fn explain(seed: u64, why: &str, fault: Option<Fault>) {
+    plant(fault);
     let plan = Plan::new(seed);
-    let short = shrink(&plan);
+    let short = shrink(&plan, why);
     let outcome = run(&short, true);
     let kept: Vec<usize> = short.steps.iter().map(|step| step.number).collect();
     eprintln!(
@@ -115,15 +117,18 @@ fn explain(seed: u64) {
         eprintln!("{line}");
     }
     eprintln!("violated: {}", outcome.violation.unwrap_or_default());
-    eprintln!("replay all of it:   ./scripts/sim --seed {seed} --trace");
+    let planted = fault.map_or(String::new(), |fault| format!("--plant {fault:?} "));
+    eprintln!("replay all of it:   ./scripts/sim {planted}--seed {seed} --trace");
     eprintln!(
-        "replay what counts: ./scripts/sim --seed {seed} --keep {} --trace",
+        "replay what counts: ./scripts/sim {planted}--seed {seed} --keep {} --trace",
         steps_text(&kept)
     );
 }
 
 /// Returns whether nothing was violated.
-pub fn replay(seed: u64, keep: Option<&[usize]>, traced: bool) -> bool {
+pub fn replay(options: &Options, seed: u64, keep: Option<&[usize]>) -> bool {
+    plant(options.fault);
+    let traced = options.trace;
     let mut plan = Plan::new(seed);
     if let Some(keep) = keep {
         plan.steps.retain(|step| keep.contains(&step.number));
@@ -175,4 +180,24 @@ pub fn mutants(options: &Options) -> bool {
         eprintln!("sim: not found: {}", survivors.join(", "));
     }
     survivors.is_empty()
+}
+
+/// Plays one scenario, or lists all; returns whether it went well.
+pub fn scenarios(name: Option<&str>) -> bool {
+    let Some(name) = name else {
+        for scenario in &scenarios::ALL {
+            println!("{}", scenario.name);
+        }
+        return true;
+    };
+    let Some(scenario) = scenarios::ALL.iter().find(|scenario| scenario.name == name) else {
+        eprintln!("sim: no scenario {name}; --scenarios lists them");
+        return false;
+    };
+    let result = scenario.play();
+    match &result {
+        Ok(()) => println!("{name}: as it must be"),
+        Err(why) => eprintln!("sim: {why}"),
+    }
+    result.is_ok()
 }

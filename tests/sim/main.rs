@@ -15,6 +15,7 @@ mod panics;
 mod plan;
 mod rng;
 mod run;
+mod scenarios;
 mod shrink;
 mod world;
 
@@ -33,7 +34,8 @@ fn main() -> ExitCode {
     panics::catch_all();
     let well = match &options.mode {
         Mode::Seeds => campaign::seeds(&options),
-        Mode::Replay { seed, keep } => campaign::replay(*seed, keep.as_deref(), options.trace),
+        Mode::Replay { seed, keep } => campaign::replay(&options, *seed, keep.as_deref()),
+        Mode::Scenarios { name } => campaign::scenarios(name.as_deref()),
         Mode::Mutants => campaign::mutants(&options),
     };
     ExitCode::from(u8::from(!well))

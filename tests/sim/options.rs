@@ -1,5 +1,7 @@
 //! The command line.
 
+use _engine::core::fault::Fault;
+
 pub enum Mode {
     Seeds,
     /// One seed; `keep`: only these steps of its plan.
@@ -8,6 +10,10 @@ pub enum Mode {
         keep: Option<Vec<usize>>,
     },
     Mutants,
+    /// One of them, or their names.
+    Scenarios {
+        name: Option<String>,
+    },
 }
 
 pub struct Options {
@@ -17,6 +23,8 @@ pub struct Options {
     pub jobs: usize,
     pub trace: bool,
     pub json: bool,
+    /// A fault to run with: for tests of the simulator itself.
+    pub fault: Option<Fault>,
 }
 
 impl Options {
@@ -30,6 +38,7 @@ impl Options {
             jobs: std::thread::available_parallelism().map_or(1, usize::from),
             trace: false,
             json: false,
+            fault: None,
         };
         let (mut seed, mut keep) = (None, None);
         let mut arguments = arguments.into_iter();
@@ -45,8 +54,21 @@ impl Options {
                 "--jobs" => options.jobs = number(value()?)?.clamp(1, 256) as usize,
                 "--seed" => seed = Some(number(value()?)?),
                 "--keep" => keep = Some(parse_steps(&value()?)?),
+                "--plant" => {
+                    let name = value()?;
+                    let known = Fault::ALL
+                        .into_iter()
+                        .find(|fault| format!("{fault:?}") == name);
+                    options.fault = Some(known.ok_or(format!("--plant {name}: no such fault"))?);
+                }
                 "--trace" => options.trace = true,
                 "--json" => options.json = true,
+                "--scenarios" => options.mode = Mode::Scenarios { name: None },
+                "--scenario" => {
+                    options.mode = Mode::Scenarios {
+                        name: Some(value()?),
+                    }
+                }
                 "--mutants" => options.mode = Mode::Mutants,
                 _ => return Err(format!("unknown argument {name}")),
             }

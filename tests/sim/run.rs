@@ -250,7 +250,9 @@ impl Run {
             return false;
         };
         let good = |s: &CoreStatus| {
-            s.disk == DiskState::UpToDate && s.peers[0].replication == "Established"
+            let peer = &s.peers[0];
+            let marked = peer.out_of_sync_bytes + peer.suspect_bytes > 0;
+            s.disk == DiskState::UpToDate && peer.replication == "Established" && !marked
         };
         good(&a) && good(&b) && a.generation.current == b.generation.current
     }
@@ -560,6 +562,17 @@ impl Run {
         self.oracle
             .check_disk(&a.data)
             .map_err(|why| format!("I1: in the end: {why}"))
+    }
+
+    /// A person takes the isolated Primary for dead. It never wrote again, so that nothing has split.
+    pub fn take_over_beside_an_idle_primary(&mut self) -> Result<(), Violation> {
+        let other = 1 - self.primary;
+        self.one_writer = false;
+        self.world.command(other, Command::Promote { force: true });
+        self.expect("a second Primary", |run| run.world.nodes[other].exported)?;
+        self.one_writer = true;
+        self.primary = other;
+        Ok(())
     }
 
     /// Two Primaries by force: both sides report it, neither is overwritten.

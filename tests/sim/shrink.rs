@@ -1,4 +1,4 @@
-//! Makes a failing plan short: leaves out steps, in ever smaller pieces, while it still fails.
+//! Makes a failing plan short: leaves out steps, in ever smaller pieces, while it fails in the same way.
 
 use std::time::{Duration, Instant};
 
@@ -8,8 +8,13 @@ use crate::run::run;
 /// Patience for one plan.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A shorter plan that also violates something; not always the same invariant.
-pub fn shrink(plan: &Plan) -> Plan {
+/// The invariant, or the sort of trouble, that a violation's text begins with.
+fn kind(violation: &str) -> &str {
+    violation.split(':').next().unwrap_or(violation)
+}
+
+/// A shorter plan that violates the same as `plan`, which violated `why`.
+pub fn shrink(plan: &Plan, why: &str) -> Plan {
     let began = Instant::now();
     let mut best = plan.clone();
     let mut piece = best.steps.len().div_ceil(2);
@@ -20,7 +25,8 @@ pub fn shrink(plan: &Plan) -> Plan {
             shorter
                 .steps
                 .drain(start..(start + piece).min(best.steps.len()));
-            if run(&shorter, false).violation.is_some() {
+            let violation = run(&shorter, false).violation;
+            if violation.is_some_and(|found| kind(&found) == kind(why)) {
                 best = shorter;
             } else {
                 start += piece;

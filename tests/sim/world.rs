@@ -355,7 +355,8 @@ impl World {
         if self.is_up(n) {
             self.note(|| format!("{} stands still for {} ms", NAMES[n], span / MS));
             self.counts.add("pauses", 1);
-            self.nodes[n].paused_until = self.now + span;
+            let until = self.nodes[n].paused_until.max(self.now + span);
+            self.nodes[n].paused_until = until;
         }
     }
 
@@ -371,7 +372,6 @@ impl World {
     pub fn mend(&mut self) {
         for node in &mut self.nodes {
             node.failing.clear();
-            node.paused_until = 0;
         }
         self.corrupt_next = false;
         self.set_cable(Cable::Fine);

@@ -19,15 +19,15 @@ pub enum Fault {
     LabelBeforeFlush,
     /// What a lost peer had confirmed and not flushed is not compared again.
     UnflushedForgotten,
-    /// What a lost peer had not confirmed is not marked.
-    UnconfirmedForgotten,
+    /// A write without the peer is not marked for it.
+    UnmirroredUnmarked,
     /// Both nodes take themselves for the source.
     VerdictNotMirrored,
     /// No write-intent log at all.
     IntentSkipped,
     /// A write starts before its extent is durably in the log.
     IntentNotAwaited,
-    /// Extents leave the log while the peer has not flushed them.
+    /// Extents leave the log while a peer has still to be compared there.
     IntentClearedEarly,
     /// After a crash, what the log says is not compared.
     SuspectsIgnored,
@@ -70,7 +70,7 @@ mod switch {
             Fault::FlushNotForwarded,
             Fault::LabelBeforeFlush,
             Fault::UnflushedForgotten,
-            Fault::UnconfirmedForgotten,
+            Fault::UnmirroredUnmarked,
             Fault::VerdictNotMirrored,
             Fault::IntentSkipped,
             Fault::IntentNotAwaited,

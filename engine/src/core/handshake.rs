@@ -160,8 +160,8 @@ fn preferred_source(own: &Side, peer: &Side) -> Option<bool> {
     };
     match standing(s).cmp(&standing(p)) {
         std::cmp::Ordering::Greater => Some(true),
-        std::cmp::Ordering::Less => Some(false),
-        std::cmp::Ordering::Equal => Some(own.name < peer.name || planted(Fault::VerdictNotMirrored)),
+        std::cmp::Ordering::Less => Some(planted(Fault::VerdictNotMirrored)),
+        std::cmp::Ordering::Equal => Some(own.name < peer.name),
     }
 }
 

@@ -239,6 +239,14 @@ impl Peer {
         self.draining.is_none() && (self.is_established() || self.is_source_running())
     }
 
+    /// Nothing is marked for it, and all that it confirmed it has flushed.
+    pub(super) fn has_everything_stable(&self) -> bool {
+        self.dirty.is_empty()
+            && self.suspect.is_empty()
+            && self.unflushed.is_empty()
+            && self.covered.is_empty()
+    }
+
     /// Our state is on its way: the verdict will be made over it.
     pub(super) fn is_shaking_hands(&self) -> bool {
         matches!(self.phase(), Some(Phase::State { .. }))
@@ -440,10 +448,7 @@ impl Replica {
             }
         }
         for index in &writes {
-            if let Some((offset, len)) = self
-                .write_range(*index)
-                .filter(|_| !planted(Fault::UnconfirmedForgotten))
-            {
+            if let Some((offset, len)) = self.write_range(*index) {
                 self.mark_dirty(slot, offset, len);
             }
         }

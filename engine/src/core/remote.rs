@@ -237,8 +237,14 @@ impl Replica {
         self.remote_flushes -= 1;
         if let Err(errno) = result {
             let now = self.peers[slot].link.as_ref().map(|link| link.id);
-            self.has_hole |= now == Some(connection);
-            self.copy_has_a_hole("flush", errno);
+            if self.role == Role::Primary {
+                // Asked for when both were Secondary: by now this is the copy that the other one lacks.
+                self.note_disk_error("flush", errno);
+                self.lost_what_was_not_flushed(errno);
+            } else {
+                self.has_hole |= now == Some(connection);
+                self.copy_has_a_hole("flush", errno);
+            }
         }
         self.answer(slot, connection, seq, result);
     }

@@ -237,7 +237,7 @@ impl Replica {
                 for extent in self.extents_of(offset, len) {
                     self.peers[slot].unflushed.insert(extent);
                 }
-            } else {
+            } else if !planted(Fault::UnmirroredUnmarked) {
                 self.mark_dirty(slot, offset, len);
             }
         }
@@ -453,7 +453,7 @@ impl Replica {
 
     /// The kernel drops what it could not write back, and says so once: to one flush of those under way, and to
     /// none that comes later. Whatever was written since the last good flush may be gone from this disk.
-    fn lost_what_was_not_flushed(&mut self, errno: Errno) {
+    pub(super) fn lost_what_was_not_flushed(&mut self, errno: Errno) {
         // The write-intent log holds at least all of that: extents leave it only after a flush.
         for peer in &mut self.peers {
             for (first, count) in self.intent.runs() {
@@ -489,7 +489,7 @@ impl Replica {
         let lost_unflushed = self
             .peers
             .iter()
-            .any(|peer| !(peer.is_mirrored() || peer.suspect.is_empty() && peer.dirty.is_empty()));
+            .any(|peer| !(peer.is_mirrored() || peer.has_everything_stable()));
         if matches!(flush.owner, FlushOwner::Request(_)) && lost_unflushed && !self.generation_is_tracked() {
             self.want_new_generation();
             self.flushes_to_reply.push_back(index);

@@ -968,3 +968,49 @@ fn a_forced_promotion_is_ahead_of_the_former_primary_before_it_wrote() {
     assert_eq!(bench.replication(), "SyncSource");
     assert_eq!(bench.replica.status(bench.now).peers[0].rule, Some("self-ahead"));
 }
+
+#[test]
+fn a_flush_during_a_disconnect_is_not_promised_without_what_the_peer_has_not_flushed() {
+    let mut bench = Bench::primary();
+    bench.write(0);
+    bench.settle();
+    bench.receive(Message::Done { seq: 1, status: 0 });
+    bench.settle();
+    bench.command(Command::Disconnect { peer: 0 });
+    bench.replies.clear();
+    bench.request(RequestKind::Flush);
+    while !bench.disk.is_empty() {
+        bench.disk_done();
+    }
+    assert!(
+        bench.replies.is_empty(),
+        "the peer may be promoted, and has not flushed"
+    );
+    bench.settle();
+    assert_eq!(bench.replies.len(), 1);
+}
+
+#[test]
+fn a_primary_that_fails_a_flush_of_its_time_as_secondary_stays_a_source() {
+    let mut bench = Bench::new(superblock(5), false);
+    bench.handshake(state(Role::Secondary, 5));
+    bench.settle();
+    bench.receive(Message::Flush { seq: 1 });
+    let promote = bench.command(Command::Promote { force: false });
+    bench.receive(Message::PromoteReply { allowed: true });
+    while !bench.meta.is_empty() {
+        bench.meta_done(true);
+    }
+    assert!(bench.is_done(promote, true));
+    bench.finish_disk(false);
+    assert_eq!(bench.replica.status(bench.now).disk, DiskState::UpToDate);
+    let flush = bench.request(RequestKind::Flush);
+    while !bench.disk.is_empty() {
+        bench.disk_done();
+    }
+    bench.receive(Message::Done { seq: 1, status: 0 });
+    assert!(
+        bench.replies.contains(&(flush, false)),
+        "the application hears of it"
+    );
+}

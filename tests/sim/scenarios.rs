@@ -1,0 +1,341 @@
+//! Named scenarios: what broke a shipped replicator once, each at many instants.
+
+use _engine::core::*;
+use _engine::wire::Protocol;
+
+use crate::network::Cable;
+use crate::plan::{Op, Who};
+use crate::run::Run;
+use crate::world::{Part, Settings, Violation, MS};
+
+type Script = fn(&mut Run, u64) -> Result<(), Violation>;
+
+pub struct Scenario {
+    pub name: &'static str,
+    /// At how many instants, or with how many of something.
+    variations: u64,
+    script: Script,
+}
+
+const fn scenario(name: &'static str, variations: u64, script: Script) -> Scenario {
+    Scenario {
+        name,
+        variations,
+        script,
+    }
+}
+
+pub const ALL: [Scenario; 16] = [
+    scenario(
+        "equal-generation-dirty-bits",
+        40,
+        equal_generation_dirty_bits,
+    ),
+    scenario("label-before-data", 60, label_before_data),
+    scenario(
+        "survivor-promoted-before-reconciling",
+        40,
+        survivor_promoted,
+    ),
+    scenario("writes-while-a-resync-ends", 60, writes_while_a_resync_ends),
+    scenario("split-brain-seen-by-both", 20, split_brain),
+    scenario(
+        "idle-isolated-primary-is-no-split-brain",
+        10,
+        idle_isolated_primary,
+    ),
+    scenario("messages-of-a-resync-lost", 80, messages_of_a_resync_lost),
+    scenario("stale-disk-comes-back", 20, stale_disk),
+    scenario("metadata-write-error", 20, metadata_write_error),
+    scenario("unflushed-writes-in-either-order", 40, unflushed_writes),
+    scenario("both-promote-at-once", 40, both_promote),
+    scenario("link-flaps-at-each-message", 80, link_flaps),
+    scenario("paused-node-wakes-late", 20, paused_node),
+    scenario("refused-plan-is-not-retried-for-ever", 5, refused_plan),
+    scenario("damaged-frames", 60, damaged_frames),
+    scenario("disk-errors-on-either-side", 48, disk_errors),
+];
+
+impl Scenario {
+    /// Plays every variation.
+    ///
+    /// # Errors
+    /// The first that violated something, with its trace.
+    pub fn play(&self) -> Result<(), String> {
+        for variation in 0..self.variations {
+            let settings = Settings {
+                protocol: Protocol::C,
+                block_size: 4096,
+            };
+            let mut run = Run::new(variation, settings, true);
+            let result = run
+                .begin()
+                .and_then(|()| (self.script)(&mut run, variation));
+            let outcome = run.finish(result);
+            if let Some(why) = outcome.violation {
+                let from = outcome.trace.len().saturating_sub(80);
+                let trace = outcome.trace[from..].join("\n");
+                return Err(format!(
+                    "{trace}\n{}, variation {variation}: {why}",
+                    self.name
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write(run: &mut Run, first: usize, count: usize) -> Result<(), Violation> {
+    run.act(Op::Write {
+        first,
+        count,
+        fua: false,
+    })
+}
+
+fn crash(who: Who, power: bool) -> Op {
+    Op::Crash { who, power }
+}
+
+/// The Secondary misses some writes; the resync of them begins.
+fn begin_resync(run: &mut Run) -> Result<(), Violation> {
+    run.act(crash(Who::Secondary, false))?;
+    run.pass(10 * MS)?;
+    for first in [1015, 1024, 1030, 2290] {
+        write(run, first, 4)?;
+    }
+    run.pass(20 * MS)?;
+    run.act(Op::Heal)?;
+    run.expect("a resync", |run| {
+        (0..2).any(|n| run.world.replication(n) == "SyncSource")
+    })
+}
+
+fn equal_generation_dirty_bits(run: &mut Run, k: u64) -> Result<(), Violation> {
+    write(run, 1015, 4)?;
+    write(run, 1020, 4)?;
+    run.pass(k * MS / 20)?;
+    run.act(crash(Who::Primary, k % 2 == 0))?;
+    run.expect("a comparison of equal generations", |run| {
+        run.world.counts.get("verdicts same-dirty") > 0
+    })?;
+    run.converge()
+}
+
+fn label_before_data(run: &mut Run, k: u64) -> Result<(), Violation> {
+    begin_resync(run)?;
+    run.pass(k * MS / 4)?;
+    run.act(crash(Who::Secondary, true))?;
+    run.act(Op::Heal)?;
+    run.converge()
+}
+
+fn survivor_promoted(run: &mut Run, k: u64) -> Result<(), Violation> {
+    write(run, 1015, 4)?;
+    run.pass(k * MS / 20)?;
+    run.act(Op::Failover {
+        power: true,
+        survivor_too: k % 3 == 0,
+        replaced: false,
+    })?;
+    run.pass(5 * MS)?;
+    if k % 2 == 0 {
+        write(run, 1016, 2)?;
+    }
+    run.act(crash(Who::Primary, k % 4 == 0))?;
+    run.converge()
+}
+
+fn writes_while_a_resync_ends(run: &mut Run, k: u64) -> Result<(), Violation> {
+    begin_resync(run)?;
+    run.pass(k * MS / 4)?;
+    for first in [1015, 1024, 2290] {
+        write(run, first, 2)?;
+        run.pass(MS / 3)?;
+    }
+    run.act(crash(
+        if k % 2 == 0 {
+            Who::Primary
+        } else {
+            Who::Secondary
+        },
+        k % 3 == 0,
+    ))?;
+    run.converge()
+}
+
+fn split_brain(run: &mut Run, _: u64) -> Result<(), Violation> {
+    write(run, 1015, 4)?;
+    run.pass(50 * MS)?;
+    run.split()
+}
+
+/// It wrote nothing since it was cut off: the other side's changes win, and nobody calls it a split brain.
+fn idle_isolated_primary(run: &mut Run, k: u64) -> Result<(), Violation> {
+    write(run, 1015, 4)?;
+    run.act(Op::Flush)?;
+    run.pass(20 * MS)?;
+    run.act(Op::Cable(Cable::Cut))?;
+    run.pass(100 * MS)?;
+    run.take_over_beside_an_idle_primary()?;
+    if k % 2 == 0 {
+        write(run, 1016, 2)?;
+    }
+    run.pass(20 * MS)?;
+    run.converge()?;
+    match run.world.counts.get("verdicts split-brain") {
+        0 => Ok(()),
+        _ => Err("an idle Primary was taken for a writer".into()),
+    }
+}
+
+fn messages_of_a_resync_lost(run: &mut Run, k: u64) -> Result<(), Violation> {
+    begin_resync(run)?;
+    run.pass(k / 2 * MS / 4)?;
+    run.act(Op::Cable(Cable::Mute((k % 2) as usize)))?;
+    run.pass(5_000 * MS)?;
+    run.converge()
+}
+
+fn stale_disk(run: &mut Run, k: u64) -> Result<(), Violation> {
+    run.act(crash(Who::Secondary, k % 2 == 0))?;
+    for round in 0..1 + k as usize % 4 {
+        write(run, 1015 + round, 3)?;
+        run.pass(3_000 * MS)?;
+        run.act(crash(Who::Primary, k % 3 == 0))?;
+        run.pass(6_000 * MS)?;
+    }
+    run.converge()
+}
+
+fn metadata_write_error(run: &mut Run, k: u64) -> Result<(), Violation> {
+    let who = if k % 2 == 0 {
+        Who::Primary
+    } else {
+        Who::Secondary
+    };
+    write(run, 1015, 4)?;
+    run.act(Op::Fail {
+        who,
+        part: Part::Meta,
+        errno: Errno::EIO,
+        times: 1,
+    })?;
+    run.pass(k * MS)?;
+    write(run, 2290, 4)?;
+    run.pass(5_000 * MS)?;
+    run.converge()
+}
+
+fn unflushed_writes(run: &mut Run, k: u64) -> Result<(), Violation> {
+    write(run, 1020, 2)?;
+    write(run, 1020, 1)?;
+    write(run, 1021, 2)?;
+    run.pass(k * MS / 10)?;
+    run.act(Op::Failover {
+        power: true,
+        survivor_too: true,
+        replaced: false,
+    })?;
+    run.converge()
+}
+
+fn both_promote(run: &mut Run, k: u64) -> Result<(), Violation> {
+    run.world.command(0, Command::Demote);
+    run.expect("no Primary", |run| !run.world.nodes[0].exported)?;
+    run.pass(20 * MS)?;
+    if k % 2 == 0 {
+        run.act(Op::Cable(Cable::Cut))?;
+        run.pass(20 * MS)?;
+        run.act(Op::Heal)?;
+        run.pass(40 * MS + k * MS / 2)?;
+    }
+    run.world.command(0, Command::Promote { force: false });
+    run.pass(k % 8 * MS / 8)?;
+    run.world.command(1, Command::Promote { force: false });
+    run.pass(5_000 * MS)?;
+    run.primary = usize::from(run.world.nodes[1].exported);
+    run.converge()
+}
+
+fn link_flaps(run: &mut Run, k: u64) -> Result<(), Violation> {
+    write(run, 1015, 4)?;
+    run.act(Op::Cable(Cable::Cut))?;
+    run.pass(10 * MS)?;
+    write(run, 1018, 4)?;
+    run.pass(10 * MS)?;
+    for _ in 0..4 {
+        run.act(Op::Heal)?;
+        run.pass(50 * MS + k * MS / 4)?;
+        run.act(Op::Cable(Cable::Cut))?;
+        run.pass(10 * MS)?;
+    }
+    run.converge()
+}
+
+fn paused_node(run: &mut Run, k: u64) -> Result<(), Violation> {
+    let who = if k % 2 == 0 {
+        Who::Primary
+    } else {
+        Who::Secondary
+    };
+    write(run, 1015, 4)?;
+    run.act(Op::Pause {
+        who,
+        ms: 500 + k * 700,
+    })?;
+    run.pass(3_500 * MS)?;
+    write(run, 1016, 4)?;
+    run.pass(15_000 * MS)?;
+    run.converge()
+}
+
+fn refused_plan(run: &mut Run, _: u64) -> Result<(), Violation> {
+    run.split()?;
+    let before = run.world.counts.get("connections");
+    run.pass(120_000 * MS)?;
+    match run.world.counts.get("connections") - before {
+        0..=5 => Ok(()),
+        tries => Err(format!("a refused plan was tried again {tries} times")),
+    }
+}
+
+fn damaged_frames(run: &mut Run, k: u64) -> Result<(), Violation> {
+    begin_resync(run)?;
+    run.pass(k * MS / 4)?;
+    run.act(Op::Damage)?;
+    write(run, 1015, 4)?;
+    run.pass(100 * MS)?;
+    run.act(Op::Damage)?;
+    write(run, 1020, 4)?;
+    run.pass(100 * MS)?;
+    run.converge()
+}
+
+fn disk_errors(run: &mut Run, k: u64) -> Result<(), Violation> {
+    let who = if k % 2 == 0 {
+        Who::Primary
+    } else {
+        Who::Secondary
+    };
+    let part = [Part::Read, Part::Write, Part::Flush][(k / 2 % 3) as usize];
+    let errno = if k % 4 < 2 { Errno::EIO } else { Errno::ENOSPC };
+    let errno = if part == Part::Write {
+        errno
+    } else {
+        Errno::EIO
+    };
+    run.act(Op::Fail {
+        who,
+        part,
+        errno,
+        times: 1 + (k / 6) as u32 % 4,
+    })?;
+    for first in [1015, 1018, 2290] {
+        write(run, first, 4)?;
+        run.act(Op::Read { first, count: 2 })?;
+        run.act(Op::Flush)?;
+        run.pass(5 * MS)?;
+    }
+    run.converge()
+}
