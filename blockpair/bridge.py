@@ -92,6 +92,7 @@ class Running:
         listener: _engine.Listener,
         *,
         socket: str,
+        bundles: str,
         resume: bool,
         connect: bool,
     ) -> None:
@@ -111,6 +112,7 @@ class Running:
             "resume_wait_ms": round(config.resume_wait * 1000),
             "disk_driver": config.disk_driver,
             "connect": connect,
+            "bundles": bundles,
         }
         with translated():
             self._engine = _engine.Engine(_text(spec), listener)

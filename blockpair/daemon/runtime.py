@@ -93,6 +93,7 @@ class Runtime:
                 self._node,
                 listener,
                 socket=str(socket),
+                bundles=str(self._places.bundles(self.config.name)),
                 resume=self._marker.is_set(),
                 connect=connect,
             )

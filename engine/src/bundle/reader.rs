@@ -104,6 +104,14 @@ impl<F: Read + Seek> Bundle<F> {
         (block < self.index[chunk].end).then_some(chunk)
     }
 
+    /// The first block after `block`, which no chunk spans, that a chunk begins with; the device's end without.
+    pub fn next_chunk_after(&self, block: u64) -> u64 {
+        let after = self.index.partition_point(|entry| entry.first <= block);
+        self.index
+            .get(after)
+            .map_or(self.facts.device_blocks(), |entry| entry.first)
+    }
+
     /// Reads and checks one chunk.
     ///
     /// # Errors

@@ -43,7 +43,7 @@ fn disk(size: u64) -> Vec<u8> {
     (0..size)
         .map(|at| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            if (at / BLOCK) % 3 == 0 {
+            if (at / BLOCK).is_multiple_of(3) {
                 (at / BLOCK) as u8
             } else {
                 (state >> 33) as u8

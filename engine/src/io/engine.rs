@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::{OwnedFd, RawFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{sync_channel, RecvTimeoutError};
 use std::sync::{Arc, Mutex, Once, PoisonError};
@@ -13,13 +13,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 
+use super::bundle::{files, remove_leftovers, Export as BundleExport, Overlay, Present, Since};
 use super::disk::{self, Device, Driver};
 use super::failure::{Failure, FailureKind};
 use super::inbox::{Inbox, Input};
 use super::listener::{Listener, Registration};
 use super::meta_writer::MetaWriter;
 use super::metadata::{MetadataFile, MetadataPlace};
-use super::reactor::{Clock, Parts, PeerAddress, Reactor};
+use super::reactor::{Bundles, Clock, Parts, PeerAddress, Reactor};
 use super::shared::Shared;
 use crate::core::{
     Command, Notice, PeerConfig, Replica, ReplicaConfig, ReplicaMetadata, Severity, SyncSource, Victim,
@@ -64,6 +65,8 @@ pub struct EngineSpec {
     #[serde(default)]
     pub disk_driver: Driver,
     pub connect: bool,
+    /// The folder of this resource's bundles; made when the first one is saved.
+    pub bundles: PathBuf,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -85,13 +88,18 @@ enum Fault {
 }
 
 pub struct Engine {
+    resource: String,
     node: String,
+    data_size_bytes: u64,
     peers: Vec<String>,
     inbox: Arc<Inbox>,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Ends when the thread does, or here.
     registration: Mutex<Option<Registration>>,
+    /// What exports of bundles read beside them; until the stop.
+    present: Mutex<Option<Present>>,
+    exports: Mutex<Vec<BundleExport>>,
     /// A stop has run out of patience: the last one who lets go does not wait as long again.
     gave_up: AtomicBool,
 }
@@ -156,6 +164,23 @@ impl Engine {
                 ),
             });
         }
+        let in_bundles = |error: std::io::Error| {
+            Failure::new(
+                FailureKind::Io,
+                format!(
+                    "the bundles in {} cannot be looked at: {error}",
+                    spec.bundles.display()
+                ),
+                "make that folder readable and writable for blockpaird",
+            )
+        };
+        remove_leftovers(&spec.bundles).map_err(in_bundles)?;
+        let since = Since::take_over(
+            &spec.bundles,
+            loaded.layout.blocks(),
+            u64::from(loaded.layout.block_size_bytes()),
+        );
+        let since = Arc::new(since.map_err(in_bundles)?);
         let clock = Clock::start();
         let config = ReplicaConfig {
             resource: spec.resource.clone(),
@@ -184,6 +209,7 @@ impl Engine {
             min_block: device.alignment() as u32,
             ..ExportInfo::new(&spec.resource, loaded.layout.data_size_bytes())
         };
+        let data_size_bytes = info.size_bytes;
         let export = Export::new(info).map_err(|error| {
             Failure::new(
                 FailureKind::Invalid,
@@ -205,6 +231,11 @@ impl Engine {
         let names: Vec<String> = peers.iter().map(|peer| peer.name.clone()).collect();
         let meta = MetaWriter::new(metadata, device.clone(), inbox.clone()).map_err(system)?;
         let wanted = spec.disk_driver;
+        let present = Present {
+            device: device.clone(),
+            since: since.clone(),
+        };
+        let (resource, node) = (spec.resource.clone(), spec.node.clone());
         let ended_inbox = inbox.clone();
         let (parts_inbox, parts_shared) = (inbox.clone(), shared.clone());
         let (started, start_result) = sync_channel(1);
@@ -226,6 +257,12 @@ impl Engine {
                         inbox: parts_inbox,
                         shared: parts_shared.clone(),
                         connect: spec.connect,
+                        bundles: Bundles {
+                            folder: spec.bundles,
+                            resource: spec.resource.clone(),
+                            node: spec.node,
+                            since,
+                        },
                     };
                     Reactor::new(parts).map_err(|error| Failure::system(&spec.resource, &error))
                 });
@@ -253,12 +290,16 @@ impl Engine {
             return Err(failure);
         }
         Ok(Engine {
-            node: spec.node,
+            resource,
+            node,
+            data_size_bytes,
             peers: names,
             inbox,
             shared,
             thread: Mutex::new(Some(thread)),
             registration: Mutex::new(Some(registration)),
+            present: Mutex::new(Some(present)),
+            exports: Mutex::default(),
             gave_up: AtomicBool::new(false),
         })
     }
@@ -385,6 +426,7 @@ impl Engine {
     /// # Errors
     /// When a disk or a peer keeps it from finishing; it goes on trying.
     pub fn stop(&self) -> Result<(), Failure> {
+        self.close_exports();
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_some() && !self.shared.has_ended() {
             match self.ask(Command::Stop, "the end of the resource".into(), STOP_PATIENCE) {
@@ -408,6 +450,65 @@ impl Engine {
 }
 
 impl Engine {
+    /// Serves the victim's device as the bundle at `path` and the present device tell it, read-only, on a Unix
+    /// socket at `socket`. Returns how many blocks changed since, where that is known: they, or all that the
+    /// bundle has not, cannot be read.
+    ///
+    /// # Errors
+    /// As [`files::open`]; `mismatch` when it is another resource's, or the device has another size.
+    pub fn export_bundle(&self, path: &Path, socket: &Path) -> Result<Option<u64>, Failure> {
+        let present = self
+            .present
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let present = present.filter(|_| !self.shared.has_ended()).ok_or_else(|| {
+            Failure::new(
+                FailureKind::Failed,
+                format!("{} is down", self.resource),
+                format!("blockpair up {}", self.resource),
+            )
+        })?;
+        let bundle = files::open(path)?;
+        let facts = bundle.facts();
+        if facts.resource != self.resource || facts.data_size_bytes != self.data_size_bytes {
+            return Err(Failure::new(
+                FailureKind::Mismatch,
+                format!(
+                    "the bundle {} is of resource {} with {} bytes, this is {} with {}",
+                    path.display(),
+                    facts.resource,
+                    facts.data_size_bytes,
+                    self.resource,
+                    self.data_size_bytes
+                ),
+                "export it where its resource is",
+            ));
+        }
+        let changed = present.since.changed(bundle.id());
+        let export = BundleExport::open(socket, &self.resource, Overlay::new(bundle, present))
+            .map_err(|error| Failure::system(socket.display(), &error))?;
+        let mut exports = self.exports.lock().unwrap_or_else(PoisonError::into_inner);
+        exports.push(export);
+        Ok(changed)
+    }
+
+    /// Ends the export on `socket`; one that has ended already is fine.
+    pub fn end_export(&self, socket: &Path) {
+        let mut exports = self.exports.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended: Vec<BundleExport> = exports.extract_if(.., |export| export.path() == socket).collect();
+        drop(exports);
+        // Its clients may be in the middle of a read: nobody else waits for them.
+        drop(ended);
+    }
+
+    /// Nobody reads the device through here any more.
+    fn close_exports(&self) {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ended = std::mem::take(&mut *self.exports.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(ended);
+    }
+
     /// Stops it if that was not tried in vain before.
     pub fn let_go(&self) {
         if !self.gave_up.load(Ordering::Relaxed) {

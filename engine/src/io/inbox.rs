@@ -7,6 +7,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::bundle::Saved;
 use super::event::EventFd;
 use super::failure::Failure;
 use crate::core::{Command, Errno, PeerSlot, Token};
@@ -36,6 +37,11 @@ pub enum Input {
     MetaDone {
         token: Token,
         result: Result<(), Errno>,
+    },
+    /// A bundle is durable and verified, or was not saved and why, for people.
+    BundleSaved {
+        token: Token,
+        result: Result<Saved, String>,
     },
     /// A kernel device's end of a socket pair.
     Attach(OwnedFd),
