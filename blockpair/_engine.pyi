@@ -30,8 +30,8 @@ def dump_metadata(spec: str) -> str:
     """As `inspect_metadata`, with the runs that are out of sync or may be."""
 
 def show_bundle(path: str, verify: bool) -> str:
-    """A bundle's facts: {"path", "id", "size_bytes", "saved_bytes", "facts": {...}}; with `verify`, after all its
-    blocks were compared with their checksums.
+    """A bundle's facts: {"path", "id", "size_bytes", "saved_bytes", "facts": {...}}; with `verify`, after all
+    its blocks were compared with their checksums.
 
     Raises EngineError of kind "invalid", "newer", "damaged" or "io".
     """
