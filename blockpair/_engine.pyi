@@ -43,7 +43,7 @@ def restore_bundle(path: str, socket: str) -> int:
     """
 
 def copy_image(socket: str, file: str) -> int:
-    """Copy the export on an NBD socket to `file`, which must not exist; its bytes. Raises EngineError."""
+    """Copy the export on an NBD socket to `file`, which is there and empty; its bytes. Raises EngineError."""
 
 class Listener:
     """The replication port, one a daemon; routes connections to the engines by resource name."""

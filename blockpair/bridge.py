@@ -96,7 +96,7 @@ def restore_bundle(path: Path, socket: Path) -> int:
 
 
 def copy_image(socket: Path, file: Path) -> int:
-    """Copy what an NBD socket exports to a new file; the bytes. Raises `BlockpairError`."""
+    """Copy what an NBD socket exports to an empty file; the bytes. Raises `BlockpairError`."""
     with translated():
         return _engine.copy_image(str(socket), str(file))
 

@@ -4,6 +4,7 @@ lost blocks, a bundle has them as they were; `docs/reference/bundles.md`.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import msgspec
@@ -81,15 +82,9 @@ def read(path: Path, *, verify: bool) -> BundleFile:
 
 
 def listing(places: Locations, resource: str | None = None) -> list[Entry]:
-    """The bundles of one resource or all, oldest first in each. A broken file is an entry, not an error.
-    Raises `BlockpairError` for what cannot be a resource.
-    """
+    """The bundles of one resource or all, oldest first in each. A broken file is an entry, not an error."""
     root = places.bundles("x").parent
-    if resource is not None and (resource in (".", "..") or "/" in resource):
-        raise BlockpairError(
-            ErrorKind.NOT_FOUND, f"{resource!r} is no resource's name", "`blockpair status` shows them"
-        )
-    folders = [places.bundles(resource)] if resource is not None else sorted(root.glob("*"))
+    folders = [folder for folder in sorted(root.glob("*")) if resource in (None, folder.name)]
     found: list[Entry] = []
     for folder in folders:
         for path in sorted(folder.glob(f"*{SUFFIX}")):
@@ -106,22 +101,35 @@ def find(places: Locations, which: str) -> Path:
     """
     if "/" in which:
         path = Path(which)
-        if path.is_file():
-            return path
+        # Of no file: too long a name, or a character that none can have.
+        with contextlib.suppress(OSError, ValueError):
+            if path.is_file():
+                return path
         raise BlockpairError(
             ErrorKind.NOT_FOUND, f"there is no file {which}", "name one that `blockpair bundle list` shows"
         )
     root = places.bundles("x").parent
-    named = sorted(root.glob(f"*/{which}")) if which.endswith(SUFFIX) and "*" not in which else []
-    newest = sorted(places.bundles(which).glob(f"*{SUFFIX}")) if which not in (".", "..") else []
-    for candidates in (named, newest):
-        if candidates:
-            return candidates[-1]
+    files = sorted(root.glob(f"*/*{SUFFIX}"))
+    named = [path for path in files if path.name == which]
+    found = named or [path for path in files if path.parent.name == which]
+    if found:
+        return found[-1]
     raise BlockpairError(
         ErrorKind.NOT_FOUND,
         f"{which!r} is neither a bundle nor a resource with bundles on this node",
         "`blockpair bundle list` shows them; one that was copied here is named by its path: ./FILE",
     )
+
+
+def forget_changes(places: Locations, resource: str) -> None:
+    """Drop what is known of the blocks that changed since the newest bundle: the resource gets another
+    device or another beginning, and what is on it then was never the victim's. Raises `OSError`.
+    """
+    # The engine's; see engine/src/io/bundle/since.rs.
+    file = places.bundles(resource) / "changed-since"
+    if file.exists():
+        file.unlink()
+        sync_directory(file.parent)
 
 
 def delete(places: Locations, which: str) -> Path:

@@ -273,8 +273,6 @@ def _exported(directory: str | None, which: str) -> Iterator[tuple[Exported, Cal
 def _to_image(directory: str | None, which: str, image: Path) -> dict[str, Any]:
     from blockpair.bridge import copy_image
 
-    if image.exists():
-        raise BlockpairError(ErrorKind.EXISTS, f"{image} exists", "name a new file, or move that one away")
     with _exported(directory, which) as (exported, _):
         if exported.changed_blocks != 0:
             raise BlockpairError(
@@ -288,8 +286,19 @@ def _to_image(directory: str | None, which: str, image: Path) -> dict[str, Any]:
                 f"`blockpair bundle export {which}` serves what is known, and errors in place of the rest",
             )
         try:
+            image.open("xb").close()
+        except FileExistsError:
+            raise BlockpairError(
+                ErrorKind.EXISTS, f"{image} exists", "name a new file, or move that one away"
+            ) from None
+        except OSError as error:
+            raise BlockpairError(
+                ErrorKind.IO, f"{image} cannot be made: {error.strerror}", "name another place"
+            ) from None
+        try:
             size = copy_image(Path(exported.socket), image)
-        except BlockpairError:
+        except BaseException:
+            # Half an image is taken for a whole one sooner or later.
             image.unlink(missing_ok=True)
             raise
     return {"file": str(image), "bytes": size}

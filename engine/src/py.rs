@@ -80,16 +80,12 @@ fn restore_bundle(py: Python<'_>, path: PathBuf, socket: PathBuf) -> PyResult<u6
     })
 }
 
-/// Copies the export on an NBD socket to a new file. Its bytes.
+/// Copies the export on an NBD socket to a file that is there, and empty. Its bytes.
 #[pyfunction]
 fn copy_image(py: Python<'_>, socket: PathBuf, file: PathBuf) -> PyResult<u64> {
     detached(py, || {
         let told = |error: std::io::Error| Failure::system(file.display(), &error);
-        let image = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&file)
-            .map_err(told)?;
+        let image = OpenOptions::new().write(true).open(&file).map_err(told)?;
         bundle::copy_image(&socket, &image).map_err(told)
     })
 }

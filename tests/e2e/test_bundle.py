@@ -113,7 +113,9 @@ def test_an_export_serves_until_it_is_interrupted(cluster: Cluster) -> None:
                 # It may have been answered before the end was there.
                 client.socket.recv(1)
                 raise ConnectionResetError
-        assert "not known" in cluster.a.refused(3, "bundle", "restore", "r0", "--to", str(cluster.base / "i"))
+        image = cluster.base / "image"
+        assert "not known" in cluster.a.refused(3, "bundle", "restore", "r0", "--to", str(image))
+        assert not image.exists()
     # Down: the export ends with the resource, and there is none without it.
     with exporting(cluster.a, "r0") as (process, told):
         cluster.a.ok("down", "r0")
