@@ -1,12 +1,17 @@
 //! The reactor's part in bundles: has them saved, and marks what changes on the disk after one.
 
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Reactor;
 use crate::bundle::Facts;
 use crate::core::{BundleRequest, DiskOp, Event, Severity, Token};
 use crate::io::bundle::{save, Saved, Saver};
-use crate::io::inbox::Input;
+use crate::io::disk::Device;
+use crate::io::inbox::{Inbox, Input};
+use crate::wire::BlockRun;
 
 impl Reactor {
     pub(super) fn save_bundle(&mut self, token: Token, bundle: BundleRequest) {
@@ -38,26 +43,11 @@ impl Reactor {
                 self.bundles.folder.display()
             ),
         );
-        let (device, inbox) = (self.device.clone(), self.inbox.clone());
-        let (folder, runs) = (self.bundles.folder.clone(), bundle.runs);
-        let work = move |go_on: &dyn Fn() -> bool| {
-            let mut answer = Answer {
-                token,
-                inbox,
-                result: Err("the engine failed while it saved the bundle; see the log".into()),
-            };
-            let mut read = |offset: u64, into: &mut [u8]| {
-                // A chunk is at most 1 MiB.
-                let len = into.len() as u32;
-                let bytes = device.execute(&DiskOp::Read { offset, len })?;
-                into.copy_from_slice(&bytes.ok_or(std::io::ErrorKind::UnexpectedEof)?);
-                Ok(())
-            };
-            answer.result = save(&folder, &facts, &runs, &mut read, go_on);
-        };
         // An earlier one that nobody waits for any more ends first.
         self.saver = None;
-        match Saver::start(work) {
+        let (device, inbox) = (self.device.clone(), self.inbox.clone());
+        let folder = self.bundles.folder.clone();
+        match start(token, device, inbox, folder, facts, bundle.runs) {
             Ok(saver) => self.saver = Some(saver),
             Err(error) => {
                 let why = format!("no thread can be started to save the bundle: {error}; try again");
@@ -114,10 +104,36 @@ impl Reactor {
     }
 }
 
+/// Saves a bundle on a thread of its own, which answers through `inbox`.
+fn start(
+    token: Token,
+    device: Arc<Device>,
+    inbox: Arc<Inbox>,
+    folder: PathBuf,
+    facts: Facts,
+    runs: Vec<BlockRun>,
+) -> io::Result<Saver> {
+    Saver::start(move |go_on| {
+        let mut answer = Answer {
+            token,
+            inbox,
+            result: Err("the engine failed while it saved the bundle; see the log".into()),
+        };
+        let mut read = |offset: u64, into: &mut [u8]| {
+            // A chunk is at most 1 MiB.
+            let len = into.len() as u32;
+            let bytes = device.execute(&DiskOp::Read { offset, len })?;
+            into.copy_from_slice(&bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+            Ok(())
+        };
+        answer.result = save(&folder, &facts, &runs, &mut read, go_on);
+    })
+}
+
 /// Answers however the thread ends: the core waits for it.
 struct Answer {
     token: Token,
-    inbox: std::sync::Arc<crate::io::inbox::Inbox>,
+    inbox: Arc<Inbox>,
     result: Result<Saved, String>,
 }
 
@@ -128,5 +144,128 @@ impl Drop for Answer {
             token: self.token,
             result,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use super::*;
+    use crate::bundle::Bundle;
+    use crate::io::disk::Driver;
+    use crate::wire::{Generations, HISTORY_LEN};
+
+    const BLOCK: u64 = 4096;
+
+    fn facts(blocks: u64, device_blocks: u64) -> Facts {
+        let generations = Generations {
+            current: 1,
+            bitmap: 0,
+            history: [0; HISTORY_LEN],
+        };
+        Facts {
+            resource: "r0".into(),
+            node: "b".into(),
+            peer: "a".into(),
+            rule: "split-brain".into(),
+            why: "a test".into(),
+            created_s: 0,
+            victim: (&generations).into(),
+            survivor: (&generations).into(),
+            block_size_bytes: BLOCK as u32,
+            data_size_bytes: device_blocks * BLOCK,
+            blocks,
+        }
+    }
+
+    /// The answer of a save of `runs` from the file `disk`; `interrupt` drops it at once.
+    fn saved(
+        disk: &[u8],
+        facts: Facts,
+        runs: Vec<BlockRun>,
+        interrupt: bool,
+    ) -> (Result<Saved, String>, usize) {
+        let base = tempfile::tempdir().unwrap();
+        let (path, folder) = (base.path().join("disk"), base.path().join("bundles/r0"));
+        fs::write(&path, disk).unwrap();
+        let device = Arc::new(Device::open(&path, Driver::Auto).unwrap());
+        let inbox = Arc::new(Inbox::new().unwrap());
+        let saver = start(
+            Token(7),
+            device,
+            inbox.clone(),
+            folder.clone(),
+            facts,
+            runs.clone(),
+        )
+        .unwrap();
+        if !interrupt {
+            let mut answered = libc::pollfd {
+                fd: inbox.fd(),
+                events: libc::POLLIN,
+                revents: 0,
+            };
+            // SAFETY: one valid pollfd.
+            assert_eq!(unsafe { libc::poll(&mut answered, 1, 30_000) }, 1, "no answer");
+        }
+        // Waits for its end.
+        drop(saver);
+        let Some(Input::BundleSaved {
+            token: Token(7),
+            result,
+        }) = inbox.take().pop_front()
+        else {
+            panic!("no answer")
+        };
+        if let Ok(saved) = &result {
+            let mut bundle = Bundle::open(File::open(&saved.path).unwrap()).unwrap();
+            let wanted: Vec<u8> = runs
+                .iter()
+                .flat_map(|run| &disk[(run.first * BLOCK) as usize..][..(run.count * BLOCK) as usize])
+                .copied()
+                .collect();
+            let found: Vec<u8> = (0..bundle.chunks())
+                .flat_map(|chunk| bundle.read(chunk).unwrap().data)
+                .collect();
+            assert!(found == wanted);
+        }
+        let left = fs::read_dir(folder).map_or(0, Iterator::count);
+        (result, left)
+    }
+
+    fn disk(blocks: u64) -> Vec<u8> {
+        (0..blocks * BLOCK)
+            .map(|at| (at / BLOCK * 3 + at) as u8)
+            .collect()
+    }
+
+    #[test]
+    fn what_the_device_has_is_saved_and_answered() {
+        let runs = vec![
+            BlockRun { first: 1, count: 300 },
+            BlockRun { first: 400, count: 1 },
+        ];
+        let (result, left) = saved(&disk(500), facts(301, 500), runs, false);
+        assert_eq!((result.is_ok(), left), (true, 1), "{result:?}");
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_read_is_an_answer_too() {
+        // Shorter than it was: the last blocks are gone.
+        let runs = vec![BlockRun { first: 1, count: 300 }];
+        let (result, left) = saved(&disk(100), facts(300, 500), runs, false);
+        assert!(result.unwrap_err().contains("cannot be read"));
+        assert_eq!(left, 0);
+    }
+
+    #[test]
+    fn the_end_of_the_engine_interrupts_it_and_leaves_all_or_nothing() {
+        let runs = vec![BlockRun {
+            first: 0,
+            count: 5000,
+        }];
+        let (result, left) = saved(&disk(5000), facts(5000, 5000), runs, true);
+        assert_eq!(left, usize::from(result.is_ok()), "{result:?}");
     }
 }
