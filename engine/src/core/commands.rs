@@ -268,6 +268,11 @@ impl Replica {
             );
             self.superblock.forced = true;
             self.superblock.disk = DiskState::UpToDate;
+            if !self.generation_is_tracked() {
+                // At once, not with the first write: should both die now, the older Primary's copy, which may
+                // have lost in a power cut what was acknowledged, must not win at the next handshake.
+                self.open_generation("promoted by force");
+            }
         }
         self.superblock.role_primary = true;
         self.superblock.clean = false;
@@ -276,7 +281,13 @@ impl Replica {
         self.save_superblock(Then::Promoted { command });
     }
 
+    /// The role is durable. What the former Primary had on its way to this disk comes first: whoever reads here
+    /// from now on must not see such a write appear later.
     pub(super) fn promoted(&mut self, command: Option<CommandId>) {
+        if self.promoting && self.has_peers_writes() {
+            self.promoted_when_drained = Some(command);
+            return;
+        }
         if !std::mem::take(&mut self.promoting) {
             // A handshake found newer data meanwhile.
             if let Some(id) = command {
@@ -303,6 +314,19 @@ impl Replica {
         }
         self.quiesce_step();
         self.run_deferred();
+    }
+
+    fn has_peers_writes(&self) -> bool {
+        self.remote.len() > 0 || self.target_writes > 0
+    }
+
+    /// A write of a peer ended: it may have been the last that a promotion waited for.
+    pub(super) fn peers_write_ended(&mut self) {
+        if !self.has_peers_writes() {
+            if let Some(command) = self.promoted_when_drained.take() {
+                self.promoted(command);
+            }
+        }
     }
 
     fn promotion_failed(&mut self, error: CommandError) {

@@ -5,6 +5,8 @@
 //! dirty bits are never "no sync", and a history slot of zero is no ancestor. Calling it with the sides swapped
 //! yields the mirror image, so both nodes reach the same conclusion without a word more.
 
+use super::fault::{planted, Fault};
+
 use crate::wire::{DiskState, Generations, NodeState, Role};
 
 /// One side's inputs.
@@ -159,7 +161,7 @@ fn preferred_source(own: &Side, peer: &Side) -> Option<bool> {
     match standing(s).cmp(&standing(p)) {
         std::cmp::Ordering::Greater => Some(true),
         std::cmp::Ordering::Less => Some(false),
-        std::cmp::Ordering::Equal => Some(own.name < peer.name),
+        std::cmp::Ordering::Equal => Some(own.name < peer.name || planted(Fault::VerdictNotMirrored)),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use super::fault::{planted, Fault};
 use super::handshake::{decide, Direction, Scope, Side};
 use super::replica::{Replica, Then};
 use super::requests::Sent;
@@ -420,7 +421,9 @@ impl Replica {
         let peer = &mut self.peers[slot];
         peer.cover_seq = None;
         for extent in peer.unflushed.drain().chain(peer.covered.drain()) {
-            peer.suspect.set(extent, 1);
+            if !planted(Fault::UnflushedForgotten) {
+                peer.suspect.set(extent, 1);
+            }
         }
         match link.phase {
             Phase::Source(source) => self.source_ended(slot, *source),
@@ -437,7 +440,10 @@ impl Replica {
             }
         }
         for index in &writes {
-            if let Some((offset, len)) = self.write_range(*index) {
+            if let Some((offset, len)) = self
+                .write_range(*index)
+                .filter(|_| !planted(Fault::UnconfirmedForgotten))
+            {
                 self.mark_dirty(slot, offset, len);
             }
         }

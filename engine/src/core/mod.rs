@@ -6,6 +6,7 @@
 
 mod cleaning;
 mod commands;
+pub mod fault;
 pub mod handshake;
 mod links;
 mod ranges;

@@ -4,6 +4,8 @@
 //! is granted once nothing that came earlier overlaps it: so two writes that overlap in flight reach the
 //! disk in the order in which they arrived, on every node, and a resync chunk never races a write.
 
+use super::fault::{planted, Fault};
+
 /// One holder's place in the queue.
 struct Place<H> {
     holder: H,
@@ -32,10 +34,11 @@ impl<H: Copy + Eq> RangeQueue<H> {
     /// Queues `holder` for `[start, end)`; true when it may go on at once.
     pub(super) fn acquire(&mut self, holder: H, start: u64, end: u64) -> bool {
         debug_assert!(start < end);
-        let granted = !self
-            .places
-            .iter()
-            .any(|place| place.start < end && start < place.end);
+        let granted = planted(Fault::OverlapsUnordered)
+            || !self
+                .places
+                .iter()
+                .any(|place| place.start < end && start < place.end);
         self.places.push(Place {
             holder,
             start,

@@ -1,5 +1,6 @@
 //! A peer's writes, as they arrive here.
 
+use super::fault::{planted, Fault};
 use super::links::Phase;
 use super::replica::{Holder, Purpose, Replica, Then};
 use super::requests::{disk_op, Change};
@@ -105,7 +106,11 @@ impl Replica {
     pub(super) fn start_remote_write(&mut self, index: usize) {
         if let Some(write) = self.remote.get(index) {
             let op = disk_op(&write.change, write.offset, write.len, write.fua);
+            let (peer, connection, seq) = (write.peer, write.connection, write.seq);
             self.disk(Purpose::RemoteWrite(index), op);
+            if planted(Fault::ConfirmedBeforeDisk) {
+                self.answer(peer, connection, seq, Ok(()));
+            }
         }
     }
 
@@ -115,6 +120,10 @@ impl Replica {
         };
         self.remote_bytes -= write.memory();
         self.release_range(Holder::Remote(index));
+        let result = result.or_else(|errno| match planted(Fault::FailedWriteConfirmed) {
+            true => Ok(()),
+            false => Err(errno),
+        });
         if let Err(errno) = result {
             let now = self.peers[write.peer].link.as_ref().map(|link| link.id);
             self.has_hole |= now == Some(write.connection);
@@ -127,8 +136,11 @@ impl Replica {
         {
             link.received.complete(write.seq);
         }
-        self.answer(write.peer, write.connection, write.seq, result);
+        if !planted(Fault::ConfirmedBeforeDisk) {
+            self.answer(write.peer, write.connection, write.seq, result);
+        }
         self.start_remote_flushes(write.peer);
+        self.peers_write_ended();
     }
 
     /// This copy lacks a write that the Primary has: it is no good until it was resynced.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use super::cleaning::Cleaning;
 use super::commands::{Promotion, Quiesce, SyncAsked};
+use super::fault::{planted, Fault};
 use super::links::Peer;
 use super::ranges::RangeQueue;
 use super::remote::RemoteWrite;
@@ -81,6 +82,10 @@ pub(super) enum Then {
         asked_by: Option<(PeerSlot, ConnectionId)>,
         promote: bool,
     },
+    SourceSaved {
+        peer: PeerSlot,
+        connection: ConnectionId,
+    },
     TargetReady {
         peer: PeerSlot,
         connection: ConnectionId,
@@ -142,6 +147,8 @@ pub struct Replica {
     pub(super) promotion: Option<Promotion>,
     /// The decision to be Primary is on its way to the metadata: it counts from here on.
     pub(super) promoting: bool,
+    /// It is durable, and waits until the former Primary's last writes are on the disk.
+    pub(super) promoted_when_drained: Option<Option<CommandId>>,
     /// The permission for a peer to be Primary is on its way to the metadata: this node must not ask now.
     pub(super) allowing: bool,
     /// A write of the peer was lost here since the last handshake.
@@ -216,13 +223,19 @@ impl Replica {
             });
         }
         let crashed_primary = superblock.role_primary && !superblock.clean;
+        let nothing = Bitmap::new_intent(intent.len());
+        let suspects = if planted(Fault::SuspectsIgnored) {
+            &nothing
+        } else {
+            &intent
+        };
         let peers = config
             .peers
             .iter()
             .zip(bitmaps)
             .enumerate()
             .map(|(slot, (peer, bitmap))| {
-                Peer::new(peer, bitmap, superblock.peers[slot].full_sync, &intent, now)
+                Peer::new(peer, bitmap, superblock.peers[slot].full_sync, suspects, now)
             })
             .collect();
         let resuming =
@@ -239,6 +252,7 @@ impl Replica {
             crashed_primary,
             promotion: None,
             promoting: false,
+            promoted_when_drained: None,
             allowing: false,
             has_hole: false,
             quiescing: None,
@@ -445,6 +459,7 @@ impl Replica {
                 self.target_writes -= 1;
                 self.target_bytes -= bytes;
                 self.target_write_done(chunk, result.map(drop));
+                self.peers_write_ended();
             }
             Purpose::AdoptFlush { peer, connection } => {
                 self.adopt_flush_done(peer, connection, result.map(drop));
@@ -480,7 +495,10 @@ impl Replica {
     /// Writes the superblock as it is now to the copy that is not the newest.
     pub(super) fn save_superblock(&mut self, then: Then) {
         self.superblock.sequence += 1;
-        let copy = crate::meta::next_copy(self.superblock.sequence);
+        let mut copy = crate::meta::next_copy(self.superblock.sequence);
+        if planted(Fault::SuperblockCopyFixed) {
+            copy = 0;
+        }
         let write = MetaWrite {
             offset: self.layout.superblock_offset(copy),
             bytes: self.superblock.encode(),
@@ -532,6 +550,7 @@ impl Replica {
             } => {
                 self.first_sync_chosen(command, asked_by, promote);
             }
+            Then::SourceSaved { peer, connection } => self.source_saved(peer, connection),
             Then::TargetReady { peer, connection } => self.target_ready(peer, connection),
             Then::SendResyncEnd { peer, connection } => self.send_resync_end(peer, connection),
             Then::Adopted { peer, connection } => self.adopted(peer, connection),
@@ -563,6 +582,7 @@ impl Replica {
             Then::PromotionAllowed { .. } => self.allowing = false,
             Then::Nothing
             | Then::GenerationBumped
+            | Then::SourceSaved { .. }
             | Then::TargetReady { .. }
             | Then::SendResyncEnd { .. }
             | Then::Adopted { .. } => {}
@@ -597,6 +617,9 @@ impl Replica {
 
     /// True when every extent of the range is durably in the log; asks for those that are not.
     pub(super) fn intent_is_durable(&mut self, offset: u64, len: u64) -> bool {
+        if planted(Fault::IntentSkipped) {
+            return true;
+        }
         let mut durable = true;
         for extent in self.extents_of(offset, len) {
             if !self.intent.test(extent) {
@@ -604,7 +627,9 @@ impl Replica {
                 self.intent_pending.insert(extent);
                 self.intent_unsaved.push(extent);
             }
-            durable &= self.intent_pending.is_empty() || !self.intent_pending.contains(&extent);
+            durable &= self.intent_pending.is_empty()
+                || !self.intent_pending.contains(&extent)
+                || planted(Fault::IntentNotAwaited);
         }
         durable
     }
@@ -634,7 +659,12 @@ impl Replica {
                 .peers
                 .iter()
                 .zip(&self.superblock.peers)
-                .all(|(peer, record)| peer.is_mirrored() || record.bitmap_generation != 0 || record.full_sync)
+                .all(|(peer, record)| {
+                    peer.is_mirrored()
+                        || record.bitmap_generation != 0
+                        || record.full_sync
+                        || planted(Fault::GenerationNotOpened)
+                })
     }
 
     /// Opens a new generation, lazily: only when a write is about to exist that a peer lacks.
@@ -644,6 +674,12 @@ impl Replica {
             return;
         }
         self.bumping = true;
+        self.open_generation("writing without every peer");
+        self.save_superblock(Then::GenerationBumped);
+    }
+
+    /// Goes on under a new generation; the caller saves it.
+    pub(super) fn open_generation(&mut self, why: &str) {
         let old = self.superblock.current;
         let new = self.random_id();
         push_history(&mut self.superblock.history, old);
@@ -657,9 +693,8 @@ impl Replica {
         self.notice(
             Severity::Info,
             "generation.new",
-            format!("new generation {new:016x} after {old:016x}: writing without every peer"),
+            format!("new generation {new:016x} after {old:016x}: {why}"),
         );
-        self.save_superblock(Then::GenerationBumped);
     }
 
     fn generation_bumped(&mut self) {

@@ -1,5 +1,6 @@
 //! The application's I/O on the Primary.
 
+use super::fault::{planted, Fault};
 use super::replica::{describe, Holder, PeerMask, Purpose, Replica};
 use super::types::*;
 use crate::payload::Payload;
@@ -230,7 +231,7 @@ impl Replica {
             if self.peers[slot].is_mirrored() {
                 let early = self.send_write(slot, index, &change, offset, len, fua);
                 unacked |= bit;
-                if !early {
+                if !early && !planted(Fault::AckBeforePeer) {
                     need |= bit;
                 }
                 for extent in self.extents_of(offset, len) {
@@ -414,7 +415,8 @@ impl Replica {
                 .known
                 .as_ref()
                 .is_some_and(|known| known.role == Role::Secondary);
-            let wanted = only.map_or(follows && self.peers[slot].is_mirrored(), |peer| peer == slot);
+            let wanted = only.map_or(follows && self.peers[slot].is_mirrored(), |peer| peer == slot)
+                && !planted(Fault::FlushNotForwarded);
             let Some(link) = self.peers[slot].link.as_mut().filter(|_| wanted) else {
                 continue;
             };

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::fault::{planted, Fault};
 use super::links::Phase;
 use super::replica::{describe, Holder, Purpose, Replica, Then};
 use super::types::*;
@@ -87,6 +88,10 @@ enum Ending {
 
 /// A resync towards one peer.
 pub(super) struct Source {
+    /// That the target lacks everything is durable here.
+    saved: bool,
+    /// The target's marks have arrived.
+    marks_known: bool,
     /// The target's marks have arrived: comparing has begun, and writes are mirrored.
     pub(super) running: bool,
     cursor: u64,
@@ -128,7 +133,10 @@ impl Replica {
         if let Some(known) = &mut peer.known {
             known.disk = DiskState::Inconsistent;
         }
+        let unsaved = whole && !self.superblock.peers[slot].full_sync;
         let source = Source {
+            saved: !unsaved,
+            marks_known: false,
             running: false,
             cursor: 0,
             chunks: BTreeMap::new(),
@@ -140,9 +148,24 @@ impl Replica {
             progress: Progress::new(true, now),
         };
         self.set_phase(slot, Phase::Source(Box::new(source)));
-        if whole && !self.superblock.peers[slot].full_sync {
+        if let (true, Some(link)) = (unsaved, self.peers[slot].link.as_ref()) {
+            let connection = link.id;
             self.superblock.peers[slot].full_sync = true;
-            self.save_superblock(Then::Nothing);
+            self.save_superblock(Then::SourceSaved {
+                peer: slot,
+                connection,
+            });
+        }
+    }
+
+    /// The target may learn now whose copy it becomes: should this node die, its marks say what is missing there.
+    pub(super) fn source_saved(&mut self, slot: PeerSlot, connection: ConnectionId) {
+        let same = (self.peers[slot].link.as_ref()).is_some_and(|link| link.id == connection);
+        if let Some(source) = self.source_mut(slot).filter(|_| same) {
+            source.saved = true;
+            if source.marks_known {
+                self.run_source(slot);
+            }
         }
     }
 
@@ -160,7 +183,13 @@ impl Replica {
                     }
                     self.peers[slot].dirty.set(run.first, run.count);
                 }
-                if last {
+                let Some(source) = self.source_mut(slot).filter(|_| last) else {
+                    return;
+                };
+                if std::mem::replace(&mut source.marks_known, true) {
+                    return self.protocol_error(slot, "marks after the resync began");
+                }
+                if source.saved {
                     self.run_source(slot);
                 }
             }
@@ -178,9 +207,6 @@ impl Replica {
         let Some(source) = self.source_mut(slot) else {
             return;
         };
-        if source.running {
-            return self.protocol_error(slot, "marks after the resync began");
-        }
         source.running = true;
         source.progress.total_blocks = blocks;
         source.progress.left_blocks = blocks;
@@ -225,6 +251,9 @@ impl Replica {
             {
                 self.start_source_read(chunk);
             }
+        }
+        if planted(Fault::MarksLeftAtResyncEnd) && self.source_mut(slot).is_some_and(|s| s.completed > 0) {
+            self.peers[slot].dirty.clear_all();
         }
         let dirty = self.peers[slot].dirty.is_empty();
         let Some(source) = self.source_mut(slot) else {
@@ -460,6 +489,9 @@ impl Replica {
             source.progress.same_bytes += data.len() as u64 - sent;
             let entirely = sent == data.len() as u64;
             source.streak = if entirely { source.streak + 1 } else { 0 };
+        }
+        if planted(Fault::MarkClearedEarly) {
+            self.clear_marks(slot, base, data.len() as u32, Evidence::VerifiedTransfer);
         }
         self.send(slot, Message::ChunkEnd { id: chunk });
     }

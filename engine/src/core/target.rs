@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::fault::{planted, Fault};
 use super::links::Phase;
 use super::replica::{Holder, Purpose, Replica, Then};
 use super::source::{Progress, CHUNK_BYTES};
@@ -21,6 +22,8 @@ const RUN_GAP: u64 = 64;
 pub(super) struct Target {
     /// This copy is durably marked as incomplete, and the marks went out.
     pub(super) ready: bool,
+    /// Whose copy this becomes, until it is noted in the metadata.
+    resource_id: Option<[u8; 16]>,
     /// The source's chunk numbers, and where they are kept.
     chunks: BTreeMap<u64, u64>,
     end: Option<(u64, [u64; HISTORY_LEN], [u8; 16])>,
@@ -78,6 +81,7 @@ impl Replica {
         self.superseded(&name);
         let target = Target {
             ready: false,
+            resource_id: Some(source_resource_id),
             chunks: BTreeMap::new(),
             end: None,
             progress: Progress::new(false, self.now),
@@ -87,10 +91,6 @@ impl Replica {
         self.superblock.disk = DiskState::Inconsistent;
         self.superblock.role_primary = false;
         self.superblock.last_primary = false;
-        if self.superblock.resource_id == [0; 16] {
-            // A first sync that is cut off can go on where it was.
-            self.superblock.resource_id = source_resource_id;
-        }
         self.save_superblock(Then::TargetReady {
             peer: slot,
             connection,
@@ -158,6 +158,13 @@ impl Replica {
                 self.protocol_error(slot, "more blocks to compare than there are");
             }
             Message::ResyncStart { blocks } => {
+                let resource_id = self.target_mut(slot).and_then(|target| target.resource_id.take());
+                if let Some(resource_id) = resource_id.filter(|_| self.superblock.resource_id == [0; 16]) {
+                    // A first sync that is cut off can go on where it was: by now the source has noted,
+                    // durably, all that this copy lacks.
+                    self.superblock.resource_id = resource_id;
+                    self.save_superblock(Then::Nothing);
+                }
                 if let Some(target) = self.target_mut(slot) {
                     let first = target.progress.total_blocks == 0;
                     if first {
@@ -200,6 +207,9 @@ impl Replica {
                 let Some(connection) = self.peers[slot].link.as_ref().map(|link| link.id) else {
                     return;
                 };
+                if planted(Fault::LabelBeforeFlush) {
+                    return self.adopt_flush_done(slot, connection, Ok(()));
+                }
                 // The label follows the data: flush first, adopt afterwards.
                 self.disk(
                     Purpose::AdoptFlush {

@@ -217,12 +217,16 @@ impl Bench {
     }
 
     fn hello(&mut self) {
+        self.hello_of(ID);
+    }
+
+    fn hello_of(&mut self, resource_id: [u8; 16]) {
         self.receive(Message::Hello(Hello {
             version_min: wire::VERSION_MIN,
             version_max: wire::VERSION_MAX,
             features: wire::feature::ALL,
             resource: "r0".into(),
-            resource_id: ID,
+            resource_id,
             node: "b".into(),
             peer: "a".into(),
             data_size_bytes: SIZE,
@@ -915,4 +919,68 @@ fn a_flush_that_fails_on_a_secondary_opens_a_hole_even_if_no_primary_asked_for_i
     bench.settle();
     assert!(bench.is_done(stop, true));
     assert_eq!(bench.replica.status(bench.now).disk, DiskState::Inconsistent);
+}
+
+#[test]
+fn a_promotion_waits_for_the_last_writes_of_the_former_primary() {
+    let mut bench = Bench::new(superblock(5), false);
+    bench.handshake(state(Role::Primary, 5));
+    bench.settle();
+    bench.receive(Message::Write {
+        seq: 1,
+        offset: 0,
+        payload: Payload::copy_from(&vec![1; BLOCK as usize]),
+        fua: false,
+    });
+    bench.lose();
+    let promote = bench.command(Command::Promote { force: true });
+    while !bench.meta.is_empty() {
+        bench.meta_done(true);
+    }
+    assert!(
+        !bench.exported,
+        "a reader could see the write appear out of nothing"
+    );
+    bench.disk_done();
+    assert!(bench.exported && bench.is_done(promote, true));
+}
+
+#[test]
+fn a_new_copy_takes_the_resource_id_only_from_a_source_that_has_noted_what_it_lacks() {
+    // The source of a whole resync: nothing is said to the target before the flag is durable.
+    let mut bench = Bench::new(superblock(5), false);
+    let mut blank = state(Role::Secondary, 0);
+    blank.disk = DiskState::Inconsistent;
+    bench.open();
+    bench.hello_of([0; 16]);
+    bench.receive(Message::State(blank));
+    bench.receive(Message::BitmapRuns {
+        runs: Vec::new(),
+        last: true,
+    });
+    let started = |m: &Message| matches!(m, Message::ResyncStart { .. }).then_some(());
+    assert!(bench.find(started).is_none());
+    bench.meta_done(true);
+    assert!(bench.find(started).is_some());
+    // Its target: the id comes with the start.
+    let mut bench = Bench::new(superblock(0), false);
+    bench.handshake(state(Role::Primary, 5));
+    bench.settle();
+    assert_eq!(bench.replica.status(bench.now).resource_id, None);
+    bench.receive(Message::ResyncStart { blocks: 9 });
+    assert!(bench.replica.status(bench.now).resource_id.is_some());
+}
+
+#[test]
+fn a_forced_promotion_is_ahead_of_the_former_primary_before_it_wrote() {
+    let mut bench = Bench::new(superblock(5), false);
+    let promote = bench.command(Command::Promote { force: true });
+    bench.settle();
+    assert!(bench.is_done(promote, true));
+    // The former Primary comes back from a power cut, with the generation that both had.
+    let mut former = state(Role::Secondary, 5);
+    (former.crashed_primary, former.last_primary) = (true, true);
+    bench.handshake(former);
+    assert_eq!(bench.replication(), "SyncSource");
+    assert_eq!(bench.replica.status(bench.now).peers[0].rule, Some("self-ahead"));
 }

@@ -1,0 +1,97 @@
+//! Planted faults: the test of the simulator.
+//!
+//! Each breaks one rule that the data's safety rests on, in one place. `./scripts/sim --mutants` plants them one at a
+//! time and wants each to be found. Without the feature `faults`, which no build for users has, [`planted`] is
+//! `false` at compile time and costs nothing.
+
+/// One broken rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Protocol C acknowledges a write that the peer has not confirmed.
+    AckBeforePeer,
+    /// A mark goes when its data are sent, not when they are confirmed.
+    MarkClearedEarly,
+    /// A resync ends, and what is still marked is forgotten.
+    MarksLeftAtResyncEnd,
+    /// A flush is answered without the peer's.
+    FlushNotForwarded,
+    /// A target takes its source's generation before the data under it are stable.
+    LabelBeforeFlush,
+    /// What a lost peer had confirmed and not flushed is not compared again.
+    UnflushedForgotten,
+    /// What a lost peer had not confirmed is not marked.
+    UnconfirmedForgotten,
+    /// Both nodes take themselves for the source.
+    VerdictNotMirrored,
+    /// No write-intent log at all.
+    IntentSkipped,
+    /// A write starts before its extent is durably in the log.
+    IntentNotAwaited,
+    /// Extents leave the log while the peer has not flushed them.
+    IntentClearedEarly,
+    /// After a crash, what the log says is not compared.
+    SuspectsIgnored,
+    /// A write without the peer opens no new generation.
+    GenerationNotOpened,
+    /// A replicated write is confirmed before the disk has it.
+    ConfirmedBeforeDisk,
+    /// A replicated write that failed is confirmed.
+    FailedWriteConfirmed,
+    /// Writes that overlap in flight reach the disk in any order.
+    OverlapsUnordered,
+    /// The superblock is always written to the same copy.
+    SuperblockCopyFixed,
+}
+
+#[cfg(feature = "faults")]
+mod switch {
+    use std::cell::Cell;
+
+    use super::Fault;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Fault>> = const { Cell::new(None) };
+    }
+
+    /// Breaks one rule on this thread, or mends it.
+    pub fn plant(fault: Option<Fault>) {
+        PLANTED.set(fault);
+    }
+
+    pub fn planted(fault: Fault) -> bool {
+        PLANTED.get() == Some(fault)
+    }
+
+    impl Fault {
+        pub const ALL: [Fault; 17] = [
+            Fault::AckBeforePeer,
+            Fault::MarkClearedEarly,
+            Fault::MarksLeftAtResyncEnd,
+            Fault::FlushNotForwarded,
+            Fault::LabelBeforeFlush,
+            Fault::UnflushedForgotten,
+            Fault::UnconfirmedForgotten,
+            Fault::VerdictNotMirrored,
+            Fault::IntentSkipped,
+            Fault::IntentNotAwaited,
+            Fault::IntentClearedEarly,
+            Fault::SuspectsIgnored,
+            Fault::GenerationNotOpened,
+            Fault::ConfirmedBeforeDisk,
+            Fault::FailedWriteConfirmed,
+            Fault::OverlapsUnordered,
+            Fault::SuperblockCopyFixed,
+        ];
+    }
+}
+
+#[cfg(feature = "faults")]
+pub use switch::plant;
+#[cfg(feature = "faults")]
+pub(super) use switch::planted;
+
+/// Whether this rule is broken: never.
+#[cfg(not(feature = "faults"))]
+pub(super) const fn planted(_: Fault) -> bool {
+    false
+}

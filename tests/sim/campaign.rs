@@ -1,0 +1,178 @@
+//! Many seeds on several threads; one again; every planted fault.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Mutex;
+use std::time::Instant;
+
+use _engine::core::fault::{plant, Fault};
+
+use crate::coverage::Counts;
+use crate::options::{steps_text, Options};
+use crate::plan::Plan;
+use crate::run::run;
+use crate::shrink::shrink;
+
+/// What many seeds came to.
+struct Tally {
+    counts: Counts,
+    /// The first seed that failed, and how.
+    failure: Option<(u64, String)>,
+    ran: u64,
+}
+
+/// Runs seeds until all are done or one fails; `fault`: with this planted.
+fn campaign(options: &Options, fault: Option<Fault>) -> Tally {
+    let next = AtomicU64::new(options.from);
+    let stop = AtomicBool::new(false);
+    let tally = Mutex::new(Tally {
+        counts: Counts::default(),
+        failure: None,
+        ran: 0,
+    });
+    let end = options.from + options.seeds;
+    std::thread::scope(|scope| {
+        for _ in 0..options.jobs {
+            scope.spawn(|| {
+                plant(fault);
+                let mut counts = Counts::default();
+                let mut ran = 0;
+                let mut failure = None;
+                while !stop.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        break;
+                    }
+                    let outcome = run(&Plan::new(seed), false);
+                    counts.merge(&outcome.counts);
+                    ran += 1;
+                    if let Some(why) = outcome.violation {
+                        failure = Some((seed, why));
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                }
+                if let Ok(mut tally) = tally.lock() {
+                    tally.counts.merge(&counts);
+                    tally.ran += ran;
+                    let earlier = tally.failure.as_ref().map_or(u64::MAX, |(seed, _)| *seed);
+                    if failure.as_ref().is_some_and(|(seed, _)| *seed < earlier) {
+                        tally.failure = failure;
+                    }
+                }
+            });
+        }
+    });
+    tally
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Returns whether nothing was violated.
+pub fn seeds(options: &Options) -> bool {
+    let began = Instant::now();
+    let tally = campaign(options, None);
+    let seconds = began.elapsed().as_secs_f64();
+    if options.json {
+        let failure = tally.failure.as_ref();
+        let summary = serde_json::json!({
+            "seeds": tally.ran,
+            "from": options.from,
+            "seconds": seconds,
+            "counts": tally.counts,
+            "failed_seed": failure.map(|(seed, _)| seed),
+            "violation": failure.map(|(_, why)| why),
+        });
+        println!("{summary}");
+    } else {
+        println!("{}", tally.counts.text());
+        let rate = tally.ran as f64 / seconds;
+        println!("{} seeds in {seconds:.1} s ({rate:.0} a second)", tally.ran);
+    }
+    match tally.failure {
+        None => {
+            eprintln!("sim: no violation");
+            true
+        }
+        Some((seed, why)) => {
+            eprintln!("sim: seed {seed}: {why}");
+            explain(seed);
+            false
+        }
+    }
+}
+
+/// Shrinks a failing seed and shows the short run.
+fn explain(seed: u64) {
+    let plan = Plan::new(seed);
+    let short = shrink(&plan);
+    let outcome = run(&short, true);
+    let kept: Vec<usize> = short.steps.iter().map(|step| step.number).collect();
+    eprintln!(
+        "sim: {} of {} steps are enough:",
+        kept.len(),
+        plan.steps.len()
+    );
+    for line in outcome.trace.iter().rev().take(120).rev() {
+        eprintln!("{line}");
+    }
+    eprintln!("violated: {}", outcome.violation.unwrap_or_default());
+    eprintln!("replay all of it:   ./scripts/sim --seed {seed} --trace");
+    eprintln!(
+        "replay what counts: ./scripts/sim --seed {seed} --keep {} --trace",
+        steps_text(&kept)
+    );
+}
+
+/// Returns whether nothing was violated.
+pub fn replay(seed: u64, keep: Option<&[usize]>, traced: bool) -> bool {
+    let mut plan = Plan::new(seed);
+    if let Some(keep) = keep {
+        plan.steps.retain(|step| keep.contains(&step.number));
+    }
+    if traced {
+        println!(
+            "protocol {:?}, blocks of {} bytes",
+            plan.protocol, plan.block_size
+        );
+        for step in &plan.steps {
+            println!(
+                "step {:>3}: {:?}, then {} us",
+                step.number, step.op, step.pause_us
+            );
+        }
+    }
+    let outcome = run(&plan, traced);
+    for line in outcome.trace {
+        println!("{line}");
+    }
+    match outcome.violation {
+        None => println!("seed {seed}: no violation"),
+        Some(why) => {
+            println!("seed {seed}: {why}");
+            return false;
+        }
+    }
+    true
+}
+
+/// Plants every fault in turn; returns whether each was found.
+pub fn mutants(options: &Options) -> bool {
+    let mut survivors = Vec::new();
+    for fault in Fault::ALL {
+        let began = Instant::now();
+        let tally = campaign(options, Some(fault));
+        let seconds = began.elapsed().as_secs_f64();
+        match tally.failure {
+            Some((seed, why)) => {
+                println!("{fault:?}: found by seed {seed} ({seconds:.1} s): {why}")
+            }
+            None => {
+                println!("{fault:?}: SURVIVED {} seeds ({seconds:.1} s)", tally.ran);
+                survivors.push(format!("{fault:?}"));
+            }
+        }
+    }
+    if !survivors.is_empty() {
+        eprintln!("sim: not found: {}", survivors.join(", "));
+    }
+    survivors.is_empty()
+}

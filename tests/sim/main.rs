@@ -1,0 +1,40 @@
+//! The simulator: two real replica cores on a virtual clock, network and disks, driven by a seed.
+//!
+//! No file, no socket, no thread below a run: the same seed does the same again. `plan` makes what a seed does,
+//! `run` does it, `world`, `network` and `disk` are what it is done to, `oracle` and `durable` know what must hold,
+//! `campaign` runs many seeds, `shrink` makes a failing one short.
+
+mod campaign;
+mod coverage;
+mod disk;
+mod durable;
+mod network;
+mod options;
+mod oracle;
+mod panics;
+mod plan;
+mod rng;
+mod run;
+mod shrink;
+mod world;
+
+use std::process::ExitCode;
+
+use options::{Mode, Options};
+
+fn main() -> ExitCode {
+    let options = match Options::parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(why) => {
+            eprintln!("sim: {why} (see scripts/sim --help)");
+            return ExitCode::from(2);
+        }
+    };
+    panics::catch_all();
+    let well = match &options.mode {
+        Mode::Seeds => campaign::seeds(&options),
+        Mode::Replay { seed, keep } => campaign::replay(*seed, keep.as_deref(), options.trace),
+        Mode::Mutants => campaign::mutants(&options),
+    };
+    ExitCode::from(u8::from(!well))
+}

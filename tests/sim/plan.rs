@@ -1,0 +1,208 @@
+//! What a seed does: a list of steps, made before the run, so that any of them can be left out of a replay.
+
+use _engine::core::Errno;
+use _engine::wire::Protocol;
+
+use crate::disk::PAGES;
+use crate::network::Cable;
+use crate::rng::Rng;
+use crate::world::Part;
+
+/// Which node a step is about: roles change as a run goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    Primary,
+    Secondary,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    Write {
+        first: usize,
+        count: usize,
+        fua: bool,
+    },
+    Zero {
+        first: usize,
+        count: usize,
+        fua: bool,
+        trim: bool,
+    },
+    Read {
+        first: usize,
+        count: usize,
+    },
+    Flush,
+    Cable(Cable),
+    /// The next frame loses a bit.
+    Damage,
+    Crash {
+        who: Who,
+        power: bool,
+    },
+    /// The Primary dies; a person promotes the survivor if it was in sync.
+    Failover {
+        power: bool,
+        survivor_too: bool,
+        replaced: bool,
+    },
+    Disconnect,
+    /// The Primary's resource goes down in good order, and up again.
+    Restart,
+    Switchover,
+    Pause {
+        who: Who,
+        ms: u64,
+    },
+    Fail {
+        who: Who,
+        part: Part,
+        errno: Errno,
+        times: u32,
+    },
+    /// The Secondary gets another disk.
+    Replace,
+    /// Everything that is down comes up, and the cable is mended.
+    Heal,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// Its number in the whole plan.
+    pub number: usize,
+    pub op: Op,
+    /// What the world does until the next step.
+    pub pause_us: u64,
+    /// Chances of the world from here on: other steps may go without changing this one's.
+    pub seed: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub protocol: Protocol,
+    pub block_size: u32,
+    pub steps: Vec<Step>,
+    /// Ends with two Primaries, by force.
+    pub splits: bool,
+}
+
+/// Places that the workload writes: few, so that writes overlap, and across two borders of extents.
+pub fn places() -> Vec<usize> {
+    (1015..1036).chain(PAGES - 20..PAGES).collect()
+}
+
+fn request(rng: &mut Rng) -> Op {
+    let base = if rng.chance(3) { PAGES - 20 } else { 1015 };
+    let first = base + rng.below(16) as usize;
+    let count = 1 + rng.below(4) as usize;
+    let fua = rng.chance(6);
+    match rng.below(12) {
+        0 | 1 => Op::Flush,
+        2 => Op::Read { first, count },
+        3 => Op::Zero {
+            first,
+            count,
+            fua,
+            trim: rng.chance(2),
+        },
+        _ => Op::Write { first, count, fua },
+    }
+}
+
+fn disturbance(rng: &mut Rng) -> Op {
+    let who = if rng.chance(2) {
+        Who::Primary
+    } else {
+        Who::Secondary
+    };
+    match rng.below(24) {
+        0 => Op::Cable(Cable::Cut),
+        1 => Op::Cable(Cable::Silent),
+        2 => Op::Cable(Cable::Mute(rng.below(2) as usize)),
+        3 => Op::Cable(Cable::Slow),
+        4 => Op::Damage,
+        5..=7 => Op::Crash {
+            who: Who::Secondary,
+            power: rng.chance(2),
+        },
+        8 | 9 => Op::Crash {
+            who: Who::Primary,
+            power: rng.chance(2),
+        },
+        10..=12 => Op::Failover {
+            power: rng.chance(2),
+            survivor_too: rng.chance(3),
+            replaced: rng.chance(6),
+        },
+        13 => Op::Disconnect,
+        14 => Op::Restart,
+        15 => Op::Switchover,
+        16 => Op::Pause {
+            who,
+            ms: 1 + rng.below(8_000),
+        },
+        17 => {
+            let part = [
+                Part::Read,
+                Part::Write,
+                Part::Write,
+                Part::Flush,
+                Part::Meta,
+            ][rng.below(5) as usize];
+            let full = part == Part::Write && rng.chance(2);
+            Op::Fail {
+                who,
+                part,
+                errno: if full { Errno::ENOSPC } else { Errno::EIO },
+                times: 1 + rng.below(3) as u32,
+            }
+        }
+        18 if rng.chance(3) => Op::Replace,
+        _ => Op::Heal,
+    }
+}
+
+impl Plan {
+    pub fn new(seed: u64) -> Plan {
+        let mut rng = Rng::new(seed ^ 0x5EED);
+        let protocol = [Protocol::C, Protocol::C, Protocol::B, Protocol::A][rng.below(4) as usize];
+        let block_size = if rng.chance(4) { 64 << 10 } else { 4 << 10 };
+        let mut steps = Vec::new();
+        let mut add = |rng: &mut Rng, op, pause_us| {
+            let number = steps.len();
+            let seed = rng.next();
+            steps.push(Step {
+                number,
+                op,
+                pause_us,
+                seed,
+            });
+        };
+        for _ in 0..4 + rng.below(10) {
+            for _ in 0..rng.below(25) {
+                let op = request(&mut rng);
+                let pause = [0, 1_000, 3_000][rng.below(3) as usize];
+                let pause = rng.below(pause + 1);
+                add(&mut rng, op, pause);
+                if rng.chance(40) {
+                    // In the middle of it, with operations on their way to every disk.
+                    let op = disturbance(&mut rng);
+                    let pause = rng.below(2_000);
+                    add(&mut rng, op, pause);
+                }
+            }
+            let op = disturbance(&mut rng);
+            let span = if rng.chance(3) { 20_000 } else { 6_000_000 };
+            let pause = rng.below(span);
+            add(&mut rng, op, pause);
+        }
+        Plan {
+            seed,
+            protocol,
+            block_size,
+            steps,
+            splits: rng.chance(10),
+        }
+    }
+}

@@ -1,0 +1,617 @@
+//! One run: a plan against a world, with a person who fails over by the book, and an oracle that watches.
+
+use _engine::core::*;
+use _engine::wire::{DiskState, Protocol};
+
+use crate::disk::stamped;
+use crate::durable::{prospect, would_be_found};
+use crate::network::Cable;
+use crate::oracle::{Oracle, Promise};
+use crate::plan::{places, Op, Plan, Who};
+use crate::world::{Settings, Violation, World, MS, NAMES};
+
+pub struct Run {
+    pub world: World,
+    pub oracle: Oracle,
+    /// Whom the person wants to be Primary.
+    pub primary: usize,
+    /// Nobody has used force beside a living Primary: there is one writer.
+    one_writer: bool,
+}
+
+/// How a run ended.
+pub struct Outcome {
+    pub violation: Option<Violation>,
+    pub counts: crate::coverage::Counts,
+    pub trace: Vec<String>,
+}
+
+pub fn run(plan: &Plan, traced: bool) -> Outcome {
+    let settings = Settings {
+        protocol: plan.protocol,
+        block_size: plan.block_size,
+    };
+    let mut run = Run::new(plan.seed, settings, traced);
+    let result = run.follow(plan);
+    run.finish(result)
+}
+
+impl Run {
+    pub fn new(seed: u64, settings: Settings, traced: bool) -> Run {
+        Run {
+            world: World::new(seed, settings, traced),
+            oracle: Oracle::new(),
+            primary: 0,
+            one_writer: true,
+        }
+    }
+
+    pub fn finish(mut self, result: Result<(), Violation>) -> Outcome {
+        let counts = &mut self.world.counts;
+        counts.add("acknowledged writes", self.oracle.writes);
+        counts.add("acknowledged flushes", self.oracle.flushes);
+        counts.add("checked reads", self.oracle.reads);
+        counts.add("failed requests", self.oracle.errors);
+        Outcome {
+            violation: result.err(),
+            counts: self.world.counts,
+            trace: self.world.trace.unwrap_or_default(),
+        }
+    }
+
+    fn follow(&mut self, plan: &Plan) -> Result<(), Violation> {
+        self.begin()?;
+        for step in &plan.steps {
+            self.world.rng = crate::rng::Rng::new(step.seed);
+            self.act(step.op)?;
+            self.pass(step.pause_us * 1_000)?;
+        }
+        self.converge()?;
+        if plan.splits {
+            self.split()?;
+        }
+        Ok(())
+    }
+
+    /// Both nodes up, first sync done, `a` Primary.
+    pub fn begin(&mut self) -> Result<(), Violation> {
+        self.world.start(0, false);
+        self.world.start(1, false);
+        self.expect("both wait for the first sync", |run| {
+            (0..2).all(|n| run.world.replication(n) == "Waiting")
+        })?;
+        let source = SyncSource::Myself;
+        self.world.command(0, Command::SyncFrom { source });
+        self.expect("the first sync", Run::is_established)?;
+        self.world.command(0, Command::Promote { force: false });
+        self.expect("the promotion", |run| run.world.nodes[0].exported)
+    }
+
+    // ---- time, and what is looked at as it passes ----------------------------------------------------
+
+    pub fn pass(&mut self, span: Time) -> Result<(), Violation> {
+        let end = self.world.now + span;
+        self.check()?;
+        while self.world.next_at().is_some_and(|at| at <= end) {
+            self.world.step();
+            self.check()?;
+        }
+        self.world.now = end;
+        Ok(())
+    }
+
+    /// Lets time pass until `done`; false when it does not come within `span`.
+    fn wait(
+        &mut self,
+        span: Time,
+        mut done: impl FnMut(&mut Run) -> bool,
+    ) -> Result<bool, Violation> {
+        let end = self.world.now + span;
+        while self.world.now < end {
+            if done(self) {
+                return Ok(true);
+            }
+            self.pass(2 * MS)?;
+        }
+        Ok(done(self))
+    }
+
+    pub fn expect(
+        &mut self,
+        what: &str,
+        done: impl FnMut(&mut Run) -> bool,
+    ) -> Result<(), Violation> {
+        match self.wait(60_000 * MS, done)? {
+            true => Ok(()),
+            false => Err(format!("never came to be: {what}; {}", self.describe())),
+        }
+    }
+
+    fn describe(&self) -> String {
+        let node = |n: usize| {
+            self.world.status(n).map_or("down".to_owned(), |s| {
+                let peer = &s.peers[0];
+                let refusal = peer.refusal.as_ref().map(|refusal| &refusal.text);
+                format!(
+                    "{:?} {:?} {} {} {refusal:?}",
+                    s.role, s.disk, peer.connection, peer.replication
+                )
+            })
+        };
+        format!("a: {}; b: {}", node(0), node(1))
+    }
+
+    fn check(&mut self) -> Result<(), Violation> {
+        for n in std::mem::take(&mut self.world.failed_flushes) {
+            if n == self.primary {
+                self.oracle.flush_failed();
+            }
+        }
+        for (n, id, result) in std::mem::take(&mut self.world.replies) {
+            if !self.one_writer {
+                continue;
+            }
+            let data = result.as_ref().ok().and_then(|data| data.as_deref());
+            let promise = self
+                .oracle
+                .replied(id, result.is_ok(), data)
+                .map_err(|why| format!("I1: {} answered: {why}", NAMES[n]))?;
+            self.check_promise(n, &promise)?;
+        }
+        for n in std::mem::take(&mut self.world.opened) {
+            if !self.one_writer {
+                continue;
+            }
+            if self.world.nodes[1 - n].exported {
+                return Err("I3: two nodes serve, and nobody used force".into());
+            }
+            let disk = &self.world.nodes[n].data;
+            let taken = self.oracle.takes_over(disk);
+            taken.map_err(|why| format!("I1: {} begins to serve: {why}", NAMES[n]))?;
+        }
+        if std::mem::take(&mut self.world.changed) {
+            self.check_marks()?;
+        }
+        self.world.violation.take().map_or(Ok(()), Err)
+    }
+
+    /// I1: what was promised is where it must be, on every node that might be promoted.
+    fn check_promise(&self, n: usize, promise: &Promise) -> Result<(), Violation> {
+        let Promise::Written { pages, stable } = promise else {
+            return Ok(());
+        };
+        let follows = self.is_in_sync() && (*stable || self.world.settings.protocol == Protocol::C);
+        let nodes = [Some(n), follows.then_some(1 - n)];
+        for node in nodes.into_iter().flatten() {
+            let disk = &self.world.nodes[node].data;
+            for (page, order) in pages {
+                let stamp = if *stable {
+                    disk.stable(*page)
+                } else {
+                    disk.current(*page)
+                };
+                if self
+                    .oracle
+                    .order_of(*page, stamp)
+                    .is_none_or(|has| has < *order)
+                {
+                    return Err(format!(
+                        "I1: {} promised write {order} of page {page}{}, but {} holds {stamp}",
+                        NAMES[n],
+                        if *stable { " to be stable" } else { "" },
+                        NAMES[node],
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// I2: should both nodes die now, the next handshake finds every difference. I7: their metadata open.
+    fn check_marks(&mut self) -> Result<(), Violation> {
+        for n in 0..2 {
+            self.world.durable(n);
+        }
+        if let Some(why) = self.world.violation.take() {
+            return Err(why);
+        }
+        let [a, b] = &self.world.nodes;
+        let (Some(first), Some(second)) = (a.durable_read(), b.durable_read()) else {
+            return Ok(());
+        };
+        let (rule, prospect) = prospect(first, second);
+        for page in self.oracle.used.iter().copied() {
+            let differs = a.data.current(page) != b.data.current(page)
+                || a.data.stable(page) != b.data.stable(page)
+                || a.data.current(page) != b.data.stable(page)
+                || a.data.stable(page) != b.data.current(page);
+            if differs && !would_be_found(&prospect, first, second, page) {
+                return Err(format!(
+                    "I2: page {page} may differ (a {}, {} stable; b {}, {} stable), and by rule {rule} nothing says so",
+                    a.data.current(page),
+                    a.data.stable(page),
+                    b.data.current(page),
+                    b.data.stable(page),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    // ---- states --------------------------------------------------------------------------------------
+
+    pub fn is_established(&mut self) -> bool {
+        (0..2).all(|n| self.world.replication(n) == "Established")
+    }
+
+    /// The Secondary has all that was acknowledged: only then may a person promote it beside a dead Primary.
+    fn is_in_sync(&self) -> bool {
+        let (Some(a), Some(b)) = (self.world.status(0), self.world.status(1)) else {
+            return false;
+        };
+        let good = |s: &CoreStatus| {
+            s.disk == DiskState::UpToDate && s.peers[0].replication == "Established"
+        };
+        good(&a) && good(&b) && a.generation.current == b.generation.current
+    }
+
+    fn node(&self, who: Who) -> usize {
+        match who {
+            Who::Primary => self.primary,
+            Who::Secondary => 1 - self.primary,
+        }
+    }
+
+    // ---- steps ---------------------------------------------------------------------------------------
+
+    pub fn act(&mut self, op: Op) -> Result<(), Violation> {
+        let primary = self.primary;
+        match op {
+            Op::Write { .. } | Op::Zero { .. } | Op::Read { .. } | Op::Flush => self.issue(op),
+            Op::Cable(cable) => self.world.set_cable(cable),
+            Op::Damage => self.world.corrupt_next = true,
+            Op::Crash {
+                who: Who::Secondary,
+                power,
+            } => self.world.crash(1 - primary, power),
+            Op::Crash { power, .. } => {
+                self.primary_dies(power)?;
+                self.pass(self.world.now % (4_000 * MS))?;
+                self.world.start(primary, true);
+            }
+            Op::Failover {
+                power,
+                survivor_too,
+                replaced,
+            } => self.fail_over(power, survivor_too, replaced)?,
+            Op::Disconnect => {
+                self.world.counts.add("disconnects", 1);
+                self.world.command(primary, Command::Disconnect { peer: 0 });
+            }
+            Op::Restart => self.restart()?,
+            Op::Switchover => self.switch_over()?,
+            Op::Pause { who, ms } => self.world.pause(self.node(who), ms * MS),
+            Op::Fail {
+                who,
+                part,
+                errno,
+                times,
+            } => self.world.break_storage(self.node(who), part, errno, times),
+            Op::Replace => self.replace(),
+            Op::Heal => self.heal(),
+        }
+        self.check()
+    }
+
+    pub fn issue(&mut self, op: Op) {
+        let n = self.primary;
+        if !self.world.nodes[n].exported {
+            return;
+        }
+        let bytes = |count: usize| (count as u64) * crate::disk::PAGE;
+        let offset = |first: usize| bytes(first);
+        match op {
+            Op::Flush => {
+                let promised = self.oracle.flushable();
+                let id = self.world.request(n, RequestKind::Flush);
+                self.oracle.flush_issued(id, promised);
+            }
+            Op::Read { first, count } => {
+                let floors = self.oracle.floors(first, count);
+                let (offset, len) = (offset(first), bytes(count) as u32);
+                let id = self.world.request(n, RequestKind::Read { offset, len });
+                self.oracle.read_issued(id, first, floors);
+            }
+            Op::Zero {
+                first,
+                count,
+                fua,
+                trim,
+            } => {
+                let (order, _) = self.oracle.issue_write(first, count, true);
+                let (offset, len) = (offset(first), bytes(count));
+                let kind = if trim {
+                    RequestKind::Trim { offset, len, fua }
+                } else {
+                    RequestKind::WriteZeroes {
+                        offset,
+                        len,
+                        fua,
+                        unmap: false,
+                    }
+                };
+                let id = self.world.request(n, kind);
+                self.oracle.write_issued(id, order, first, count, fua);
+            }
+            Op::Write { first, count, fua } => {
+                let (order, stamp) = self.oracle.issue_write(first, count, false);
+                let payload = stamped(first, count, stamp);
+                let offset = offset(first);
+                let id = self.world.request(
+                    n,
+                    RequestKind::Write {
+                        offset,
+                        payload,
+                        fua,
+                    },
+                );
+                self.oracle.write_issued(id, order, first, count, fua);
+            }
+            _ => {}
+        }
+    }
+
+    fn primary_dies(&mut self, power: bool) -> Result<(), Violation> {
+        self.check()?;
+        self.world.crash(self.primary, power);
+        self.check()?;
+        self.oracle.forget_open();
+        if power {
+            self.oracle.only_flushed_counts();
+        }
+        Ok(())
+    }
+
+    fn fail_over(
+        &mut self,
+        power: bool,
+        survivor_too: bool,
+        replaced: bool,
+    ) -> Result<(), Violation> {
+        let (primary, survivor) = (self.primary, 1 - self.primary);
+        self.check()?;
+        if !self.world.nodes[primary].exported
+            || !self.is_in_sync()
+            || self.world.nodes[survivor].broken
+        {
+            return Ok(());
+        }
+        self.world.counts.add("failovers", 1);
+        self.world.crash(primary, power);
+        self.check()?;
+        self.oracle.forget_open();
+        if survivor_too {
+            // The whole room goes dark; only this one comes back.
+            self.world.counts.add("double power cuts", 1);
+            self.world.crash(survivor, true);
+            self.world.start(survivor, false);
+        }
+        if survivor_too || self.world.settings.protocol == Protocol::A {
+            self.oracle.only_flushed_counts();
+        }
+        self.expect("the survivor notices", |run| {
+            run.world.replication(survivor) != "Established"
+        })?;
+        let spoilt = self
+            .world
+            .status(survivor)
+            .is_none_or(|s| s.disk == DiskState::Inconsistent);
+        if spoilt || self.world.nodes[survivor].broken {
+            // Its disk failed meanwhile: the person waits for the other one.
+            self.world.start(primary, true);
+            return Ok(());
+        }
+        self.primary = survivor;
+        let command = self
+            .world
+            .command(survivor, Command::Promote { force: true });
+        self.wait(20_000 * MS, |run| run.world.commands.contains_key(&command))?;
+        if replaced {
+            self.world.replace(primary, &places());
+        }
+        Ok(())
+    }
+
+    fn restart(&mut self) -> Result<(), Violation> {
+        let primary = self.primary;
+        if !self.world.is_up(primary) {
+            return Ok(());
+        }
+        self.world.counts.add("planned restarts", 1);
+        let id = self.world.command(primary, Command::Stop);
+        let stopped = self.wait(20_000 * MS, |run| run.world.commands.contains_key(&id))?;
+        if !stopped {
+            return Err(format!("a stop was never answered; {}", self.describe()));
+        }
+        self.check()?;
+        self.world.crash(primary, false);
+        self.oracle.forget_open();
+        self.world.start(primary, true);
+        Ok(())
+    }
+
+    fn switch_over(&mut self) -> Result<(), Violation> {
+        let old = self.primary;
+        if !self.world.nodes[old].exported || !self.is_in_sync() {
+            return Ok(());
+        }
+        let answered = |world: &World, id: &CommandId| world.commands.get(id).map(Result::is_ok);
+        let demote = self.world.command(old, Command::Demote);
+        self.wait(20_000 * MS, |run| run.world.commands.contains_key(&demote))?;
+        if answered(&self.world, &demote) == Some(true) {
+            let promote = self
+                .world
+                .command(1 - old, Command::Promote { force: false });
+            self.wait(20_000 * MS, |run| run.world.commands.contains_key(&promote))?;
+            if answered(&self.world, &promote) == Some(true) {
+                self.world.counts.add("switchovers", 1);
+                self.primary = 1 - old;
+            } else {
+                self.world.command(old, Command::Promote { force: false });
+            }
+        }
+        Ok(())
+    }
+
+    fn replace(&mut self) {
+        let (primary, other) = (self.primary, 1 - self.primary);
+        let good = self
+            .world
+            .status(primary)
+            .is_some_and(|s| s.disk == DiskState::UpToDate);
+        if self.world.nodes[primary].exported && good {
+            self.world.crash(other, false);
+            self.world.replace(other, &places());
+            self.world.start(other, false);
+        }
+    }
+
+    pub fn heal(&mut self) {
+        self.world.mend();
+        for n in 0..2 {
+            if self.world.nodes[n].broken {
+                self.world.crash(n, false);
+                if n == self.primary {
+                    self.oracle.forget_open();
+                }
+            }
+            if self.world.is_up(n) {
+                self.world.command(n, Command::Connect { peer: 0 });
+            } else {
+                self.world.start(n, n == self.primary);
+            }
+        }
+        let primary = self.primary;
+        let idle = self.world.status(primary).is_some_and(|s| !s.resuming);
+        if idle && !self.world.nodes[primary].exported {
+            self.world
+                .command(primary, Command::Promote { force: false });
+        }
+    }
+
+    // ---- the end -------------------------------------------------------------------------------------
+
+    /// Everything heals; both copies must become equal, and right.
+    pub fn converge(&mut self) -> Result<(), Violation> {
+        self.world.note(|| "faults end".into());
+        let mut together = false;
+        for _ in 0..40 {
+            self.heal();
+            self.pass(3_000 * MS)?;
+            if !self.is_established() || !self.world.nodes[self.primary].exported {
+                continue;
+            }
+            let marked =
+                |s: &CoreStatus| s.peers[0].suspect_bytes + s.peers[0].out_of_sync_bytes > 0;
+            if (0..2).any(|n| self.world.status(n).as_ref().is_some_and(marked)) {
+                // What a failed disk operation left behind is compared at the next handshake.
+                let primary = self.primary;
+                self.world.command(primary, Command::Disconnect { peer: 0 });
+                self.pass(100 * MS)?;
+                continue;
+            }
+            together = true;
+            break;
+        }
+        if !together {
+            return Err(format!(
+                "the nodes do not come together again: {}",
+                self.describe()
+            ));
+        }
+        for first in [1015, 1020, 1030] {
+            self.issue(Op::Write {
+                first,
+                count: 3,
+                fua: false,
+            });
+        }
+        self.issue(Op::Flush);
+        self.expect("every request has its answer", |run| !run.oracle.has_open())?;
+        // At rest, the write-intent log empties itself.
+        let primary = self.primary;
+        self.expect("the write-intent log empties", |run| {
+            run.world
+                .status(primary)
+                .is_some_and(|s| s.hot_extents == 0)
+        })?;
+        if !self.is_in_sync() {
+            return Err(format!("the nodes fell apart again: {}", self.describe()));
+        }
+        let [a, b] = &self.world.nodes;
+        if let Some(page) =
+            (0..crate::disk::PAGES).find(|n| a.data.current(*n) != b.data.current(*n))
+        {
+            let (left, right) = (a.data.current(page), b.data.current(page));
+            return Err(format!(
+                "the copies differ, and nothing says so: page {page}: {left}, {right}"
+            ));
+        }
+        self.oracle
+            .check_disk(&a.data)
+            .map_err(|why| format!("I1: in the end: {why}"))
+    }
+
+    /// Two Primaries by force: both sides report it, neither is overwritten.
+    pub fn split(&mut self) -> Result<(), Violation> {
+        self.world.counts.add("split brains", 1);
+        self.one_writer = false;
+        let other = 1 - self.primary;
+        self.world.set_cable(Cable::Cut);
+        self.expect("both are alone", |run| !run.is_established())?;
+        self.pass(10 * MS)?;
+        self.world.command(other, Command::Promote { force: true });
+        self.expect("two Primaries", |run| run.world.nodes[other].exported)?;
+        for n in 0..2 {
+            let first = 1015 + self.world.rng.below(3) as usize;
+            let payload = stamped(first, 1, 1 << 40 | n as u64);
+            let offset = first as u64 * crate::disk::PAGE;
+            let fua = true;
+            self.world.request(
+                n,
+                RequestKind::Write {
+                    offset,
+                    payload,
+                    fua,
+                },
+            );
+        }
+        self.pass(1_000 * MS)?;
+        for n in 0..2 {
+            if self.world.rng.chance(3) {
+                let (power, resume) = (self.world.rng.chance(2), self.world.rng.chance(2));
+                self.world.crash(n, power);
+                self.world.start(n, resume);
+            }
+        }
+        let before = [0, 1].map(|n| self.world.nodes[n].data.contents().to_vec());
+        self.world.set_cable(Cable::Fine);
+        self.pass(20_000 * MS)?;
+        for (n, before) in before.iter().enumerate() {
+            if self.world.nodes[n].data.contents() != before.as_slice() {
+                return Err(format!("I6: a split brain overwrote data of {}", NAMES[n]));
+            }
+            let told = self.world.status(n).is_some_and(|s| {
+                s.peers[0].connection == "StandAlone" && s.peers[0].rule == Some("split-brain")
+            });
+            if !told {
+                return Err(format!(
+                    "{} does not report the split brain; {}",
+                    NAMES[n],
+                    self.describe()
+                ));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,673 @@
+//! Two replicas on a virtual clock, network and disks.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+
+use _engine::core::*;
+use _engine::meta::{self, Layout, PeerRecord, Superblock};
+use _engine::payload::Payload;
+use _engine::wire::{DiskState, Protocol};
+
+use crate::coverage::Counts;
+use crate::disk::{self, Disk, PAGE, SIZE};
+use crate::durable::Durable;
+use crate::network::{Cable, Connection, Frame};
+use crate::rng::Rng;
+
+pub const MS: u64 = 1_000_000;
+pub const NAMES: [&str; 2] = ["a", "b"];
+
+/// What went wrong: an invariant, in words.
+pub type Violation = String;
+
+pub enum Happening {
+    Disk {
+        token: Token,
+        op: DiskOp,
+        flush_point: u64,
+    },
+    Meta {
+        token: Token,
+        writes: Vec<MetaWrite>,
+    },
+    Dialled,
+    Deliver {
+        connection: ConnectionId,
+        frame: Frame,
+    },
+    Lost {
+        connection: ConnectionId,
+        why: &'static str,
+    },
+    Tick,
+}
+
+struct Scheduled {
+    at: Time,
+    order: u64,
+    node: usize,
+    life: u32,
+    what: Happening,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+impl Eq for Scheduled {}
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+/// What of a node's storage can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Read,
+    Write,
+    Flush,
+    Meta,
+}
+
+/// The next so many operations of one sort end with this error.
+struct Failing {
+    part: Part,
+    errno: Errno,
+    left: u32,
+}
+
+pub struct Node {
+    pub data: Disk,
+    meta: Vec<u8>,
+    /// What `meta` says, read once.
+    durable: Option<Durable>,
+    pub replica: Option<Replica>,
+    pub life: u32,
+    /// Metadata operations run one after the other: when the next may begin.
+    meta_free: Time,
+    tick_at: Option<Time>,
+    paused_until: Time,
+    /// What its clock shows beside the world's.
+    skew: Time,
+    failing: Vec<Failing>,
+    /// A metadata write failed: only a restart helps.
+    pub broken: bool,
+    pub exported: bool,
+}
+
+impl Node {
+    /// What its metadata say, if they were read since they changed.
+    pub fn durable_read(&self) -> Option<&Durable> {
+        self.durable.as_ref()
+    }
+}
+
+pub struct Settings {
+    pub protocol: Protocol,
+    pub block_size: u32,
+}
+
+pub struct World {
+    pub rng: Rng,
+    pub now: Time,
+    pub nodes: [Node; 2],
+    pub settings: Settings,
+    pub layout: Layout,
+    pub(crate) cable: Cable,
+    /// The next frame that is sent is damaged on its way.
+    pub corrupt_next: bool,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    order: u64,
+    pub(crate) connections: BTreeMap<ConnectionId, Connection>,
+    next_connection: u64,
+    next_id: u64,
+    pub replies: Vec<(usize, RequestId, Result<Option<Payload>, Errno>)>,
+    /// Exports opened since they were last looked at.
+    pub opened: Vec<usize>,
+    /// Flushes that the disk of a node failed since they were last looked at.
+    pub failed_flushes: Vec<usize>,
+    pub commands: BTreeMap<CommandId, Result<(), CommandError>>,
+    /// A disk or its metadata changed since the invariants were last checked.
+    pub changed: bool,
+    pub trace: Option<Vec<String>>,
+    pub counts: Counts,
+    pub violation: Option<Violation>,
+}
+
+fn blank_metadata(layout: Layout, name: usize) -> Vec<u8> {
+    let mut superblock = Superblock {
+        sequence: 0,
+        resource: "r0".into(),
+        node: NAMES[name].into(),
+        resource_id: [0; 16],
+        data_size_bytes: layout.data_size_bytes(),
+        block_size_bytes: layout.block_size_bytes(),
+        peer_slots: 1,
+        current: 0,
+        history: [0; 8],
+        disk: DiskState::Inconsistent,
+        role_primary: false,
+        clean: true,
+        last_primary: false,
+        forced: false,
+        epoch: 0,
+        promised: 0,
+        peers: vec![PeerRecord {
+            name: NAMES[1 - name].into(),
+            bitmap_generation: 0,
+            full_sync: true,
+        }],
+    };
+    let mut bytes = vec![0; layout.region_bytes() as usize];
+    for sequence in 1..=2 {
+        superblock.sequence = sequence;
+        let start = layout.superblock_offset(meta::next_copy(sequence)) as usize;
+        let page = superblock.encode();
+        bytes[start..start + page.len()].copy_from_slice(&page);
+    }
+    bytes
+}
+
+impl World {
+    pub fn new(seed: u64, settings: Settings, traced: bool) -> World {
+        let layout = Layout::new(SIZE, settings.block_size, 1);
+        let mut rng = Rng::new(seed);
+        let mut node = |name| Node {
+            data: Disk::new(),
+            meta: blank_metadata(layout, name),
+            durable: None,
+            replica: None,
+            life: 0,
+            meta_free: 0,
+            tick_at: None,
+            paused_until: 0,
+            skew: rng.below(1 << 40),
+            failing: Vec::new(),
+            broken: false,
+            exported: false,
+        };
+        let nodes = [node(0), node(1)];
+        World {
+            rng,
+            now: MS,
+            nodes,
+            settings,
+            layout,
+            cable: Cable::Fine,
+            corrupt_next: false,
+            queue: BinaryHeap::new(),
+            order: 0,
+            connections: BTreeMap::new(),
+            next_connection: 1,
+            next_id: 1,
+            replies: Vec::new(),
+            opened: Vec::new(),
+            failed_flushes: Vec::new(),
+            commands: BTreeMap::new(),
+            changed: false,
+            trace: traced.then(Vec::new),
+            counts: Counts::default(),
+            violation: None,
+        }
+    }
+
+    /// A line of the trace; the text is only made when somebody will read it.
+    pub fn note(&mut self, text: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{:>10.3} ms  {}", self.now as f64 / 1e6, text()));
+        }
+    }
+
+    pub fn fail(&mut self, why: Violation) {
+        self.violation.get_or_insert(why);
+    }
+
+    pub(crate) fn schedule(&mut self, node: usize, delay: Time, what: Happening) {
+        self.order += 1;
+        self.queue.push(Reverse(Scheduled {
+            at: self.now + delay,
+            order: self.order,
+            node,
+            life: self.nodes[node].life,
+            what,
+        }));
+    }
+
+    // ---- nodes ---------------------------------------------------------------------------------------
+
+    pub fn is_up(&self, n: usize) -> bool {
+        self.nodes[n].replica.is_some()
+    }
+
+    /// What a node's metadata would say to its next start. Invariant I7: that can always be read.
+    pub fn durable(&mut self, n: usize) -> Option<&Durable> {
+        if self.nodes[n].durable.is_none() {
+            match Durable::read(&self.nodes[n].meta, self.layout) {
+                Ok(durable) => self.nodes[n].durable = Some(durable),
+                Err(why) => {
+                    self.fail(format!(
+                        "I7: the metadata of {} do not open: {why}",
+                        NAMES[n]
+                    ));
+                }
+            }
+        }
+        self.nodes[n].durable.as_ref()
+    }
+
+    pub fn start(&mut self, n: usize, resume: bool) {
+        if self.is_up(n) {
+            return;
+        }
+        let Some(metadata) = self.durable(n).map(Durable::to_metadata) else {
+            return;
+        };
+        let skew = self.rng.below(1 << 40);
+        let node = &mut self.nodes[n];
+        node.skew = skew;
+        node.life += 1;
+        node.meta_free = self.now;
+        node.tick_at = None;
+        node.exported = false;
+        node.broken = false;
+        let config = ReplicaConfig {
+            resource: "r0".into(),
+            node: NAMES[n].into(),
+            protocol: self.settings.protocol,
+            peers: vec![PeerConfig {
+                name: NAMES[1 - n].into(),
+                dial: n == 0,
+            }],
+            peer_timeout_ns: 3_000 * MS,
+            resume_wait_ns: 5_000 * MS,
+            seed: self.rng.next(),
+        };
+        let replica = Replica::new(config, metadata, resume, self.now + skew);
+        let life = node.life;
+        node.replica = Some(replica);
+        self.note(|| format!("{} starts, life {life}, resume {resume}", NAMES[n]));
+        self.command(n, Command::Connect { peer: 0 });
+    }
+
+    /// Ends the process, or the machine.
+    pub fn crash(&mut self, n: usize, power: bool) {
+        if self.nodes[n].replica.take().is_none() {
+            return;
+        }
+        self.counts
+            .add(if power { "power cuts" } else { "kills" }, 1);
+        let how = if power { "loses power" } else { "is killed" };
+        self.note(|| format!("{} {how}", NAMES[n]));
+        self.nodes[n].exported = false;
+        self.nodes[n].paused_until = 0;
+        let (mine, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.queue)
+            .into_iter()
+            .partition(|Reverse(entry)| entry.node == n);
+        self.queue = others.into();
+        let mut mine: Vec<Scheduled> = mine.into_iter().map(|Reverse(entry)| entry).collect();
+        mine.sort_unstable();
+        // Metadata operations run one after the other: some are done, one is torn, the others never began.
+        let mut meta_goes_on = true;
+        for entry in mine {
+            match entry.what {
+                // What was on its way to the disk: any part of it arrives.
+                Happening::Disk {
+                    op, flush_point, ..
+                } if self.rng.chance(2) => {
+                    self.apply(n, &op, flush_point, true);
+                }
+                Happening::Meta { writes, .. } if meta_goes_on => {
+                    meta_goes_on = self.rng.chance(2);
+                    self.write_meta(n, &writes, !meta_goes_on);
+                }
+                _ => {}
+            }
+        }
+        if power {
+            self.nodes[n].data.power_cut(&mut self.rng);
+        }
+        self.changed = true;
+        for id in self.connections.keys().copied().collect::<Vec<_>>() {
+            self.break_connection(id, n);
+        }
+    }
+
+    /// Puts a disk out of a drawer into a node that is down.
+    pub fn replace(&mut self, n: usize, pages: &[usize]) {
+        self.note(|| format!("{} gets another disk", NAMES[n]));
+        self.counts.add("replaced disks", 1);
+        self.nodes[n].data = Disk::strange(&mut self.rng, pages);
+        self.nodes[n].meta = blank_metadata(self.layout, n);
+        self.nodes[n].durable = None;
+        self.changed = true;
+    }
+
+    /// Nothing happens on a node for a while; its clock goes on.
+    pub fn pause(&mut self, n: usize, span: Time) {
+        if self.is_up(n) {
+            self.note(|| format!("{} stands still for {} ms", NAMES[n], span / MS));
+            self.counts.add("pauses", 1);
+            self.nodes[n].paused_until = self.now + span;
+        }
+    }
+
+    pub fn break_storage(&mut self, n: usize, part: Part, errno: Errno, times: u32) {
+        self.note(|| format!("{}: the next {times} {part:?} end with {errno:?}", NAMES[n]));
+        self.nodes[n].failing.push(Failing {
+            part,
+            errno,
+            left: times,
+        });
+    }
+
+    pub fn mend(&mut self) {
+        for node in &mut self.nodes {
+            node.failing.clear();
+            node.paused_until = 0;
+        }
+        self.corrupt_next = false;
+        self.set_cable(Cable::Fine);
+    }
+
+    fn takes_failure(&mut self, n: usize, part: Part) -> Option<Errno> {
+        let failing = self.nodes[n]
+            .failing
+            .iter_mut()
+            .find(|failing| failing.part == part && failing.left > 0)?;
+        failing.left -= 1;
+        let errno = failing.errno;
+        self.counts.add(
+            match (part, errno) {
+                (Part::Read, _) => "failed reads",
+                (Part::Write, Errno::ENOSPC) => "full disks",
+                (Part::Write, _) => "failed writes",
+                (Part::Flush, _) => "failed flushes",
+                (Part::Meta, _) => "failed metadata writes",
+            },
+            1,
+        );
+        self.note(|| format!("{}: {part:?} fails: {errno:?}", NAMES[n]));
+        Some(errno)
+    }
+
+    // ---- storage -------------------------------------------------------------------------------------
+
+    /// Does what a disk operation asks; `torn`: any part of it.
+    fn apply(&mut self, n: usize, op: &DiskOp, flush_point: u64, torn: bool) -> Option<Payload> {
+        let mut writes = Vec::new();
+        let mut durable = false;
+        match op {
+            DiskOp::Read { offset, len } => {
+                return Some(self.nodes[n].data.read(*offset, u64::from(*len)))
+            }
+            DiskOp::Flush => self.nodes[n].data.flush(flush_point),
+            DiskOp::Zero {
+                offset, len, fua, ..
+            } => {
+                durable = *fua;
+                writes
+                    .extend((offset / PAGE..(offset + len) / PAGE).map(|page| (page as usize, 0)));
+            }
+            DiskOp::Write {
+                offset,
+                payload,
+                fua,
+            } => {
+                durable = *fua;
+                for (i, bytes) in payload.chunks(PAGE as usize).enumerate() {
+                    let page = (offset / PAGE) as usize + i;
+                    match disk::read_stamp(page, bytes) {
+                        Ok(stamp) => writes.push((page, stamp)),
+                        Err(why) => {
+                            self.fail(format!("I5: written to the disk of {}: {why}", NAMES[n]))
+                        }
+                    }
+                }
+            }
+        }
+        for (page, stamp) in writes {
+            if !torn || self.rng.chance(2) {
+                self.nodes[n].data.write(page, stamp, durable && !torn);
+            }
+        }
+        self.changed = true;
+        None
+    }
+
+    fn write_meta(&mut self, n: usize, writes: &[MetaWrite], torn: bool) {
+        for write in writes {
+            for (i, sector) in write.bytes.chunks(512).enumerate() {
+                if !torn || self.rng.chance(2) {
+                    let start = write.offset as usize + i * 512;
+                    self.nodes[n].meta[start..start + sector.len()].copy_from_slice(sector);
+                }
+            }
+        }
+        self.nodes[n].durable = None;
+        self.changed = true;
+    }
+
+    fn disk_done(&mut self, n: usize, token: Token, op: &DiskOp, flush_point: u64) {
+        let part = match op {
+            DiskOp::Read { .. } => Part::Read,
+            DiskOp::Write { .. } | DiskOp::Zero { .. } => Part::Write,
+            DiskOp::Flush => Part::Flush,
+        };
+        let result = match self.takes_failure(n, part) {
+            None => Ok(self.apply(n, op, flush_point, false)),
+            Some(errno) => {
+                match part {
+                    Part::Write => drop(self.apply(n, op, flush_point, true)),
+                    Part::Flush => {
+                        self.failed_flushes.push(n);
+                        self.nodes[n].data.fail_flush(flush_point, &mut self.rng);
+                    }
+                    _ => {}
+                }
+                Err(errno)
+            }
+        };
+        self.event(n, Event::DiskDone { token, result });
+    }
+
+    // ---- events and actions --------------------------------------------------------------------------
+
+    pub fn request(&mut self, n: usize, kind: RequestKind) -> RequestId {
+        self.next_id += 1;
+        let id = RequestId(self.next_id);
+        self.event(n, Event::Request { id, kind });
+        id
+    }
+
+    pub fn command(&mut self, n: usize, command: Command) -> CommandId {
+        self.next_id += 1;
+        let id = CommandId(self.next_id);
+        self.note(|| format!("{}: {command:?}", NAMES[n]));
+        self.event(n, Event::Command { id, command });
+        id
+    }
+
+    pub fn status(&self, n: usize) -> Option<CoreStatus> {
+        let node = &self.nodes[n];
+        node.replica
+            .as_ref()
+            .map(|replica| replica.status(self.now + node.skew))
+    }
+
+    pub fn replication(&self, n: usize) -> &'static str {
+        self.status(n)
+            .map_or("down", |status| status.peers[0].replication)
+    }
+
+    pub(crate) fn event(&mut self, n: usize, event: Event) {
+        let Some(mut replica) = self.nodes[n].replica.take() else {
+            return;
+        };
+        let now = self.now + self.nodes[n].skew;
+        let mut actions = Vec::new();
+        if catch_unwind(AssertUnwindSafe(|| {
+            replica.handle(now, event, &mut actions)
+        }))
+        .is_err()
+        {
+            let why = crate::panics::last();
+            self.nodes[n].replica = Some(replica);
+            return self.fail(format!("{}: the core panicked: {why}", NAMES[n]));
+        }
+        let timeout = replica.next_timeout();
+        self.nodes[n].replica = Some(replica);
+        if timeout.is_some_and(|at| at <= now) {
+            return self.fail(format!(
+                "{}: a timer that is due for ever: the driver would spin",
+                NAMES[n]
+            ));
+        }
+        if let Some(at) = timeout {
+            self.schedule_tick(n, at - now);
+        }
+        for action in actions {
+            self.act(n, action);
+        }
+    }
+
+    fn schedule_tick(&mut self, n: usize, delay: Time) {
+        let at = self.now + delay;
+        if self.nodes[n].tick_at.is_none_or(|earlier| at < earlier) {
+            self.nodes[n].tick_at = Some(at);
+            self.schedule(n, delay, Happening::Tick);
+        }
+    }
+
+    fn act(&mut self, n: usize, action: Action) {
+        match action {
+            Action::Disk { token, op } => {
+                let flush_point = self.nodes[n].data.flush_point();
+                // Now and then a disk is very slow.
+                let span = if self.rng.chance(50) { 40 * MS } else { MS };
+                let delay = 1 + self.rng.below(span);
+                let what = Happening::Disk {
+                    token,
+                    op,
+                    flush_point,
+                };
+                self.schedule(n, delay, what);
+            }
+            Action::Meta { token, writes } => {
+                let start = self.nodes[n].meta_free.max(self.now);
+                let end = start + 1 + self.rng.below(MS);
+                self.nodes[n].meta_free = end;
+                self.schedule(n, end - self.now, Happening::Meta { token, writes });
+            }
+            Action::Send {
+                connection,
+                message,
+                ..
+            } => self.transmit(n, connection, message),
+            Action::Close { connection, .. } => self.break_connection(connection, n),
+            Action::Dial { .. } => {
+                let delay = 1 + self.rng.below(2 * MS);
+                self.schedule(n, delay, Happening::Dialled);
+            }
+            Action::Reply { id, result } => self.replies.push((n, id, result)),
+            Action::Export { open } => {
+                self.nodes[n].exported = open;
+                if open {
+                    self.opened.push(n);
+                }
+            }
+            Action::CommandDone { id, result } => {
+                if let Err(error) = &result {
+                    self.note(|| format!("{}: refused: {}", NAMES[n], error.message));
+                }
+                self.commands.insert(id, result);
+            }
+            Action::Notice(notice) => self.heard(n, &notice),
+        }
+    }
+
+    fn heard(&mut self, n: usize, notice: &Notice) {
+        self.note(|| format!("{}: {}: {}", NAMES[n], notice.name, notice.text));
+        match notice.name {
+            "resync.started" if notice.text.starts_with("to ") => self.counts.add("resyncs", 1),
+            "resync.finished" if notice.text.starts_with("to ") => {
+                self.counts.add("finished resyncs", 1)
+            }
+            "handshake.verdict" => {
+                let rule = notice
+                    .text
+                    .split("rule ")
+                    .nth(1)
+                    .and_then(|text| text.split(',').next());
+                self.counts
+                    .add(&format!("verdicts {}", rule.unwrap_or("?")), 1);
+            }
+            "generation.new" => self.counts.add("new generations", 1),
+            _ => {}
+        }
+    }
+
+    // ---- time ----------------------------------------------------------------------------------------
+
+    /// When the next thing happens.
+    pub fn next_at(&self) -> Option<Time> {
+        self.queue.peek().map(|Reverse(next)| next.at)
+    }
+
+    pub fn step(&mut self) {
+        let Some(Reverse(mut next)) = self.queue.pop() else {
+            return;
+        };
+        let n = next.node;
+        self.now = self.now.max(next.at);
+        if next.life != self.nodes[n].life {
+            return;
+        }
+        if self.nodes[n].paused_until > self.now {
+            next.at = self.nodes[n].paused_until;
+            return self.queue.push(Reverse(next));
+        }
+        match next.what {
+            Happening::Disk {
+                token,
+                op,
+                flush_point,
+            } => self.disk_done(n, token, &op, flush_point),
+            Happening::Meta { token, writes } => {
+                let failure = self.takes_failure(n, Part::Meta);
+                self.nodes[n].broken |= failure.is_some();
+                self.write_meta(n, &writes, failure.is_some());
+                let result = failure.map_or(Ok(()), Err);
+                self.event(n, Event::MetaDone { token, result });
+            }
+            Happening::Dialled => self.dialled(n),
+            Happening::Deliver { connection, frame } => self.deliver(n, connection, frame),
+            Happening::Lost { connection, why } => self.lost(n, connection, why),
+            Happening::Tick => {
+                self.nodes[n].tick_at = None;
+                let now = self.now + self.nodes[n].skew;
+                match self.nodes[n]
+                    .replica
+                    .as_ref()
+                    .and_then(Replica::next_timeout)
+                {
+                    Some(at) if at <= now => self.event(n, Event::Timeout),
+                    Some(at) => self.schedule_tick(n, at - now),
+                    None => {}
+                }
+            }
+        }
+    }
+
+    pub(crate) fn next_connection(&mut self) -> ConnectionId {
+        self.next_connection += 1;
+        ConnectionId(self.next_connection)
+    }
+}
