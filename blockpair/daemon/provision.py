@@ -183,6 +183,9 @@ def _delete(manager: Manager, config: ResourceConfig) -> list[str]:
             done.append(f"removed the metadata {config.metadata}")
         elif config.metadata.exists():
             done.append(f"{config.metadata} keeps its metadata; `blockpair create --force` overwrites it")
+        kept = manager.places.bundles(config.name)
+        if any(kept.glob(f"*{bundles.SUFFIX}")):
+            done.append(f"{kept} keeps its bundles; `blockpair bundle delete` removes one")
         return done
     except OSError as error:
         raise BlockpairError(

@@ -160,3 +160,13 @@ def test_delete_asks_and_takes_nothing_but_bundles(cluster: Cluster) -> None:
     assert path.exists() and other.exists()
     assert str(path) in node.ok("bundle", "delete", "r0", "--yes").out
     assert not path.exists()
+
+
+def test_bundles_outlive_their_resource(cluster: Cluster) -> None:
+    cluster.start()
+    cluster.create()
+    path = put(cluster.a)
+    assert "keeps its bundles" in cluster.a.ok("delete", "r0", "--yes").out
+    assert path.exists()
+    assert NAME in cluster.a.ok("bundle", "list", "r0").out
+    cluster.a.refused(1, "bundle", "list", "r9")
