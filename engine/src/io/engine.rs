@@ -1,10 +1,12 @@
 //! One resource's engine: opens everything, runs its thread, passes commands to it.
 
+mod exports;
+
 use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::{OwnedFd, RawFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{sync_channel, RecvTimeoutError};
 use std::sync::{Arc, Mutex, Once, PoisonError};
@@ -13,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 
-use super::bundle::{files, remove_leftovers, Export as BundleExport, Overlay, Present, Since};
+use super::bundle::{remove_leftovers, Export as BundleExport, Present, Since};
 use super::disk::{self, Device, Driver};
 use super::failure::{Failure, FailureKind};
 use super::inbox::{Inbox, Input};
@@ -450,65 +452,6 @@ impl Engine {
 }
 
 impl Engine {
-    /// Serves the victim's device as the bundle at `path` and the present device tell it, read-only, on a Unix
-    /// socket at `socket`. Returns how many blocks changed since, where that is known: they, or all that the
-    /// bundle has not, cannot be read.
-    ///
-    /// # Errors
-    /// As [`files::open`]; `mismatch` when it is another resource's, or the device has another size.
-    pub fn export_bundle(&self, path: &Path, socket: &Path) -> Result<Option<u64>, Failure> {
-        let present = self
-            .present
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let present = present.filter(|_| !self.shared.has_ended()).ok_or_else(|| {
-            Failure::new(
-                FailureKind::Failed,
-                format!("{} is down", self.resource),
-                format!("blockpair up {}", self.resource),
-            )
-        })?;
-        let bundle = files::open(path)?;
-        let facts = bundle.facts();
-        if facts.resource != self.resource || facts.data_size_bytes != self.data_size_bytes {
-            return Err(Failure::new(
-                FailureKind::Mismatch,
-                format!(
-                    "the bundle {} is of resource {} with {} bytes, this is {} with {}",
-                    path.display(),
-                    facts.resource,
-                    facts.data_size_bytes,
-                    self.resource,
-                    self.data_size_bytes
-                ),
-                "export it where its resource is",
-            ));
-        }
-        let changed = present.since.changed(bundle.id());
-        let export = BundleExport::open(socket, &self.resource, Overlay::new(bundle, present))
-            .map_err(|error| Failure::system(socket.display(), &error))?;
-        let mut exports = self.exports.lock().unwrap_or_else(PoisonError::into_inner);
-        exports.push(export);
-        Ok(changed)
-    }
-
-    /// Ends the export on `socket`; one that has ended already is fine.
-    pub fn end_export(&self, socket: &Path) {
-        let mut exports = self.exports.lock().unwrap_or_else(PoisonError::into_inner);
-        let ended: Vec<BundleExport> = exports.extract_if(.., |export| export.path() == socket).collect();
-        drop(exports);
-        // Its clients may be in the middle of a read: nobody else waits for them.
-        drop(ended);
-    }
-
-    /// Nobody reads the device through here any more.
-    fn close_exports(&self) {
-        self.present.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let ended = std::mem::take(&mut *self.exports.lock().unwrap_or_else(PoisonError::into_inner));
-        drop(ended);
-    }
-
     /// Stops it if that was not tried in vain before.
     pub fn let_go(&self) {
         if !self.gave_up.load(Ordering::Relaxed) {
