@@ -29,6 +29,22 @@ def inspect_metadata(spec: str) -> str:
 def dump_metadata(spec: str) -> str:
     """As `inspect_metadata`, with the runs that are out of sync or may be."""
 
+def show_bundle(path: str, verify: bool) -> str:
+    """A bundle's facts: {"path", "id", "size_bytes", "saved_bytes", "facts": {...}}; with `verify`, after all
+    its blocks were compared with their checksums.
+
+    Raises EngineError of kind "invalid", "newer", "damaged" or "io".
+    """
+
+def restore_bundle(path: str, socket: str) -> int:
+    """Verify a bundle, write its blocks through a Primary's NBD socket and flush; the bytes written.
+
+    Raises EngineError; of kind "io", some of it may be written: it can be repeated.
+    """
+
+def copy_image(socket: str, file: str) -> int:
+    """Copy the export on an NBD socket to `file`, which is there and empty; its bytes. Raises EngineError."""
+
 class Listener:
     """The replication port, one a daemon; routes connections to the engines by resource name."""
 
@@ -59,6 +75,12 @@ class Engine:
         """Close the sockets that were attached."""
     def io_flusher(self, on: bool) -> None:
         """Mark the engine's threads as I/O flushers (PR_SET_IO_FLUSHER), or no more."""
+    def export_bundle(self, path: str, socket: str) -> int | None:
+        """Serve a bundle over the present device, read-only, on a Unix socket. Blocks that changed since, and
+        cannot be read; None when that is not known, and only the bundle's own blocks can be read.
+        """
+    def end_export(self, socket: str) -> None:
+        """End that export. Idempotent."""
     def stop(self) -> None:
         """Drain, flush both sides, leave clean metadata, end the thread, unlock. Idempotent.
 

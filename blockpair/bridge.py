@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -82,6 +83,24 @@ def read_metadata(config: ResourceConfig, *, dump: bool) -> Any:
         return msgspec.json.decode(_engine.dump_metadata(spec) if dump else _engine.inspect_metadata(spec))
 
 
+def show_bundle(path: Path, *, verify: bool) -> str:
+    """What a bundle says of itself, as JSON (`blockpair.bundles.BundleFile`). Raises `BlockpairError`."""
+    with translated():
+        return _engine.show_bundle(str(path), verify)
+
+
+def restore_bundle(path: Path, socket: Path) -> int:
+    """Write a bundle's blocks through a Primary's NBD socket; the bytes. Raises `BlockpairError`."""
+    with translated():
+        return _engine.restore_bundle(str(path), str(socket))
+
+
+def copy_image(socket: Path, file: Path) -> int:
+    """Copy what an NBD socket exports to an empty file; the bytes. Raises `BlockpairError`."""
+    with translated():
+        return _engine.copy_image(str(socket), str(file))
+
+
 class Running:
     """A running engine."""
 
@@ -92,6 +111,7 @@ class Running:
         listener: _engine.Listener,
         *,
         socket: str,
+        bundles: str,
         resume: bool,
         connect: bool,
     ) -> None:
@@ -111,6 +131,7 @@ class Running:
             "resume_wait_ms": round(config.resume_wait * 1000),
             "disk_driver": config.disk_driver,
             "connect": connect,
+            "bundles": bundles,
         }
         with translated():
             self._engine = _engine.Engine(_text(spec), listener)
@@ -155,6 +176,18 @@ class Running:
         """Mark the engine's threads as I/O flushers, or not."""
         with translated():
             self._engine.io_flusher(on)
+
+    def export_bundle(self, path: Path, socket: Path) -> int | None:
+        """Serve a bundle over the present device; blocks that changed since, None where that is not known.
+        Raises `BlockpairError`.
+        """
+        with translated():
+            return self._engine.export_bundle(str(path), str(socket))
+
+    def end_export(self, socket: Path) -> None:
+        """End the export on ``socket``, if it has not ended."""
+        with translated():
+            self._engine.end_export(str(socket))
 
     def stop(self) -> None:
         """Drain, flush, leave clean metadata, unlock; the node stays Primary on disk if it was."""

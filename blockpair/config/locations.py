@@ -51,6 +51,10 @@ class Locations:
         """Where a resource's external metadata goes unless told otherwise."""
         return self.state / "metadata" / f"{name}.meta"
 
+    def bundles(self, name: str) -> Path:
+        """Where what split brains' victims lost is kept, of one resource."""
+        return self.state / "bundles" / name
+
     def nbd_socket(self, name: str) -> Path:
         return self.run / "nbd" / f"{name}.sock"
 

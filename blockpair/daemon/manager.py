@@ -6,10 +6,11 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 import structlog
 
-from blockpair import __version__, _engine
+from blockpair import __version__, _engine, bundles
 from blockpair.config.files import ConfigError
 from blockpair.config.locations import Locations
 from blockpair.config.node import NodeConfig
@@ -205,6 +206,14 @@ class Manager:
                     f"its nodes are: {', '.join(nodes)}",
                 )
             await runtime.call("sync", source=source)
+
+    async def restore(self, bundle: Path) -> int:
+        """Write a bundle's blocks back through its resource, Primary here; the bytes. Raises
+        `BlockpairError`.
+        """
+        name = (await asyncio.to_thread(bundles.read, bundle, verify=False)).facts.resource
+        async with self.lock(name):
+            return await self.runtime(name).restore(bundle)
 
     async def wait(self, name: str, conditions: list[str], limit: float | None) -> ResourceReport:
         """The report as soon as all of ``conditions`` hold. Raises `BlockpairError` after ``limit``

@@ -10,9 +10,10 @@ from typing import Any
 import structlog
 from msgspec import Struct
 
-from blockpair import __version__, bridge
+from blockpair import __version__, bridge, bundles
 from blockpair.config.resource import INTERNAL, PeerTable, Protocol
 from blockpair.daemon import provision
+from blockpair.daemon.exports import Exports
 from blockpair.daemon.manager import Manager
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.rpc.server import Caller, Method
@@ -90,11 +91,24 @@ class MetadataParams(Struct, forbid_unknown_fields=True):
     dump: bool = False
 
 
+class BundlesParams(Struct, forbid_unknown_fields=True):
+    """The bundles of one resource, or all."""
+
+    resource: str | None = None
+
+
+class HoldParams(Struct, forbid_unknown_fields=True):
+    """The socket of an export that was just started."""
+
+    socket: str
+
+
 class Methods:
     """The table of methods over one `Manager`."""
 
     def __init__(self, manager: Manager, log_place: str) -> None:
         self._manager = manager
+        self._exports = Exports(manager)
         self._log_place = log_place
         self._log = structlog.get_logger().bind(part="rpc")
 
@@ -107,6 +121,13 @@ class Methods:
             "resource.status": Method(StatusParams, self._status),
             "resource.wait": Method(WaitParams, self._wait, interruptible=True),
             "resource.metadata": Method(MetadataParams, self._metadata),
+            "bundle.list": Method(BundlesParams, self._bundles),
+            "bundle.find": Method(NameParams, self._bundle_find),
+            "bundle.show": Method(NameParams, self._bundle_show),
+            "bundle.export": self._change("bundle.export", NameParams, self._exports_start),
+            "bundle.hold": Method(HoldParams, self._exports_hold, interruptible=True),
+            "bundle.restore": self._change("bundle.restore", NameParams, self._bundle_restore),
+            "bundle.delete": self._change("bundle.delete", NameParams, self._bundle_delete),
             "resource.create": self._change("resource.create", CreateParams, self._create),
             "resource.delete": self._change("resource.delete", NameParams, self._delete),
             "resource.up": self._change("resource.up", NameParams, self._up),
@@ -161,6 +182,33 @@ class Methods:
         config = self._manager.config(params.name)
         read = await asyncio.to_thread(bridge.read_metadata, config, dump=params.dump)
         return {"up": self._manager.is_up(params.name), "metadata": read}
+
+    async def _bundles(self, caller: Caller, params: BundlesParams) -> Any:
+        found = await asyncio.to_thread(bundles.listing, self._manager.places, params.resource)
+        if not found and params.resource is not None:
+            # A resource that does not exist is told apart from one without bundles.
+            self._manager.config(params.resource)
+        return found
+
+    async def _bundle_find(self, caller: Caller, params: NameParams) -> Any:
+        return {"path": str(await asyncio.to_thread(bundles.find, self._manager.places, params.name))}
+
+    async def _bundle_show(self, caller: Caller, params: NameParams) -> Any:
+        path = await asyncio.to_thread(bundles.find, self._manager.places, params.name)
+        return await asyncio.to_thread(bundles.read, path, verify=True)
+
+    async def _exports_start(self, params: NameParams) -> Any:
+        return await self._exports.start(params.name)
+
+    async def _exports_hold(self, caller: Caller, params: HoldParams) -> Any:
+        await self._exports.hold(params.socket)
+
+    async def _bundle_restore(self, params: NameParams) -> Any:
+        path = await asyncio.to_thread(bundles.find, self._manager.places, params.name)
+        return {"path": str(path), "bytes": await self._manager.restore(path)}
+
+    async def _bundle_delete(self, params: NameParams) -> Any:
+        return {"path": str(await asyncio.to_thread(bundles.delete, self._manager.places, params.name))}
 
     async def _create(self, params: CreateParams) -> Any:
         config, created = await provision.create(

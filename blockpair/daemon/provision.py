@@ -7,7 +7,7 @@ import contextlib
 import stat
 from pathlib import Path
 
-from blockpair import bridge
+from blockpair import bridge, bundles
 from blockpair.config.files import ConfigError, sync_directory
 from blockpair.config.names import check_name
 from blockpair.config.resource import (
@@ -83,6 +83,7 @@ def _create(
         else:
             made = True
     try:
+        bundles.forget_changes(manager.places, name)
         created = bridge.create_metadata(config, manager.node.name, overwrite=force)
         write_resource(file, content)
     except BaseException as error:
@@ -92,7 +93,9 @@ def _create(
             config.metadata.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise BlockpairError(
-                ErrorKind.IO, f"{file} cannot be written: {error.strerror}", "make room or correct its mode"
+                ErrorKind.IO,
+                f"{error.filename or file} cannot be written: {error.strerror}",
+                "make room or correct its mode",
             ) from None
         raise
     return config, created
@@ -180,6 +183,9 @@ def _delete(manager: Manager, config: ResourceConfig) -> list[str]:
             done.append(f"removed the metadata {config.metadata}")
         elif config.metadata.exists():
             done.append(f"{config.metadata} keeps its metadata; `blockpair create --force` overwrites it")
+        kept = manager.places.bundles(config.name)
+        if any(kept.glob(f"*{bundles.SUFFIX}")):
+            done.append(f"{kept} keeps its bundles; `blockpair bundle delete` removes one")
         return done
     except OSError as error:
         raise BlockpairError(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from datetime import UTC, datetime
+from pathlib import Path
 
 import structlog
 
-from blockpair import _engine
+from blockpair import _engine, bridge
 from blockpair.bridge import Notice, Running
 from blockpair.config.locations import Locations, check_socket_path
 from blockpair.config.node import KernelDevice
@@ -93,6 +94,7 @@ class Runtime:
                 self._node,
                 listener,
                 socket=str(socket),
+                bundles=str(self._places.bundles(self.config.name)),
                 resume=self._marker.is_set(),
                 connect=connect,
             )
@@ -140,6 +142,36 @@ class Runtime:
     async def demote(self) -> None:
         """Take the device away and become Secondary. Raises `BlockpairError` that names who still uses it."""
         running = self.engine()
+        await self._take_from_users(running)
+        try:
+            await self.call("demote")
+        except BlockpairError:
+            # Still Primary: its users find their device again.
+            await asyncio.to_thread(lambda: self._device.attach(running, running.status()))
+            raise
+        await asyncio.to_thread(self._marker.clear)
+
+    async def restore(self, bundle: Path) -> int:
+        """Write a bundle's blocks back through the device, which nobody may use meanwhile; the bytes. Raises
+        `BlockpairError`.
+        """
+        running = self.engine()
+        status = await asyncio.to_thread(running.status)
+        name = self.config.name
+        if status.role != "Primary" or status.resuming:
+            raise BlockpairError(
+                ErrorKind.UNSAFE,
+                f"{self._node} is not Primary of {name}: it may not write",
+                f"blockpair promote {name}, here; or copy the bundle to the Primary and name its path there",
+            )
+        await self._take_from_users(running)
+        try:
+            return await asyncio.to_thread(bridge.restore_bundle, bundle, self._places.nbd_socket(name))
+        finally:
+            await asyncio.to_thread(lambda: self._device.attach(running, running.status()))
+
+    async def _take_from_users(self, running: Running) -> None:
+        """Take the kernel device down. Raises `BlockpairError` that names who uses it, or the NBD socket."""
         status = await asyncio.to_thread(running.status)
         users = [await asyncio.to_thread(describe, c) for c in status.clients if c.kind == "unix"]
         if users:
@@ -149,13 +181,6 @@ class Runtime:
                 "stop those programs, then try again",
             )
         await asyncio.to_thread(self._device.detach, running)
-        try:
-            await self.call("demote")
-        except BlockpairError:
-            # Still Primary: its users find their device again.
-            await asyncio.to_thread(lambda: self._device.attach(running, running.status()))
-            raise
-        await asyncio.to_thread(self._marker.clear)
 
     async def down(self) -> None:
         """Demote if Primary, and end the engine in good order. Raises `BlockpairError`, and then it still

@@ -1,11 +1,14 @@
 //! The module `blockpair._engine`: the only file that knows Python. Everything structured crosses as JSON text, and
 //! every call that can wait does so without the GIL.
 
+use std::fs::OpenOptions;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 
+use crate::io::bundle;
 use crate::io::engine;
 use crate::io::failure::Failure;
 use crate::io::listener;
@@ -58,6 +61,33 @@ fn inspect_metadata(py: Python<'_>, spec: &str) -> PyResult<String> {
 #[pyfunction]
 fn dump_metadata(py: Python<'_>, spec: &str) -> PyResult<String> {
     detached(py, || metadata::dump_metadata(spec))
+}
+
+/// A bundle's facts as JSON; with `verify`, all its blocks are compared with their checksums before.
+#[pyfunction]
+fn show_bundle(py: Python<'_>, path: PathBuf, verify: bool) -> PyResult<String> {
+    detached(py, || {
+        bundle::files::show(&path, verify).map(|shown| shown.to_string())
+    })
+}
+
+/// Writes a bundle's blocks through the NBD socket of a Primary, and flushes. The bytes written.
+#[pyfunction]
+fn restore_bundle(py: Python<'_>, path: PathBuf, socket: PathBuf) -> PyResult<u64> {
+    detached(py, || {
+        let mut opened = bundle::files::open(&path)?;
+        bundle::restore(&mut opened, &socket).map_err(|error| bundle::files::failure(&path, &error))
+    })
+}
+
+/// Copies the export on an NBD socket to a file that is there, and empty. Its bytes.
+#[pyfunction]
+fn copy_image(py: Python<'_>, socket: PathBuf, file: PathBuf) -> PyResult<u64> {
+    detached(py, || {
+        let told = |error: std::io::Error| Failure::system(file.display(), &error);
+        let image = OpenOptions::new().write(true).open(&file).map_err(told)?;
+        bundle::copy_image(&socket, &image).map_err(told)
+    })
 }
 
 /// The replication port: one a daemon.
@@ -136,6 +166,16 @@ impl Engine {
         self.0.io_flusher(on);
     }
 
+    /// Serves a bundle over the present device on a Unix socket; blocks changed since, None when not known.
+    fn export_bundle(&self, py: Python<'_>, path: PathBuf, socket: PathBuf) -> PyResult<Option<u64>> {
+        detached(py, || self.0.export_bundle(&path, &socket))
+    }
+
+    /// Ends that export; idempotent.
+    fn end_export(&self, py: Python<'_>, socket: PathBuf) {
+        py.detach(|| self.0.end_export(&socket));
+    }
+
     /// Drains, flushes, ends the thread, unlocks; idempotent.
     fn stop(&self, py: Python<'_>) -> PyResult<()> {
         detached(py, || self.0.stop())
@@ -157,6 +197,9 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("EngineError", module.py().get_type::<EngineError>())?;
     module.add_class::<Listener>()?;
     module.add_class::<Engine>()?;
+    module.add_function(wrap_pyfunction!(show_bundle, module)?)?;
+    module.add_function(wrap_pyfunction!(restore_bundle, module)?)?;
+    module.add_function(wrap_pyfunction!(copy_image, module)?)?;
     module.add_function(wrap_pyfunction!(create_metadata, module)?)?;
     module.add_function(wrap_pyfunction!(inspect_metadata, module)?)?;
     module.add_function(wrap_pyfunction!(dump_metadata, module)?)

@@ -1,5 +1,7 @@
 //! One resource's engine: opens everything, runs its thread, passes commands to it.
 
+mod exports;
+
 use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::{OwnedFd, RawFd};
@@ -9,23 +11,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{sync_channel, RecvTimeoutError};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 
+use super::bundle::{remove_leftovers, Export as BundleExport, Present, Since};
 use super::disk::{self, Device, Driver};
 use super::failure::{Failure, FailureKind};
 use super::inbox::{Inbox, Input};
 use super::listener::{Listener, Registration};
 use super::meta_writer::MetaWriter;
 use super::metadata::{MetadataFile, MetadataPlace};
-use super::reactor::{Clock, Parts, PeerAddress, Reactor};
+use super::reactor::{Bundles, Clock, Parts, PeerAddress, Reactor};
 use super::shared::Shared;
 use crate::core::{
-    Command, Notice, PeerConfig, Replica, ReplicaConfig, ReplicaMetadata, Severity, SyncSource,
+    Command, Notice, PeerConfig, Replica, ReplicaConfig, ReplicaMetadata, Severity, SyncSource, Victim,
 };
 use crate::front::nbd::{Export, ExportInfo};
-use crate::wire::Protocol;
+use crate::wire::{Protocol, SplitBrainPolicy};
 
 /// How long a status may take while the thread is busy; then the last published one has to do.
 const STATUS_PATIENCE: Duration = Duration::from_millis(20);
@@ -51,6 +54,10 @@ pub struct EngineSpec {
     pub device: PathBuf,
     pub metadata: MetadataPlace,
     pub protocol: Protocol,
+    #[serde(default)]
+    pub policy: SplitBrainPolicy,
+    #[serde(default)]
+    pub priority: u32,
     pub peers: Vec<PeerSpec>,
     /// Path of the NBD export's Unix socket.
     pub socket: PathBuf,
@@ -60,6 +67,8 @@ pub struct EngineSpec {
     #[serde(default)]
     pub disk_driver: Driver,
     pub connect: bool,
+    /// The folder of this resource's bundles; made when the first one is saved.
+    pub bundles: PathBuf,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -70,6 +79,7 @@ enum CommandSpec {
     Promote { force: bool },
     Demote {},
     Sync { source: String },
+    Resolve { victim: String, bundle: bool },
     Fault { what: Fault },
 }
 
@@ -80,13 +90,18 @@ enum Fault {
 }
 
 pub struct Engine {
+    resource: String,
     node: String,
+    data_size_bytes: u64,
     peers: Vec<String>,
     inbox: Arc<Inbox>,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Ends when the thread does, or here.
     registration: Mutex<Option<Registration>>,
+    /// What exports of bundles read beside them; until the stop.
+    present: Mutex<Option<Present>>,
+    exports: Mutex<Vec<BundleExport>>,
     /// A stop has run out of patience: the last one who lets go does not wait as long again.
     gave_up: AtomicBool,
 }
@@ -97,6 +112,16 @@ fn invalid_json(what: &str, error: &serde_json::Error) -> Failure {
         format!("{what} is not understood: {error}"),
         "use a control plane and an engine of the same version",
     )
+}
+
+/// A command, and who asked for it.
+fn parse_call(text: &str) -> Result<(CommandSpec, String), serde_json::Error> {
+    let mut value: serde_json::Value = serde_json::from_str(text)?;
+    let by = match value.as_object_mut().and_then(|fields| fields.remove("by")) {
+        Some(by) => serde_json::from_value(by)?,
+        None => "the control plane".into(),
+    };
+    Ok((serde_json::from_value(value)?, by))
 }
 
 impl Engine {
@@ -141,6 +166,23 @@ impl Engine {
                 ),
             });
         }
+        let in_bundles = |error: std::io::Error| {
+            Failure::new(
+                FailureKind::Io,
+                format!(
+                    "the bundles in {} cannot be looked at: {error}",
+                    spec.bundles.display()
+                ),
+                "make that folder readable and writable for blockpaird",
+            )
+        };
+        remove_leftovers(&spec.bundles).map_err(in_bundles)?;
+        let since = Since::take_over(
+            &spec.bundles,
+            loaded.layout.blocks(),
+            u64::from(loaded.layout.block_size_bytes()),
+        );
+        let since = Arc::new(since.map_err(in_bundles)?);
         let clock = Clock::start();
         let config = ReplicaConfig {
             resource: spec.resource.clone(),
@@ -158,11 +200,18 @@ impl Engine {
             resume_wait_ns: spec.resume_wait_ms.saturating_mul(1_000_000),
             // The standard library's hash keys are random, and fresh each time.
             seed: RandomState::new().build_hasher().finish(),
+            policy: spec.policy,
+            priority: spec.priority,
+            wall_offset_s: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |now| now.as_secs()),
+            changed_since: None,
         };
         let info = ExportInfo {
             min_block: device.alignment() as u32,
             ..ExportInfo::new(&spec.resource, loaded.layout.data_size_bytes())
         };
+        let data_size_bytes = info.size_bytes;
         let export = Export::new(info).map_err(|error| {
             Failure::new(
                 FailureKind::Invalid,
@@ -184,6 +233,11 @@ impl Engine {
         let names: Vec<String> = peers.iter().map(|peer| peer.name.clone()).collect();
         let meta = MetaWriter::new(metadata, device.clone(), inbox.clone()).map_err(system)?;
         let wanted = spec.disk_driver;
+        let present = Present {
+            device: device.clone(),
+            since: since.clone(),
+        };
+        let (resource, node) = (spec.resource.clone(), spec.node.clone());
         let ended_inbox = inbox.clone();
         let (parts_inbox, parts_shared) = (inbox.clone(), shared.clone());
         let (started, start_result) = sync_channel(1);
@@ -205,6 +259,12 @@ impl Engine {
                         inbox: parts_inbox,
                         shared: parts_shared.clone(),
                         connect: spec.connect,
+                        bundles: Bundles {
+                            folder: spec.bundles,
+                            resource: spec.resource.clone(),
+                            node: spec.node,
+                            since,
+                        },
                     };
                     Reactor::new(parts).map_err(|error| Failure::system(&spec.resource, &error))
                 });
@@ -232,23 +292,27 @@ impl Engine {
             return Err(failure);
         }
         Ok(Engine {
-            node: spec.node,
+            resource,
+            node,
+            data_size_bytes,
             peers: names,
             inbox,
             shared,
             thread: Mutex::new(Some(thread)),
             registration: Mutex::new(Some(registration)),
+            present: Mutex::new(Some(present)),
+            exports: Mutex::default(),
             gave_up: AtomicBool::new(false),
         })
     }
 
-    /// Executes one command, given as JSON; returns when it is done.
+    /// Executes one command, given as JSON; returns when it is done. Its optional `by` says who asked, for the
+    /// history.
     ///
     /// # Errors
     /// `unsafe` and `failed` as the core decides, `invalid` for a command or a name that does not exist.
     pub fn call(&self, command: &str) -> Result<(), Failure> {
-        let command: CommandSpec =
-            serde_json::from_str(command).map_err(|error| invalid_json("the command", &error))?;
+        let (command, by) = parse_call(command).map_err(|error| invalid_json("the command", &error))?;
         let command = match command {
             CommandSpec::Connect { peer } => Command::Connect {
                 peer: self.slot(&peer)?,
@@ -264,6 +328,14 @@ impl Engine {
             CommandSpec::Sync { source } => Command::SyncFrom {
                 source: SyncSource::Peer(self.slot(&source)?),
             },
+            CommandSpec::Resolve { victim, bundle } => Command::Resolve {
+                victim: if victim == self.node {
+                    Victim::Myself
+                } else {
+                    Victim::Peer(self.slot(&victim)?)
+                },
+                bundle,
+            },
             CommandSpec::Fault { what: Fault::Panic } => {
                 if std::env::var_os("BLOCKPAIR_FAULTS").is_none_or(|value| value != "1") {
                     return Err(Failure::new(
@@ -276,7 +348,7 @@ impl Engine {
                 return Ok(());
             }
         };
-        self.ask(command, Duration::MAX)
+        self.ask(command, by, Duration::MAX)
     }
 
     fn slot(&self, name: &str) -> Result<usize, Failure> {
@@ -289,9 +361,9 @@ impl Engine {
         })
     }
 
-    fn ask(&self, command: Command, patience: Duration) -> Result<(), Failure> {
+    fn ask(&self, command: Command, by: String, patience: Duration) -> Result<(), Failure> {
         let (reply, answer) = sync_channel(1);
-        self.inbox.push(Input::Command { command, reply });
+        self.inbox.push(Input::Command { command, by, reply });
         let mut waited = Duration::ZERO;
         loop {
             match answer.recv_timeout(LIFE_CHECK) {
@@ -356,9 +428,10 @@ impl Engine {
     /// # Errors
     /// When a disk or a peer keeps it from finishing; it goes on trying.
     pub fn stop(&self) -> Result<(), Failure> {
+        self.close_exports();
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_some() && !self.shared.has_ended() {
-            match self.ask(Command::Stop, STOP_PATIENCE) {
+            match self.ask(Command::Stop, "the end of the resource".into(), STOP_PATIENCE) {
                 Err(failure) if !self.shared.has_ended() => {
                     self.gave_up.store(true, Ordering::Relaxed);
                     return Err(failure);

@@ -7,6 +7,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::bundle::Saved;
 use super::event::EventFd;
 use super::failure::Failure;
 use crate::core::{Command, Errno, PeerSlot, Token};
@@ -17,6 +18,8 @@ pub type CommandReply = SyncSender<Result<(), Failure>>;
 pub enum Input {
     Command {
         command: Command,
+        /// Who asked, for the history.
+        by: String,
         reply: CommandReply,
     },
     /// A peer's connection, whose Hello the listener has read.
@@ -34,6 +37,11 @@ pub enum Input {
     MetaDone {
         token: Token,
         result: Result<(), Errno>,
+    },
+    /// A bundle is durable and verified, or was not saved and why, for people.
+    BundleSaved {
+        token: Token,
+        result: Result<Saved, String>,
     },
     /// A kernel device's end of a socket pair.
     Attach(OwnedFd),
@@ -102,7 +110,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::wire::{self, Protocol};
+    use crate::wire::{self, Intent, Protocol, SplitBrainPolicy};
 
     #[test]
     fn what_comes_again_and_again_does_not_pile_up() {
@@ -122,6 +130,9 @@ mod tests {
                 protocol: Protocol::C,
                 channel: 0,
                 nonce: 1,
+                intent: Intent::Replicate,
+                policy: SplitBrainPolicy::Manual,
+                priority: 0,
             })
         };
         for n in 0..10 {

@@ -1,5 +1,6 @@
 //! The driver: executes the core's actions on real disks and sockets, one native thread a resource.
 
+pub mod bundle;
 mod client;
 pub mod disk;
 pub mod engine;

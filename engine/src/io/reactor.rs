@@ -1,6 +1,7 @@
 //! The thread of one resource: waits for sockets, disks, commands and time, feeds the core, and does what it
 //! says. One thread does it all, because handing work to another costs more than the work.
 
+mod bundles;
 mod clients;
 mod links;
 mod report;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::bundle::{Saver, Since};
 use super::client::Client;
 use super::disk::{Completion, Device, Disk};
 use super::failure::{Failure, FailureKind};
@@ -68,6 +70,15 @@ pub struct Parts {
     pub inbox: Arc<Inbox>,
     pub shared: Arc<Shared>,
     pub connect: bool,
+    pub bundles: Bundles,
+}
+
+/// Where this resource's bundles go, and what their headers name it.
+pub struct Bundles {
+    pub folder: PathBuf,
+    pub resource: String,
+    pub node: String,
+    pub since: Arc<Since>,
 }
 
 /// The core's time: monotonic nanoseconds since the engine's start.
@@ -115,6 +126,10 @@ pub struct Reactor {
     next_client: u64,
     outstanding: Outstanding,
 
+    bundles: Bundles,
+    /// The one bundle that is being saved.
+    saver: Option<Saver>,
+
     commands: HashMap<u64, (CommandReply, bool)>,
     next_command: u64,
     stopping: bool,
@@ -159,6 +174,8 @@ impl Reactor {
             clients: BTreeMap::new(),
             next_client: 1,
             outstanding: Outstanding::default(),
+            bundles: parts.bundles,
+            saver: None,
             commands: HashMap::new(),
             next_command: 1,
             stopping: false,
@@ -174,6 +191,7 @@ impl Reactor {
                 reactor.tell(Event::Command {
                     id,
                     command: Command::Connect { peer },
+                    by: "the start of the resource".into(),
                 });
             }
         }
@@ -267,7 +285,7 @@ impl Reactor {
     fn read_inbox(&mut self) {
         for input in self.inbox.take() {
             match input {
-                Input::Command { command, reply } => {
+                Input::Command { command, by, reply } => {
                     let id = self.next_command;
                     self.next_command += 1;
                     let stop = command == Command::Stop;
@@ -281,6 +299,7 @@ impl Reactor {
                     self.tell(Event::Command {
                         id: CommandId(id),
                         command,
+                        by,
                     });
                 }
                 Input::Accepted {
@@ -292,6 +311,7 @@ impl Reactor {
                 }
                 Input::Dialled { peer, result } => self.dialled(peer, result),
                 Input::MetaDone { token, result } => self.tell(Event::MetaDone { token, result }),
+                Input::BundleSaved { token, result } => self.bundle_saved(token, result),
                 Input::Attach(fd) => self.attach(fd),
                 Input::Detach(reply) => {
                     self.detach();
@@ -325,6 +345,7 @@ impl Reactor {
             let mut batch = std::mem::take(&mut self.batch);
             let mut sent = false;
             let mut written = VecDeque::new();
+            let mut unsaved = Vec::new();
             for action in batch.drain(..) {
                 match action {
                     Action::Send {
@@ -333,7 +354,10 @@ impl Reactor {
                         sent = true;
                         self.send(connection, &message);
                     }
-                    Action::Disk { token, op } => self.disk_ops.push_back((token, op)),
+                    Action::Disk { token, op } => {
+                        self.mark_changed(&op);
+                        self.disk_ops.push_back((token, op));
+                    }
                     Action::Meta { token, writes } => written.push_back((token, writes)),
                     Action::Reply { id, result } => self.reply(id, result),
                     Action::Close { connection, .. } => self.close_peer(connection),
@@ -350,6 +374,12 @@ impl Reactor {
                         }
                     }
                     Action::Notice(notice) => self.shared.record(notice),
+                    Action::Record(record) => self.shared.record(Notice {
+                        severity: Severity::Info,
+                        name: record.what,
+                        text: record.text,
+                    }),
+                    Action::SaveBundle { token, bundle } => unsaved.push((token, bundle)),
                 }
             }
             self.batch = batch;
@@ -361,6 +391,9 @@ impl Reactor {
                 if let Some(result) = self.meta.submit(token, writes) {
                     self.tell(Event::MetaDone { token, result });
                 }
+            }
+            for (token, bundle) in unsaved {
+                self.save_bundle(token, bundle);
             }
             self.submit_disk()?;
             self.reap_disk();
@@ -412,6 +445,8 @@ impl Reactor {
             self.ended[connection.slot].add(connection.counters());
         }
         self.refuse_commands("the resource is down", "bring it up again: blockpair up");
+        self.saver = None;
+        self.keep_changed();
     }
 
     /// The end after a panic: whatever of the state is trusted no more, the clients are told.
