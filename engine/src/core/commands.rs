@@ -44,7 +44,7 @@ fn failed(message: String, remedy: String) -> CommandError {
 }
 
 impl Replica {
-    pub(super) fn on_command(&mut self, id: CommandId, command: Command) {
+    pub(super) fn on_command(&mut self, id: CommandId, command: Command, by: String) {
         let decides = matches!(
             command,
             Command::Promote { .. } | Command::Demote | Command::SyncFrom { .. }
@@ -57,7 +57,7 @@ impl Replica {
             && !self.stopped
             && (handshaking || self.promotion.is_some() || self.promoting || self.allowing)
         {
-            return self.deferred.push((id, command));
+            return self.deferred.push((id, command, by));
         }
         if self.stopped {
             return self.done(
@@ -80,6 +80,13 @@ impl Replica {
             Command::Promote { force } => self.promote(id, force),
             Command::Demote => self.demote(id),
             Command::SyncFrom { source } => self.sync_from(id, source),
+            Command::Resolve { .. } => {
+                let error = failed(
+                    "this build cannot resolve a split brain yet".into(),
+                    "make one copy anew".into(),
+                );
+                self.done(id, Err(error));
+            }
             Command::Stop => self.quiesce(id, true),
         }
     }
@@ -89,8 +96,8 @@ impl Replica {
     }
 
     pub(super) fn run_deferred(&mut self) {
-        for (id, command) in std::mem::take(&mut self.deferred) {
-            self.on_command(id, command);
+        for (id, command, by) in std::mem::take(&mut self.deferred) {
+            self.on_command(id, command, by);
         }
     }
 
@@ -99,7 +106,7 @@ impl Replica {
         let promotion = self.promotion.take().and_then(|promotion| promotion.command);
         let quiesce = self.quiescing.take().map(|quiesce| quiesce.command);
         let asked = self.sync_asked.take().map(|asked| asked.command);
-        let deferred: Vec<CommandId> = self.deferred.drain(..).map(|(id, _)| id).collect();
+        let deferred: Vec<CommandId> = self.deferred.drain(..).map(|(id, ..)| id).collect();
         for id in deferred.into_iter().chain(promotion).chain(quiesce).chain(asked) {
             self.done(id, Err(failed(message.to_owned(), remedy.to_owned())));
         }
@@ -521,6 +528,10 @@ impl Replica {
         self.out.push(Action::Export { open: false });
         self.announce_state();
         self.done(command, Ok(()));
+    }
+
+    pub(super) fn on_bundle_saved(&mut self, _token: Token, _result: Result<(), String>) {
+        debug_assert!(false, "a bundle that nobody asked for");
     }
 
     // ---- the first sync ------------------------------------------------------------------------------

@@ -195,6 +195,8 @@ mod tests {
                 last_primary: false,
                 epoch: 0,
                 promised: 0,
+                diverged_at_s: 0,
+                changed_at_s: 0,
                 handshake: true,
             },
             resource_id: [u8::from(current != 0); 16],

@@ -10,7 +10,7 @@ use super::source::{Progress, Source};
 use super::target::Target;
 use super::types::*;
 use crate::meta::Bitmap;
-use crate::wire::{self, DiskState, Generations, GoodbyeReason, Hello, Message, NodeState, Role};
+use crate::wire::{self, DiskState, Generations, GoodbyeReason, Hello, Intent, Message, NodeState, Role};
 
 const MILLISECOND: Time = 1_000_000;
 /// First pause between two tries to reach a peer; doubles up to the last.
@@ -684,6 +684,9 @@ impl Replica {
             protocol: self.config.protocol,
             channel: 0,
             nonce,
+            intent: Intent::Replicate,
+            policy: self.config.policy,
+            priority: self.config.priority,
         }
     }
 
@@ -732,6 +735,8 @@ impl Replica {
             last_primary: self.superblock.last_primary,
             epoch: self.superblock.epoch,
             promised: self.superblock.promised,
+            diverged_at_s: self.superblock.diverged_at_s,
+            changed_at_s: self.superblock.changed_at_s,
             handshake,
         }
     }

@@ -157,7 +157,7 @@ pub struct Replica {
     pub(super) quiescing: Option<Quiesce>,
     pub(super) sync_asked: Option<SyncAsked>,
     pub(super) stopped: bool,
-    pub(super) deferred: Vec<(CommandId, Command)>,
+    pub(super) deferred: Vec<(CommandId, Command, String)>,
     pub(super) disk_error: Option<String>,
     /// A flush failed, and no flush of the application has said so yet.
     pub(super) flush_error: Option<Errno>,
@@ -314,7 +314,8 @@ impl Replica {
                 connection,
                 message,
             } => self.on_message(peer, connection, message),
-            Event::Command { id, command } => self.on_command(id, command),
+            Event::Command { id, command, by } => self.on_command(id, command, by),
+            Event::BundleSaved { token, result } => self.on_bundle_saved(token, result),
             Event::Timeout => {}
         }
         self.on_time();

@@ -1,7 +1,8 @@
 //! What goes into the core and what comes out.
 
+use crate::meta::Bitmap;
 use crate::payload::Payload;
-use crate::wire::{GoodbyeReason, Message, Protocol};
+use crate::wire::{BlockRun, Generations, GoodbyeReason, Message, Protocol, SplitBrainPolicy};
 
 /// Monotonic time in nanoseconds, from an arbitrary origin; always an argument, never read.
 pub type Time = u64;
@@ -111,12 +112,26 @@ pub enum Command {
     SyncFrom {
         source: SyncSource,
     },
+    /// Ends a split brain: the victim's changes go, once they are saved in a bundle. Done when the resync has
+    /// started, or was refused.
+    Resolve {
+        victim: Victim,
+        /// False: nothing is saved of what goes; recorded as such.
+        bundle: bool,
+    },
     /// Ends all activity and makes the metadata clean; the driver stops afterwards.
     Stop,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncSource {
+    Myself,
+    Peer(PeerSlot),
+}
+
+/// Whose changes a resolution gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Victim {
     Myself,
     Peer(PeerSlot),
 }
@@ -173,6 +188,13 @@ pub enum Event {
     Command {
         id: CommandId,
         command: Command,
+        /// Who asked, for the history: "root via blockpair promote".
+        by: String,
+    },
+    /// The victim's blocks are stable and verified, or nothing was saved and why, for people.
+    BundleSaved {
+        token: Token,
+        result: Result<(), String>,
     },
     /// Time has reached [`next_timeout`](super::Replica::next_timeout).
     Timeout,
@@ -217,6 +239,45 @@ pub enum Action {
         result: Result<(), CommandError>,
     },
     Notice(Notice),
+    /// For the history. It comes before the actions it tells of: a driver that makes it durable first never has
+    /// done what its history does not say.
+    Record(Record),
+    /// Copy these blocks of this node's device to a safe place; ends in [`Event::BundleSaved`].
+    SaveBundle {
+        token: Token,
+        bundle: BundleRequest,
+    },
+}
+
+/// What a split brain's victim is about to lose, and what it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BundleRequest {
+    /// The survivor.
+    pub peer: PeerSlot,
+    /// The handshake's rule that found the split brain.
+    pub rule: &'static str,
+    /// Who or what made this node the victim, for people.
+    pub why: String,
+    /// Both sides' generations at the handshake.
+    pub victim: Generations,
+    pub survivor: Generations,
+    pub block_size_bytes: u32,
+    pub data_size_bytes: u64,
+    /// In rising order, apart from each other: every block that the resync may overwrite.
+    pub runs: Vec<BlockRun>,
+}
+
+/// One entry of the history: a decision, or what came of it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Record {
+    /// Stable, dotted: `role.promoted`, `sync.started`, `split_brain.found`.
+    pub what: &'static str,
+    pub text: String,
+    /// Who asked for it, where somebody did.
+    pub by: Option<String>,
+    pub peer: Option<String>,
+    /// Inputs and outcomes by stable names.
+    pub fields: Vec<(&'static str, String)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -249,6 +310,14 @@ pub struct ReplicaConfig {
     pub resume_wait_ns: Time,
     /// Seed for generation ids and nonces: a run is a function of it.
     pub seed: u64,
+    /// Who loses a split brain without a person; the same on both nodes.
+    pub policy: SplitBrainPolicy,
+    /// For [`SplitBrainPolicy::Priority`]: the higher one survives.
+    pub priority: u32,
+    /// Seconds since 1970 at [`Time`] 0. Labels only: no decision about a copy's safety looks at it.
+    pub wall_offset_s: u64,
+    /// Blocks that changed here since the newest bundle was saved, where that is known.
+    pub changed_since: Option<Bitmap>,
 }
 
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{sync_channel, RecvTimeoutError};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 
@@ -22,10 +22,10 @@ use super::metadata::{MetadataFile, MetadataPlace};
 use super::reactor::{Clock, Parts, PeerAddress, Reactor};
 use super::shared::Shared;
 use crate::core::{
-    Command, Notice, PeerConfig, Replica, ReplicaConfig, ReplicaMetadata, Severity, SyncSource,
+    Command, Notice, PeerConfig, Replica, ReplicaConfig, ReplicaMetadata, Severity, SyncSource, Victim,
 };
 use crate::front::nbd::{Export, ExportInfo};
-use crate::wire::Protocol;
+use crate::wire::{Protocol, SplitBrainPolicy};
 
 /// How long a status may take while the thread is busy; then the last published one has to do.
 const STATUS_PATIENCE: Duration = Duration::from_millis(20);
@@ -51,6 +51,10 @@ pub struct EngineSpec {
     pub device: PathBuf,
     pub metadata: MetadataPlace,
     pub protocol: Protocol,
+    #[serde(default)]
+    pub policy: SplitBrainPolicy,
+    #[serde(default)]
+    pub priority: u32,
     pub peers: Vec<PeerSpec>,
     /// Path of the NBD export's Unix socket.
     pub socket: PathBuf,
@@ -70,6 +74,7 @@ enum CommandSpec {
     Promote { force: bool },
     Demote {},
     Sync { source: String },
+    Resolve { victim: String, bundle: bool },
     Fault { what: Fault },
 }
 
@@ -97,6 +102,16 @@ fn invalid_json(what: &str, error: &serde_json::Error) -> Failure {
         format!("{what} is not understood: {error}"),
         "use a control plane and an engine of the same version",
     )
+}
+
+/// A command, and who asked for it.
+fn parse_call(text: &str) -> Result<(CommandSpec, String), serde_json::Error> {
+    let mut value: serde_json::Value = serde_json::from_str(text)?;
+    let by = match value.as_object_mut().and_then(|fields| fields.remove("by")) {
+        Some(by) => serde_json::from_value(by)?,
+        None => "the control plane".into(),
+    };
+    Ok((serde_json::from_value(value)?, by))
 }
 
 impl Engine {
@@ -158,6 +173,12 @@ impl Engine {
             resume_wait_ns: spec.resume_wait_ms.saturating_mul(1_000_000),
             // The standard library's hash keys are random, and fresh each time.
             seed: RandomState::new().build_hasher().finish(),
+            policy: spec.policy,
+            priority: spec.priority,
+            wall_offset_s: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |now| now.as_secs()),
+            changed_since: None,
         };
         let info = ExportInfo {
             min_block: device.alignment() as u32,
@@ -242,13 +263,13 @@ impl Engine {
         })
     }
 
-    /// Executes one command, given as JSON; returns when it is done.
+    /// Executes one command, given as JSON; returns when it is done. Its optional `by` says who asked, for the
+    /// history.
     ///
     /// # Errors
     /// `unsafe` and `failed` as the core decides, `invalid` for a command or a name that does not exist.
     pub fn call(&self, command: &str) -> Result<(), Failure> {
-        let command: CommandSpec =
-            serde_json::from_str(command).map_err(|error| invalid_json("the command", &error))?;
+        let (command, by) = parse_call(command).map_err(|error| invalid_json("the command", &error))?;
         let command = match command {
             CommandSpec::Connect { peer } => Command::Connect {
                 peer: self.slot(&peer)?,
@@ -264,6 +285,14 @@ impl Engine {
             CommandSpec::Sync { source } => Command::SyncFrom {
                 source: SyncSource::Peer(self.slot(&source)?),
             },
+            CommandSpec::Resolve { victim, bundle } => Command::Resolve {
+                victim: if victim == self.node {
+                    Victim::Myself
+                } else {
+                    Victim::Peer(self.slot(&victim)?)
+                },
+                bundle,
+            },
             CommandSpec::Fault { what: Fault::Panic } => {
                 if std::env::var_os("BLOCKPAIR_FAULTS").is_none_or(|value| value != "1") {
                     return Err(Failure::new(
@@ -276,7 +305,7 @@ impl Engine {
                 return Ok(());
             }
         };
-        self.ask(command, Duration::MAX)
+        self.ask(command, by, Duration::MAX)
     }
 
     fn slot(&self, name: &str) -> Result<usize, Failure> {
@@ -289,9 +318,9 @@ impl Engine {
         })
     }
 
-    fn ask(&self, command: Command, patience: Duration) -> Result<(), Failure> {
+    fn ask(&self, command: Command, by: String, patience: Duration) -> Result<(), Failure> {
         let (reply, answer) = sync_channel(1);
-        self.inbox.push(Input::Command { command, reply });
+        self.inbox.push(Input::Command { command, by, reply });
         let mut waited = Duration::ZERO;
         loop {
             match answer.recv_timeout(LIFE_CHECK) {
@@ -358,7 +387,7 @@ impl Engine {
     pub fn stop(&self) -> Result<(), Failure> {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_some() && !self.shared.has_ended() {
-            match self.ask(Command::Stop, STOP_PATIENCE) {
+            match self.ask(Command::Stop, "the end of the resource".into(), STOP_PATIENCE) {
                 Err(failure) if !self.shared.has_ended() => {
                     self.gave_up.store(true, Ordering::Relaxed);
                     return Err(failure);

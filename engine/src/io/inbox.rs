@@ -17,6 +17,8 @@ pub type CommandReply = SyncSender<Result<(), Failure>>;
 pub enum Input {
     Command {
         command: Command,
+        /// Who asked, for the history.
+        by: String,
         reply: CommandReply,
     },
     /// A peer's connection, whose Hello the listener has read.
@@ -102,7 +104,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::wire::{self, Protocol};
+    use crate::wire::{self, Intent, Protocol, SplitBrainPolicy};
 
     #[test]
     fn what_comes_again_and_again_does_not_pile_up() {
@@ -122,6 +124,9 @@ mod tests {
                 protocol: Protocol::C,
                 channel: 0,
                 nonce: 1,
+                intent: Intent::Replicate,
+                policy: SplitBrainPolicy::Manual,
+                priority: 0,
             })
         };
         for n in 0..10 {

@@ -174,6 +174,7 @@ impl Reactor {
                 reactor.tell(Event::Command {
                     id,
                     command: Command::Connect { peer },
+                    by: "the start of the resource".into(),
                 });
             }
         }
@@ -267,7 +268,7 @@ impl Reactor {
     fn read_inbox(&mut self) {
         for input in self.inbox.take() {
             match input {
-                Input::Command { command, reply } => {
+                Input::Command { command, by, reply } => {
                     let id = self.next_command;
                     self.next_command += 1;
                     let stop = command == Command::Stop;
@@ -281,6 +282,7 @@ impl Reactor {
                     self.tell(Event::Command {
                         id: CommandId(id),
                         command,
+                        by,
                     });
                 }
                 Input::Accepted {
@@ -325,6 +327,7 @@ impl Reactor {
             let mut batch = std::mem::take(&mut self.batch);
             let mut sent = false;
             let mut written = VecDeque::new();
+            let mut unsaved = Vec::new();
             for action in batch.drain(..) {
                 match action {
                     Action::Send {
@@ -350,6 +353,12 @@ impl Reactor {
                         }
                     }
                     Action::Notice(notice) => self.shared.record(notice),
+                    Action::Record(record) => self.shared.record(Notice {
+                        severity: Severity::Info,
+                        name: record.what,
+                        text: record.text,
+                    }),
+                    Action::SaveBundle { token, .. } => unsaved.push(token),
                 }
             }
             self.batch = batch;
@@ -361,6 +370,10 @@ impl Reactor {
                 if let Some(result) = self.meta.submit(token, writes) {
                     self.tell(Event::MetaDone { token, result });
                 }
+            }
+            for token in unsaved {
+                let result = Err("bundles are not built in yet".into());
+                self.tell(Event::BundleSaved { token, result });
             }
             self.submit_disk()?;
             self.reap_disk();

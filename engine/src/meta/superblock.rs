@@ -16,7 +16,7 @@
 //!
 //! # Format, version 1
 //!
-//! Integers are little-endian; names are UTF-8, padded with zeroes.
+//! Integers are little-endian; names are UTF-8, padded with zeroes; times are seconds since 1970 by the node's clock.
 //!
 //! | offset | size    | field            |                                                               |
 //! |--------|---------|------------------|---------------------------------------------------------------|
@@ -40,7 +40,8 @@
 //! | 88     | 16      | resource_id      |                                                               |
 //! | 104    | 8       | current          | generation of the data, 0 none                                |
 //! | 112    | 8 × 8   | history          | earlier generations, newest first, 0 none                     |
-//! | 176    | 16      |                  | reserved                                                      |
+//! | 176    | 8       | diverged_at_s    | when `current` was opened without a peer, 0 unknown           |
+//! | 184    | 8       | changed_at_s     | when a change was last noted, 0 unknown                       |
 //! | 192    | 64      | resource         |                                                               |
 //! | 256    | 64      | node             |                                                               |
 //! | 320    | 192     |                  | reserved                                                      |
@@ -117,6 +118,10 @@ pub struct Superblock {
     /// Configuration epoch, and the highest one promised.
     pub epoch: u64,
     pub promised: u64,
+    /// By this node's clock, seconds since 1970, 0 unknown: when it went on alone at `current`, and when it last
+    /// noted a change.
+    pub diverged_at_s: u64,
+    pub changed_at_s: u64,
     /// By slot.
     pub peers: Vec<PeerRecord>,
 }
@@ -197,6 +202,8 @@ impl Superblock {
         for (index, generation) in self.history.iter().enumerate() {
             put(page, 112 + 8 * index, &generation.to_le_bytes());
         }
+        put(page, 176, &self.diverged_at_s.to_le_bytes());
+        put(page, 184, &self.changed_at_s.to_le_bytes());
         put(page, 192, self.resource.as_bytes());
         put(page, 256, self.node.as_bytes());
         for (slot, peer) in self.peers.iter().enumerate() {
@@ -283,13 +290,14 @@ impl Superblock {
             forced: flags & flag::FORCED != 0,
             epoch: u64::from_le_bytes(take(page, 40)),
             promised: u64::from_le_bytes(take(page, 48)),
+            diverged_at_s: u64::from_le_bytes(take(page, 176)),
+            changed_at_s: u64::from_le_bytes(take(page, 184)),
             peers,
         };
         superblock.check().map_err(damaged)?;
         let reserved = [
             10..16,
             84..88,
-            176..192,
             320..512,
             PEERS_OFFSET + count * PEER_BYTES..PAGE_BYTES,
         ];

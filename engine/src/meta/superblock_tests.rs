@@ -25,6 +25,8 @@ fn sample(sequence: u64) -> Superblock {
         forced: false,
         epoch: 3,
         promised: 4,
+        diverged_at_s: 1_800_000_000,
+        changed_at_s: 1_800_000_060,
         peers: vec![PeerRecord {
             name: "beta".to_owned(),
             bitmap_generation: 77,
@@ -50,6 +52,7 @@ prop_compose! {
 prop_compose! {
     fn superblock()(
         (sequence, epoch, ahead) in (any::<u64>(), any::<u32>(), any::<u32>()),
+        (diverged_at_s, changed_at_s) in any::<(u64, u64)>(),
         (resource, node) in (valid_name(), valid_name()),
         resource_id in any::<[u8; 16]>(),
         (shift, blocks) in (12..=20u32, 1..1u64 << 28),
@@ -70,6 +73,7 @@ prop_compose! {
             current, history, disk, role_primary, clean, last_primary, forced,
             epoch: u64::from(epoch),
             promised: u64::from(epoch) + u64::from(ahead),
+            diverged_at_s, changed_at_s,
             peers,
         }
     }

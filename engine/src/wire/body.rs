@@ -7,7 +7,7 @@
 //! |  0 |     2 | `version_min`                              |
 //! |  2 |     2 | `version_max`                              |
 //! |  4 |     1 | `protocol`: A 1, B 2, C 3                  |
-//! |  5 |     1 | 0                                          |
+//! |  5 |     1 | `policy`: manual 1, discard-zero-changes 2, discard-least-changes 3, discard-older-primary 4, discard-younger-primary 5, priority 6 |
 //! |  6 |     2 | `channel`                                  |
 //! |  8 |     8 | `features`                                 |
 //! | 16 |     8 | `data_size_bytes`                          |
@@ -15,14 +15,15 @@
 //! | 32 |    16 | `resource_id`                              |
 //! | 48 |     4 | `block_size_bytes`                         |
 //! | 52 |     3 | lengths of `resource`, `node`, `peer`      |
-//! | 55 |     1 | 0                                          |
-//! | 56 |     … | `resource`, `node`, `peer`: UTF-8 without control characters, 1 to 64 bytes each |
+//! | 55 |     1 | `intent`: replicate 0, discard mine 1, discard yours 2, consult 3; 128 is added for no bundle |
+//! | 56 |     4 | `priority`                                 |
+//! | 60 |     … | `resource`, `node`, `peer`: UTF-8 without control characters, 1 to 64 bytes each |
 //!
 //! Goodbye (**frozen**): UTF-8 text, at most 512 bytes; the reason is the header's `status`.
 //!
 //! State: role u8 (Primary 1, Secondary 2) · disk u8 (Diskless 0 … UpToDate 4) · flags u8 (full sync 1, crashed
 //! primary 2, last primary 4, handshake 8) · 5 zero bytes · current · bitmap · 8 × history · dirty blocks ·
-//! suspect extents · epoch · promised (u64 each).
+//! suspect extents · epoch · promised · diverged at · changed at (u64 each).
 //!
 //! BitmapRuns: first u64, count u64 a run. ChunkHash: one u128. ChunkDiffers: a u128 a block.
 //! ResyncEnd: current u64 · 8 × history u64 · resource id, 16 bytes.
@@ -32,14 +33,16 @@ use super::frame::{
     STATE_LEN,
 };
 use super::message::{
-    BlockRun, DiskState, Generations, GoodbyeReason, Hello, NodeState, Protocol, Role, HISTORY_LEN, NAME_MAX,
-    TEXT_MAX,
+    BlockRun, DiskState, Generations, GoodbyeReason, Hello, Intent, NodeState, Protocol, Role,
+    SplitBrainPolicy, HISTORY_LEN, NAME_MAX, TEXT_MAX,
 };
 
 const FULL_SYNC: u8 = 1 << 0;
 const CRASHED_PRIMARY: u8 = 1 << 1;
 const LAST_PRIMARY: u8 = 1 << 2;
 const HANDSHAKE: u8 = 1 << 3;
+/// Of a Hello's intent.
+const NO_BUNDLE: u8 = 1 << 7;
 
 fn invalid(kind: Kind, what: impl Into<String>) -> FrameError {
     FrameError::Body {
@@ -58,7 +61,7 @@ pub(super) fn put_hello(out: &mut Vec<u8>, hello: &Hello) {
     };
     out.extend_from_slice(&hello.version_min.to_le_bytes());
     out.extend_from_slice(&hello.version_max.to_le_bytes());
-    out.extend_from_slice(&[protocol, 0]);
+    out.extend_from_slice(&[protocol, hello.policy as u8]);
     out.extend_from_slice(&hello.channel.to_le_bytes());
     out.extend_from_slice(&hello.features.to_le_bytes());
     out.extend_from_slice(&hello.data_size_bytes.to_le_bytes());
@@ -70,9 +73,32 @@ pub(super) fn put_hello(out: &mut Vec<u8>, hello: &Hello) {
         assert!((1..=NAME_MAX).contains(&name.len()), "name {name:?} in a Hello");
         out.push(name.len() as u8);
     }
-    out.push(0);
+    out.push(intent_byte(hello.intent));
+    out.extend_from_slice(&hello.priority.to_le_bytes());
     for name in names {
         out.extend_from_slice(name.as_bytes());
+    }
+}
+
+fn intent_byte(intent: Intent) -> u8 {
+    let (number, bundle) = match intent {
+        Intent::Replicate => (0, true),
+        Intent::DiscardMine { bundle } => (1, bundle),
+        Intent::DiscardYours { bundle } => (2, bundle),
+        Intent::Consult => (3, true),
+    };
+    number | if bundle { 0 } else { NO_BUNDLE }
+}
+
+/// None: not of this version.
+fn intent(byte: u8) -> Option<Intent> {
+    let bundle = byte & NO_BUNDLE == 0;
+    match (byte & !NO_BUNDLE, bundle) {
+        (0, true) => Some(Intent::Replicate),
+        (1, _) => Some(Intent::DiscardMine { bundle }),
+        (2, _) => Some(Intent::DiscardYours { bundle }),
+        (3, true) => Some(Intent::Consult),
+        _ => None,
     }
 }
 
@@ -88,6 +114,12 @@ pub(super) fn hello(body: &[u8]) -> Result<Hello, FrameError> {
             ))
         }
     };
+    let policy = SplitBrainPolicy::ALL
+        .into_iter()
+        .find(|policy| *policy as u8 == body[5])
+        .ok_or_else(|| invalid(Kind::Hello, format!("unknown split brain policy {}", body[5])))?;
+    let intent =
+        intent(body[55]).ok_or_else(|| invalid(Kind::Hello, format!("unknown intent {:#x}", body[55])))?;
     let mut rest = &body[HELLO_BODY_MIN..];
     let mut name = |what: &str, len: u8| {
         let len = usize::from(len);
@@ -118,6 +150,9 @@ pub(super) fn hello(body: &[u8]) -> Result<Hello, FrameError> {
         protocol,
         channel: u16_at(body, 6),
         nonce: u64_at(body, 24),
+        intent,
+        policy,
+        priority: u32_at(body, 56),
     })
 }
 
@@ -151,6 +186,7 @@ pub(super) fn goodbye_reason(status: u16) -> GoodbyeReason {
         9 => GoodbyeReason::ProtocolError,
         10 => GoodbyeReason::UnknownNode,
         11 => GoodbyeReason::Busy,
+        12 => GoodbyeReason::Policy,
         _ => GoodbyeReason::Refused,
     }
 }
@@ -203,6 +239,8 @@ pub(super) fn put_state(out: &mut Vec<u8>, state: &NodeState) {
             state.suspect_extents,
             state.epoch,
             state.promised,
+            state.diverged_at_s,
+            state.changed_at_s,
         ],
     );
 }
@@ -244,6 +282,8 @@ pub(super) fn state(body: &[u8]) -> Result<NodeState, FrameError> {
         last_primary: flags & LAST_PRIMARY != 0,
         epoch: u64_at(body, 104),
         promised: u64_at(body, 112),
+        diverged_at_s: u64_at(body, 120),
+        changed_at_s: u64_at(body, 128),
         handshake: flags & HANDSHAKE != 0,
     })
 }

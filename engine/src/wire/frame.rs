@@ -44,8 +44,8 @@ pub const HELLO_BODY_MAX: usize = 1024;
 /// Longest frame whose payload is a body: a receive buffer must hold this many contiguous bytes.
 pub const INLINE_FRAME_MAX: usize = HEADER_LEN + RUN_LEN * BITMAP_RUNS_MAX;
 
-pub(super) const HELLO_BODY_MIN: usize = 56;
-pub(super) const STATE_LEN: usize = 120;
+pub(super) const HELLO_BODY_MIN: usize = 60;
+pub(super) const STATE_LEN: usize = 136;
 pub(super) const HASH_LEN: usize = 16;
 pub(super) const RUN_LEN: usize = 16;
 pub(super) const RESYNC_END_LEN: usize = 88;

@@ -45,6 +45,70 @@ pub enum Protocol {
     C,
 }
 
+/// Who loses a split brain without a person. A side that is Primary, and a survivor without a usable copy, leave it
+/// to a person with every policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[repr(u8)]
+pub enum SplitBrainPolicy {
+    /// Nobody.
+    Manual = 1,
+    /// A side that changed nothing since the split.
+    #[default]
+    DiscardZeroChanges = 2,
+    /// The side that changed fewer blocks.
+    DiscardLeastChanges = 3,
+    /// The side that went on alone earlier, by the clocks.
+    DiscardOlderPrimary = 4,
+    /// The side that went on alone later, by the clocks.
+    DiscardYoungerPrimary = 5,
+    /// The side with the lower configured priority.
+    Priority = 6,
+}
+
+impl SplitBrainPolicy {
+    pub const ALL: [SplitBrainPolicy; 6] = [
+        SplitBrainPolicy::Manual,
+        SplitBrainPolicy::DiscardZeroChanges,
+        SplitBrainPolicy::DiscardLeastChanges,
+        SplitBrainPolicy::DiscardOlderPrimary,
+        SplitBrainPolicy::DiscardYoungerPrimary,
+        SplitBrainPolicy::Priority,
+    ];
+
+    /// As in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            SplitBrainPolicy::Manual => "manual",
+            SplitBrainPolicy::DiscardZeroChanges => "discard-zero-changes",
+            SplitBrainPolicy::DiscardLeastChanges => "discard-least-changes",
+            SplitBrainPolicy::DiscardOlderPrimary => "discard-older-primary",
+            SplitBrainPolicy::DiscardYoungerPrimary => "discard-younger-primary",
+            SplitBrainPolicy::Priority => "priority",
+        }
+    }
+}
+
+/// What the sender of a Hello wants of this connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// To replicate, whatever the verdict says.
+    Replicate,
+    /// To end a split brain by giving up its own changes; `bundle` false: without saving them.
+    DiscardMine { bundle: bool },
+    /// To end a split brain by giving up the receiver's changes.
+    DiscardYours { bundle: bool },
+    /// Only to know what a connect would do: the receiver tells its Hello and State, and nothing changes.
+    Consult,
+}
+
+impl Intent {
+    /// Whether a person has said whose changes go.
+    pub fn resolves(self) -> bool {
+        matches!(self, Intent::DiscardMine { .. } | Intent::DiscardYours { .. })
+    }
+}
+
 /// The first frame of either side: who is there, and what for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
@@ -66,6 +130,9 @@ pub struct Hello {
     pub channel: u16,
     /// Random, fresh a connection: both are logged with the verdict.
     pub nonce: u64,
+    pub intent: Intent,
+    pub policy: SplitBrainPolicy,
+    pub priority: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -118,6 +185,10 @@ pub struct NodeState {
     /// Configuration epoch, and the highest one promised.
     pub epoch: u64,
     pub promised: u64,
+    /// By the sender's clock, seconds since 1970, 0 unknown: when it opened its current generation by going on alone,
+    /// and when it last noted a change. Labels, and the input of the two policies by age.
+    pub diverged_at_s: u64,
+    pub changed_at_s: u64,
     /// True in the first state of a connection, which a verdict must follow; false in updates.
     pub handshake: bool,
 }
@@ -140,6 +211,8 @@ pub enum GoodbyeReason {
     UnknownNode = 10,
     /// Busy with another connection of the same peer: try again.
     Busy = 11,
+    /// The nodes have different split brain policies.
+    Policy = 12,
 }
 
 /// One run of blocks that are out of sync.

@@ -23,6 +23,9 @@ fn hello(node: &str, peer: &str) -> Hello {
         protocol: Protocol::C,
         channel: 0,
         nonce: 7,
+        intent: Intent::Replicate,
+        policy: SplitBrainPolicy::Manual,
+        priority: 9,
     }
 }
 
@@ -102,31 +105,53 @@ fn name() -> impl Strategy<Value = String> {
     "[a-z0-9äµ-]{1,32}"
 }
 
+fn any_intent() -> impl Strategy<Value = Intent> {
+    prop_oneof![
+        Just(Intent::Replicate),
+        any::<bool>().prop_map(|bundle| Intent::DiscardMine { bundle }),
+        any::<bool>().prop_map(|bundle| Intent::DiscardYours { bundle }),
+        Just(Intent::Consult),
+    ]
+}
+
 fn any_hello() -> impl Strategy<Value = Message> {
     let protocol = prop_oneof![Just(Protocol::A), Just(Protocol::B), Just(Protocol::C)];
     (
         (any::<[u16; 3]>(), any::<[u64; 3]>(), any::<u32>()),
         (name(), name(), name(), any::<[u8; 16]>()),
         protocol,
+        (
+            any_intent(),
+            prop::sample::select(SplitBrainPolicy::ALL.to_vec()),
+            any::<u32>(),
+        ),
     )
-        .prop_map(|(numbers, (resource, node, peer, resource_id), protocol)| {
-            let ([version_min, version_max, channel], [features, data_size_bytes, nonce], block_size_bytes) =
-                numbers;
-            Message::Hello(Hello {
-                version_min,
-                version_max,
-                features,
-                resource,
-                resource_id,
-                node,
-                peer,
-                data_size_bytes,
-                block_size_bytes,
-                protocol,
-                channel,
-                nonce,
-            })
-        })
+        .prop_map(
+            |(numbers, (resource, node, peer, resource_id), protocol, (intent, policy, priority))| {
+                let (
+                    [version_min, version_max, channel],
+                    [features, data_size_bytes, nonce],
+                    block_size_bytes,
+                ) = numbers;
+                Message::Hello(Hello {
+                    version_min,
+                    version_max,
+                    features,
+                    resource,
+                    resource_id,
+                    node,
+                    peer,
+                    data_size_bytes,
+                    block_size_bytes,
+                    protocol,
+                    channel,
+                    nonce,
+                    intent,
+                    policy,
+                    priority,
+                })
+            },
+        )
 }
 
 fn any_state() -> impl Strategy<Value = Message> {
@@ -141,12 +166,13 @@ fn any_state() -> impl Strategy<Value = Message> {
     (
         role,
         disk,
-        any::<[u64; 6]>(),
+        any::<[u64; 8]>(),
         any::<[u64; 8]>(),
         any::<[bool; 4]>(),
     )
         .prop_map(|(role, disk, numbers, history, flags)| {
-            let [current, bitmap, dirty_blocks, suspect_extents, epoch, promised] = numbers;
+            let [current, bitmap, dirty_blocks, suspect_extents, epoch, promised, diverged_at_s, changed_at_s] =
+                numbers;
             let [full_sync, crashed_primary, last_primary, handshake] = flags;
             Message::State(NodeState {
                 role,
@@ -163,12 +189,14 @@ fn any_state() -> impl Strategy<Value = Message> {
                 last_primary,
                 epoch,
                 promised,
+                diverged_at_s,
+                changed_at_s,
                 handshake,
             })
         })
 }
 
-const REASONS: [GoodbyeReason; 11] = [
+const REASONS: [GoodbyeReason; 12] = [
     GoodbyeReason::Disconnect,
     GoodbyeReason::UnknownResource,
     GoodbyeReason::OtherResource,
@@ -180,6 +208,7 @@ const REASONS: [GoodbyeReason; 11] = [
     GoodbyeReason::ProtocolError,
     GoodbyeReason::UnknownNode,
     GoodbyeReason::Busy,
+    GoodbyeReason::Policy,
 ];
 
 fn payload() -> impl Strategy<Value = Payload> {
@@ -305,6 +334,8 @@ fn samples() -> Vec<Message> {
             last_primary: true,
             epoch: 1,
             promised: 2,
+            diverged_at_s: 0,
+            changed_at_s: 0,
             handshake: true,
         }),
         Message::Goodbye {
@@ -597,17 +628,19 @@ fn the_layout_of_hello_is_frozen() {
     said.resource_id = std::array::from_fn(|index| index as u8);
     said.features = 0x0807_0605_0403_0201;
     said.channel = 0x0504;
+    said.intent = Intent::DiscardYours { bundle: false };
     let frame = frame_of(&Message::Hello(said.clone()));
-    let mut body = vec![1, 0, 2, 3, 3, 0, 4, 5];
+    let mut body = vec![1, 0, 2, 3, 3, 1, 4, 5];
     body.extend_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8]);
     body.extend_from_slice(&[0, 0, 0, 0x40, 0, 0, 0, 0]);
     body.extend_from_slice(&[7, 0, 0, 0, 0, 0, 0, 0]);
     body.extend_from_slice(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
-    body.extend_from_slice(&[0, 0x10, 0, 0, 2, 1, 2, 0]);
+    body.extend_from_slice(&[0, 0x10, 0, 0, 2, 1, 2, 0x82]);
+    body.extend_from_slice(&[9, 0, 0, 0]);
     body.extend_from_slice(b"r0abb");
     assert_eq!(&frame[HEADER_LEN..], body);
     let mut header = b"BPRF\x01\0\0\0".to_vec();
-    header.extend_from_slice(&[61, 0, 0, 0, 0, 0, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1]);
+    header.extend_from_slice(&[65, 0, 0, 0, 0, 0, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1]);
     header.extend_from_slice(&[0; 24]);
     header.extend_from_slice(&xxh3_64(&body).to_le_bytes());
     header.extend_from_slice(&xxh3_64(&header).to_le_bytes());
@@ -654,12 +687,15 @@ fn the_listener_reads_exactly_one_hello() {
 
 #[test]
 fn bodies_with_impossible_values_are_refused() {
-    let cases: [(usize, usize, u8, &str); 7] = [
+    let cases: [(usize, usize, u8, &str); 10] = [
         (0, 4, 9, "protocol 9"),
         (0, 53, 200, "node name of 200 bytes"),
         (0, 54, 2, "peer name of 2 bytes, with 1 bytes left"),
-        (0, 56, 0xff, "resource name is not printable"),
-        (0, 56, 0x1b, "resource name is not printable"),
+        (0, 5, 0, "unknown split brain policy 0"),
+        (0, 55, 4, "unknown intent 0x4"),
+        (0, 55, 0x80, "unknown intent 0x80"),
+        (0, 60, 0xff, "resource name is not printable"),
+        (0, 60, 0x1b, "resource name is not printable"),
         (1, 0, 3, "role 3"),
         (1, 1, 5, "disk state 5"),
     ];

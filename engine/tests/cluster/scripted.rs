@@ -6,7 +6,9 @@ use std::collections::VecDeque;
 use _engine::core::*;
 use _engine::meta::{Bitmap, Layout, PeerRecord, Superblock, EXTENT_BYTES};
 use _engine::payload::Payload;
-use _engine::wire::{self, DiskState, Generations, Hello, Message, NodeState, Protocol, Role};
+use _engine::wire::{
+    self, DiskState, Generations, Hello, Intent, Message, NodeState, Protocol, Role, SplitBrainPolicy,
+};
 
 const MS: u64 = 1_000_000;
 const SIZE: u64 = 16 << 20;
@@ -46,6 +48,8 @@ fn superblock(current: u64) -> Superblock {
         forced: false,
         epoch: 0,
         promised: 0,
+        diverged_at_s: 0,
+        changed_at_s: 0,
         peers: vec![PeerRecord {
             name: "b".into(),
             bitmap_generation: 0,
@@ -70,6 +74,8 @@ fn state(role: Role, current: u64) -> NodeState {
         last_primary: false,
         epoch: 0,
         promised: 0,
+        diverged_at_s: 0,
+        changed_at_s: 0,
         handshake: true,
     }
 }
@@ -88,6 +94,10 @@ impl Bench {
             peer_timeout_ns: 3_000 * MS,
             resume_wait_ns: 5_000 * MS,
             seed: 1,
+            policy: SplitBrainPolicy::Manual,
+            priority: 0,
+            wall_offset_s: 1_800_000_000,
+            changed_since: None,
         };
         let metadata = ReplicaMetadata {
             superblock,
@@ -143,6 +153,8 @@ impl Bench {
                     assert!(self.done.iter().all(|(d, _)| *d != id), "{id:?} answered twice");
                     self.done.push((id, result.is_ok()));
                 }
+                Action::Record(_) => {}
+                Action::SaveBundle { .. } => panic!("a bundle that nobody asked for"),
                 Action::Notice(notice) => self.notices.push(notice.name),
             }
         }
@@ -151,7 +163,8 @@ impl Bench {
     fn command(&mut self, command: Command) -> CommandId {
         self.next += 1;
         let id = CommandId(self.next);
-        self.event(Event::Command { id, command });
+        let by = "a test".into();
+        self.event(Event::Command { id, command, by });
         id
     }
 
@@ -221,6 +234,9 @@ impl Bench {
             protocol: Protocol::C,
             channel: 0,
             nonce: 1,
+            intent: Intent::Replicate,
+            policy: SplitBrainPolicy::Manual,
+            priority: 0,
         }));
     }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use _engine::core::*;
 use _engine::meta::{self, Bitmap, Layout, PageLoad, PeerRecord, Superblock, PAGE_BYTES};
 use _engine::payload::Payload;
-use _engine::wire::{DiskState, Message, Protocol};
+use _engine::wire::{DiskState, Message, Protocol, SplitBrainPolicy};
 
 use crate::disk::Disk;
 use crate::rng::Rng;
@@ -49,6 +49,11 @@ enum Happening {
     Tick {
         node: usize,
         life: u32,
+    },
+    Bundle {
+        node: usize,
+        life: u32,
+        token: Token,
     },
 }
 
@@ -141,6 +146,8 @@ impl World {
                 forced: false,
                 epoch: 0,
                 promised: 0,
+                diverged_at_s: 0,
+                changed_at_s: 0,
                 peers: vec![PeerRecord {
                     name: NAMES[1 - name].into(),
                     bitmap_generation: 0,
@@ -245,6 +252,10 @@ impl World {
             peer_timeout_ns: 3_000 * MS,
             resume_wait_ns: 5_000 * MS,
             seed: self.rng.next(),
+            policy: SplitBrainPolicy::Manual,
+            priority: 0,
+            wall_offset_s: 1_800_000_000,
+            changed_since: None,
         };
         let metadata = ReplicaMetadata {
             superblock,
@@ -377,7 +388,8 @@ impl World {
         self.next_id += 1;
         let id = CommandId(self.next_id);
         self.note(format!("{}: {command:?}", NAMES[n]));
-        self.event(n, Event::Command { id, command });
+        let by = "a test".into();
+        self.event(n, Event::Command { id, command, by });
         id
     }
 
@@ -462,6 +474,11 @@ impl World {
                     self.note(format!("{}: refused: {}", NAMES[n], error.message));
                 }
                 self.commands.insert(id, result);
+            }
+            Action::Record(record) => self.note(format!("{}: {}: {}", NAMES[n], record.what, record.text)),
+            Action::SaveBundle { token, .. } => {
+                let delay = 1 + self.rng.below(5 * MS);
+                self.schedule(delay, Happening::Bundle { node: n, life, token });
             }
             Action::Notice(notice) => {
                 if notice.name == "resync.started" {
@@ -608,6 +625,12 @@ impl World {
                             why: why.into(),
                         },
                     );
+                }
+            }
+            Happening::Bundle { node, life, token } => {
+                if self.nodes[node].life == life {
+                    let result = Ok(());
+                    self.event(node, Event::BundleSaved { token, result });
                 }
             }
             Happening::Tick { node, life } => {

@@ -299,6 +299,8 @@ fn fresh(spec: &CreateSpec, layout: &Layout, sequence: u64) -> Superblock {
         forced: false,
         epoch: 0,
         promised: 0,
+        diverged_at_s: 0,
+        changed_at_s: 0,
         peers: spec.peers.iter().map(peer).collect(),
     }
 }
