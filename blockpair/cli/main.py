@@ -24,6 +24,7 @@ _COMMANDS = (
     "sync",
     "status",
     "wait",
+    "history",
     "metadata",
 )
 

@@ -51,6 +51,10 @@ class Locations:
         """Where a resource's external metadata goes unless told otherwise."""
         return self.state / "metadata" / f"{name}.meta"
 
+    def history_file(self, name: str) -> Path:
+        """What was decided about a resource on this node; it outlives the resource."""
+        return self.state / "history" / f"{name}.jsonl"
+
     def nbd_socket(self, name: str) -> Path:
         return self.run / "nbd" / f"{name}.sock"
 

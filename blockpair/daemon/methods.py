@@ -11,10 +11,13 @@ import structlog
 from msgspec import Struct
 
 from blockpair import __version__, bridge
-from blockpair.config.resource import INTERNAL, PeerTable, Protocol
+from blockpair.config.names import check_name
+from blockpair.config.resource import INTERNAL, PeerTable, Protocol, SplitBrainPolicy
 from blockpair.daemon import provision
+from blockpair.daemon.asker import asked_by, describe_asker
 from blockpair.daemon.manager import Manager
 from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.history import read_history
 from blockpair.rpc.server import Caller, Method
 from blockpair.status.conditions import CONDITIONS
 
@@ -44,6 +47,8 @@ class CreateParams(Struct, forbid_unknown_fields=True):
     metadata: str | None = None
     block_size: str = "4K"
     protocol: Protocol = "C"
+    split_brain: SplitBrainPolicy = "discard-zero-changes"
+    priority: int = 0
     force: bool = False
 
 
@@ -90,6 +95,13 @@ class MetadataParams(Struct, forbid_unknown_fields=True):
     dump: bool = False
 
 
+class HistoryParams(Struct, forbid_unknown_fields=True):
+    """The newest ``limit`` entries."""
+
+    name: str
+    limit: int = 50
+
+
 class Methods:
     """The table of methods over one `Manager`."""
 
@@ -107,6 +119,7 @@ class Methods:
             "resource.status": Method(StatusParams, self._status),
             "resource.wait": Method(WaitParams, self._wait, interruptible=True),
             "resource.metadata": Method(MetadataParams, self._metadata),
+            "resource.history": Method(HistoryParams, self._history),
             "resource.create": self._change("resource.create", CreateParams, self._create),
             "resource.delete": self._change("resource.delete", NameParams, self._delete),
             "resource.up": self._change("resource.up", NameParams, self._up),
@@ -123,6 +136,7 @@ class Methods:
 
         async def logged(caller: Caller, given: Any) -> Any:
             log = self._log.bind(method=name, resource=given.name, uid=caller.uid, pid=caller.pid)
+            asked_by.set(await asyncio.to_thread(describe_asker, caller.uid, name))
             try:
                 result = await run(given)
             except BlockpairError as error:
@@ -162,6 +176,22 @@ class Methods:
         read = await asyncio.to_thread(bridge.read_metadata, config, dump=params.dump)
         return {"up": self._manager.is_up(params.name), "metadata": read}
 
+    async def _history(self, caller: Caller, params: HistoryParams) -> Any:
+        try:
+            file = self._manager.places.history_file(check_name(params.name))
+        except ValueError as error:
+            raise BlockpairError(ErrorKind.USAGE, str(error), "write the resource's name") from None
+        if not file.exists():
+            # Nothing was recorded of a resource that is there; of any other, say that there is none.
+            self._manager.config(params.name)
+        try:
+            entries = await asyncio.to_thread(read_history, file, max(1, params.limit))
+        except OSError as error:
+            raise BlockpairError(
+                ErrorKind.IO, f"{file} cannot be read: {error.strerror}", "see what is wrong with that disk"
+            ) from None
+        return {"name": params.name, "entries": entries}
+
     async def _create(self, params: CreateParams) -> Any:
         config, created = await provision.create(
             self._manager,
@@ -171,6 +201,8 @@ class Methods:
             peers=params.peers,
             block_size=params.block_size,
             protocol=params.protocol,
+            split_brain=params.split_brain,
+            priority=params.priority,
             force=params.force,
         )
         return {

@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use super::disk::{self, Device, Driver};
 use super::failure::{Failure, FailureKind};
+use super::history::History;
 use super::inbox::{Inbox, Input};
 use super::listener::{Listener, Registration};
 use super::meta_writer::MetaWriter;
@@ -64,6 +65,9 @@ pub struct EngineSpec {
     #[serde(default)]
     pub disk_driver: Driver,
     pub connect: bool,
+    /// File of the durable history; none is kept without it.
+    #[serde(default)]
+    pub history: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -156,6 +160,17 @@ impl Engine {
                 ),
             });
         }
+        // Refused now, rather than found out when something happens that must not go unrecorded.
+        let history = match &spec.history {
+            Some(path) => Some(History::open(path, &spec.node).map_err(|error| {
+                Failure::new(
+                    FailureKind::Io,
+                    format!("the history {} cannot be opened: {error}", path.display()),
+                    "make room or correct the mode of that directory, then bring the resource up again",
+                )
+            })?),
+            None => None,
+        };
         let clock = Clock::start();
         let config = ReplicaConfig {
             resource: spec.resource.clone(),
@@ -226,6 +241,7 @@ impl Engine {
                         inbox: parts_inbox,
                         shared: parts_shared.clone(),
                         connect: spec.connect,
+                        history,
                     };
                     Reactor::new(parts).map_err(|error| Failure::system(&spec.resource, &error))
                 });
