@@ -17,9 +17,11 @@ from blockpair.daemon import provision
 from blockpair.daemon.asker import asked_by, describe_asker
 from blockpair.daemon.manager import Manager
 from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.files.runner import list_files
 from blockpair.history import read_history
 from blockpair.rpc.server import Caller, Method
 from blockpair.status.conditions import CONDITIONS
+from blockpair.status.loss import loss
 
 
 class NoParams(Struct, forbid_unknown_fields=True):
@@ -119,6 +121,7 @@ class Methods:
             "resource.status": Method(StatusParams, self._status),
             "resource.wait": Method(WaitParams, self._wait, interruptible=True),
             "resource.metadata": Method(MetadataParams, self._metadata),
+            "resource.loss": Method(PeerParams, self._loss),
             "resource.history": Method(HistoryParams, self._history),
             "resource.create": self._change("resource.create", CreateParams, self._create),
             "resource.delete": self._change("resource.delete", NameParams, self._delete),
@@ -175,6 +178,22 @@ class Methods:
         config = self._manager.config(params.name)
         read = await asyncio.to_thread(bridge.read_metadata, config, dump=params.dump)
         return {"up": self._manager.is_up(params.name), "metadata": read}
+
+    async def _loss(self, caller: Caller, params: PeerParams) -> Any:
+        config = self._manager.config(params.name)
+        names = [peer.name for peer in config.peers]
+        peer = params.peer or names[0]
+        dump = await asyncio.to_thread(bridge.read_metadata, config, dump=True)
+        try:
+            found, ranges = loss(dump, peer)
+        except KeyError:
+            raise BlockpairError(
+                ErrorKind.NOT_FOUND,
+                f"{params.name} has no peer {peer!r}",
+                f"its peers are: {', '.join(names)}",
+            ) from None
+        files = await asyncio.to_thread(list_files, config.device, ranges)
+        return {"name": params.name, "node": self._manager.node.name, "loss": found, "files": files}
 
     async def _history(self, caller: Caller, params: HistoryParams) -> Any:
         try:

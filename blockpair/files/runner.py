@@ -37,22 +37,23 @@ def list_files(device: Path, ranges: Sequence[tuple[int, int]]) -> FileList:
     wrote a moment ago may be missing: the file system is read as it is on the disk. Never raises for what it
     finds. May take minutes.
     """
-    known = None
+    kind: str | None = None
     try:
         with device.open("rb") as stream:
             known = tools.file_system(stream.read(4096))
         if known is None:
             return FileList(problem="no ext4 or xfs file system begins there")
+        kind = known.kind
         blocks, more = tools.blocks_of(ranges, known.block_size, _MOST_BLOCKS)
-        found = _ext4(device, blocks) if known.kind == "ext4" else _xfs(device, blocks, known.block_size)
+        found = _ext4(device, blocks) if kind == "ext4" else _xfs(device, blocks, known.block_size)
     except FileNotFoundError as error:
         return FileList(problem=f"{error.filename} is not there")
     except subprocess.TimeoutExpired:
-        return FileList(known and known.kind, complete=False, problem=f"it took more than {_SECONDS:g} s")
+        return FileList(kind, complete=False, problem=f"it took more than {_SECONDS:g} s")
     except OSError as error:
         return FileList(problem=f"{device} cannot be read: {error.strerror}")
     return FileList(
-        known.kind,
+        kind,
         found.paths[:_MOST_PATHS],
         found.other_blocks,
         complete=not more and len(found.paths) <= _MOST_PATHS,

@@ -118,7 +118,7 @@ _text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
     timeout=st.sampled_from(["3s", "250ms"]),
     queues=st.integers(0, 16),
 )
-def test_what_is_written_is_read_back(
+def test_what_is_written_is_read_back(  # noqa: PLR0917 - an argument, a key
     tmp_path_factory: pytest.TempPathFactory,
     device: str,
     protocol: str,
