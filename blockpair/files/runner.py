@@ -16,6 +16,8 @@ from blockpair.files import tools
 _MOST_BLOCKS = 4096
 _MOST_PATHS = 1000
 _SECONDS = 60.0
+# xfs_db keeps a map of the whole file system in memory, and this machine has data to serve.
+_MEMORY_BYTES = 2 << 30
 _PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 
 
@@ -48,6 +50,8 @@ def list_files(device: Path, ranges: Sequence[tuple[int, int]]) -> FileList:
         found = _ext4(device, blocks) if kind == "ext4" else _xfs(device, blocks, known.block_size)
     except FileNotFoundError as error:
         return FileList(problem=f"{error.filename} is not there")
+    except subprocess.CalledProcessError as error:
+        return FileList(kind, complete=False, problem=f"{error.cmd[2]} failed, or needs too much memory")
     except subprocess.TimeoutExpired:
         return FileList(kind, complete=False, problem=f"it took more than {_SECONDS:g} s")
     except OSError as error:
@@ -75,18 +79,18 @@ def _xfs(device: Path, blocks: Sequence[int], block_size: int) -> tools.Files:
 
 def _run(arguments: list[str], script: str) -> str:
     """A tool's standard output. Raises `FileNotFoundError` that names a tool that is not installed."""
-    program = shutil.which(arguments[0], path=_PATH)
-    if program is None:
-        raise FileNotFoundError(2, "No such file", arguments[0])
+    for needed in (arguments[0], "prlimit"):
+        if shutil.which(needed, path=_PATH) is None:
+            raise FileNotFoundError(2, "No such file", needed)
     done = subprocess.run(
-        [program, *arguments[1:]],
+        ["prlimit", f"--as={_MEMORY_BYTES}", *arguments],
         input=script,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
         errors="backslashreplace",
         timeout=_SECONDS,
-        check=False,
+        check=True,
         env={"PATH": _PATH, "LC_ALL": "C", "HOME": os.devnull},
     )
     return done.stdout

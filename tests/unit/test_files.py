@@ -58,6 +58,13 @@ def test_what_is_no_file_system(tmp_path: Path) -> None:
     assert "not there" in str(list_files(tmp_path / "none", [(0, 4096)]).problem)
 
 
+def test_a_damaged_file_system_has_no_list_rather_than_an_empty_one(tmp_path: Path) -> None:
+    need("xfs_db")
+    (tmp_path / "disk").write_bytes(b"XFSB" + (4096).to_bytes(4, "big") + bytes(1 << 20))
+    found = list_files(tmp_path / "disk", [(0, 4096)])
+    assert found.problem is not None and not found.complete
+
+
 def test_a_real_ext4(tmp_path: Path) -> None:
     source, image = tmp_path / "source", tmp_path / "image"
     (source / "dir").mkdir(parents=True)
