@@ -112,6 +112,7 @@ class Running:
         *,
         socket: str,
         bundles: str,
+        history: str,
         resume: bool,
         connect: bool,
     ) -> None:
@@ -121,11 +122,14 @@ class Running:
             "device": str(config.device),
             "metadata": config.metadata_spec(),
             "protocol": config.protocol,
+            "policy": config.split_brain,
+            "priority": config.priority,
             "peers": [
                 {"name": peer.name, "host": peer.address.host, "port": peer.address.port}
                 for peer in config.peers
             ],
             "socket": socket,
+            "history": history,
             "peer_timeout_ms": round(config.peer_timeout * 1000),
             "resume": resume,
             "resume_wait_ms": round(config.resume_wait * 1000),
@@ -136,10 +140,10 @@ class Running:
         with translated():
             self._engine = _engine.Engine(_text(spec), listener)
 
-    def call(self, command: str, **arguments: Any) -> None:
-        """Carry out a command. Raises `BlockpairError`."""
+    def call(self, command: str, *, by: str, **arguments: Any) -> None:
+        """Carry out a command; ``by`` says in the history who asked. Raises `BlockpairError`."""
         with translated():
-            self._engine.call(_text({"command": command, **arguments}))
+            self._engine.call(_text({"command": command, "by": by, **arguments}))
 
     def status(self) -> EngineStatus:
         """What it says of itself. Raises `BlockpairError`."""

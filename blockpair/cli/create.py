@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import click
 
 from blockpair.cli.output import daemon, json_option, name_argument, print_json
 from blockpair.config.names import check_name, parse_address
+from blockpair.config.resource import MAX_PRIORITY, SplitBrainPolicy
 from blockpair.errors import BlockpairError, ErrorKind
 
 
@@ -47,6 +49,20 @@ def parse_peer(text: str) -> tuple[str, str]:
     help="A write is done when A: it is on its way to the peer, B: in its memory, C: on its disk.",
 )
 @click.option(
+    "--split-brain",
+    type=click.Choice(get_args(SplitBrainPolicy)),
+    default="discard-zero-changes",
+    show_default=True,
+    help="Whose changes go when both nodes were written without each other; the same on both nodes.",
+)
+@click.option(
+    "--priority",
+    type=click.IntRange(0, MAX_PRIORITY),
+    default=0,
+    show_default=True,
+    help="This node's, for --split-brain priority: the higher one keeps its changes.",
+)
+@click.option(
     "--force",
     is_flag=True,
     help="Even where the device carries a file system or other data, or metadata of an earlier resource. "
@@ -63,6 +79,8 @@ def command(
     metadata: str | None,
     block_size: str,
     protocol: str,
+    split_brain: str,
+    priority: int,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -99,6 +117,8 @@ def command(
                 "metadata": place,
                 "block_size": block_size,
                 "protocol": protocol.upper(),
+                "split_brain": split_brain,
+                "priority": priority,
                 "force": force,
             },
         )

@@ -24,6 +24,8 @@ _COMMANDS = (
     "sync",
     "status",
     "wait",
+    "history",
+    "resolve",
     "metadata",
     "bundle",
 )

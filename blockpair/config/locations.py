@@ -55,6 +55,10 @@ class Locations:
         """Where what split brains' victims lost is kept, of one resource."""
         return self.state / "bundles" / name
 
+    def history_file(self, name: str) -> Path:
+        """What was decided about a resource on this node; it outlives the resource."""
+        return self.state / "history" / f"{name}.jsonl"
+
     def nbd_socket(self, name: str) -> Path:
         return self.run / "nbd" / f"{name}.sock"
 

@@ -14,8 +14,17 @@ from blockpair.config.node import KernelDevice
 from blockpair.units import format_size, parse_duration, parse_size
 
 Protocol = Literal["A", "B", "C"]
+SplitBrainPolicy = Literal[
+    "manual",
+    "discard-zero-changes",
+    "discard-least-changes",
+    "discard-older-primary",
+    "discard-younger-primary",
+    "priority",
+]
 DiskDriver = Literal["auto", "inline", "io_uring", "threads"]
 
+MAX_PRIORITY = 1_000_000
 MIN_BLOCK_SIZE = 4 << 10
 MAX_BLOCK_SIZE = 1 << 20
 # Metadata and protocol have room for more; what decides between nodes is written for two.
@@ -48,13 +57,17 @@ class NbdTable(Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class ResourceFile(Struct, forbid_unknown_fields=True, frozen=True):
-    """The whole file."""
+    """The whole file. ``split_brain``: who loses a split brain without a person; ``priority``: this node's,
+    for the policy of that name: the higher one survives.
+    """
 
     device: str
     metadata: str
     peer: list[PeerTable]
     block_size: str = "4K"
     protocol: Protocol = "C"
+    split_brain: SplitBrainPolicy = "discard-zero-changes"
+    priority: int = 0
     disk_driver: DiskDriver = "auto"
     timeouts: TimeoutsTable = field(default_factory=TimeoutsTable)
     nbd: NbdTable = field(default_factory=NbdTable)
@@ -80,6 +93,8 @@ class ResourceConfig:
     peers: tuple[Peer, ...]
     block_size: int = MIN_BLOCK_SIZE
     protocol: Protocol = "C"
+    split_brain: SplitBrainPolicy = "discard-zero-changes"
+    priority: int = 0
     disk_driver: DiskDriver = "auto"
     peer_timeout: float = 3.0
     resume_wait: float = 5.0
@@ -111,6 +126,13 @@ def resource_config(content: ResourceFile, file: Path, node: str) -> ResourceCon
         raise ConfigError(
             file, "nbd.queues", f"{nbd.queues} is not from 0 to 16", "write 0 for the default: one"
         )
+    if not 0 <= content.priority <= MAX_PRIORITY:
+        raise ConfigError(
+            file,
+            "priority",
+            f"{content.priority} is not from 0 to {MAX_PRIORITY}",
+            "choose a number in that range; the node with the higher one keeps its changes",
+        )
     return ResourceConfig(
         name=name,
         device=_path(file, "device", content.device),
@@ -118,6 +140,8 @@ def resource_config(content: ResourceFile, file: Path, node: str) -> ResourceCon
         peers=_peers(file, content.peer, node),
         block_size=_block_size(file, content.block_size),
         protocol=content.protocol,
+        split_brain=content.split_brain,
+        priority=content.priority,
         disk_driver=content.disk_driver,
         peer_timeout=_duration(file, "timeouts.peer", content.timeouts.peer, 0.1, 300),
         resume_wait=_duration(file, "timeouts.resume_wait", content.timeouts.resume_wait, 0, 3600),
@@ -209,6 +233,10 @@ def resource_text(content: ResourceFile) -> str:
         "block_size": content.block_size,
         "protocol": content.protocol,
     }
+    if content.split_brain != "discard-zero-changes":
+        values["split_brain"] = content.split_brain
+    if content.priority:
+        values["priority"] = content.priority
     if content.disk_driver != "auto":
         values["disk_driver"] = content.disk_driver
     for key, value in values.items():

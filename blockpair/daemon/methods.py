@@ -11,13 +11,18 @@ import structlog
 from msgspec import Struct
 
 from blockpair import __version__, bridge, bundles
-from blockpair.config.resource import INTERNAL, PeerTable, Protocol
+from blockpair.config.names import check_name
+from blockpair.config.resource import INTERNAL, PeerTable, Protocol, SplitBrainPolicy
 from blockpair.daemon import provision
+from blockpair.daemon.asker import asked_by, describe_asker
 from blockpair.daemon.exports import Exports
 from blockpair.daemon.manager import Manager
 from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.files.runner import list_files
+from blockpair.history import read_history
 from blockpair.rpc.server import Caller, Method
 from blockpair.status.conditions import CONDITIONS
+from blockpair.status.loss import loss
 
 
 class NoParams(Struct, forbid_unknown_fields=True):
@@ -45,6 +50,8 @@ class CreateParams(Struct, forbid_unknown_fields=True):
     metadata: str | None = None
     block_size: str = "4K"
     protocol: Protocol = "C"
+    split_brain: SplitBrainPolicy = "discard-zero-changes"
+    priority: int = 0
     force: bool = False
 
 
@@ -103,6 +110,13 @@ class HoldParams(Struct, forbid_unknown_fields=True):
     socket: str
 
 
+class HistoryParams(Struct, forbid_unknown_fields=True):
+    """The newest ``limit`` entries."""
+
+    name: str
+    limit: int = 50
+
+
 class Methods:
     """The table of methods over one `Manager`."""
 
@@ -128,6 +142,8 @@ class Methods:
             "bundle.hold": Method(HoldParams, self._exports_hold, interruptible=True),
             "bundle.restore": self._change("bundle.restore", NameParams, self._bundle_restore),
             "bundle.delete": self._change("bundle.delete", NameParams, self._bundle_delete),
+            "resource.loss": Method(PeerParams, self._loss),
+            "resource.history": Method(HistoryParams, self._history),
             "resource.create": self._change("resource.create", CreateParams, self._create),
             "resource.delete": self._change("resource.delete", NameParams, self._delete),
             "resource.up": self._change("resource.up", NameParams, self._up),
@@ -144,6 +160,7 @@ class Methods:
 
         async def logged(caller: Caller, given: Any) -> Any:
             log = self._log.bind(method=name, resource=given.name, uid=caller.uid, pid=caller.pid)
+            asked_by.set(await asyncio.to_thread(describe_asker, caller.uid, name))
             try:
                 result = await run(given)
             except BlockpairError as error:
@@ -210,6 +227,38 @@ class Methods:
     async def _bundle_delete(self, params: NameParams) -> Any:
         return {"path": str(await asyncio.to_thread(bundles.delete, self._manager.places, params.name))}
 
+    async def _loss(self, caller: Caller, params: PeerParams) -> Any:
+        config = self._manager.config(params.name)
+        names = [peer.name for peer in config.peers]
+        peer = params.peer or names[0]
+        dump = await asyncio.to_thread(bridge.read_metadata, config, dump=True)
+        try:
+            found, ranges = loss(dump, peer)
+        except KeyError:
+            raise BlockpairError(
+                ErrorKind.NOT_FOUND,
+                f"{params.name} has no peer {peer!r}",
+                f"its peers are: {', '.join(names)}",
+            ) from None
+        files = await asyncio.to_thread(list_files, config.device, ranges)
+        return {"name": params.name, "node": self._manager.node.name, "loss": found, "files": files}
+
+    async def _history(self, caller: Caller, params: HistoryParams) -> Any:
+        try:
+            file = self._manager.places.history_file(check_name(params.name))
+        except ValueError as error:
+            raise BlockpairError(ErrorKind.USAGE, str(error), "write the resource's name") from None
+        if not file.exists():
+            # Nothing was recorded of a resource that is there; of any other, say that there is none.
+            self._manager.config(params.name)
+        try:
+            entries = await asyncio.to_thread(read_history, file, max(1, params.limit))
+        except OSError as error:
+            raise BlockpairError(
+                ErrorKind.IO, f"{file} cannot be read: {error.strerror}", "see what is wrong with that disk"
+            ) from None
+        return {"name": params.name, "entries": entries}
+
     async def _create(self, params: CreateParams) -> Any:
         config, created = await provision.create(
             self._manager,
@@ -219,6 +268,8 @@ class Methods:
             peers=params.peers,
             block_size=params.block_size,
             protocol=params.protocol,
+            split_brain=params.split_brain,
+            priority=params.priority,
             force=params.force,
         )
         return {

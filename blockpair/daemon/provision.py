@@ -15,6 +15,7 @@ from blockpair.config.resource import (
     Protocol,
     ResourceConfig,
     ResourceFile,
+    SplitBrainPolicy,
     resource_config,
     write_resource,
 )
@@ -24,6 +25,7 @@ from blockpair.signature import check_free
 
 _REMEDIES = {
     "block_size": "write it as --block-size 4K, 8K, ... or 1M",
+    "priority": "write it as --priority 1, 2, ...",
     "peer": "a resource has two nodes: give one --peer",
 }
 
@@ -37,6 +39,8 @@ async def create(
     peers: list[PeerTable],
     block_size: str,
     protocol: Protocol,
+    split_brain: SplitBrainPolicy,
+    priority: int,
     force: bool,
 ) -> tuple[ResourceConfig, bridge.Created]:
     """Make ``device`` a copy of the new resource ``name``. Raises `BlockpairError`, and then nothing was
@@ -49,7 +53,13 @@ async def create(
     async with manager.lock(name):
         place = metadata if metadata is not None else str(manager.places.metadata_file(name))
         content = ResourceFile(
-            device=device, metadata=place, peer=peers, block_size=block_size, protocol=protocol
+            device=device,
+            metadata=place,
+            peer=peers,
+            block_size=block_size,
+            protocol=protocol,
+            split_brain=split_brain,
+            priority=priority,
         )
         return await asyncio.to_thread(_create, manager, name, content, metadata is None, force)
 

@@ -14,6 +14,7 @@ from blockpair.bridge import Notice, Running
 from blockpair.config.locations import Locations, check_socket_path
 from blockpair.config.node import KernelDevice
 from blockpair.config.resource import ResourceConfig
+from blockpair.daemon.asker import asked_by
 from blockpair.daemon.clients import describe
 from blockpair.daemon.desired import Desired, PrimaryMarker
 from blockpair.daemon.kernel import LockedMemory, ResourceDevice
@@ -95,6 +96,7 @@ class Runtime:
                 listener,
                 socket=str(socket),
                 bundles=str(self._places.bundles(self.config.name)),
+                history=str(self._places.history_file(self.config.name)),
                 resume=self._marker.is_set(),
                 connect=connect,
             )
@@ -113,7 +115,7 @@ class Runtime:
 
     async def call(self, command: str, **arguments: object) -> None:
         """Have the engine carry out a command. Raises `BlockpairError`."""
-        await asyncio.to_thread(self.engine().call, command, **arguments)
+        await asyncio.to_thread(self.engine().call, command, by=asked_by.get(), **arguments)
 
     def engine(self) -> Running:
         """The engine. Raises `BlockpairError` while there is none."""

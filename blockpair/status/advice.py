@@ -203,7 +203,8 @@ def _refused(name: str, engine: EngineStatus, peer: PeerStatus, refusal: Refusal
             "split-brain",
             f"split brain: {engine.node} and {peer.name} were both written without each other; "
             "nothing was overwritten, both copies are as they were",
-            _one_copy_anew(name, engine, peer),
+            f"what each node would lose: blockpair resolve {name} (on both)\n"
+            + _one_copy_anew(name, engine, peer),
         )
     if (peer.rule or "").startswith("unrelated") and refusal.reason == "Refused":
         return Advice(

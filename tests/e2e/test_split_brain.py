@@ -104,3 +104,47 @@ def test_sync_from_overwrites_nothing_once_there_is_data(cluster: Cluster) -> No
     done = b.ok("sync", "r0", "--from", "b")
     assert "starts nothing" in done.err and "overwritten" not in done.err
     assert a.read(0, 4096) == b"keep me!" * 512
+
+
+def test_resolve_names_the_files_that_each_side_would_lose(cluster: Cluster, tmp_path: Path) -> None:
+    a, b = cluster.nodes
+    size, block = 16 << 20, 4096
+    for name in ("on-a", "on-b", "untouched"):
+        # Megabytes apart: what was written near to it is suspected too.
+        (tmp_path / name).write_bytes(name.encode() * 200_000)
+    make = ["/usr/sbin/mke2fs", "-q", "-t", "ext4", "-b", str(block), "-d", str(tmp_path), str(a.disk), "16M"]
+    subprocess.run(make, check=True)
+    places = {
+        name: int(
+            subprocess.run(
+                ["/usr/sbin/debugfs", "-R", f"blocks /{name}", str(a.disk)],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout.split()[0]
+        )
+        for name in ("on-a", "on-b")
+    }
+    with b.disk.open("wb") as disk:
+        disk.truncate(size)
+    cluster.start()
+    for node in cluster.nodes:
+        node.ok("create", "r0", "--device", str(node.disk), *cluster.peer_option(node), "--force")
+    cluster.up()
+    a.ok("sync", "r0", "--from", "a", "--wait", "--timeout", "60s")
+    b.wait("synced")
+    a.ok("promote", "r0")
+    a.ok("disconnect", "r0")
+    b.wait("disconnected")
+    a.write(places["on-a"] * block, b"A" * block)
+    b.ok("promote", "r0", "--force")
+    b.write(places["on-b"] * block, b"B" * block)
+    a.ok("connect", "r0")
+    for node in cluster.nodes:
+        told(node)
+        answer = node.ok("resolve", "r0", "--json").json()
+        assert (answer["node"], answer["loss"]["peer"]) == (node.name, cluster.peer_of(node).name)
+        assert answer["loss"]["changed_bytes"] + answer["loss"]["possible_bytes"] >= block
+        assert answer["files"]["file_system"] == "ext4" and f"/on-{node.name}" in answer["files"]["paths"]
+    assert "/on-a" in a.ok("resolve", "r0").out
+    a.refused(1, "resolve", "r9")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -13,9 +14,11 @@ from blockpair.config.locations import check_socket_path, locations
 from blockpair.config.names import Address, check_name, parse_address
 from blockpair.config.node import NodeFile, NodeTable, node_config, read_node
 from blockpair.config.resource import (
+    MAX_PRIORITY,
     NbdTable,
     PeerTable,
     ResourceFile,
+    SplitBrainPolicy,
     TimeoutsTable,
     read_resource,
     resource_config,
@@ -62,6 +65,8 @@ def test_a_whole_resource_file_is_read(tmp_path: Path) -> None:
         ('block_size = "64K"', 'block_size = "2M"', "block_size", "not a power of two"),
         ('block_size = "64K"', 'block_size = "big"', "block_size", "not a size"),
         ('protocol = "B"', 'protocol = "D"', "protocol", "invalid enum value"),
+        ('protocol = "B"', 'split_brain = "discard"', "split_brain", "invalid enum value"),
+        ('protocol = "B"', "priority = -1", "priority", "not from 0 to"),
         ('protocol = "B"', 'protokol = "B"', "protokol", "no such key"),
         ('peer = "500ms"', 'peer = "500"', "timeouts.peer", "not a duration"),
         ('peer = "500ms"', 'peer = "1h"', "timeouts.peer", "not from 0.1 to 300"),
@@ -108,17 +113,27 @@ _text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
 @given(
     device=_text,
     protocol=st.sampled_from(["A", "B", "C"]),
+    split_brain=st.sampled_from(get_args(SplitBrainPolicy)),
+    priority=st.integers(0, MAX_PRIORITY),
     timeout=st.sampled_from(["3s", "250ms"]),
     queues=st.integers(0, 16),
 )
-def test_what_is_written_is_read_back(
-    tmp_path_factory: pytest.TempPathFactory, device: str, protocol: str, timeout: str, queues: int
+def test_what_is_written_is_read_back(  # noqa: PLR0917 - an argument, a key
+    tmp_path_factory: pytest.TempPathFactory,
+    device: str,
+    protocol: str,
+    split_brain: str,
+    priority: int,
+    timeout: str,
+    queues: int,
 ) -> None:
     content = ResourceFile(
         device="/" + device,
         metadata="/m",
         peer=[PeerTable("b", "[fd00::1]:7788")],
         protocol=protocol,  # type: ignore[arg-type]
+        split_brain=split_brain,  # type: ignore[arg-type]
+        priority=priority,
         timeouts=TimeoutsTable(peer=timeout),
         nbd=NbdTable(queues=queues),
     )

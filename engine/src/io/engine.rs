@@ -18,6 +18,7 @@ use serde::Deserialize;
 use super::bundle::{remove_leftovers, Export as BundleExport, Present, Since};
 use super::disk::{self, Device, Driver};
 use super::failure::{Failure, FailureKind};
+use super::history::History;
 use super::inbox::{Inbox, Input};
 use super::listener::{Listener, Registration};
 use super::meta_writer::MetaWriter;
@@ -69,6 +70,9 @@ pub struct EngineSpec {
     pub connect: bool,
     /// The folder of this resource's bundles; made when the first one is saved.
     pub bundles: PathBuf,
+    /// File of the durable history; none is kept without it.
+    #[serde(default)]
+    pub history: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -183,6 +187,17 @@ impl Engine {
             u64::from(loaded.layout.block_size_bytes()),
         );
         let since = Arc::new(since.map_err(in_bundles)?);
+        // Refused now, rather than found out when something happens that must not go unrecorded.
+        let history = match &spec.history {
+            Some(path) => Some(History::open(path, &spec.node).map_err(|error| {
+                Failure::new(
+                    FailureKind::Io,
+                    format!("the history {} cannot be opened: {error}", path.display()),
+                    "make room or correct the mode of that directory, then bring the resource up again",
+                )
+            })?),
+            None => None,
+        };
         let clock = Clock::start();
         let config = ReplicaConfig {
             resource: spec.resource.clone(),
@@ -265,6 +280,7 @@ impl Engine {
                             node: spec.node,
                             since,
                         },
+                        history,
                     };
                     Reactor::new(parts).map_err(|error| Failure::system(&spec.resource, &error))
                 });

@@ -6,6 +6,7 @@ pub mod disk;
 pub mod engine;
 mod event;
 pub mod failure;
+mod history;
 mod inbound;
 mod inbox;
 pub mod listener;

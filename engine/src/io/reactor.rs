@@ -11,19 +11,20 @@ use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::bundle::{Saver, Since};
 use super::client::Client;
 use super::disk::{Completion, Device, Disk};
 use super::failure::{Failure, FailureKind};
+use super::history::History;
 use super::inbox::{CommandReply, Inbox, Input};
 use super::meta_writer::MetaWriter;
 use super::peer::{PeerConnection, WireCounters};
 use super::poll::{Interest, Poll, Ready};
 use super::shared::Shared;
 use crate::core::{
-    Action, Command, CommandId, ConnectionId, DiskOp, Event, Notice, Replica, Severity, Time, Token,
+    Action, Command, CommandId, ConnectionId, DiskOp, Event, Notice, Record, Replica, Severity, Time, Token,
 };
 use crate::front::nbd::Export;
 use crate::wire::Role;
@@ -71,6 +72,7 @@ pub struct Parts {
     pub shared: Arc<Shared>,
     pub connect: bool,
     pub bundles: Bundles,
+    pub history: Option<History>,
 }
 
 /// Where this resource's bundles go, and what their headers name it.
@@ -106,6 +108,7 @@ pub struct Reactor {
     meta: MetaWriter,
     inbox: Arc<Inbox>,
     shared: Arc<Shared>,
+    history: Option<History>,
     actions: Vec<Action>,
     batch: Vec<Action>,
     disk_ops: VecDeque<(Token, DiskOp)>,
@@ -159,6 +162,7 @@ impl Reactor {
             meta: parts.meta,
             inbox: parts.inbox,
             shared: parts.shared,
+            history: parts.history,
             actions: Vec::new(),
             batch: Vec::new(),
             disk_ops: VecDeque::new(),
@@ -229,6 +233,21 @@ impl Reactor {
 
     fn notice(&self, severity: Severity, name: &'static str, text: String) {
         self.shared.record(Notice { severity, name, text });
+    }
+
+    /// Makes a record durable before anything that it tells of is done.
+    fn remember(&mut self, record: &Record) {
+        if let Some(history) = &mut self.history {
+            if let Err(error) = history.append(record, SystemTime::now()) {
+                // A full disk of the state must not stop the data: the log has it at least.
+                self.notice(
+                    Severity::Error,
+                    "history.unwritten",
+                    format!("the history lacks {}: {error}", record.what),
+                );
+            }
+        }
+        self.notice(Severity::Info, record.what, record.text.clone());
     }
 
     fn attend(&mut self, ready: Ready) {
@@ -374,11 +393,13 @@ impl Reactor {
                         }
                     }
                     Action::Notice(notice) => self.shared.record(notice),
-                    Action::Record(record) => self.shared.record(Notice {
-                        severity: Severity::Info,
-                        name: record.what,
-                        text: record.text,
-                    }),
+                    Action::Record(record) => {
+                        // What came before it must not wait for the history's disk.
+                        if std::mem::take(&mut sent) {
+                            self.flush_peers();
+                        }
+                        self.remember(&record);
+                    }
                     Action::SaveBundle { token, bundle } => unsaved.push((token, bundle)),
                 }
             }
