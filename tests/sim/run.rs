@@ -418,6 +418,19 @@ impl Run {
             .world
             .command(survivor, Command::Promote { force: true });
         self.wait(20_000 * MS, |run| run.world.commands.contains_key(&command))?;
+        if !matches!(self.world.commands.get(&command), Some(Ok(()))) {
+            // Its metadata failed under it: mended, it is asked again. The old Primary stays away, because the
+            // promotion may have become durable all the same.
+            self.world.mend();
+            self.world.crash(survivor, false);
+            self.world.start(survivor, false);
+            let again = self
+                .world
+                .command(survivor, Command::Promote { force: true });
+            self.expect("a promotion of the mended survivor", |run| {
+                matches!(run.world.commands.get(&again), Some(Ok(())))
+            })?;
+        }
         if replaced {
             self.world.replace(primary, &places());
         }

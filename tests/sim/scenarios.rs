@@ -115,7 +115,7 @@ fn equal_generation_dirty_bits(run: &mut Run, k: u64) -> Result<(), Violation> {
     write(run, 1015, 4)?;
     write(run, 1020, 4)?;
     run.pass(k * MS / 20)?;
-    run.act(crash(Who::Primary, k % 2 == 0))?;
+    run.act(crash(Who::Primary, k.is_multiple_of(2)))?;
     run.expect("a comparison of equal generations", |run| {
         run.world.counts.get("verdicts same-dirty") > 0
     })?;
@@ -135,14 +135,14 @@ fn survivor_promoted(run: &mut Run, k: u64) -> Result<(), Violation> {
     run.pass(k * MS / 20)?;
     run.act(Op::Failover {
         power: true,
-        survivor_too: k % 3 == 0,
+        survivor_too: k.is_multiple_of(3),
         replaced: false,
     })?;
     run.pass(5 * MS)?;
-    if k % 2 == 0 {
+    if k.is_multiple_of(2) {
         write(run, 1016, 2)?;
     }
-    run.act(crash(Who::Primary, k % 4 == 0))?;
+    run.act(crash(Who::Primary, k.is_multiple_of(4)))?;
     run.converge()
 }
 
@@ -154,12 +154,12 @@ fn writes_while_a_resync_ends(run: &mut Run, k: u64) -> Result<(), Violation> {
         run.pass(MS / 3)?;
     }
     run.act(crash(
-        if k % 2 == 0 {
+        if k.is_multiple_of(2) {
             Who::Primary
         } else {
             Who::Secondary
         },
-        k % 3 == 0,
+        k.is_multiple_of(3),
     ))?;
     run.converge()
 }
@@ -178,7 +178,7 @@ fn idle_isolated_primary(run: &mut Run, k: u64) -> Result<(), Violation> {
     run.act(Op::Cable(Cable::Cut))?;
     run.pass(100 * MS)?;
     run.take_over_beside_an_idle_primary()?;
-    if k % 2 == 0 {
+    if k.is_multiple_of(2) {
         write(run, 1016, 2)?;
     }
     run.pass(20 * MS)?;
@@ -198,18 +198,18 @@ fn messages_of_a_resync_lost(run: &mut Run, k: u64) -> Result<(), Violation> {
 }
 
 fn stale_disk(run: &mut Run, k: u64) -> Result<(), Violation> {
-    run.act(crash(Who::Secondary, k % 2 == 0))?;
+    run.act(crash(Who::Secondary, k.is_multiple_of(2)))?;
     for round in 0..1 + k as usize % 4 {
         write(run, 1015 + round, 3)?;
         run.pass(3_000 * MS)?;
-        run.act(crash(Who::Primary, k % 3 == 0))?;
+        run.act(crash(Who::Primary, k.is_multiple_of(3)))?;
         run.pass(6_000 * MS)?;
     }
     run.converge()
 }
 
 fn metadata_write_error(run: &mut Run, k: u64) -> Result<(), Violation> {
-    let who = if k % 2 == 0 {
+    let who = if k.is_multiple_of(2) {
         Who::Primary
     } else {
         Who::Secondary
@@ -244,7 +244,7 @@ fn both_promote(run: &mut Run, k: u64) -> Result<(), Violation> {
     run.world.command(0, Command::Demote);
     run.expect("no Primary", |run| !run.world.nodes[0].exported)?;
     run.pass(20 * MS)?;
-    if k % 2 == 0 {
+    if k.is_multiple_of(2) {
         run.act(Op::Cable(Cable::Cut))?;
         run.pass(20 * MS)?;
         run.act(Op::Heal)?;
@@ -274,7 +274,7 @@ fn link_flaps(run: &mut Run, k: u64) -> Result<(), Violation> {
 }
 
 fn paused_node(run: &mut Run, k: u64) -> Result<(), Violation> {
-    let who = if k % 2 == 0 {
+    let who = if k.is_multiple_of(2) {
         Who::Primary
     } else {
         Who::Secondary
@@ -313,7 +313,7 @@ fn damaged_frames(run: &mut Run, k: u64) -> Result<(), Violation> {
 }
 
 fn disk_errors(run: &mut Run, k: u64) -> Result<(), Violation> {
-    let who = if k % 2 == 0 {
+    let who = if k.is_multiple_of(2) {
         Who::Primary
     } else {
         Who::Secondary

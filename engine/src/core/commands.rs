@@ -69,6 +69,7 @@ impl Replica {
             let error = failed("a demote or stop is under way".into(), "wait for it".into());
             return self.done(id, Err(error));
         }
+        self.askers.insert(id, by);
         match command {
             Command::Connect { peer } => {
                 if self.peers[peer].link.is_none() {
@@ -92,6 +93,7 @@ impl Replica {
     }
 
     fn done(&mut self, id: CommandId, result: Result<(), CommandError>) {
+        self.askers.remove(&id);
         self.out.push(Action::CommandDone { id, result });
     }
 
@@ -260,6 +262,19 @@ impl Replica {
     }
 
     fn become_primary(&mut self, command: Option<CommandId>, forced: bool) {
+        let node = &self.config.node;
+        let (what, text) = match (forced, command) {
+            (true, _) => (
+                "role.forced",
+                format!("{node} becomes Primary by force, without its peer's word"),
+            ),
+            (false, Some(_)) => ("role.primary", format!("{node} becomes Primary")),
+            (false, None) => (
+                "role.resumed",
+                format!("{node} is Primary again, as before its daemon ended"),
+            ),
+        };
+        self.record(what, text, command, None, self.generation_fields());
         if forced {
             self.notice(
                 Severity::Warning,
@@ -512,6 +527,14 @@ impl Replica {
             self.save_superblock(Then::Stopped { command });
         } else {
             self.role = Role::Secondary;
+            let text = format!("{} becomes Secondary", self.config.node);
+            self.record(
+                "role.secondary",
+                text,
+                Some(command),
+                None,
+                self.generation_fields(),
+            );
             self.clean_all();
             self.superblock.role_primary = false;
             self.superblock.clean = true;
@@ -617,6 +640,9 @@ impl Replica {
         }
         self.superblock.disk = DiskState::UpToDate;
         self.superblock.last_primary = true;
+        let text = format!("{} is the source of the first sync", self.config.node);
+        let peer = asked_by.map(|(slot, _)| slot);
+        self.record("sync.first_source", text, command, peer, self.generation_fields());
         self.save_superblock(Then::FirstSyncChosen {
             command,
             asked_by,

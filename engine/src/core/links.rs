@@ -806,6 +806,15 @@ impl Replica {
                 peer_hello.nonce
             ),
         );
+        let fields = vec![
+            ("rule", verdict.rule.to_owned()),
+            ("direction", format!("{:?}", verdict.direction)),
+            ("own", summary(&own.state)),
+            ("peer", summary(&peer.state)),
+            ("nonce", format!("{:016x}", peer_hello.nonce)),
+        ];
+        let text = format!("handshake with {name}: rule {}", verdict.rule);
+        self.record("handshake.verdict", text, None, Some(slot), fields);
         let state = &mut self.peers[slot];
         state.rule = Some(verdict.rule);
         state.failures = 0;
@@ -821,6 +830,13 @@ impl Replica {
                     "split brain: {} and {name} were both written without each other; nothing was overwritten. \
                      Decide whose changes go, and make that copy anew (see `blockpair status`)",
                     self.config.node
+                );
+                self.record(
+                    "split_brain.found",
+                    text.clone(),
+                    None,
+                    Some(slot),
+                    self.generation_fields(),
                 );
                 self.notice(Severity::Error, "peer.split_brain", text.clone());
                 self.refuse_peer(slot, GoodbyeReason::Refused, &text);
@@ -887,6 +903,13 @@ impl Replica {
         if self.role == Role::Primary || self.resuming.is_some() || promoting {
             let text =
                 format!("{by} has newer data: this node is Primary no more, its open requests get an error");
+            self.record(
+                "role.superseded",
+                text.clone(),
+                None,
+                None,
+                self.generation_fields(),
+            );
             self.notice(Severity::Error, "role.superseded", text);
             self.role = Role::Secondary;
             self.resuming = None;

@@ -157,6 +157,8 @@ pub struct Replica {
     pub(super) quiescing: Option<Quiesce>,
     pub(super) sync_asked: Option<SyncAsked>,
     pub(super) stopped: bool,
+    /// Who asked for the commands that are not answered yet.
+    pub(super) askers: BTreeMap<CommandId, String>,
     pub(super) deferred: Vec<(CommandId, Command, String)>,
     pub(super) disk_error: Option<String>,
     /// A flush failed, and no flush of the application has said so yet.
@@ -258,6 +260,7 @@ impl Replica {
             quiescing: None,
             sync_asked: None,
             stopped: false,
+            askers: BTreeMap::new(),
             deferred: Vec::new(),
             disk_error: None,
             flush_error: None,
@@ -372,6 +375,25 @@ impl Replica {
             severity,
             name,
             text: text.into(),
+        }));
+    }
+
+    /// For the history: durable before any action that is put out after it.
+    pub(super) fn record(
+        &mut self,
+        what: &'static str,
+        text: impl Into<String>,
+        command: Option<CommandId>,
+        peer: Option<PeerSlot>,
+        fields: Vec<(&'static str, String)>,
+    ) {
+        let by = command.and_then(|id| self.askers.get(&id).cloned());
+        self.out.push(Action::Record(Record {
+            what,
+            text: text.into(),
+            by,
+            peer: peer.map(|slot| self.peers[slot].name.clone()),
+            fields,
         }));
     }
 
@@ -695,6 +717,10 @@ impl Replica {
             "generation.new",
             format!("new generation {new:016x} after {old:016x}: {why}"),
         );
+    }
+
+    pub(super) fn generation_fields(&self) -> Vec<(&'static str, String)> {
+        vec![("generation", format!("{:016x}", self.superblock.current))]
     }
 
     fn generation_bumped(&mut self) {

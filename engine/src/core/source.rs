@@ -212,6 +212,8 @@ impl Replica {
         source.progress.left_blocks = blocks;
         let name = self.peers[slot].name.clone();
         let bytes = blocks * u64::from(self.superblock.block_size_bytes);
+        let fields = vec![("blocks", blocks.to_string())];
+        self.record("sync.started", format!("to {name}"), None, Some(slot), fields);
         self.notice(
             Severity::Info,
             "resync.started",
@@ -603,6 +605,8 @@ impl Replica {
         let seconds = (now - progress.started) as f64 / 1e9;
         self.peers[slot].last_resync = Some(progress);
         let name = self.peers[slot].name.clone();
+        let fields = vec![("sent_bytes", progress.sent_bytes.to_string())];
+        self.record("sync.finished", format!("to {name}"), None, Some(slot), fields);
         self.notice(
             Severity::Info,
             "resync.finished",
@@ -621,6 +625,16 @@ impl Replica {
     /// The connection is gone: ranges go back, the remaining marks stay.
     pub(super) fn source_ended(&mut self, slot: PeerSlot, mut source: Source) {
         source.progress.ended = Some(self.now);
+        if source.running {
+            let fields = vec![("blocks_left", self.peers[slot].dirty.count().to_string())];
+            self.record(
+                "sync.cut",
+                "the resync was cut off; the target stays Inconsistent",
+                None,
+                Some(slot),
+                fields,
+            );
+        }
         self.peers[slot].last_resync = Some(source.progress);
         for chunk in source.chunks.into_keys() {
             self.release_range(Holder::Source(chunk));

@@ -175,6 +175,8 @@ impl Replica {
                         let name = self.peers[slot].name.clone();
                         let bytes = blocks * u64::from(self.superblock.block_size_bytes);
                         let text = format!("from {name}: {bytes} bytes to compare");
+                        let fields = vec![("blocks", blocks.to_string())];
+                        self.record("sync.started", format!("from {name}"), None, Some(slot), fields);
                         self.notice(Severity::Info, "resync.started", text);
                     }
                 }
@@ -452,6 +454,16 @@ impl Replica {
     /// The connection is gone: chunks that the disk still works on keep their ranges until it is done.
     pub(super) fn target_ended(&mut self, slot: PeerSlot, mut target: Target) {
         target.progress.ended = Some(self.now);
+        if target.ready {
+            let fields = vec![("blocks_left", target.progress.left_blocks.to_string())];
+            self.record(
+                "sync.cut",
+                "the resync was cut off; this copy stays Inconsistent",
+                None,
+                Some(slot),
+                fields,
+            );
+        }
         self.peers[slot].last_resync = Some(target.progress);
         for key in target.chunks.into_values() {
             if let Some(chunk) = self.target_chunks.get_mut(&key) {
@@ -540,6 +552,8 @@ impl Replica {
         self.peers[slot].last_resync = Some(progress);
         let name = self.peers[slot].name.clone();
         self.disk_error = None;
+        let fields = vec![("sent_bytes", progress.sent_bytes.to_string())];
+        self.record("sync.finished", format!("from {name}"), None, Some(slot), fields);
         self.notice(
             Severity::Info,
             "resync.finished",

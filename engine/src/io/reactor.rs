@@ -247,7 +247,6 @@ impl Reactor {
                 );
             }
         }
-        self.notice(Severity::Info, record.what, record.text.clone());
     }
 
     fn attend(&mut self, ready: Ready) {
