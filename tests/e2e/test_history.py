@@ -23,3 +23,38 @@ def test_the_engine_keeps_its_history_file_and_the_command_reads_it(cluster: Clu
     assert file.read_bytes().endswith(b"\n")
     assert "test.entry: kept\n    by root" in a.ok("history", "r0").out
     a.refused(1, "history", "r9")
+
+
+def test_decisions_are_kept_on_both_nodes_with_who_asked(cluster: Cluster) -> None:
+    cluster.synced()
+    a, b = cluster.nodes
+    a.write(0, b"x" * 4096)
+    a.ok("demote", "r0")
+    a.kill()
+    b.ok("promote", "r0", "--force")
+    a.start()
+    b.wait("synced")
+
+    def kept(name: str) -> list[dict[str, object]]:
+        node = a if name == "a" else b
+        entries: list[dict[str, object]] = node.ok("history", "r0", "--limit", "500", "--json").json()[
+            "entries"
+        ]
+        return entries
+
+    on_a, on_b = kept("a"), kept("b")
+    for entries in (on_a, on_b):
+        names = [entry["what"] for entry in entries]
+        assert {"handshake.verdict", "sync.started", "sync.finished"} <= set(names)
+        verdict = next(entry for entry in entries if entry["what"] == "handshake.verdict")
+        assert verdict["fields"].keys() >= {"rule", "direction", "own", "peer", "nonce"}  # type: ignore[attr-defined]
+    promotion = next(entry for entry in on_a if entry["what"] == "role.primary")
+    assert promotion["by"] == "root via blockpair promote"
+    assert [entry["by"] for entry in on_a if entry["what"] == "role.secondary"] == [
+        "root via blockpair demote"
+    ]
+    forced = next(entry for entry in on_b if entry["what"] == "role.forced")
+    assert forced["by"] == "root via blockpair promote"
+    # What the forced promotion decided was durable before the handshake that it changed.
+    verdicts = [entry["fields"]["rule"] for entry in on_b if entry["what"] == "handshake.verdict"]  # type: ignore[index]
+    assert verdicts[-1] == "self-ahead"

@@ -84,6 +84,8 @@ impl Durable {
                 last_primary: superblock.last_primary,
                 epoch: superblock.epoch,
                 promised: superblock.promised,
+                diverged_at_s: superblock.diverged_at_s,
+                changed_at_s: superblock.changed_at_s,
                 handshake: true,
             },
             resource_id: superblock.resource_id,

@@ -7,7 +7,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use _engine::core::*;
 use _engine::meta::{self, Layout, PeerRecord, Superblock};
 use _engine::payload::Payload;
-use _engine::wire::{DiskState, Protocol};
+use _engine::wire::{DiskState, Protocol, SplitBrainPolicy};
 
 use crate::coverage::Counts;
 use crate::disk::{self, Disk, PAGE, SIZE};
@@ -160,6 +160,8 @@ fn blank_metadata(layout: Layout, name: usize) -> Vec<u8> {
         forced: false,
         epoch: 0,
         promised: 0,
+        diverged_at_s: 0,
+        changed_at_s: 0,
         peers: vec![PeerRecord {
             name: NAMES[1 - name].into(),
             bitmap_generation: 0,
@@ -289,6 +291,9 @@ impl World {
             peer_timeout_ns: 3_000 * MS,
             resume_wait_ns: 5_000 * MS,
             seed: self.rng.next(),
+            policy: SplitBrainPolicy::Manual,
+            priority: 0,
+            wall_offset_s: 0,
         };
         let replica = Replica::new(config, metadata, resume, self.now + skew);
         let life = node.life;
@@ -491,7 +496,8 @@ impl World {
         self.next_id += 1;
         let id = CommandId(self.next_id);
         self.note(|| format!("{}: {command:?}", NAMES[n]));
-        self.event(n, Event::Command { id, command });
+        let by = "root".into();
+        self.event(n, Event::Command { id, command, by });
         id
     }
 
@@ -590,6 +596,9 @@ impl World {
                 self.commands.insert(id, result);
             }
             Action::Notice(notice) => self.heard(n, &notice),
+            // The log tells the same.
+            Action::Record(_) => {}
+            Action::SaveBundle { .. } => unreachable!("no split brain is resolved in these runs"),
         }
     }
 

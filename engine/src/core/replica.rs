@@ -706,6 +706,8 @@ impl Replica {
         let new = self.random_id();
         push_history(&mut self.superblock.history, old);
         self.superblock.current = new;
+        self.superblock.diverged_at_s = self.wall_s();
+        self.superblock.changed_at_s = self.superblock.diverged_at_s;
         for slot in 0..self.peers.len() {
             let record = &mut self.superblock.peers[slot];
             if !self.peers[slot].is_mirrored() && record.bitmap_generation == 0 {
@@ -717,6 +719,11 @@ impl Replica {
             "generation.new",
             format!("new generation {new:016x} after {old:016x}: {why}"),
         );
+    }
+
+    /// Seconds since 1970; a label, never a reason.
+    fn wall_s(&self) -> u64 {
+        self.config.wall_offset_s + self.now / 1_000_000_000
     }
 
     pub(super) fn generation_fields(&self) -> Vec<(&'static str, String)> {

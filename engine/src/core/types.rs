@@ -1,6 +1,5 @@
 //! What goes into the core and what comes out.
 
-use crate::meta::Bitmap;
 use crate::payload::Payload;
 use crate::wire::{BlockRun, Generations, GoodbyeReason, Message, Protocol, SplitBrainPolicy};
 
@@ -316,8 +315,6 @@ pub struct ReplicaConfig {
     pub priority: u32,
     /// Seconds since 1970 at [`Time`] 0. Labels only: no decision about a copy's safety looks at it.
     pub wall_offset_s: u64,
-    /// Blocks that changed here since the newest bundle was saved, where that is known.
-    pub changed_since: Option<Bitmap>,
 }
 
 #[derive(Clone, Debug)]

@@ -220,7 +220,6 @@ impl Engine {
             wall_offset_s: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |now| now.as_secs()),
-            changed_since: None,
         };
         let info = ExportInfo {
             min_block: device.alignment() as u32,

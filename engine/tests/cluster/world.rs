@@ -255,7 +255,6 @@ impl World {
             policy: SplitBrainPolicy::Manual,
             priority: 0,
             wall_offset_s: 1_800_000_000,
-            changed_since: None,
         };
         let metadata = ReplicaMetadata {
             superblock,

@@ -71,7 +71,7 @@ impl Cluster {
             "protocol": self.protocol,
             "peers": [{"name": NAMES[1 - n], "host": "127.0.0.1", "port": self.nodes[1 - n].listener.port()}],
             "socket": self.socket(n), "peer_timeout_ms": 3000, "resume": false, "resume_wait_ms": 1000,
-            "disk_driver": self.driver, "connect": true,
+            "disk_driver": self.driver, "connect": true, "bundles": self.directory.path().join("bundles"),
         })
     }
 
