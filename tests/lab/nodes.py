@@ -13,6 +13,7 @@ from tests.lab.harness import Command, CommandFailed, Guest, GuestSpec, Lab, Lab
 LINK = "/dev/blockpair/r0"
 MOUNT = "/srv/fs"
 ARRAY = "/dev/md/r0"
+MAPPED = "/dev/mapper/disk"
 _POLL_S = 0.02
 _PF_MEMALLOC_NOIO = 0x0008_0000  # as proc(5) shows it in the flags of a thread
 
@@ -95,6 +96,12 @@ class Node:
             make = f"--create {ARRAY} --run --level=10 --layout=n2 --raid-devices=4 --metadata=1.2"
             steps.append(f"mdadm {make if first else f'--assemble --run {ARRAY}'} {' '.join(disks)}")
             steps.append(f"[ -b {ARRAY} ]")
+        elif self.device == MAPPED:
+            steps.append("modprobe dm-mod")
+            # There is no udev here: dmsetup makes the node itself and waits for nobody.
+            create = f"DM_DISABLE_UDEV=1 dmsetup create {MAPPED.rsplit('/', 1)[1]}"
+            steps.append(f'{create} --table "0 $(blockdev --getsz {disks[0]}) linear {disks[0]} 0"')
+            steps.append(f"[ -b {MAPPED} ]")
         return "set -e\n" + "\n".join(steps)
 
     def start(self, timeout: float = 60) -> None:
@@ -191,12 +198,18 @@ def make_pair(
     disk_mib: int = 64,
     memory_mib: tuple[int, int] = (256, 256),
     array: bool = True,
+    mapped: bool = False,
     metadata: Metadata = "internal",
 ) -> tuple[Node, Node]:
-    """Two nodes n1 and n2 with r0 in sync on both, on a RAID10 of four disks or a plain disk; no Primary."""
+    """Two nodes n1 and n2 with r0 in sync on both, on a RAID10 of four disks or a plain disk; no Primary.
+
+    With ``mapped``, which goes with a plain disk, n1 sees its disk through the device-mapper.
+    """
     disks = [disk_mib] * (4 if array else 1) + [16]
     guests = lab.boot(*(GuestSpec(f"n{i + 1}", disks_mib=disks, memory_mib=memory_mib[i]) for i in range(2)))
     n1, n2 = (Node(guest, ARRAY if array else guest.disks[0]) for guest in guests)
+    if mapped:
+        n1.device = MAPPED
     for command in [node.guest.start(node.prepare(first=True)) for node in (n1, n2)]:
         command.wait()
     for node in (n1, n2):

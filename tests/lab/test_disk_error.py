@@ -1,0 +1,114 @@
+"""The Primary's disk refuses writes to one zone: a real EIO from a block device, under a resource in use."""
+
+from __future__ import annotations
+
+import json
+
+from tests.lab.harness import Lab
+from tests.lab.nodes import LINK, MAPPED, Node, assert_same_content, eventually, make_pair
+
+TOOL = "python -m tests.lab.blocks_tool"
+_DISK_MIB = 48
+# In blocks of the tool, 64 KiB: the zone that fails, and what is written, which reaches over both its ends.
+_ZONE = range(256, 288)
+_WRITTEN = (240, 304, 4)
+_SECTORS = 128  # of 512 bytes in such a block
+
+
+def _table(node: Node, *, failing: bool) -> str:
+    """A table for the device-mapper: the whole disk, with or without a zone that fails all I/O.
+
+    Target error, not flakey: the latter would fail every flush of the whole device too, and nothing would be
+    acknowledged any more.
+    """
+    (disk, *_), end = node.guest.disks, _DISK_MIB << 11
+    if not failing:
+        return f"0 {end} linear {disk} 0"
+    start, stop = _ZONE.start * _SECTORS, _ZONE.stop * _SECTORS
+    return "\n".join(
+        (
+            f"0 {start} linear {disk} 0",
+            f"{start} {stop - start} error",
+            f"{stop} {end - stop} linear {disk} {stop}",
+        )
+    )
+
+
+def _set_failing(node: Node, failing: bool) -> None:
+    """Give the mapped device another table while it is in use."""
+    name = MAPPED.rsplit("/", 1)[1]
+    table = _table(node, failing=failing)
+    node.guest.run(
+        f"set -e; export DM_DISABLE_UDEV=1\ndmsetup load {name} <<'END'\n{table}\nEND\ndmsetup resume {name}"
+    )
+
+
+def _write(node: Node, version: int) -> tuple[list[int], dict[int, str]]:
+    """The blocks that were acknowledged, and those that failed with the error's name."""
+    first, end, step = _WRITTEN
+    lines = node.guest.run(f"{TOOL} write {LINK} {version} {first} {end} {step}").splitlines()
+    words = [line.split() for line in lines]
+    done = [int(block) for result, block, *_ in words if result == "ok"]
+    failed = {int(block): error[0] for result, block, *error in words if result == "failed"}
+    assert sorted([*done, *failed]) == list(range(first, end, step)), lines
+    return done, failed
+
+
+def _check(node: Node, device: str, version: int, blocks: list[int]) -> None:
+    node.guest.run(f"{TOOL} check {device} {version} {' '.join(map(str, blocks))}")
+
+
+def _assert_status_tells(node: Node) -> None:
+    """``status``, as text and as JSON, shows the disk error and what to do, and ends with 4, degraded."""
+    text, machine = (
+        command.wait(check=False)
+        for command in [node.guest.start(f"blockpair status r0 {option}") for option in ("", "--json")]
+    )
+    assert (text.returncode, machine.returncode) == (4, 4)
+    (report,) = json.loads(machine.stdout)["resources"]
+    assert report["engine"]["disk_error"]
+    (advice,) = [entry for entry in report["advice"] if entry["code"] in ("disk-error", "diskless")]
+    assert advice["remedy"]
+    assert advice["text"] in text.stdout
+    assert advice["remedy"] in text.stdout
+
+
+def test_write_errors_of_the_primarys_disk(lab: Lab) -> None:
+    n1, n2 = make_pair(lab, disk_mib=_DISK_MIB, array=False, mapped=True)
+    n1.cli("promote r0")
+    everything, failed = _write(n1, 1)
+    assert failed == {}
+    _check(n2, n2.device, 1, everything)
+
+    _set_failing(n1, True)
+    done, failed = _write(n1, 2)
+    assert set(failed.values()) <= {"EIO"}
+    assert set(failed) <= set(_ZONE)  # the rest of the disk goes on
+    _check(n2, n2.device, 2, done)  # past the product: acknowledged means on the peer's disk
+    _assert_status_tells(n1)
+
+    n1.cli("demote r0")
+    n2.cli("promote r0")
+    _check(n2, LINK, 2, done)
+    again, failed = _write(n2, 3)  # the Secondary's disk, still failing, costs the application nothing
+    assert failed == {}
+    assert again == everything
+    eventually(
+        lambda: n1.report()["engine"]["disk"] in ("Inconsistent", "Diskless"), "n1 knows its copy is bad"
+    )
+    _assert_status_tells(n1)
+
+    _set_failing(n1, False)
+    n1.guest.run("blockpair down r0 && blockpair up r0")
+    eventually(lambda: n2.peer()["connection"] in ("StandAlone", "Connected"), "n2 tries no more, or is back")
+    if n2.peer()["connection"] == "StandAlone":
+        assert "blockpair connect r0" in n2.guest.execute("blockpair status r0", check=False).stdout
+        n2.cli("connect r0")
+    n2.wait("primary,synced")
+    _check(n1, n1.device, 3, everything)
+    _check(n2, LINK, 3, everything)
+    n1.wait("uptodate,secondary,synced")
+    n1.cli("status r0")  # healthy again: exit code 0
+    assert n2.io_errors() == []
+    n2.cli("demote r0")
+    assert_same_content(n1, n2)
