@@ -68,7 +68,8 @@ def test_a_peer_of_a_newer_protocol(cluster: Cluster) -> None:
     alone(node, cluster)
     node.ok("connect", "r0")
     names = b"r0" + b"b" + b"a"
-    body = struct.pack("<HHBBHQQQ16sI4B", 9, 9, 3, 0, 0, 0, 16 << 20, 1, bytes(16), 4096, 2, 1, 1, 0) + names
+    fixed = struct.pack("<HHBBHQQQ16sI4BI", 9, 9, 3, 2, 0, 0, 16 << 20, 1, bytes(16), 4096, 2, 1, 1, 0, 0)
+    body = fixed + names
     with socket.create_connection(("127.0.0.1", node.port), timeout=10) as peer:
         peer.sendall(frame(1, body))
         with peer.makefile("rb") as stream:
