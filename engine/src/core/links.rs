@@ -322,6 +322,16 @@ impl Replica {
                     let sent_ns = self.now;
                     self.send(slot, Message::Ping { sent_ns });
                 }
+            } else if peer.wanted
+                && peer.dial
+                && !peer.dialing
+                && !self.stopped
+                && peer.retry_at.is_some_and(|at| self.now >= at)
+            {
+                let peer = &mut self.peers[slot];
+                peer.dialing = true;
+                peer.retry_at = None;
+                self.out.push(Action::Dial { peer: slot });
             }
             if self.peers[slot]
                 .draining
@@ -329,19 +339,6 @@ impl Replica {
                 .is_some_and(|(_, deadline)| self.now >= *deadline)
             {
                 self.drained(slot);
-            }
-            // Last: what ended just now may have left a `connect` to be carried out.
-            let peer = &mut self.peers[slot];
-            if peer.link.is_none()
-                && peer.wanted
-                && peer.dial
-                && !peer.dialing
-                && !self.stopped
-                && peer.retry_at.is_some_and(|at| self.now >= at)
-            {
-                peer.dialing = true;
-                peer.retry_at = None;
-                self.out.push(Action::Dial { peer: slot });
             }
         }
     }
