@@ -69,10 +69,6 @@ impl Replica {
             let error = failed("a demote or stop is under way".into(), "wait for it".into());
             return self.done(id, Err(error));
         }
-        if matches!(command, Command::Connect { peer } if self.peers[peer].draining.is_some()) {
-            // The disconnect that it is to undo comes first.
-            return self.deferred.push((id, command, by));
-        }
         self.askers.insert(id, by);
         match command {
             Command::Connect { peer } => {
@@ -96,7 +92,7 @@ impl Replica {
         }
     }
 
-    pub(super) fn done(&mut self, id: CommandId, result: Result<(), CommandError>) {
+    fn done(&mut self, id: CommandId, result: Result<(), CommandError>) {
         self.askers.remove(&id);
         self.out.push(Action::CommandDone { id, result });
     }

@@ -467,7 +467,7 @@ impl Replica {
     fn end_draining(&mut self, slot: PeerSlot) {
         if let Some((commands, _)) = self.peers[slot].draining.take() {
             for id in commands {
-                self.done(id, Ok(()));
+                self.out.push(Action::CommandDone { id, result: Ok(()) });
             }
         }
     }
@@ -512,7 +512,6 @@ impl Replica {
             "disconnected by an administrator",
         );
         self.end_draining(slot);
-        self.run_deferred();
     }
 
     pub(super) fn send(&mut self, slot: PeerSlot, message: Message) {

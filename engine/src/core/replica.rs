@@ -577,7 +577,10 @@ impl Replica {
             Then::SendResyncEnd { peer, connection } => self.send_resync_end(peer, connection),
             Then::Adopted { peer, connection } => self.adopted(peer, connection),
             Then::Stopped { command } => {
-                self.done(command, Ok(()));
+                self.out.push(Action::CommandDone {
+                    id: command,
+                    result: Ok(()),
+                });
             }
         }
     }
@@ -594,7 +597,10 @@ impl Replica {
                 self.fail_command(Some(command));
             }
             // It has stopped all the same; that it was no clean stop is what the metadata says.
-            Then::Stopped { command } => self.done(command, Ok(())),
+            Then::Stopped { command } => self.out.push(Action::CommandDone {
+                id: command,
+                result: Ok(()),
+            }),
             Then::PromotionAllowed { .. } => self.allowing = false,
             Then::Nothing
             | Then::GenerationBumped

@@ -1029,19 +1029,3 @@ fn a_primary_that_fails_a_flush_of_its_time_as_secondary_stays_a_source() {
         "the application hears of it"
     );
 }
-
-#[test]
-fn a_connect_that_comes_while_a_disconnect_drains_is_not_lost() {
-    let mut bench = Bench::primary();
-    bench.write(0);
-    bench.settle();
-    bench.receive(Message::Done { seq: 1, status: 0 });
-    let disconnect = bench.command(Command::Disconnect { peer: 0 });
-    let connect = bench.command(Command::Connect { peer: 0 });
-    let dials = bench.dials;
-    bench.receive(Message::Done { seq: 2, status: 0 });
-    bench.settle();
-    bench.event(Event::Timeout);
-    assert!(bench.is_done(disconnect, true) && bench.is_done(connect, true));
-    assert_eq!(bench.dials, dials + 1, "it tries the peer again");
-}
