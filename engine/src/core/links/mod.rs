@@ -1,0 +1,402 @@
+//! Connections to the peers: dialling, messages, silence, and what the loss of one leaves behind.
+
+mod peer;
+mod verdict;
+
+use super::fault::{planted, Fault};
+use super::replica::{Replica, Then};
+use super::requests::Sent;
+use super::types::*;
+use crate::wire::{self, DiskState, GoodbyeReason, Message, Role};
+
+use peer::Link;
+pub(super) use peer::{Peer, Phase};
+
+const MILLISECOND: Time = 1_000_000;
+/// First pause between two tries to reach a peer; doubles up to the last.
+const RETRY_FIRST: Time = 50 * MILLISECOND;
+const RETRY_LAST: Time = 2_000 * MILLISECOND;
+/// A peer that refuses is asked again this often, and so many times, before a person is waited for.
+const RETRY_REFUSED: Time = 5_000 * MILLISECOND;
+const REFUSALS_MAX: u32 = 5;
+
+impl Replica {
+    // ---- time ----------------------------------------------------------------------------------------
+
+    pub(super) fn links_on_time(&mut self) {
+        for slot in 0..self.peers.len() {
+            if !self.accepts_messages(slot) {
+                let now = self.now;
+                if let Some(link) = self.peers[slot].link.as_mut() {
+                    link.unread(now);
+                }
+            }
+            let peer = &self.peers[slot];
+            if let Some(link) = &peer.link {
+                if self.now >= link.deadline(self.config.peer_timeout_ns) {
+                    let seconds = self.config.peer_timeout_ns as f64 / 1e9;
+                    let id = link.id;
+                    self.out.push(Action::Close {
+                        peer: slot,
+                        connection: id,
+                    });
+                    self.drop_link(slot, &format!("no word for {seconds} s"));
+                } else if self.now >= link.last_sent + self.config.peer_timeout_ns / 4 {
+                    let sent_ns = self.now;
+                    self.send(slot, Message::Ping { sent_ns });
+                }
+            } else if peer.wanted
+                && peer.dial
+                && !peer.dialing
+                && !self.stopped
+                && peer.retry_at.is_some_and(|at| self.now >= at)
+            {
+                let peer = &mut self.peers[slot];
+                peer.dialing = true;
+                peer.retry_at = None;
+                self.out.push(Action::Dial { peer: slot });
+            }
+            if self.peers[slot]
+                .draining
+                .as_ref()
+                .is_some_and(|(_, deadline)| self.now >= *deadline)
+            {
+                self.drained(slot);
+            }
+        }
+    }
+
+    fn retry_later(&mut self, slot: PeerSlot, pause: Time) {
+        self.peers[slot].retry_at = Some(self.now + pause);
+    }
+
+    // ---- connections ---------------------------------------------------------------------------------
+
+    pub(super) fn connect_peer(&mut self, slot: PeerSlot) {
+        let now = self.now;
+        let peer = &mut self.peers[slot];
+        peer.wanted = true;
+        peer.refusals = 0;
+        peer.failures = 0;
+        peer.refusal = None;
+        peer.retry_at = Some(now);
+    }
+
+    pub(super) fn on_connection_opened(&mut self, slot: PeerSlot, connection: ConnectionId) {
+        self.peers[slot].dialing = false;
+        if !self.peers[slot].wanted || self.stopped || self.metadata_failed {
+            let text = format!("{} does not want a connection now", self.config.node);
+            let message = Message::Goodbye {
+                reason: GoodbyeReason::Disconnect,
+                text,
+            };
+            self.out.push(Action::Send {
+                peer: slot,
+                connection,
+                message,
+            });
+            self.out.push(Action::Close {
+                peer: slot,
+                connection,
+            });
+            return;
+        }
+        if let Some(old) = self.peers[slot].link.as_ref().map(|link| link.id) {
+            // Only one connection a peer exists at its end: a new one means that the old one is dead.
+            self.out.push(Action::Close {
+                peer: slot,
+                connection: old,
+            });
+            self.drop_link(slot, "replaced by a new connection");
+        }
+        self.peers[slot].link = Some(Link::new(connection, self.now));
+        let nonce = self.random_id();
+        let hello = self.own_hello(slot, nonce);
+        self.send(slot, Message::Hello(hello));
+    }
+
+    pub(super) fn on_connection_lost(&mut self, slot: PeerSlot, connection: ConnectionId, why: &str) {
+        if self.peers[slot]
+            .link
+            .as_ref()
+            .is_some_and(|link| link.id == connection)
+        {
+            self.drop_link(slot, why);
+        } else if self.peers[slot].dialing {
+            let peer = &mut self.peers[slot];
+            peer.dialing = false;
+            peer.failures += 1;
+            let pause = (RETRY_FIRST << peer.failures.min(6)).min(RETRY_LAST);
+            self.retry_later(slot, pause);
+        }
+    }
+
+    /// Ends the connection in the state machine; the caller has closed the socket, or it is gone.
+    pub(super) fn drop_link(&mut self, slot: PeerSlot, why: &str) {
+        let Some(link) = self.peers[slot].link.take() else {
+            return;
+        };
+        let was_connected = !matches!(link.phase, Phase::Hello | Phase::State { .. });
+        self.retry_later(slot, RETRY_FIRST << self.peers[slot].failures.min(5));
+        if was_connected {
+            let name = self.peers[slot].name.clone();
+            self.notice(
+                Severity::Warning,
+                "peer.lost",
+                format!("connection to {name} ended: {why}"),
+            );
+        } else {
+            self.peers[slot].failures += 1;
+        }
+        // What the peer confirmed and did not flush may be gone with it.
+        let peer = &mut self.peers[slot];
+        peer.cover_seq = None;
+        for extent in peer.unflushed.drain().chain(peer.covered.drain()) {
+            if !planted(Fault::UnflushedForgotten) {
+                peer.suspect.set(extent, 1);
+            }
+        }
+        match link.phase {
+            Phase::Source(source) => self.source_ended(slot, *source),
+            Phase::Target(target) => self.target_ended(slot, *target),
+            _ => {}
+        }
+        // What it did not confirm may be missing there: marked before anyone is answered without it.
+        let mut writes = Vec::new();
+        let mut flushes = Vec::new();
+        for sent in link.sent.into_iter().flatten() {
+            match sent {
+                Sent::Write { index, .. } => writes.push(index),
+                Sent::Flush(index) => flushes.push(index),
+            }
+        }
+        for index in &writes {
+            if let Some((offset, len)) = self.write_range(*index) {
+                self.mark_dirty(slot, offset, len);
+            }
+        }
+        for index in writes {
+            self.write_settled(slot, index);
+        }
+        for index in flushes {
+            self.flush_settled(slot, index);
+        }
+        self.end_draining(slot);
+        self.promotion_lost_peer(slot);
+        self.handshake_settled();
+    }
+
+    /// Answers whoever waited for this disconnect.
+    fn end_draining(&mut self, slot: PeerSlot) {
+        if let Some((commands, _)) = self.peers[slot].draining.take() {
+            for id in commands {
+                self.out.push(Action::CommandDone { id, result: Ok(()) });
+            }
+        }
+    }
+
+    /// Says why, closes, and leaves the next move to a person.
+    pub(super) fn refuse_peer(&mut self, slot: PeerSlot, reason: GoodbyeReason, text: &str) {
+        self.peers[slot].wanted = false;
+        self.peers[slot].refusal = Some(Refusal {
+            reason,
+            text: text.to_owned(),
+        });
+        self.close_with(slot, reason, text);
+    }
+
+    pub(super) fn close_with(&mut self, slot: PeerSlot, reason: GoodbyeReason, text: &str) {
+        if let Some(id) = self.peers[slot].link.as_ref().map(|link| link.id) {
+            let mut text = text.to_owned();
+            while text.len() > wire::TEXT_MAX {
+                text.pop();
+            }
+            self.send(
+                slot,
+                Message::Goodbye {
+                    reason,
+                    text: text.clone(),
+                },
+            );
+            self.out.push(Action::Close {
+                peer: slot,
+                connection: id,
+            });
+            self.drop_link(slot, &text);
+        }
+    }
+
+    /// The flush before a disconnect is through, or its time is up.
+    pub(super) fn drained(&mut self, slot: PeerSlot) {
+        self.peers[slot].wanted = false;
+        self.close_with(
+            slot,
+            GoodbyeReason::Disconnect,
+            "disconnected by an administrator",
+        );
+        self.end_draining(slot);
+    }
+
+    pub(super) fn send(&mut self, slot: PeerSlot, message: Message) {
+        let now = self.now;
+        if let Some(link) = self.peers[slot].link.as_mut() {
+            link.last_sent = now;
+            let connection = link.id;
+            self.out.push(Action::Send {
+                peer: slot,
+                connection,
+                message,
+            });
+        }
+    }
+
+    // ---- messages ------------------------------------------------------------------------------------
+
+    pub(super) fn on_message(&mut self, slot: PeerSlot, connection: ConnectionId, message: Message) {
+        let now = self.now;
+        let peer = &mut self.peers[slot];
+        let Some(link) = peer.link.as_mut().filter(|link| link.id == connection) else {
+            return;
+        };
+        link.last_received = now;
+        peer.last_contact = Some(now);
+        match (message, &link.phase) {
+            (Message::Goodbye { reason, text }, _) => self.on_goodbye(slot, reason, text),
+            (Message::Hello(hello), Phase::Hello) => self.on_hello(slot, hello),
+            (Message::State(_), Phase::Hello) => self.protocol_error(slot, "a state before its hello"),
+            (Message::State(state), _) => self.on_state(slot, state),
+            (Message::Ping { sent_ns }, _) => self.send(slot, Message::Pong { sent_ns }),
+            (Message::Pong { .. }, _) => {}
+            (Message::Received { seq }, _) => self.on_received(slot, seq),
+            (Message::Done { seq, status }, _) => self.on_done(slot, seq, status),
+            (message, Phase::Established | Phase::Waiting | Phase::Source(_) | Phase::Target(_)) => {
+                self.on_connected_message(slot, message);
+            }
+            (message, Phase::Hello | Phase::State { .. }) => {
+                self.protocol_error(slot, &format!("{} before the handshake ended", kind_of(&message)));
+            }
+        }
+    }
+
+    fn on_connected_message(&mut self, slot: PeerSlot, message: Message) {
+        match message {
+            Message::Write { .. }
+            | Message::WriteZeroes { .. }
+            | Message::Trim { .. }
+            | Message::Flush { .. } => self.on_replicated(slot, message),
+            Message::PromoteRequest => self.on_promote_request(slot),
+            Message::PromoteReply { allowed } => self.on_promote_reply(slot, allowed),
+            Message::SyncRequest => self.on_sync_request(slot),
+            Message::SyncReply { allowed } => self.on_sync_reply(slot, allowed),
+            Message::BitmapRuns { .. }
+            | Message::ChunkSame { .. }
+            | Message::ChunkDiffers { .. }
+            | Message::ChunkDone { .. }
+            | Message::ResyncEnded { .. } => self.on_source_message(slot, message),
+            Message::ResyncStart { .. }
+            | Message::ChunkHash { .. }
+            | Message::ChunkData { .. }
+            | Message::ChunkWhole { .. }
+            | Message::ChunkEnd { .. }
+            | Message::ResyncEnd { .. } => self.on_target_message(slot, message),
+            other => self.protocol_error(slot, &format!("unexpected {}", kind_of(&other))),
+        }
+    }
+
+    pub(super) fn protocol_error(&mut self, slot: PeerSlot, what: &str) {
+        let text = format!("{} broke the protocol: {what}", self.peers[slot].name);
+        self.notice(Severity::Error, "peer.protocol_error", text.clone());
+        self.close_with(slot, GoodbyeReason::ProtocolError, &text);
+    }
+
+    fn on_received(&mut self, slot: PeerSlot, seq: u64) {
+        let sent = self.peers[slot]
+            .link
+            .as_ref()
+            .and_then(|link| link.peek_sent(seq));
+        if let Some(Sent::Write { index, .. }) = sent {
+            self.write_received(slot, index);
+        }
+    }
+
+    fn on_done(&mut self, slot: PeerSlot, seq: u64, status: wire::Status) {
+        let Some(sent) = self.peers[slot]
+            .link
+            .as_mut()
+            .and_then(|link| link.take_sent(seq))
+        else {
+            return self.protocol_error(slot, "an answer to nothing that was sent");
+        };
+        if status != 0 {
+            // Put it back among what the peer lacks, then let the peer go: it has a hole.
+            if let Sent::Write { index, .. } = sent {
+                if let Some((offset, len)) = self.write_range(index) {
+                    self.mark_dirty(slot, offset, len);
+                }
+            }
+            self.peer_disk_failed(slot, status);
+        }
+        match sent {
+            Sent::Write { index, .. } => self.write_settled(slot, index),
+            Sent::Flush(index) => {
+                if status == 0 {
+                    self.peers[slot].end_cover(seq);
+                }
+                self.flush_settled(slot, index);
+            }
+        }
+    }
+
+    pub(super) fn peer_disk_failed(&mut self, slot: PeerSlot, status: wire::Status) {
+        let why = super::replica::describe(Errno(i32::from(status)));
+        let name = &self.peers[slot].name;
+        let text =
+            format!("the disk of {name} failed ({why}); mend or replace it there, then `blockpair connect`");
+        self.notice(Severity::Error, "peer.disk_failed", text.clone());
+        if let Some(known) = &mut self.peers[slot].known {
+            known.disk = DiskState::Inconsistent;
+        }
+        self.refuse_peer(slot, GoodbyeReason::Refused, &text);
+    }
+
+    fn on_goodbye(&mut self, slot: PeerSlot, reason: GoodbyeReason, text: String) {
+        let established = self.peers[slot].is_established();
+        let peer_is_primary = self.peers[slot]
+            .known
+            .as_ref()
+            .is_some_and(|known| known.role == Role::Primary);
+        if let Some(id) = self.peers[slot].link.as_ref().map(|link| link.id) {
+            self.out.push(Action::Close {
+                peer: slot,
+                connection: id,
+            });
+        }
+        self.drop_link(slot, &text);
+        match reason {
+            GoodbyeReason::Disconnect => {
+                self.retry_later(slot, RETRY_LAST);
+                if established && peer_is_primary && self.superblock.disk == DiskState::UpToDate {
+                    // It goes on writing without this copy.
+                    self.superblock.disk = DiskState::Outdated;
+                    self.save_superblock(Then::Nothing);
+                }
+            }
+            GoodbyeReason::Busy | GoodbyeReason::ProtocolError => return,
+            GoodbyeReason::UnknownResource => self.retry_later(slot, RETRY_LAST),
+            GoodbyeReason::Refused => self.peers[slot].wanted = false,
+            _ => {
+                self.peers[slot].refusals += 1;
+                self.retry_later(slot, RETRY_REFUSED);
+                if self.peers[slot].refusals >= REFUSALS_MAX {
+                    self.peers[slot].wanted = false;
+                }
+            }
+        }
+        self.peers[slot].refusal = Some(Refusal { reason, text });
+    }
+}
+
+fn kind_of(message: &Message) -> String {
+    let text = format!("{message:?}");
+    text.split([' ', '(', '{']).next().unwrap_or("message").to_owned()
+}

@@ -1,0 +1,304 @@
+//! What this node knows of one peer, and of the connection to it.
+
+use std::collections::{HashSet, VecDeque};
+
+use crate::core::requests::Sent;
+use crate::core::source::{Progress, Source};
+use crate::core::target::Target;
+use crate::core::types::*;
+use crate::meta::Bitmap;
+use crate::wire::{Hello, NodeState};
+
+/// Operations that a connection remembers from its oldest unanswered one on. Past this many, requests wait:
+/// one write that hangs on the peer must not cost memory without end.
+const SENT_MAX: usize = 1 << 16;
+
+/// What a connection is doing.
+pub(in crate::core) enum Phase {
+    /// `Hello` was sent.
+    Hello,
+    /// Versions agree, our state was sent: its generations must not change until the verdict.
+    State {
+        peer_hello: Box<Hello>,
+        sent: Box<NodeState>,
+    },
+    /// Neither copy ever had data.
+    Waiting,
+    Established,
+    Source(Box<Source>),
+    Target(Box<Target>),
+}
+
+/// Replicated operations received on a connection, by sequence number: which are still on their way to the disk.
+#[derive(Default)]
+pub(in crate::core) struct ReceiveWindow {
+    /// Everything before this is done.
+    pub(super) base: u64,
+    pub(super) done: VecDeque<bool>,
+}
+
+impl ReceiveWindow {
+    /// Takes in the next number; false when it is not the next,
+    /// or when more lie behind one that hangs than an honest peer sends.
+    pub(in crate::core) fn receive(&mut self, seq: u64) -> bool {
+        let next = self.base + self.done.len() as u64 + 1;
+        let fits = seq == next && self.done.len() < 2 * SENT_MAX;
+        if fits {
+            self.done.push_back(false);
+        }
+        fits
+    }
+
+    pub(in crate::core) fn complete(&mut self, seq: u64) {
+        if let Some(done) = self.done.get_mut((seq - self.base - 1) as usize) {
+            *done = true;
+        }
+        while self.done.front() == Some(&true) {
+            self.done.pop_front();
+            self.base += 1;
+        }
+    }
+
+    /// Whether everything before `seq` is done.
+    pub(in crate::core) fn settled_before(&self, seq: u64) -> bool {
+        self.base + 1 >= seq
+    }
+}
+
+/// One connection to one peer.
+pub(in crate::core) struct Link {
+    pub(in crate::core) id: ConnectionId,
+    pub(in crate::core) phase: Phase,
+    /// Sent and unanswered, by sequence number; the first entry's number is `sent_base + 1`.
+    pub(super) sent: VecDeque<Option<Sent>>,
+    pub(super) sent_base: u64,
+    pub(in crate::core) unacked_bytes: u64,
+    pub(in crate::core) received: ReceiveWindow,
+    /// Flushes of the peer that wait for writes received before them.
+    pub(in crate::core) waiting_flushes: VecDeque<u64>,
+    pub(super) opened: Time,
+    pub(super) last_received: Time,
+    pub(super) last_sent: Time,
+}
+
+impl Link {
+    pub(super) fn new(id: ConnectionId, now: Time) -> Link {
+        Link {
+            id,
+            phase: Phase::Hello,
+            sent: VecDeque::new(),
+            sent_base: 0,
+            unacked_bytes: 0,
+            received: ReceiveWindow::default(),
+            waiting_flushes: VecDeque::new(),
+            opened: now,
+            last_received: now,
+            last_sent: now,
+        }
+    }
+
+    /// Enters an operation and returns its sequence number.
+    pub(in crate::core) fn push_sent(&mut self, sent: Sent) -> u64 {
+        if let Sent::Write { bytes, .. } = sent {
+            self.unacked_bytes += bytes;
+        }
+        self.sent.push_back(Some(sent));
+        self.sent_base + self.sent.len() as u64
+    }
+
+    pub(super) fn peek_sent(&self, seq: u64) -> Option<Sent> {
+        *self
+            .sent
+            .get(usize::try_from(seq.checked_sub(self.sent_base + 1)?).ok()?)?
+    }
+
+    pub(super) fn take_sent(&mut self, seq: u64) -> Option<Sent> {
+        let index = usize::try_from(seq.checked_sub(self.sent_base + 1)?).ok()?;
+        let sent = self.sent.get_mut(index)?.take();
+        while self.sent.front().is_some_and(Option::is_none) {
+            self.sent.pop_front();
+            self.sent_base += 1;
+        }
+        if let Some(Sent::Write { bytes, .. }) = sent {
+            self.unacked_bytes -= bytes;
+        }
+        sent
+    }
+
+    /// Its socket is not being read: that nothing is heard is no silence of the peer's.
+    pub(super) fn unread(&mut self, now: Time) {
+        self.last_received = now;
+    }
+
+    /// When patience ends: with a peer that is silent, or that never ends its handshake.
+    pub(super) fn deadline(&self, patience: Time) -> Time {
+        let since = match self.phase {
+            Phase::Hello | Phase::State { .. } => self.opened,
+            _ => self.last_received,
+        };
+        since + patience
+    }
+
+    pub(in crate::core) fn unanswered(&self) -> usize {
+        self.sent.iter().filter(|entry| entry.is_some()).count()
+    }
+}
+
+/// What this node knows of, and has marked for, one peer.
+pub(in crate::core) struct Peer {
+    pub(in crate::core) name: String,
+    pub(in crate::core) dial: bool,
+    /// An administrator wants the connection, and nothing forbids it.
+    pub(in crate::core) wanted: bool,
+    pub(in crate::core) link: Option<Link>,
+    pub(super) dialing: bool,
+    pub(super) retry_at: Option<Time>,
+    pub(super) failures: u32,
+    pub(super) refusals: u32,
+    pub(in crate::core) refusal: Option<Refusal>,
+    pub(in crate::core) rule: Option<&'static str>,
+    /// Its last known state.
+    pub(in crate::core) known: Option<NodeState>,
+    pub(in crate::core) last_contact: Option<Time>,
+    /// Blocks known or suspected to differ.
+    pub(in crate::core) dirty: Bitmap,
+    /// Extents that may differ since a crash here or an unflushed disconnect there.
+    pub(in crate::core) suspect: Bitmap,
+    /// Extents with writes that the peer confirmed, or may have, and has not flushed since.
+    pub(in crate::core) unflushed: HashSet<u64>,
+    /// The part of those that a flush under way will settle, and that flush.
+    pub(in crate::core) covered: HashSet<u64>,
+    pub(super) cover_seq: Option<u64>,
+    /// A disconnect in good order: commands to answer, and when patience ends.
+    pub(in crate::core) draining: Option<(Vec<CommandId>, Time)>,
+    pub(in crate::core) last_resync: Option<Progress>,
+}
+
+impl Peer {
+    pub(in crate::core) fn new(
+        config: &PeerConfig,
+        mut dirty: Bitmap,
+        full_sync: bool,
+        suspect: &Bitmap,
+        now: Time,
+    ) -> Peer {
+        if full_sync {
+            dirty.set_all();
+        }
+        let mut suspects = Bitmap::new(suspect.len());
+        for (first, count) in suspect.runs() {
+            suspects.set(first, count);
+        }
+        Peer {
+            name: config.name.clone(),
+            dial: config.dial,
+            wanted: false,
+            link: None,
+            dialing: false,
+            retry_at: Some(now),
+            failures: 0,
+            refusals: 0,
+            refusal: None,
+            rule: None,
+            known: None,
+            last_contact: None,
+            dirty,
+            suspect: suspects,
+            unflushed: HashSet::new(),
+            covered: HashSet::new(),
+            cover_seq: None,
+            draining: None,
+            last_resync: None,
+        }
+    }
+
+    pub(in crate::core) fn phase(&self) -> Option<&Phase> {
+        self.link.as_ref().map(|link| &link.phase)
+    }
+
+    pub(in crate::core) fn is_established(&self) -> bool {
+        matches!(self.phase(), Some(Phase::Established))
+    }
+
+    pub(in crate::core) fn is_source_running(&self) -> bool {
+        matches!(self.phase(), Some(Phase::Source(source)) if source.running)
+    }
+
+    /// Whether the application's writes go to this peer.
+    pub(in crate::core) fn is_mirrored(&self) -> bool {
+        self.draining.is_none() && (self.is_established() || self.is_source_running())
+    }
+
+    /// Nothing is marked for it, and all that it confirmed it has flushed.
+    pub(in crate::core) fn has_everything_stable(&self) -> bool {
+        self.dirty.is_empty()
+            && self.suspect.is_empty()
+            && self.unflushed.is_empty()
+            && self.covered.is_empty()
+    }
+
+    /// Our state is on its way: the verdict will be made over it.
+    pub(in crate::core) fn is_shaking_hands(&self) -> bool {
+        matches!(self.phase(), Some(Phase::State { .. }))
+    }
+
+    pub(in crate::core) fn has_room(&self) -> bool {
+        self.link.as_ref().is_none_or(|link| link.sent.len() < SENT_MAX)
+    }
+
+    pub(in crate::core) fn is_connected(&self) -> bool {
+        !matches!(self.phase(), None | Some(Phase::Hello | Phase::State { .. }))
+    }
+
+    pub(in crate::core) fn begin_cover(&mut self, seq: u64) {
+        if self.cover_seq.is_none() {
+            self.covered = std::mem::take(&mut self.unflushed);
+            self.cover_seq = Some(seq);
+        }
+    }
+
+    pub(super) fn end_cover(&mut self, seq: u64) {
+        if self.cover_seq == Some(seq) {
+            self.covered.clear();
+            self.cover_seq = None;
+        }
+    }
+
+    pub(in crate::core) fn next_timeout(&self, config: &ReplicaConfig) -> Option<Time> {
+        let redial = self
+            .retry_at
+            .filter(|_| self.wanted && self.dial && self.link.is_none() && !self.dialing);
+        let link = self.link.as_ref().map(|link| {
+            (link.last_sent + config.peer_timeout_ns / 4).min(link.deadline(config.peer_timeout_ns))
+        });
+        let drain = self.draining.as_ref().map(|(_, deadline)| *deadline);
+        [redial, link, drain].into_iter().flatten().min()
+    }
+
+    /// Turns suspect extents into marked blocks: from here on they are compared like any other.
+    pub(in crate::core) fn mark_suspects(&mut self, block_size: u64) {
+        let per_extent = crate::meta::EXTENT_BYTES / block_size;
+        for (first, count) in self.suspect.runs() {
+            let start = first * per_extent;
+            let end = ((first + count) * per_extent).min(self.dirty.len());
+            self.dirty.set(start, end - start);
+        }
+        self.suspect.clear_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_receive_window_knows_what_lies_before_a_flush() {
+        let mut window = ReceiveWindow::default();
+        assert!(window.receive(1) && window.receive(2) && !window.receive(4) && window.receive(3));
+        assert!(window.settled_before(1) && !window.settled_before(2));
+        window.complete(2);
+        assert!(!window.settled_before(2));
+        window.complete(1);
+        assert!(window.settled_before(3) && !window.settled_before(4));
+    }
+}

@@ -1,0 +1,294 @@
+//! The handshake on a connection: who speaks, what state it is in, and what the verdict sets going.
+
+use super::Phase;
+use crate::core::handshake::{decide, Direction, Scope, Side};
+use crate::core::replica::{Replica, Then};
+use crate::core::types::*;
+use crate::wire::{self, DiskState, Generations, GoodbyeReason, Hello, Intent, Message, NodeState, Role};
+
+use super::{REFUSALS_MAX, RETRY_REFUSED};
+
+impl Replica {
+    /// Who this node is, as a peer is told and as its answer is held against.
+    pub(super) fn own_hello(&self, slot: PeerSlot, nonce: u64) -> Hello {
+        Hello {
+            version_min: wire::VERSION_MIN,
+            version_max: wire::VERSION_MAX,
+            features: wire::feature::ALL,
+            resource: self.config.resource.clone(),
+            resource_id: self.superblock.resource_id,
+            node: self.config.node.clone(),
+            peer: self.peers[slot].name.clone(),
+            data_size_bytes: self.superblock.data_size_bytes,
+            block_size_bytes: self.superblock.block_size_bytes,
+            protocol: self.config.protocol,
+            channel: 0,
+            nonce,
+            intent: Intent::Replicate,
+            policy: self.config.policy,
+            priority: self.config.priority,
+        }
+    }
+
+    pub(super) fn on_hello(&mut self, slot: PeerSlot, hello: Hello) {
+        let own = self.own_hello(slot, 0);
+        if let Err((reason, text)) = wire::negotiate(&own, &hello) {
+            let peer = &mut self.peers[slot];
+            peer.refusals += 1;
+            let standalone = peer.refusals >= REFUSALS_MAX;
+            if peer.refusal.as_ref().is_none_or(|refusal| refusal.text != text) {
+                self.notice(Severity::Error, "peer.refused", text.clone());
+            }
+            self.close_with(slot, reason, &text);
+            self.peers[slot].refusal = Some(Refusal { reason, text });
+            self.peers[slot].wanted &= !standalone;
+            return self.retry_later(slot, RETRY_REFUSED);
+        }
+        let state = self.own_state(slot, true);
+        if let Some(link) = self.peers[slot].link.as_mut() {
+            link.phase = Phase::State {
+                peer_hello: Box::new(hello),
+                sent: Box::new(state.clone()),
+            };
+        }
+        self.send(slot, Message::State(state));
+    }
+
+    fn own_state(&self, slot: PeerSlot, handshake: bool) -> NodeState {
+        let (record, peer) = (&self.superblock.peers[slot], &self.peers[slot]);
+        NodeState {
+            role: if self.promoting { Role::Primary } else { self.role },
+            disk: if self.metadata_failed {
+                DiskState::Diskless
+            } else {
+                self.superblock.disk
+            },
+            generations: Generations {
+                current: self.superblock.current,
+                bitmap: record.bitmap_generation,
+                history: self.superblock.history,
+            },
+            dirty_blocks: peer.dirty.count(),
+            suspect_extents: peer.suspect.count(),
+            full_sync: record.full_sync,
+            crashed_primary: self.crashed_primary,
+            last_primary: self.superblock.last_primary,
+            epoch: self.superblock.epoch,
+            promised: self.superblock.promised,
+            diverged_at_s: self.superblock.diverged_at_s,
+            changed_at_s: self.superblock.changed_at_s,
+            handshake,
+        }
+    }
+
+    /// Tells every connected peer what this node is now.
+    pub(in crate::core) fn announce_state(&mut self) {
+        for slot in 0..self.peers.len() {
+            if self.peers[slot].is_connected() {
+                let state = self.own_state(slot, false);
+                self.send(slot, Message::State(state));
+            }
+        }
+    }
+
+    pub(super) fn on_state(&mut self, slot: PeerSlot, state: NodeState) {
+        let peer_is_primary = state.role == Role::Primary;
+        let expected = self.peers[slot].is_shaking_hands();
+        if state.handshake != expected {
+            return self.protocol_error(slot, "a state at the wrong time");
+        }
+        self.peers[slot].known = Some(state);
+        if peer_is_primary && self.superblock.last_primary && self.role == Role::Secondary && !expected {
+            self.superblock.last_primary = false;
+            self.save_superblock(Then::Nothing);
+        }
+        if expected {
+            self.judge(slot);
+        }
+    }
+
+    fn judge(&mut self, slot: PeerSlot) {
+        let Some(link) = self.peers[slot].link.as_mut() else {
+            return;
+        };
+        let Phase::State { peer_hello, sent } = std::mem::replace(&mut link.phase, Phase::Hello) else {
+            return;
+        };
+        let Some(peer_state) = self.peers[slot].known.clone() else {
+            return;
+        };
+        let own = Side {
+            name: self.config.node.clone(),
+            state: *sent,
+            resource_id: self.superblock.resource_id,
+        };
+        let peer = Side {
+            name: peer_hello.node.clone(),
+            state: peer_state,
+            resource_id: peer_hello.resource_id,
+        };
+        let verdict = decide(&own, &peer);
+        let name = self.peers[slot].name.clone();
+        self.notice(
+            Severity::Info,
+            "handshake.verdict",
+            format!(
+                "{name}: rule {}, {:?}; own {}; peer {}; nonce {:016x}",
+                verdict.rule,
+                verdict.direction,
+                summary(&own.state),
+                summary(&peer.state),
+                peer_hello.nonce
+            ),
+        );
+        let fields = vec![
+            ("rule", verdict.rule.to_owned()),
+            ("direction", format!("{:?}", verdict.direction)),
+            ("own", summary(&own.state)),
+            ("peer", summary(&peer.state)),
+            ("nonce", format!("{:016x}", peer_hello.nonce)),
+        ];
+        let text = format!("handshake with {name}: rule {}", verdict.rule);
+        self.record("handshake.verdict", text, None, Some(slot), fields);
+        let state = &mut self.peers[slot];
+        state.rule = Some(verdict.rule);
+        state.failures = 0;
+        state.refusals = 0;
+        state.refusal = None;
+        match verdict.direction {
+            Direction::Established => self.establish(slot),
+            Direction::Source(scope) => self.begin_source(slot, scope == Scope::Whole),
+            Direction::Target(_) => self.begin_target(slot, peer_hello.resource_id),
+            Direction::Wait => self.set_phase(slot, Phase::Waiting),
+            Direction::SplitBrain => {
+                let text = format!(
+                    "split brain: {} and {name} were both written without each other; nothing was overwritten. \
+                     Decide whose changes go, and make that copy anew (see `blockpair status`)",
+                    self.config.node
+                );
+                self.record(
+                    "split_brain.found",
+                    text.clone(),
+                    None,
+                    Some(slot),
+                    self.generation_fields(),
+                );
+                self.notice(Severity::Error, "peer.split_brain", text.clone());
+                self.refuse_peer(slot, GoodbyeReason::Refused, &text);
+            }
+            Direction::Refuse => {
+                let text = refusal_text(verdict.rule, &self.config.node, &name);
+                self.notice(Severity::Error, "peer.refused", text.clone());
+                self.refuse_peer(slot, GoodbyeReason::Refused, &text);
+            }
+        }
+        self.handshake_settled();
+    }
+
+    pub(in crate::core) fn set_phase(&mut self, slot: PeerSlot, phase: Phase) {
+        if let Some(link) = self.peers[slot].link.as_mut() {
+            link.phase = phase;
+        }
+    }
+
+    /// Both copies are the same: from here on they are kept so.
+    pub(in crate::core) fn establish(&mut self, slot: PeerSlot) {
+        let peer = &self.peers[slot];
+        if !(peer.dirty.is_empty() && peer.suspect.is_empty()) {
+            // Something was marked after our state was sent: the next handshake will say so.
+            return self.close_with(slot, GoodbyeReason::Busy, "marks changed during the handshake");
+        }
+        self.set_phase(slot, Phase::Established);
+        let peer = &mut self.peers[slot];
+        let mut peer_is_primary = false;
+        if let Some(known) = &mut peer.known {
+            known.disk = DiskState::UpToDate;
+            peer_is_primary = known.role == Role::Primary;
+        }
+        let name = peer.name.clone();
+        self.crashed_primary = false;
+        let before = self.superblock.clone();
+        self.superblock.peers[slot].bitmap_generation = 0;
+        self.superblock.disk = DiskState::UpToDate;
+        self.superblock.role_primary = self.role == Role::Primary || self.resuming.is_some();
+        if peer_is_primary {
+            self.superblock.last_primary = false;
+        }
+        if self.superblock != before {
+            self.save_superblock(Then::Nothing);
+        }
+        self.notice(
+            Severity::Info,
+            "peer.established",
+            format!("{name}: copies are equal, replication established"),
+        );
+    }
+
+    /// A handshake ended, well or not: what waited for it goes on.
+    pub(super) fn handshake_settled(&mut self) {
+        self.retry_replies();
+        self.retry_starts();
+        self.run_deferred();
+        self.resume_if_settled();
+    }
+
+    /// A newer copy exists elsewhere: a Primary without changes of its own stops at once.
+    pub(in crate::core) fn superseded(&mut self, by: &str) {
+        let promoting = std::mem::take(&mut self.promoting);
+        if self.role == Role::Primary || self.resuming.is_some() || promoting {
+            let text =
+                format!("{by} has newer data: this node is Primary no more, its open requests get an error");
+            self.record(
+                "role.superseded",
+                text.clone(),
+                None,
+                None,
+                self.generation_fields(),
+            );
+            self.notice(Severity::Error, "role.superseded", text);
+            self.role = Role::Secondary;
+            self.resuming = None;
+            self.out.push(Action::Export { open: false });
+            self.fail_all_requests(Errno::EIO);
+        }
+    }
+}
+
+fn summary(state: &NodeState) -> String {
+    format!(
+        "{:?}/{:?} current {:016x} bitmap {:016x} history {:016x},{:016x} dirty {} suspect {}{}{}{} epoch {}",
+        state.role,
+        state.disk,
+        state.generations.current,
+        state.generations.bitmap,
+        state.generations.history[0],
+        state.generations.history[1],
+        state.dirty_blocks,
+        state.suspect_extents,
+        if state.full_sync { " full" } else { "" },
+        if state.crashed_primary {
+            " crashed-primary"
+        } else {
+            ""
+        },
+        if state.last_primary { " last-primary" } else { "" },
+        state.epoch,
+    )
+}
+
+fn refusal_text(rule: &str, own: &str, peer: &str) -> String {
+    match rule {
+        "two-primaries" => {
+            format!("{own} and {peer} are both Primary; demote one of them, then `blockpair connect`")
+        }
+        "no-good-copy" => format!(
+            "neither {own} nor {peer} may be the source: the side that is ahead has an incomplete copy; \
+             bring the node with the good copy back"
+        ),
+        "diskless" => format!("{own} or {peer} has no usable disk; mend it, then `blockpair connect`"),
+        _ => format!(
+            "the data of {own} and {peer} have nothing in common (rule {rule}); if one of them is to be \
+             overwritten, delete and create the resource there, then `blockpair connect`"
+        ),
+    }
+}
