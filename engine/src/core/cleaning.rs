@@ -4,9 +4,10 @@
 //! meanwhile and in which nothing is unflushed or suspect for any peer. Each step is durable before the next
 //! begins, so at no instant does a difference lose its last persistent mark (invariant I2).
 
+use super::durable::{meta_writes, MetaPurpose, Then};
 use super::fault::{planted, Fault};
 use super::links::Phase;
-use super::replica::{meta_writes, MetaPurpose, Replica, Then};
+use super::replica::Replica;
 use super::requests::FlushOwner;
 use super::types::*;
 

@@ -1,8 +1,9 @@
 //! A peer's writes, as they arrive here.
 
+use super::durable::Then;
 use super::fault::{planted, Fault};
 use super::links::Phase;
-use super::replica::{Holder, Purpose, Replica, Then};
+use super::replica::{Holder, Purpose, Replica};
 use super::requests::{disk_op, Change};
 use super::types::*;
 use crate::wire::{DiskState, GoodbyeReason, Message, Protocol, Role};

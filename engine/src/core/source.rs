@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::durable::Then;
 use super::fault::{planted, Fault};
 use super::links::Phase;
-use super::replica::{describe, Holder, Purpose, Replica, Then};
+use super::replica::{describe, Holder, Purpose, Replica};
 use super::types::*;
 use crate::payload::Payload;
 use crate::wire::{DiskState, GoodbyeReason, Message, Status, CHUNK_BLOCKS_MAX};

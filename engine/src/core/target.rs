@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::durable::Then;
 use super::fault::{planted, Fault};
 use super::links::Phase;
-use super::replica::{Holder, Purpose, Replica, Then};
+use super::replica::{Holder, Purpose, Replica};
 use super::source::{Progress, CHUNK_BYTES};
 use super::types::*;
 use crate::payload::Payload;

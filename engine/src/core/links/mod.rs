@@ -3,8 +3,9 @@
 mod peer;
 mod verdict;
 
+use super::durable::Then;
 use super::fault::{planted, Fault};
-use super::replica::{Replica, Then};
+use super::replica::Replica;
 use super::requests::Sent;
 use super::types::*;
 use crate::wire::{self, DiskState, GoodbyeReason, Message, Role};

@@ -1,8 +1,9 @@
 //! The handshake on a connection: who speaks, what state it is in, and what the verdict sets going.
 
 use super::Phase;
+use crate::core::durable::Then;
 use crate::core::handshake::{decide, Direction, Scope, Side};
-use crate::core::replica::{Replica, Then};
+use crate::core::replica::Replica;
 use crate::core::types::*;
 use crate::wire::{self, DiskState, Generations, GoodbyeReason, Hello, Intent, Message, NodeState, Role};
 

@@ -1,0 +1,275 @@
+//! The control plane's commands: taken in, put off, answered; and those that end things: disconnect, demote, stop.
+
+mod first_sync;
+mod promotion;
+
+use super::durable::{Then, METADATA_FAILED, METADATA_REMEDY};
+use super::links::{Peer, Phase};
+use super::replica::{describe, Replica};
+use super::requests::FlushOwner;
+use super::types::*;
+use crate::wire::{GoodbyeReason, Role};
+
+pub(super) use first_sync::SyncAsked;
+pub(super) use promotion::Promotion;
+
+/// All activity is coming to its end.
+pub(in crate::core) struct Quiesce {
+    command: CommandId,
+    stop: bool,
+    flushing: bool,
+}
+
+fn refused(message: String, remedy: String) -> CommandError {
+    CommandError {
+        kind: ErrorKind::Unsafe,
+        message,
+        remedy,
+    }
+}
+
+fn failed(message: String, remedy: String) -> CommandError {
+    CommandError {
+        kind: ErrorKind::Failed,
+        message,
+        remedy,
+    }
+}
+
+impl Replica {
+    pub(in crate::core) fn on_command(&mut self, id: CommandId, command: Command, by: String) {
+        let decides = matches!(
+            command,
+            Command::Promote { .. } | Command::Demote | Command::SyncFrom { .. }
+        );
+        let handshaking = self
+            .peers
+            .iter()
+            .any(|p| matches!(p.phase(), Some(Phase::Hello | Phase::State { .. })));
+        if decides
+            && !self.stopped
+            && (handshaking || self.promotion.is_some() || self.promoting || self.allowing)
+        {
+            return self.deferred.push((id, command, by));
+        }
+        if self.stopped {
+            return self.done(
+                id,
+                Err(failed("the resource is down".into(), "blockpair up".into())),
+            );
+        }
+        if decides && self.quiescing.is_some() {
+            let error = failed("a demote or stop is under way".into(), "wait for it".into());
+            return self.done(id, Err(error));
+        }
+        self.askers.insert(id, by);
+        match command {
+            Command::Connect { peer } => {
+                if self.peers[peer].link.is_none() {
+                    self.connect_peer(peer);
+                }
+                self.done(id, Ok(()));
+            }
+            Command::Disconnect { peer } => self.disconnect(id, peer),
+            Command::Promote { force } => self.promote(id, force),
+            Command::Demote => self.demote(id),
+            Command::SyncFrom { source } => self.sync_from(id, source),
+            Command::Resolve { .. } => {
+                let error = failed(
+                    "this build cannot resolve a split brain yet".into(),
+                    "make one copy anew".into(),
+                );
+                self.done(id, Err(error));
+            }
+            Command::Stop => self.quiesce(id, true),
+        }
+    }
+
+    fn done(&mut self, id: CommandId, result: Result<(), CommandError>) {
+        self.askers.remove(&id);
+        self.out.push(Action::CommandDone { id, result });
+    }
+
+    pub(in crate::core) fn run_deferred(&mut self) {
+        for (id, command, by) in std::mem::take(&mut self.deferred) {
+            self.on_command(id, command, by);
+        }
+    }
+
+    /// Commands that wait for something that will not happen any more.
+    pub(in crate::core) fn fail_commands(&mut self, message: &str, remedy: &str) {
+        let promotion = self.promotion.take().and_then(|promotion| promotion.command);
+        let quiesce = self.quiescing.take().map(|quiesce| quiesce.command);
+        let asked = self.sync_asked.take().map(|asked| asked.command);
+        let deferred: Vec<CommandId> = self.deferred.drain(..).map(|(id, ..)| id).collect();
+        for id in deferred.into_iter().chain(promotion).chain(quiesce).chain(asked) {
+            self.done(id, Err(failed(message.to_owned(), remedy.to_owned())));
+        }
+    }
+
+    pub(in crate::core) fn commands_on_time(&mut self) {
+        if self
+            .promotion
+            .as_ref()
+            .is_some_and(|promotion| self.now >= promotion.deadline)
+        {
+            self.promotion_failed(failed(
+                "the peer did not answer in time".into(),
+                "try again".into(),
+            ));
+        }
+        if self.resuming.is_some_and(|deadline| self.now >= deadline) && self.may_resume_alone() {
+            self.notice(
+                Severity::Warning,
+                "role.resumed_alone",
+                "no peer answered: going on as Primary alone, as before the daemon ended",
+            );
+            self.resuming = None;
+            self.become_primary(None, false);
+        }
+    }
+
+    /// Nothing is under way that decides whether this node may be Primary.
+    pub(in crate::core) fn may_resume_alone(&self) -> bool {
+        let handshaking = |p: &Peer| matches!(p.phase(), Some(Phase::Hello | Phase::State { .. }));
+        self.promotion.is_none() && !self.promoting && !self.allowing && !self.peers.iter().any(handshaking)
+    }
+
+    pub(in crate::core) fn fail_command(&mut self, command: Option<CommandId>) {
+        if let Some(id) = command {
+            self.done(id, Err(failed(METADATA_FAILED.into(), METADATA_REMEDY.into())));
+        }
+    }
+
+    // ---- disconnect ----------------------------------------------------------------------------------
+
+    fn disconnect(&mut self, id: CommandId, slot: PeerSlot) {
+        let deadline = self.now + self.config.peer_timeout_ns;
+        let follower = self.peers[slot]
+            .known
+            .as_ref()
+            .is_some_and(|known| known.role == Role::Secondary);
+        let mirrored = self.peers[slot].is_mirrored();
+        if let Some((commands, _)) = &mut self.peers[slot].draining {
+            return commands.push(id);
+        }
+        self.peers[slot].refusal = None;
+        self.peers[slot].draining = Some((vec![id], deadline));
+        if mirrored && follower {
+            // What the peer confirmed becomes stable there, so that nothing is suspect afterwards.
+            self.start_flush(FlushOwner::Drain(slot));
+        } else {
+            self.drained(slot);
+        }
+    }
+
+    // ---- demote and stop -----------------------------------------------------------------------------
+
+    fn demote(&mut self, id: CommandId) {
+        if self.resuming.take().is_some() || self.role == Role::Secondary && self.superblock.role_primary {
+            self.superblock.role_primary = false;
+            self.save_superblock(Then::Nothing);
+        }
+        if self.role == Role::Secondary {
+            return self.done(id, Ok(()));
+        }
+        self.quiesce(id, false);
+    }
+
+    fn quiesce(&mut self, id: CommandId, stop: bool) {
+        if self.quiescing.is_some() {
+            let error = failed(
+                "a demote or stop is already under way".into(),
+                "wait for it".into(),
+            );
+            return self.done(id, Err(error));
+        }
+        if stop {
+            // The metadata keep the role for the next start.
+            self.resuming = None;
+        }
+        self.quiescing = Some(Quiesce {
+            command: id,
+            stop,
+            flushing: false,
+        });
+        self.quiesce_step();
+    }
+
+    /// When the last request is answered, everything is flushed on every node.
+    pub(in crate::core) fn quiesce_step(&mut self) {
+        let Some(quiesce) = &self.quiescing else { return };
+        if quiesce.flushing || self.promoting || self.has_requests_in_flight() {
+            return;
+        }
+        if let Some(quiesce) = &mut self.quiescing {
+            quiesce.flushing = true;
+        }
+        self.start_flush(FlushOwner::Quiesce);
+    }
+
+    pub(in crate::core) fn quiesce_flushed(&mut self, result: Result<(), Errno>) {
+        let Some(Quiesce { command, stop, .. }) = self.quiescing.take() else {
+            return;
+        };
+        if let (Err(errno), false) = (result, stop) {
+            let error = failed(
+                format!("the flush before demoting failed: {}", describe(errno)),
+                "mend the disk, or stop the resource with `blockpair down`".into(),
+            );
+            return self.done(command, Err(error));
+        }
+        if stop {
+            let text = format!("{} is shutting down", self.config.node);
+            for slot in 0..self.peers.len() {
+                self.peers[slot].wanted = false;
+                self.close_with(slot, GoodbyeReason::Busy, &text);
+            }
+            self.fail_commands("the resource is going down", "blockpair up");
+            self.out.push(Action::Export { open: false });
+            // No request may come between here and the last write.
+            self.role = Role::Secondary;
+            self.stopped = true;
+            if self.metadata_failed {
+                return self.done(command, Ok(()));
+            }
+            if result.is_ok() {
+                self.clean_all();
+            } else {
+                // Which writes are stable is not known: the log goes on to say so.
+                self.save_all_bitmaps();
+            }
+            self.superblock.clean = !self.crashed_primary && result.is_ok();
+            self.save_superblock(Then::Stopped { command });
+        } else {
+            self.role = Role::Secondary;
+            let text = format!("{} becomes Secondary", self.config.node);
+            self.record(
+                "role.secondary",
+                text,
+                Some(command),
+                None,
+                self.generation_fields(),
+            );
+            self.clean_all();
+            self.superblock.role_primary = false;
+            self.superblock.clean = true;
+            self.save_superblock(Then::Demoted { command });
+        }
+    }
+
+    pub(in crate::core) fn demoted(&mut self, command: CommandId) {
+        self.notice(
+            Severity::Info,
+            "role.secondary",
+            format!("{} is Secondary", self.config.node),
+        );
+        self.out.push(Action::Export { open: false });
+        self.announce_state();
+        self.done(command, Ok(()));
+    }
+
+    pub(in crate::core) fn on_bundle_saved(&mut self, _token: Token, _result: Result<(), String>) {
+        debug_assert!(false, "a bundle that nobody asked for");
+    }
+}
