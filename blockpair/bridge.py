@@ -124,6 +124,7 @@ class Running:
             "protocol": config.protocol,
             "policy": config.split_brain,
             "priority": config.priority,
+            "on_io_error": config.on_io_error,
             "peers": [
                 {"name": peer.name, "host": peer.address.host, "port": peer.address.port}
                 for peer in config.peers

@@ -224,6 +224,8 @@ class Runtime:
         if running is None:
             return
         status = await asyncio.to_thread(running.status)
+        if status.state == "running" and status.disk == "Diskless":
+            await asyncio.to_thread(self._marker.clear)
         if status.state == "running" and status.role == "Primary" and not status.resuming:
             if self._device.attached:
                 await asyncio.to_thread(self._device.mend, running, status)
@@ -239,7 +241,18 @@ class Runtime:
         if running is not None:
             for notice in running.events():
                 self._record(notice)
+                if notice.name == "disk.detached":
+                    self._forget_role()
         self._announce()
+
+    def _forget_role(self) -> None:
+        """Metadata that failed may come back to life with the next start, and say what is no longer true: a
+        daemon that starts must not make this node Primary by itself.
+        """
+        try:
+            self._marker.clear()
+        except OSError as error:
+            self._log.error("resource.marker-stays", text=f"{error.filename}: {error.strerror}")
 
     def _record(self, notice: Notice) -> None:
         time = datetime.fromtimestamp(notice.time_ns / 1e9, UTC).isoformat(timespec="milliseconds")

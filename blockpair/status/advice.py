@@ -127,10 +127,24 @@ def _syncing_to_us(engine: EngineStatus) -> bool:
 
 
 def _peer(name: str, engine: EngineStatus, peer: PeerStatus) -> Iterator[Advice]:
+    diskless = peer.refusal is not None and peer.refusal.reason == "Diskless"
     if peer.connection == "Connected":
         yield from _connected(name, engine, peer)
-    else:
+    elif not diskless:
         yield _unconnected(name, engine, peer)
+    elif engine.disk != "Diskless":
+        yield _peer_diskless(name, peer)
+
+
+def _peer_diskless(name: str, peer: PeerStatus) -> Advice:
+    why = "" if peer.refusal is None else f" ({peer.refusal.text})"
+    return Advice(
+        "critical",
+        "peer-diskless",
+        f"{peer.name} has given its disk up{why}: there is one copy left; {_behind(peer)}",
+        f"on {peer.name}: mend or replace the disk (`blockpair status {name}` there says what failed), then "
+        f"there: blockpair down {name} && blockpair up {name}; the resync begins by itself",
+    )
 
 
 # Goodbyes that pass by themselves.

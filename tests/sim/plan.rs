@@ -1,6 +1,6 @@
 //! What a seed does: a list of steps, made before the run, so that any of them can be left out of a replay.
 
-use _engine::core::Errno;
+use _engine::core::{Errno, OnIoError};
 use _engine::wire::Protocol;
 
 use crate::disk::PAGES;
@@ -82,6 +82,7 @@ pub struct Plan {
     pub seed: u64,
     pub protocol: Protocol,
     pub block_size: u32,
+    pub on_io_error: OnIoError,
     pub steps: Vec<Step>,
     /// Ends with two Primaries, by force.
     pub splits: bool,
@@ -201,6 +202,7 @@ impl Plan {
             seed,
             protocol,
             block_size,
+            on_io_error: [OnIoError::Detach, OnIoError::PassOn][(seed % 2) as usize],
             steps,
             splits: rng.chance(10),
         }

@@ -30,6 +30,7 @@ pub fn run(plan: &Plan, traced: bool) -> Outcome {
     let settings = Settings {
         protocol: plan.protocol,
         block_size: plan.block_size,
+        on_io_error: plan.on_io_error,
     };
     let mut run = Run::new(plan.seed, settings, traced);
     let result = run.follow(plan);
@@ -384,7 +385,7 @@ impl Run {
         self.check()?;
         if !self.world.nodes[primary].exported
             || !self.is_in_sync()
-            || self.world.nodes[survivor].broken
+            || self.world.needs_start(survivor)
         {
             return Ok(());
         }
@@ -407,7 +408,7 @@ impl Run {
         let spoilt = self
             .world
             .status(survivor)
-            .is_none_or(|s| s.disk == DiskState::Inconsistent);
+            .is_none_or(|s| s.disk <= DiskState::Inconsistent);
         if spoilt || self.world.nodes[survivor].broken {
             // Its disk failed meanwhile: the person waits for the other one.
             self.world.start(primary, true);
@@ -494,7 +495,7 @@ impl Run {
     pub fn heal(&mut self) {
         self.world.mend();
         for n in 0..2 {
-            if self.world.nodes[n].broken {
+            if self.world.needs_start(n) {
                 self.world.crash(n, false);
                 if n == self.primary {
                     self.oracle.forget_open();

@@ -66,6 +66,7 @@ impl Scenario {
             let settings = Settings {
                 protocol: Protocol::C,
                 block_size: 4096,
+                on_io_error: [OnIoError::Detach, OnIoError::PassOn][(variation / 12 % 2) as usize],
             };
             let mut run = Run::new(variation, settings, true);
             let result = run

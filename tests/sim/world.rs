@@ -113,6 +113,7 @@ impl Node {
 pub struct Settings {
     pub protocol: Protocol,
     pub block_size: u32,
+    pub on_io_error: OnIoError,
 }
 
 pub struct World {
@@ -293,6 +294,7 @@ impl World {
             seed: self.rng.next(),
             policy: SplitBrainPolicy::Manual,
             priority: 0,
+            on_io_error: self.settings.on_io_error,
             wall_offset_s: 0,
         };
         let replica = Replica::new(config, metadata, resume, self.now + skew);
@@ -372,6 +374,12 @@ impl World {
             errno,
             left: times,
         });
+    }
+
+    /// Only a start helps this node: it has given its disk up, or may have.
+    pub fn needs_start(&self, n: usize) -> bool {
+        let diskless = |s: CoreStatus| s.disk == DiskState::Diskless;
+        self.nodes[n].broken || self.status(n).is_some_and(diskless)
     }
 
     pub fn mend(&mut self) {

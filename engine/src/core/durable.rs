@@ -2,7 +2,7 @@
 
 use super::fault::{planted, Fault};
 use super::links::Peer;
-use super::replica::{describe, Replica};
+use super::replica::Replica;
 use super::types::*;
 use crate::meta::EXTENT_BYTES;
 use crate::payload::Payload;
@@ -67,6 +67,9 @@ impl Replica {
 
     /// Writes the superblock as it is now to the copy that is not the newest.
     pub(super) fn save_superblock(&mut self, then: Then) {
+        if !self.is_attached() {
+            return self.abandon(then);
+        }
         self.superblock.sequence += 1;
         let mut copy = crate::meta::next_copy(self.superblock.sequence);
         if planted(Fault::SuperblockCopyFixed) {
@@ -87,7 +90,7 @@ impl Replica {
         if let Err(errno) = result {
             self.metadata_write_failed(errno);
         }
-        if self.metadata_failed {
+        if !self.is_attached() {
             // Also what was written after the failure: nothing builds on it.
             if let MetaPurpose::Superblock(then) = purpose {
                 self.abandon(then);
@@ -162,26 +165,6 @@ impl Replica {
         }
     }
 
-    /// Without metadata nothing can be promised any more: all I/O fails, the peers are let go.
-    fn metadata_write_failed(&mut self, errno: Errno) {
-        if self.metadata_failed {
-            return;
-        }
-        self.metadata_failed = true;
-        let why = format!("metadata of {}: {}", self.config.resource, describe(errno));
-        self.disk_error = Some(why.clone());
-        self.notice(Severity::Error, "metadata.failed", why);
-        self.fail_all_requests(Errno::EIO);
-        for peer in 0..self.peers.len() {
-            self.refuse_peer(
-                peer,
-                crate::wire::GoodbyeReason::Refused,
-                "this node's metadata device failed",
-            );
-        }
-        self.fail_commands(METADATA_FAILED, METADATA_REMEDY);
-    }
-
     // ---- write-intent log ----------------------------------------------------------------------------
 
     pub(super) fn extents_of(&self, offset: u64, len: u64) -> std::ops::RangeInclusive<u64> {
@@ -209,7 +192,7 @@ impl Replica {
 
     /// One metadata write for all extents asked for since the last one was started.
     pub(super) fn save_intent(&mut self) {
-        if self.intent_writing || self.intent_unsaved.is_empty() || self.metadata_failed {
+        if self.intent_writing || self.intent_unsaved.is_empty() || !self.is_attached() {
             return;
         }
         self.intent_writing = true;
@@ -243,7 +226,7 @@ impl Replica {
     /// Opens a new generation, lazily: only when a write is about to exist that a peer lacks.
     pub(super) fn want_new_generation(&mut self) {
         // A handshake's verdict is being made over the present generation.
-        if self.bumping || self.metadata_failed || self.peers.iter().any(Peer::is_shaking_hands) {
+        if self.bumping || !self.is_attached() || self.peers.iter().any(Peer::is_shaking_hands) {
             return;
         }
         self.bumping = true;
@@ -288,8 +271,8 @@ impl Replica {
     }
 }
 
-pub(super) const METADATA_FAILED: &str = "the metadata device failed";
-pub(super) const METADATA_REMEDY: &str = "replace it, then `blockpair down` and `up`";
+pub(super) const METADATA_FAILED: &str = "the disk or its metadata failed";
+pub(super) const METADATA_REMEDY: &str = "mend or replace it, then `blockpair down` and `up`";
 
 pub(super) fn push_history(history: &mut [u64; HISTORY_LEN], id: u64) {
     if id != 0 && history[0] != id {

@@ -6,6 +6,7 @@
 
 mod cleaning;
 mod commands;
+mod detach;
 mod durable;
 pub mod fault;
 pub mod handshake;

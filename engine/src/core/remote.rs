@@ -146,8 +146,7 @@ impl Replica {
 
     /// This copy lacks a write that the Primary has: it is no good until it was resynced.
     pub(super) fn copy_has_a_hole(&mut self, what: &str, errno: Errno) {
-        self.note_disk_error(what, errno);
-        if self.superblock.disk != DiskState::Inconsistent {
+        if !self.detaches_for(what, errno) && self.superblock.disk != DiskState::Inconsistent {
             self.superblock.disk = DiskState::Inconsistent;
             self.save_superblock(Then::Nothing);
         }
@@ -157,16 +156,7 @@ impl Replica {
     /// had on its way here when a connection ended, it has marked itself.
     pub(super) fn lost_replicated_writes(&mut self, errno: Errno) {
         for slot in 0..self.peers.len() {
-            let peer = &self.peers[slot];
-            let follows = match peer.phase() {
-                Some(Phase::Established) => peer
-                    .known
-                    .as_ref()
-                    .is_some_and(|known| known.role == Role::Primary),
-                Some(Phase::Target(_)) => true,
-                _ => false,
-            };
-            if follows {
+            if self.follows(slot) {
                 self.has_hole = true;
                 self.copy_has_a_hole("flush", errno);
                 self.close_with(

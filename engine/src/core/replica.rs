@@ -2,12 +2,13 @@
 //!
 //! This file holds the state and the dispatch of events. The behaviour stands beside it, one concern a file:
 //! `requests` (the application's I/O), `remote` (a peer's I/O), `links` (connections and handshake), `source` and
-//! `target` (resync), `commands`, `durable` (superblock, write-intent log, generations), `cleaning`.
+//! `target` (resync), `commands`, `durable` (superblock, write-intent log, generations), `detach` (failed disks), `cleaning`.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use super::cleaning::Cleaning;
 use super::commands::{Promotion, Quiesce, SyncAsked};
+use super::detach::Attachment;
 use super::durable::MetaPurpose;
 use super::fault::{planted, Fault};
 use super::links::Peer;
@@ -113,7 +114,7 @@ pub struct Replica {
     pub(super) disk_error: Option<String>,
     /// A flush failed, and no flush of the application has said so yet.
     pub(super) flush_error: Option<Errno>,
-    pub(super) metadata_failed: bool,
+    pub(super) attachment: Attachment,
     pub(super) peers: Vec<Peer>,
 
     /// Write-intent log: bits as they are, or are being made, durable.
@@ -214,7 +215,7 @@ impl Replica {
             deferred: Vec::new(),
             disk_error: None,
             flush_error: None,
-            metadata_failed: false,
+            attachment: Attachment::Attached,
             peers,
             intent,
             intent_pending: HashSet::new(),
@@ -387,7 +388,7 @@ impl Replica {
 
     /// The disk state as others shall see it.
     pub(super) fn disk_state(&self) -> DiskState {
-        if self.metadata_failed {
+        if !self.is_attached() {
             return DiskState::Diskless;
         }
         match self.superblock.disk {

@@ -78,7 +78,7 @@ impl Replica {
         if self.role != Role::Primary || self.quiescing.is_some() {
             return self.reply(id, Err(Errno::ESHUTDOWN));
         }
-        if self.metadata_failed {
+        if !self.is_attached() {
             return self.reply(id, Err(Errno::EIO));
         }
         match kind {
@@ -196,7 +196,7 @@ impl Replica {
         if !tracked {
             self.want_new_generation();
         }
-        logged && tracked && !self.metadata_failed
+        logged && tracked && self.is_attached()
     }
 
     /// Tries again, in order, what waited for metadata or for a verdict.

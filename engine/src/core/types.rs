@@ -296,6 +296,17 @@ pub struct Notice {
     pub text: String,
 }
 
+/// What an error of the backing device means. An error of the metadata always detaches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnIoError {
+    /// The disk is given up, where another node has a good copy: the node goes on without it.
+    #[default]
+    Detach,
+    /// The error goes to whoever asked; what it leaves behind is marked.
+    PassOn,
+}
+
 /// Fixed properties of a resource on this node.
 #[derive(Clone, Debug)]
 pub struct ReplicaConfig {
@@ -313,6 +324,7 @@ pub struct ReplicaConfig {
     pub policy: SplitBrainPolicy,
     /// For [`SplitBrainPolicy::Priority`]: the higher one survives.
     pub priority: u32,
+    pub on_io_error: OnIoError,
     /// Seconds since 1970 at [`Time`] 0. Labels only: no decision about a copy's safety looks at it.
     pub wall_offset_s: u64,
 }

@@ -26,7 +26,8 @@ use super::metadata::{MetadataFile, MetadataPlace};
 use super::reactor::{Bundles, Clock, Parts, PeerAddress, Reactor};
 use super::shared::Shared;
 use crate::core::{
-    Command, Notice, PeerConfig, Replica, ReplicaConfig, ReplicaMetadata, Severity, SyncSource, Victim,
+    Command, Notice, OnIoError, PeerConfig, Replica, ReplicaConfig, ReplicaMetadata, Severity, SyncSource,
+    Victim,
 };
 use crate::front::nbd::{Export, ExportInfo};
 use crate::wire::{Protocol, SplitBrainPolicy};
@@ -59,6 +60,8 @@ pub struct EngineSpec {
     pub policy: SplitBrainPolicy,
     #[serde(default)]
     pub priority: u32,
+    #[serde(default)]
+    pub on_io_error: OnIoError,
     pub peers: Vec<PeerSpec>,
     /// Path of the NBD export's Unix socket.
     pub socket: PathBuf,
@@ -217,6 +220,7 @@ impl Engine {
             seed: RandomState::new().build_hasher().finish(),
             policy: spec.policy,
             priority: spec.priority,
+            on_io_error: spec.on_io_error,
             wall_offset_s: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |now| now.as_secs()),

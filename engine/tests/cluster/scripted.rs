@@ -1,6 +1,8 @@
 //! One real core against a peer, a disk and a metadata device that a test plays by hand: every completion and
 //! every message comes exactly when the test says so.
 
+mod detach;
+
 use std::collections::VecDeque;
 
 use _engine::core::*;
@@ -82,6 +84,10 @@ fn state(role: Role, current: u64) -> NodeState {
 
 impl Bench {
     fn new(superblock: Superblock, resume: bool) -> Bench {
+        Bench::with(superblock, resume, OnIoError::PassOn)
+    }
+
+    fn with(superblock: Superblock, resume: bool, on_io_error: OnIoError) -> Bench {
         let layout = Layout::new(SIZE, BLOCK, 1);
         let config = ReplicaConfig {
             resource: "r0".into(),
@@ -96,6 +102,7 @@ impl Bench {
             seed: 1,
             policy: SplitBrainPolicy::Manual,
             priority: 0,
+            on_io_error,
             wall_offset_s: 1_800_000_000,
         };
         let metadata = ReplicaMetadata {
@@ -124,7 +131,11 @@ impl Bench {
 
     /// In step with its peer, and Primary.
     fn primary() -> Bench {
-        let mut bench = Bench::new(superblock(5), false);
+        Bench::primary_with(OnIoError::PassOn)
+    }
+
+    fn primary_with(on_io_error: OnIoError) -> Bench {
+        let mut bench = Bench::with(superblock(5), false, on_io_error);
         bench.handshake(state(Role::Secondary, 5));
         let id = bench.command(Command::Promote { force: false });
         bench.receive(Message::PromoteReply { allowed: true });
@@ -275,6 +286,13 @@ impl Bench {
             } else {
                 self.meta_done(true);
             }
+        }
+    }
+
+    /// Every metadata write completes, and nothing else.
+    fn settle_meta(&mut self) {
+        while !self.meta.is_empty() {
+            self.meta_done(true);
         }
     }
 

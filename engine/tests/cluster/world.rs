@@ -254,6 +254,7 @@ impl World {
             seed: self.rng.next(),
             policy: SplitBrainPolicy::Manual,
             priority: 0,
+            on_io_error: OnIoError::PassOn,
             wall_offset_s: 1_800_000_000,
         };
         let metadata = ReplicaMetadata {

@@ -64,6 +64,13 @@ impl Replica {
         }
         self.askers.insert(id, by);
         match command {
+            Command::Connect { .. } if !self.is_attached() => {
+                let error = failed(
+                    format!("{} has no usable disk", self.config.node),
+                    METADATA_REMEDY.into(),
+                );
+                self.done(id, Err(error));
+            }
             Command::Connect { peer } => {
                 if self.peers[peer].link.is_none() {
                     self.connect_peer(peer);
@@ -205,6 +212,10 @@ impl Replica {
         if let Some(quiesce) = &mut self.quiescing {
             quiesce.flushing = true;
         }
+        if !self.is_attached() {
+            // There is nothing left that a flush could make stable.
+            return self.quiesce_flushed(Ok(()));
+        }
         self.start_flush(FlushOwner::Quiesce);
     }
 
@@ -230,7 +241,7 @@ impl Replica {
             // No request may come between here and the last write.
             self.role = Role::Secondary;
             self.stopped = true;
-            if self.metadata_failed {
+            if !self.is_attached() {
                 return self.done(command, Ok(()));
             }
             if result.is_ok() {
@@ -251,6 +262,9 @@ impl Replica {
                 None,
                 self.generation_fields(),
             );
+            if !self.is_attached() {
+                return self.demoted(command);
+            }
             self.clean_all();
             self.superblock.role_primary = false;
             self.superblock.clean = true;

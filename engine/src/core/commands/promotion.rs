@@ -32,7 +32,7 @@ impl Replica {
     pub(super) fn may_promote(&self, force: bool) -> Result<(), CommandError> {
         let node = &self.config.node;
         let resource = &self.config.resource;
-        if self.metadata_failed {
+        if !self.is_attached() {
             return Err(failed(
                 format!("{resource} on {node} has no usable disk"),
                 "mend or replace it, then `blockpair down` and `up`".into(),

@@ -85,12 +85,16 @@ impl Replica {
 
     pub(super) fn on_connection_opened(&mut self, slot: PeerSlot, connection: ConnectionId) {
         self.peers[slot].dialing = false;
-        if !self.peers[slot].wanted || self.stopped || self.metadata_failed {
-            let text = format!("{} does not want a connection now", self.config.node);
-            let message = Message::Goodbye {
-                reason: GoodbyeReason::Disconnect,
-                text,
+        if !self.peers[slot].wanted || self.stopped || !self.is_attached() {
+            let node = &self.config.node;
+            let (reason, text) = if self.is_attached() {
+                let text = format!("{node} does not want a connection now");
+                (GoodbyeReason::Disconnect, text)
+            } else {
+                let text = format!("{node} has no usable disk");
+                (GoodbyeReason::Diskless, text)
             };
+            let message = Message::Goodbye { reason, text };
             self.out.push(Action::Send {
                 peer: slot,
                 connection,
@@ -362,6 +366,7 @@ impl Replica {
 
     fn on_goodbye(&mut self, slot: PeerSlot, reason: GoodbyeReason, text: String) {
         let established = self.peers[slot].is_established();
+        let connected = self.peers[slot].is_connected();
         let peer_is_primary = self.peers[slot]
             .known
             .as_ref()
@@ -380,6 +385,16 @@ impl Replica {
                     // It goes on writing without this copy.
                     self.superblock.disk = DiskState::Outdated;
                     self.save_superblock(Then::Nothing);
+                }
+            }
+            GoodbyeReason::Diskless => {
+                // Asked again until it has another disk: then the handshake finds what is marked for it.
+                self.retry_later(slot, RETRY_LAST);
+                if let Some(known) = &mut self.peers[slot].known {
+                    known.disk = DiskState::Diskless;
+                }
+                if connected {
+                    self.notice(Severity::Error, "peer.disk_failed", text.clone());
                 }
             }
             GoodbyeReason::Busy | GoodbyeReason::ProtocolError => return,

@@ -59,10 +59,10 @@ impl Replica {
         let (record, peer) = (&self.superblock.peers[slot], &self.peers[slot]);
         NodeState {
             role: if self.promoting { Role::Primary } else { self.role },
-            disk: if self.metadata_failed {
-                DiskState::Diskless
-            } else {
+            disk: if self.is_attached() {
                 self.superblock.disk
+            } else {
+                DiskState::Diskless
             },
             generations: Generations {
                 current: self.superblock.current,
