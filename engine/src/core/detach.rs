@@ -3,7 +3,7 @@
 //! From then on nothing is written to the metadata: the write-intent log as it stands tells, at the next start, what
 //! this disk may lack. Only a start (`down` and `up`) attaches again, and its handshake compares and resyncs.
 
-use super::durable::{Then, METADATA_FAILED, METADATA_REMEDY};
+use super::durable::{MetaPurpose, Then, METADATA_FAILED, METADATA_REMEDY};
 use super::links::Phase;
 use super::replica::{describe, Replica};
 use super::types::*;
@@ -49,26 +49,30 @@ impl Replica {
             && self.is_expendable();
         if detaches {
             let why = format!("{what} failed: {}", describe(errno));
-            self.give_up(&why);
+            self.give_up(&why, true);
         }
         detaches
     }
 
-    /// Without metadata nothing can be promised any more.
-    pub(super) fn metadata_write_failed(&mut self, errno: Errno) {
+    /// Without metadata nothing can be promised any more. `superblock`: it was a copy of it that failed.
+    pub(super) fn metadata_write_failed(&mut self, errno: Errno, superblock: bool) {
         if !self.is_attached() {
             return;
         }
         let why = format!("metadata of {}: {}", self.config.resource, describe(errno));
         self.disk_error = Some(why.clone());
         self.notice(Severity::Error, "metadata.failed", why.clone());
-        self.give_up(&why);
+        // A write that fails may leave a torn copy behind: the other one must not be next.
+        let superblock = superblock
+            || (self.meta.iter()).any(|(_, purpose)| matches!(purpose, MetaPurpose::Superblock(_)));
+        self.give_up(&why, !superblock);
     }
 
-    /// This node's disk and metadata are not used any more, and its peers hear of it.
-    fn give_up(&mut self, why: &str) {
-        if self.is_expendable() {
-            // As far as it can still be written: this copy is stale from here on.
+    /// This node's disk and metadata are not used any more, and its peers hear of it. `save`: the superblock may be
+    /// written once more.
+    fn give_up(&mut self, why: &str, save: bool) {
+        if save && self.is_expendable() {
+            // This copy is stale from here on; that this may not be written is accepted.
             self.superblock.disk = DiskState::Inconsistent;
             self.superblock.role_primary = false;
             self.superblock.last_primary = false;

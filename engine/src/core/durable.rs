@@ -88,7 +88,7 @@ impl Replica {
             return;
         };
         if let Err(errno) = result {
-            self.metadata_write_failed(errno);
+            self.metadata_write_failed(errno, matches!(purpose, MetaPurpose::Superblock(_)));
         }
         if !self.is_attached() {
             // Also what was written after the failure: nothing builds on it.
