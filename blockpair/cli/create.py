@@ -67,8 +67,8 @@ def parse_peer(text: str) -> tuple[str, str]:
     type=click.Choice(get_args(OnIoError)),
     default="detach",
     show_default=True,
-    help="When the device returns an error, detach: go on without it where the peer has a good copy; pass-on: "
-    "hand the error to who asked.",
+    help="When the device returns an error, detach: go on without it where the peer has a good copy; "
+    "pass-on: hand the error to who asked.",
 )
 @click.option(
     "--force",

@@ -117,9 +117,17 @@ def _local(name: str, engine: EngineStatus) -> Iterator[Advice]:
         yield Advice(
             "warning",
             "disk-error",
-            f"the backing device {engine.backing.path} has had an error: {engine.disk_error}",
+            f"the backing device {engine.backing.path} has had an error: {engine.disk_error}"
+            + _healed(engine),
             "look at its health (`dmesg`, `smartctl -a`)",
         )
+
+
+def _healed(engine: EngineStatus) -> str:
+    if not engine.io.healed_reads:
+        return ""
+    size = format_size(engine.io.healed_bytes)
+    return f"; {engine.io.healed_reads} failed reads ({size}) were answered and mended from the peer"
 
 
 def _syncing_to_us(engine: EngineStatus) -> bool:

@@ -20,7 +20,9 @@ class Requests(Struct, frozen=True):
 
 
 class IoCounters(Struct, frozen=True):
-    """What the application has done since the resource came up."""
+    """What the application has done since the resource came up; ``healed_*``: reads that the disk failed,
+    that the peer answered, and whose blocks were written anew.
+    """
 
     reads: int
     read_bytes: int
@@ -29,6 +31,8 @@ class IoCounters(Struct, frozen=True):
     flushes: int
     trims: int
     zeroes: int
+    healed_reads: int
+    healed_bytes: int
 
 
 class Backing(Struct, frozen=True):

@@ -53,6 +53,8 @@ _ENGINE: dict[str, Any] = {
         "flushes": 0,
         "trims": 0,
         "zeroes": 0,
+        "healed_reads": 0,
+        "healed_bytes": 0,
     },
     "backing": {"path": "/dev/md/r0", "kind": "block", "direct": True, "driver": "io_uring"},
     "metadata": {"kind": "internal", "path": "/dev/md/r0"},

@@ -109,6 +109,13 @@ def test_a_node_without_a_disk_does_not_blame_its_peer() -> None:
     assert [e.code for e in advice("r0", "running", None, engine(alone, disk="Diskless"))] == ["diskless"]
 
 
+def test_what_was_mended_is_told_with_the_error() -> None:
+    status = engine(disk_error="EIO")
+    healed = msgspec.structs.replace(status.io, healed_reads=2, healed_bytes=8192)
+    (entry,) = advice("r0", "running", None, msgspec.structs.replace(status, io=healed))
+    assert "2 failed reads (8 KiB)" in entry.text
+
+
 def test_what_is_out_of_sync_is_told_in_bytes() -> None:
     (entry,) = advice("r0", "running", None, engine(away(out_of_sync_bytes=3 << 20)))
     assert "3 MiB out of sync" in entry.text

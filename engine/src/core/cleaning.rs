@@ -85,6 +85,10 @@ impl Replica {
         for (_, write) in self.writes.iter() {
             busy.extend(self.extents_of(write.offset, write.len));
         }
+        for (_, heal) in self.heals.iter() {
+            let (offset, len) = heal.range();
+            busy.extend(self.extents_of(offset, len));
+        }
         for peer in &self.peers {
             if let Some(Phase::Source(source)) = peer.phase() {
                 for (offset, len) in source.extents_in_flight() {

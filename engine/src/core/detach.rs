@@ -7,7 +7,7 @@ use super::durable::{MetaPurpose, Then, METADATA_FAILED, METADATA_REMEDY};
 use super::links::Phase;
 use super::replica::{describe, Replica};
 use super::types::*;
-use crate::wire::{DiskState, GoodbyeReason, Role};
+use crate::wire::{DiskState, GoodbyeReason, NodeState, Role};
 
 /// Whether this node has a disk to work with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,18 @@ impl Replica {
             Some(Phase::Target(_)) => true,
             _ => false,
         }
+    }
+
+    /// A peer whose copy is as good as this Primary's, and takes part in every write.
+    pub(super) fn good_peer(&self) -> Option<PeerSlot> {
+        let good = |slot: &PeerSlot| {
+            let peer = &self.peers[*slot];
+            let follows =
+                |known: &NodeState| known.disk == DiskState::UpToDate && known.role == Role::Secondary;
+            peer.draining.is_none() && peer.is_established() && peer.known.as_ref().is_some_and(follows)
+        };
+        let serves = self.role == Role::Primary && self.is_attached();
+        (0..self.peers.len()).find(good).filter(|_| serves)
     }
 
     /// Whether another node has all that this one has: only then is this copy given up for an error.
@@ -91,6 +103,7 @@ impl Replica {
         self.attachment = Attachment::Failed;
         self.bumping = false;
         self.cleaning.stop();
+        self.retry_heals();
         self.fail_all_requests(Errno::EIO);
         let text = format!("{} has no usable disk: {why}", self.config.node);
         for slot in 0..self.peers.len() {

@@ -106,6 +106,7 @@ impl Replica {
                 self.intent_writing = false;
                 self.retry_starts();
                 self.retry_sources();
+                self.retry_heals();
             }
             MetaPurpose::IntentCleared => {}
             MetaPurpose::BitmapPages => self.bitmap_pages_saved(),

@@ -2,7 +2,8 @@
 //!
 //! This file holds the state and the dispatch of events. The behaviour stands beside it, one concern a file:
 //! `requests` (the application's I/O), `remote` (a peer's I/O), `links` (connections and handshake), `source` and
-//! `target` (resync), `commands`, `durable` (superblock, write-intent log, generations), `detach` (failed disks), `cleaning`.
+//! `target` (resync), `commands`, `durable` (superblock, write-intent log, generations), `detach` (failed disks), `heal` and
+//! `serve` (reads through the peer), `cleaning`.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
@@ -11,10 +12,12 @@ use super::commands::{Promotion, Quiesce, SyncAsked};
 use super::detach::Attachment;
 use super::durable::MetaPurpose;
 use super::fault::{planted, Fault};
+use super::heal::Heal;
 use super::links::Peer;
 use super::ranges::RangeQueue;
 use super::remote::RemoteWrite;
 use super::requests::{LocalFlush, LocalWrite};
+use super::serve::Answer;
 use super::slab::Slab;
 use super::target::TargetChunk;
 use super::types::*;
@@ -32,6 +35,8 @@ pub(super) enum Holder {
     Remote(usize),
     Source(u64),
     Target(u64),
+    Heal(usize),
+    Answer(usize),
 }
 
 /// Why a disk operation was started.
@@ -39,11 +44,14 @@ pub(super) enum Holder {
 pub(super) enum Purpose {
     Read {
         id: RequestId,
+        offset: u64,
         len: u32,
     },
     LocalWrite(usize),
     LocalFlush(usize),
     RemoteWrite(usize),
+    Heal(usize),
+    Answer(usize),
     RemoteFlush {
         peer: PeerSlot,
         connection: ConnectionId,
@@ -83,6 +91,9 @@ pub struct IoCounters {
     pub flushes: u64,
     pub trims: u64,
     pub zeroes: u64,
+    /// Reads that the disk failed, that the peer answered, and that were mended here.
+    pub healed_reads: u64,
+    pub healed_bytes: u64,
 }
 
 /// See the module's documentation.
@@ -131,7 +142,9 @@ pub struct Replica {
     pub(super) ranges: RangeQueue<Holder>,
     pub(super) writes: Slab<LocalWrite>,
     pub(super) flushes: Slab<LocalFlush>,
+    pub(super) heals: Slab<Heal>,
     pub(super) remote: Slab<RemoteWrite>,
+    pub(super) answers: Slab<Answer>,
     pub(super) target_chunks: BTreeMap<u64, TargetChunk>,
     pub(super) purposes: Slab<Purpose>,
     pub(super) meta: Slab<MetaPurpose>,
@@ -226,7 +239,9 @@ impl Replica {
             ranges: RangeQueue::new(),
             writes: Slab::new(),
             flushes: Slab::new(),
+            heals: Slab::new(),
             remote: Slab::new(),
+            answers: Slab::new(),
             target_chunks: BTreeMap::new(),
             purposes: Slab::new(),
             meta: Slab::new(),
@@ -301,7 +316,8 @@ impl Replica {
     /// False while so much of the peers' data waits for the disk that their sockets must not be read.
     pub fn accepts_messages(&self, _peer: PeerSlot) -> bool {
         self.remote_bytes + self.target_bytes < IN_FLIGHT_BYTES_MAX
-            && self.remote.len() + self.remote_flushes + self.target_writes < IN_FLIGHT_WRITES_MAX
+            && self.remote.len() + self.answers.len() + self.remote_flushes + self.target_writes
+                < IN_FLIGHT_WRITES_MAX
     }
 
     /// The configuration epoch that every frame carries.
@@ -415,10 +431,12 @@ impl Replica {
             return;
         };
         match purpose {
-            Purpose::Read { id, len } => self.read_done(id, len, result),
+            Purpose::Read { id, offset, len } => self.read_done(id, offset, len, result),
             Purpose::LocalWrite(index) => self.local_write_done(index, result.map(drop)),
             Purpose::LocalFlush(index) => self.local_flush_done(index, result.map(drop)),
             Purpose::RemoteWrite(index) => self.remote_write_done(index, result.map(drop)),
+            Purpose::Heal(index) => self.healed(index, result.map(drop)),
+            Purpose::Answer(index) => self.answer_read(index, result),
             Purpose::RemoteFlush {
                 peer,
                 connection,
@@ -455,6 +473,8 @@ impl Replica {
             Holder::Remote(index) => self.start_remote_write(index),
             Holder::Source(chunk) => self.start_source_read(chunk),
             Holder::Target(chunk) => self.start_target_chunk(chunk),
+            Holder::Heal(index) => self.ask_for_heal(index),
+            Holder::Answer(index) => self.start_answer(index),
         }
     }
 }

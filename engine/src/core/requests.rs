@@ -90,7 +90,7 @@ impl Replica {
                 self.counters.read_bytes += u64::from(len);
                 self.reads_in_flight += 1;
                 self.in_flight_bytes += u64::from(len);
-                self.disk(Purpose::Read { id, len }, DiskOp::Read { offset, len });
+                self.disk(Purpose::Read { id, offset, len }, DiskOp::Read { offset, len });
             }
             RequestKind::Write { offset, payload, fua } => {
                 self.counters.writes += 1;
@@ -131,12 +131,22 @@ impl Replica {
         self.out.push(Action::Reply { id, result });
     }
 
-    pub(super) fn read_done(&mut self, id: RequestId, len: u32, result: Result<Option<Payload>, Errno>) {
+    pub(super) fn read_done(
+        &mut self,
+        id: RequestId,
+        offset: u64,
+        len: u32,
+        result: Result<Option<Payload>, Errno>,
+    ) {
+        match result {
+            Err(errno) => self.read_failed(id, offset, len, errno),
+            data => self.read_answered(id, len, data),
+        }
+    }
+
+    pub(super) fn read_answered(&mut self, id: RequestId, len: u32, result: Result<Option<Payload>, Errno>) {
         self.reads_in_flight -= 1;
         self.in_flight_bytes -= u64::from(len);
-        if let Err(errno) = result {
-            self.note_disk_error("read", errno);
-        }
         self.reply(id, result);
         self.quiesce_step();
     }
@@ -530,6 +540,7 @@ impl Replica {
                 self.try_complete_write(index);
             }
         }
+        self.fail_heals(None);
         let open: Vec<usize> = self.flushes.iter().map(|(i, _)| i).collect();
         for index in open {
             let Some(flush) = self.flushes.get_mut(index) else {

@@ -2,6 +2,7 @@
 //! every message comes exactly when the test says so.
 
 mod detach;
+mod heal;
 
 use std::collections::VecDeque;
 
@@ -26,6 +27,7 @@ struct Bench {
     meta: VecDeque<(Token, Vec<MetaWrite>)>,
     sent: VecDeque<Message>,
     replies: Vec<(RequestId, bool)>,
+    read: Vec<(RequestId, Payload)>,
     done: Vec<(CommandId, bool)>,
     dials: usize,
     exported: bool,
@@ -120,6 +122,7 @@ impl Bench {
             meta: VecDeque::new(),
             sent: VecDeque::new(),
             replies: Vec::new(),
+            read: Vec::new(),
             done: Vec::new(),
             dials: 0,
             exported: false,
@@ -157,7 +160,10 @@ impl Bench {
                 Action::Send { message, .. } => self.sent.push_back(message),
                 Action::Close { .. } => {}
                 Action::Dial { .. } => self.dials += 1,
-                Action::Reply { id, result } => self.replies.push((id, result.is_ok())),
+                Action::Reply { id, result } => {
+                    self.replies.push((id, result.is_ok()));
+                    self.read.extend(result.ok().flatten().map(|data| (id, data)));
+                }
                 Action::Export { open } => self.exported = open,
                 Action::CommandDone { id, result } => {
                     assert!(self.done.iter().all(|(d, _)| *d != id), "{id:?} answered twice");

@@ -161,6 +161,7 @@ impl Replica {
                 peer.suspect.set(extent, 1);
             }
         }
+        self.fail_heals(Some(slot));
         match link.phase {
             Phase::Source(source) => self.source_ended(slot, *source),
             Phase::Target(target) => self.target_ended(slot, *target),
@@ -289,6 +290,9 @@ impl Replica {
             | Message::WriteZeroes { .. }
             | Message::Trim { .. }
             | Message::Flush { .. } => self.on_replicated(slot, message),
+            Message::ReadRequest { id, offset, len } => self.on_read_request(slot, id, offset, len),
+            Message::ReadData { id, offset, payload } => self.on_read_data(slot, id, offset, payload),
+            Message::ReadFailed { id, status } => self.on_read_failed(slot, id, status),
             Message::PromoteRequest => self.on_promote_request(slot),
             Message::PromoteReply { allowed } => self.on_promote_reply(slot, allowed),
             Message::SyncRequest => self.on_sync_request(slot),
