@@ -144,7 +144,8 @@ impl Run {
 
     fn check(&mut self) -> Result<(), Violation> {
         for n in std::mem::take(&mut self.world.failed_flushes) {
-            if n == self.primary {
+            let diskless = self.is_diskless(self.primary);
+            if n == self.primary || diskless {
                 self.oracle.flush_failed();
             }
         }
@@ -182,7 +183,9 @@ impl Run {
             return Ok(());
         };
         let follows = self.is_in_sync() && (*stable || self.world.settings.protocol == Protocol::C);
-        let nodes = [Some(n), follows.then_some(1 - n)];
+        // A Primary without a disk promises what its peer has.
+        let served = self.is_diskless(n);
+        let nodes = [(!served).then_some(n), (follows || served).then_some(1 - n)];
         for node in nodes.into_iter().flatten() {
             let disk = &self.world.nodes[node].data;
             for (page, order) in pages {
@@ -206,6 +209,10 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    fn is_diskless(&self, n: usize) -> bool {
+        (self.world.status(n)).is_some_and(|s| s.disk == DiskState::Diskless)
     }
 
     /// I2: should both nodes die now, the next handshake finds every difference. I7: their metadata open.

@@ -89,6 +89,9 @@ impl Replica {
             let (offset, len) = heal.range();
             busy.extend(self.extents_of(offset, len));
         }
+        for (offset, len) in self.remote_ranges() {
+            busy.extend(self.extents_of(offset, len));
+        }
         for peer in &self.peers {
             if let Some(Phase::Source(source)) = peer.phase() {
                 for (offset, len) in source.extents_in_flight() {

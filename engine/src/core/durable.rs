@@ -36,6 +36,13 @@ pub(super) enum Then {
         peer: PeerSlot,
         connection: ConnectionId,
     },
+    /// A Primary gives its disk up; also when it cannot be saved.
+    DetachSaved,
+    /// This copy goes on for a peer without a disk.
+    StandingIn {
+        peer: PeerSlot,
+        connection: ConnectionId,
+    },
     SendResyncEnd {
         peer: PeerSlot,
         connection: ConnectionId,
@@ -107,6 +114,7 @@ impl Replica {
                 self.retry_starts();
                 self.retry_sources();
                 self.retry_heals();
+                self.retry_unlogged();
             }
             MetaPurpose::IntentCleared => {}
             MetaPurpose::BitmapPages => self.bitmap_pages_saved(),
@@ -129,6 +137,8 @@ impl Replica {
             }
             Then::SourceSaved { peer, connection } => self.source_saved(peer, connection),
             Then::TargetReady { peer, connection } => self.target_ready(peer, connection),
+            Then::DetachSaved => self.ask_to_stand_in(),
+            Then::StandingIn { peer, connection } => self.standing_in(peer, connection),
             Then::SendResyncEnd { peer, connection } => self.send_resync_end(peer, connection),
             Then::Adopted { peer, connection } => self.adopted(peer, connection),
             Then::Stopped { command } => {
@@ -157,8 +167,10 @@ impl Replica {
                 result: Ok(()),
             }),
             Then::PromotionAllowed { .. } => self.allowing = false,
+            Then::DetachSaved => self.ask_to_stand_in(),
             Then::Nothing
             | Then::GenerationBumped
+            | Then::StandingIn { .. }
             | Then::SourceSaved { .. }
             | Then::TargetReady { .. }
             | Then::SendResyncEnd { .. }

@@ -44,7 +44,12 @@ impl Replica {
     /// The disk failed a read: the peer is asked, or the application hears of it.
     pub(super) fn read_failed(&mut self, id: RequestId, offset: u64, len: u32, errno: Errno) {
         self.note_disk_error("read", errno);
-        let Some(peer) = self.good_peer().filter(|_| len <= PAYLOAD_MAX) else {
+        self.read_through(id, offset, len, errno);
+    }
+
+    /// Asks the peer; without one, `errno` is the answer.
+    pub(super) fn read_through(&mut self, id: RequestId, offset: u64, len: u32, errno: Errno) {
+        let Some(peer) = self.reader().filter(|_| len <= PAYLOAD_MAX) else {
             return self.read_answered(id, len, Err(errno));
         };
         let block_size = u64::from(self.superblock.block_size_bytes);
@@ -181,9 +186,10 @@ impl Replica {
                 for slot in 0..self.peers.len() {
                     self.mark_dirty(slot, offset, len);
                 }
-                self.note_disk_error("write", errno);
-                // The flush in it may have been told of other writes' loss.
-                self.lost_what_was_not_flushed(errno);
+                if !self.detaches_for("write", errno) {
+                    // The flush in it may have been told of other writes' loss.
+                    self.lost_what_was_not_flushed(errno);
+                }
             }
         }
         self.end_heal(index);

@@ -2,8 +2,8 @@
 //!
 //! This file holds the state and the dispatch of events. The behaviour stands beside it, one concern a file:
 //! `requests` (the application's I/O), `remote` (a peer's I/O), `links` (connections and handshake), `source` and
-//! `target` (resync), `commands`, `durable` (superblock, write-intent log, generations), `detach` (failed disks), `heal` and
-//! `serve` (reads through the peer), `cleaning`.
+//! `target` (resync), `commands`, `durable` (superblock, write-intent log, generations), `detach` (failed disks), `heal` (reads
+//! through the peer), `serve` (standing in for a peer), `cleaning`.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
@@ -126,6 +126,10 @@ pub struct Replica {
     /// A flush failed, and no flush of the application has said so yet.
     pub(super) flush_error: Option<Errno>,
     pub(super) attachment: Attachment,
+    /// While this node stands in for another: an error that no flush of the other one has heard of.
+    pub(super) stand_in_error: Option<Errno>,
+    /// Writes of the other one that wait for the write-intent log.
+    pub(super) unlogged: Vec<usize>,
     pub(super) peers: Vec<Peer>,
 
     /// Write-intent log: bits as they are, or are being made, durable.
@@ -229,6 +233,8 @@ impl Replica {
             disk_error: None,
             flush_error: None,
             attachment: Attachment::Attached,
+            stand_in_error: None,
+            unlogged: Vec::new(),
             peers,
             intent,
             intent_pending: HashSet::new(),

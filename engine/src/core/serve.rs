@@ -1,10 +1,13 @@
-//! Standing in for a peer whose disk cannot: its reads.
+//! Standing in for a peer whose disk cannot: its reads, and, once it gave its disk up, its writes and flushes.
+//!
+//! This copy is then the only good one. An error of its disk is told to whoever asked, and never makes it Inconsistent.
 
+use super::durable::Then;
 use super::links::Phase;
 use super::replica::{Holder, Purpose, Replica};
 use super::types::*;
 use crate::payload::Payload;
-use crate::wire::{DiskState, Message};
+use crate::wire::{DiskState, GoodbyeReason, Message, Role};
 
 /// A read of a peer's application, on its way to this node's disk.
 pub(super) struct Answer {
@@ -16,10 +19,77 @@ pub(super) struct Answer {
 }
 
 impl Replica {
+    /// Whether `slot` has no disk and goes on through this node's, now or in a moment.
+    pub(super) fn stands_in_for(&self, slot: PeerSlot) -> bool {
+        matches!(self.peers[slot].phase(), Some(Phase::Diskless { .. }))
+    }
+
+    /// Whether this copy has what `slot` lacks: it must stay usable, whatever its disk says.
+    pub(super) fn is_only_copy(&self, slot: PeerSlot) -> bool {
+        self.superblock.peers[slot].bitmap_generation != 0 && self.superblock.disk == DiskState::UpToDate
+    }
+
+    /// The Primary has given its disk up. What it lacks from here on is tracked under a new generation, durably,
+    /// before the first write that it lacks.
+    pub(super) fn on_detached(&mut self, slot: PeerSlot) {
+        let fit = self.follows(slot)
+            && self.peers[slot].is_established()
+            && self.peers[slot].draining.is_none()
+            && self.role == Role::Secondary
+            && self.promotion.is_none()
+            && !self.promoting
+            && self.quiescing.is_none()
+            && self.is_attached()
+            && self.superblock.disk == DiskState::UpToDate;
+        let name = self.peers[slot].name.clone();
+        let connection = match &self.peers[slot].link {
+            Some(link) if fit => link.id,
+            _ => {
+                let text = format!("{} cannot stand in for {name} now", self.config.node);
+                return self.close_with(slot, GoodbyeReason::Busy, &text);
+            }
+        };
+        if let Some(known) = &mut self.peers[slot].known {
+            known.disk = DiskState::Diskless;
+        }
+        self.set_phase(slot, Phase::Diskless { served: false });
+        self.settle_unanswered(slot);
+        self.stand_in_error = None;
+        self.open_generation(&format!("{name} has given its disk up"));
+        // Should the other one be lost, this node may go on without a word.
+        self.superblock.last_primary = true;
+        self.save_superblock(Then::StandingIn {
+            peer: slot,
+            connection,
+        });
+    }
+
+    pub(super) fn standing_in(&mut self, slot: PeerSlot, connection: ConnectionId) {
+        let name = self.peers[slot].name.clone();
+        let Some(link) = self.peers[slot]
+            .link
+            .as_mut()
+            .filter(|link| link.id == connection)
+        else {
+            return;
+        };
+        link.phase = Phase::Diskless { served: true };
+        let text = format!("{} stands in for {name}, whose disk failed", self.config.node);
+        self.record(
+            "disk.standing_in",
+            text.clone(),
+            None,
+            Some(slot),
+            self.generation_fields(),
+        );
+        self.notice(Severity::Warning, "disk.standing_in", text);
+        self.send(slot, Message::DetachedOk);
+    }
+
     /// Answered in its turn: after every write that the peer sent before it, and that it may overlap.
     pub(super) fn on_read_request(&mut self, slot: PeerSlot, id: u64, offset: u64, len: u32) {
         let connection = match &self.peers[slot].link {
-            Some(link) if matches!(link.phase, Phase::Established) => link.id,
+            Some(link) if matches!(link.phase, Phase::Established | Phase::Diskless { .. }) => link.id,
             _ => return self.protocol_error(slot, "a read from a node that is no copy"),
         };
         if !self.is_inside(offset, u64::from(len)) {

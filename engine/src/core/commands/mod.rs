@@ -3,6 +3,7 @@
 mod first_sync;
 mod promotion;
 
+use super::detach::Attachment;
 use super::durable::{Then, METADATA_FAILED, METADATA_REMEDY};
 use super::links::{Peer, Phase};
 use super::replica::{describe, Replica};
@@ -160,6 +161,19 @@ impl Replica {
         if let Some((commands, _)) = &mut self.peers[slot].draining {
             return commands.push(id);
         }
+        if self.stand_in() == Some(slot) || self.stands_in_for(slot) {
+            let name = &self.peers[slot].name;
+            let (without, with) = match self.stand_in() {
+                Some(_) => (&self.config.node, name),
+                None => (name, &self.config.node),
+            };
+            let resource = &self.config.resource;
+            let error = refused(
+                format!("{without} has no disk and goes on through {with}: all I/O would fail"),
+                format!("demote it first: blockpair demote {resource} (on {without})"),
+            );
+            return self.done(id, Err(error));
+        }
         self.peers[slot].refusal = None;
         self.peers[slot].draining = Some((vec![id], deadline));
         if mirrored && follower {
@@ -212,7 +226,7 @@ impl Replica {
         if let Some(quiesce) = &mut self.quiescing {
             quiesce.flushing = true;
         }
-        if !self.is_attached() {
+        if self.attachment == Attachment::Failed {
             // There is nothing left that a flush could make stable.
             return self.quiesce_flushed(Ok(()));
         }
@@ -231,6 +245,9 @@ impl Replica {
             return self.done(command, Err(error));
         }
         if stop {
+            if !self.is_attached() {
+                self.attachment = Attachment::Failed;
+            }
             let text = format!("{} is shutting down", self.config.node);
             for slot in 0..self.peers.len() {
                 self.peers[slot].wanted = false;
@@ -263,7 +280,8 @@ impl Replica {
                 self.generation_fields(),
             );
             if !self.is_attached() {
-                return self.demoted(command);
+                self.demoted(command);
+                return self.end_service();
             }
             self.clean_all();
             self.superblock.role_primary = false;

@@ -99,7 +99,13 @@ impl Replica {
             return self.protocol_error(slot, "a state at the wrong time");
         }
         self.peers[slot].known = Some(state);
-        if peer_is_primary && self.superblock.last_primary && self.role == Role::Secondary && !expected {
+        let ahead = self.stands_in_for(slot);
+        if peer_is_primary
+            && self.superblock.last_primary
+            && self.role == Role::Secondary
+            && !expected
+            && !ahead
+        {
             self.superblock.last_primary = false;
             self.save_superblock(Then::Nothing);
         }
