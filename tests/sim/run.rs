@@ -17,6 +17,8 @@ pub struct Run {
     pub primary: usize,
     /// Nobody has used force beside a living Primary: there is one writer.
     one_writer: bool,
+    /// The stand-in of a Primary without a disk lost power: answers of its that are on their way promise less.
+    dark: bool,
 }
 
 /// How a run ended.
@@ -44,6 +46,7 @@ impl Run {
             oracle: Oracle::new(),
             primary: 0,
             one_writer: true,
+            dark: false,
         }
     }
 
@@ -101,6 +104,17 @@ impl Run {
         Ok(())
     }
 
+    /// Lets so many things happen, however long they take.
+    pub fn steps(&mut self, count: u64) -> Result<(), Violation> {
+        for _ in 0..count {
+            if self.world.next_at().is_some() {
+                self.world.step();
+            }
+            self.check()?;
+        }
+        Ok(())
+    }
+
     /// Lets time pass until `done`; false when it does not come within `span`.
     fn wait(
         &mut self,
@@ -144,10 +158,18 @@ impl Run {
 
     fn check(&mut self) -> Result<(), Violation> {
         for n in std::mem::take(&mut self.world.failed_flushes) {
-            let diskless = self.is_diskless(self.primary);
-            if n == self.primary || diskless {
+            // Whose disk the promises rest on: a Primary's own, or its stand-in's.
+            let served = self.world.settings.protocol == Protocol::C && self.is_served();
+            if (n == self.primary) != served {
                 self.oracle.flush_failed();
             }
+        }
+        let alone = self.is_diskless(self.primary) && !self.is_served();
+        let late = self.world.settings.protocol != Protocol::C;
+        self.dark &= self.is_served();
+        if self.dark || alone && (late || self.is_diskless(1 - self.primary)) {
+            // What was acknowledged before its stand-in had it went with its disk; or both disks failed.
+            self.oracle.only_flushed_counts();
         }
         for (n, id, result) in std::mem::take(&mut self.world.replies) {
             if !self.one_writer {
@@ -159,6 +181,9 @@ impl Run {
                 .replied(id, result.is_ok(), data)
                 .map_err(|why| format!("I1: {} answered: {why}", NAMES[n]))?;
             self.check_promise(n, &promise)?;
+        }
+        if self.dark {
+            self.oracle.only_flushed_counts();
         }
         for n in std::mem::take(&mut self.world.opened) {
             if !self.one_writer {
@@ -185,7 +210,11 @@ impl Run {
         let follows = self.is_in_sync() && (*stable || self.world.settings.protocol == Protocol::C);
         // A Primary without a disk promises what its peer has.
         let served = self.is_diskless(n);
-        let nodes = [(!served).then_some(n), (follows || served).then_some(1 - n)];
+        let dark = self.dark && !stable;
+        let nodes = [
+            (!served).then_some(n),
+            (follows || served && !dark).then_some(1 - n),
+        ];
         for node in nodes.into_iter().flatten() {
             let disk = &self.world.nodes[node].data;
             for (page, order) in pages {
@@ -213,6 +242,10 @@ impl Run {
 
     fn is_diskless(&self, n: usize) -> bool {
         (self.world.status(n)).is_some_and(|s| s.disk == DiskState::Diskless)
+    }
+
+    pub fn is_served(&self) -> bool {
+        (self.world.status(self.primary)).is_some_and(|s| s.served_by.is_some())
     }
 
     /// I2: should both nodes die now, the next handshake finds every difference. I7: their metadata open.
@@ -283,7 +316,10 @@ impl Run {
             Op::Crash {
                 who: Who::Secondary,
                 power,
-            } => self.world.crash(1 - primary, power),
+            } => {
+                self.dark |= power && self.is_served();
+                self.world.crash(1 - primary, power);
+            }
             Op::Crash { power, .. } => {
                 self.primary_dies(power)?;
                 self.pass(self.world.now % (4_000 * MS))?;
@@ -379,6 +415,41 @@ impl Run {
         if power {
             self.oracle.only_flushed_counts();
         }
+        Ok(())
+    }
+
+    /// The Primary dies while its peer stands in for its disk, or is about to; a person promotes that peer.
+    pub fn lose_served_primary(&mut self, power: bool) -> Result<(), Violation> {
+        let (old, survivor) = (self.primary, 1 - self.primary);
+        self.check()?;
+        if !self.is_served() {
+            return self.fail_over(power, false, false);
+        }
+        let agreed = self.world.counts.get("Primaries without a disk") > 0;
+        self.world
+            .counts
+            .add("failovers from a Primary without a disk", 1);
+        self.world.crash(old, power);
+        self.check()?;
+        self.oracle.forget_open();
+        self.expect("the survivor notices", |run| {
+            run.world.replication(survivor) != "Established"
+        })?;
+        let answer = |run: &mut Run, force| {
+            let id = run.world.command(survivor, Command::Promote { force });
+            run.wait(20_000 * MS, |run| run.world.commands.contains_key(&id))?;
+            Ok::<_, Violation>(matches!(run.world.commands.get(&id), Some(Ok(()))))
+        };
+        self.primary = survivor;
+        if !answer(self, false)? {
+            if agreed {
+                return Err("the node that stood in may not go on without force".into());
+            }
+            if !answer(self, true)? {
+                return Err("a survivor in step cannot be promoted".into());
+            }
+        }
+        self.world.start(old, !power);
         Ok(())
     }
 

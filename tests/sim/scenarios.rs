@@ -25,7 +25,7 @@ const fn scenario(name: &'static str, variations: u64, script: Script) -> Scenar
     }
 }
 
-pub const ALL: [Scenario; 16] = [
+pub const ALL: [Scenario; 17] = [
     scenario(
         "equal-generation-dirty-bits",
         40,
@@ -54,6 +54,7 @@ pub const ALL: [Scenario; 16] = [
     scenario("refused-plan-is-not-retried-for-ever", 5, refused_plan),
     scenario("damaged-frames", 60, damaged_frames),
     scenario("disk-errors-on-either-side", 48, disk_errors),
+    scenario("primary-without-a-disk", 5 * 6 * 60, primary_without_a_disk),
 ];
 
 impl Scenario {
@@ -66,7 +67,12 @@ impl Scenario {
             let settings = Settings {
                 protocol: Protocol::C,
                 block_size: 4096,
-                on_io_error: [OnIoError::Detach, OnIoError::PassOn][(variation / 12 % 2) as usize],
+                on_io_error: if self.name == "disk-errors-on-either-side" && variation / 12 % 2 == 1
+                {
+                    OnIoError::PassOn
+                } else {
+                    OnIoError::Detach
+                },
             };
             let mut run = Run::new(variation, settings, true);
             let result = run
@@ -338,5 +344,69 @@ fn disk_errors(run: &mut Run, k: u64) -> Result<(), Violation> {
         run.act(Op::Flush)?;
         run.pass(5 * MS)?;
     }
+    run.converge()
+}
+
+/// The Primary's disk fails at each kind of operation, and in the middle of handing over to its peer, after each event of
+/// it, either node dies, or the cable does. What was acknowledged is on whatever serves next.
+fn primary_without_a_disk(run: &mut Run, k: u64) -> Result<(), Violation> {
+    let (part, end, steps) = (k % 5, k / 5 % 6, k / 30 % 60);
+    write(run, 1015, 4)?;
+    run.act(Op::Flush)?;
+    run.pass(20 * MS)?;
+    let fail = |part, times| Op::Fail {
+        who: Who::Primary,
+        part,
+        errno: Errno::EIO,
+        times,
+    };
+    run.act(fail(
+        [
+            Part::Write,
+            Part::Flush,
+            Part::Meta,
+            Part::Read,
+            Part::Write,
+        ][part as usize],
+        9,
+    ))?;
+    if part == 3 {
+        // A read that is mended, if the disk takes it.
+        run.act(fail(Part::Write, (k % 2) as u32))?;
+        run.act(Op::Read {
+            first: 1015,
+            count: 2,
+        })?;
+    }
+    for first in [1016, 1018, 2290] {
+        write(run, first, 4)?;
+        run.act(Op::Flush)?;
+        run.act(Op::Read { first, count: 2 })?;
+    }
+    run.issue(Op::Write {
+        first: 1020,
+        count: 2,
+        fua: true,
+    });
+    run.steps(steps)?;
+    match end {
+        0 | 1 => run.act(crash(Who::Secondary, end == 1))?,
+        2 | 3 => run.lose_served_primary(end == 3)?,
+        4 => run.act(Op::Cable(Cable::Cut))?,
+        // Its stand-in's disk fails too.
+        _ => run.act(Op::Fail {
+            who: Who::Secondary,
+            part: [Part::Write, Part::Flush, Part::Meta][(k % 3) as usize],
+            errno: Errno::EIO,
+            times: 1,
+        })?,
+    }
+    for first in [1017, 2291] {
+        write(run, first, 3)?;
+        run.act(Op::Flush)?;
+        run.act(Op::Read { first, count: 2 })?;
+        run.pass(30 * MS)?;
+    }
+    run.pass(4_000 * MS)?;
     run.converge()
 }

@@ -613,6 +613,10 @@ impl World {
     fn heard(&mut self, n: usize, notice: &Notice) {
         self.note(|| format!("{}: {}: {}", NAMES[n], notice.name, notice.text));
         match notice.name {
+            "disk.detached" => self.counts.add("detached disks", 1),
+            "disk.served" => self.counts.add("Primaries without a disk", 1),
+            "disk.lost_stand_in" => self.counts.add("lost stand-ins", 1),
+            "disk.healed" => self.counts.add("healed reads", 1),
             "resync.started" if notice.text.starts_with("to ") => self.counts.add("resyncs", 1),
             "resync.finished" if notice.text.starts_with("to ") => {
                 self.counts.add("finished resyncs", 1)

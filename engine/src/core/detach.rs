@@ -10,6 +10,7 @@ use super::durable::{MetaPurpose, Then, METADATA_FAILED, METADATA_REMEDY};
 use super::links::Phase;
 use super::replica::{describe, Replica};
 use super::types::*;
+use crate::meta::Superblock;
 use crate::wire::{DiskState, GoodbyeReason, Message, NodeState, Role};
 
 /// Whether this node has a disk to work with.
@@ -23,6 +24,15 @@ pub(super) enum Attachment {
     Served(PeerSlot),
     /// Nobody stands in: all I/O fails.
     Failed,
+}
+
+/// The superblock from before it said that this copy is stale, for the case that no other one is better.
+pub(super) struct BeforeDetach {
+    superblock: Superblock,
+    /// It does say so, unless that write failed.
+    saved: bool,
+    /// The stand-in has no disk either.
+    wanted_back: bool,
 }
 
 impl Replica {
@@ -96,20 +106,19 @@ impl Replica {
         !self.is_attached()
     }
 
-    /// Without metadata nothing can be promised any more. `superblock`: it was a copy of it that failed.
-    pub(super) fn metadata_write_failed(&mut self, errno: Errno, superblock: bool) {
+    /// Without metadata nothing can be promised any more.
+    pub(super) fn metadata_write_failed(&mut self, errno: Errno) {
         if !self.is_attached() {
             return;
         }
         let why = format!("metadata of {}: {}", self.config.resource, describe(errno));
         self.disk_error = Some(why.clone());
         self.notice(Severity::Error, "metadata.failed", why.clone());
-        // A write that fails may leave a torn copy behind: the other one must not be next.
-        let superblock = superblock
-            || (self.meta.iter()).any(|(_, purpose)| matches!(purpose, MetaPurpose::Superblock(_)));
+        // One copy of the superblock may be on its way, and fail: the other one must stay as it is.
+        let save = !(self.meta.iter()).any(|(_, purpose)| matches!(purpose, MetaPurpose::Superblock(_)));
         match self.can_be_served().filter(|_| !self.stopped) {
-            Some(slot) => self.begin_detach(slot, &why, !superblock),
-            None => self.give_up(&why, !superblock),
+            Some(slot) => self.begin_detach(slot, &why, save),
+            None => self.give_up(&why, save),
         }
     }
 
@@ -165,7 +174,12 @@ impl Replica {
     fn say_diskless(&mut self, why: &str) {
         let text = format!("{} has no usable disk: {why}", self.config.node);
         for slot in 0..self.peers.len() {
-            self.refuse_peer(slot, GoodbyeReason::Diskless, &text);
+            // To a peer that asks for a stand-in, Diskless means that its own copy is the better one.
+            let reason = match self.stands_in_for(slot) {
+                true => GoodbyeReason::Busy,
+                false => GoodbyeReason::Diskless,
+            };
+            self.refuse_peer(slot, reason, &text);
         }
     }
 
@@ -174,8 +188,13 @@ impl Replica {
     /// The order matters: should this node die after it told the peer and before its metadata said so, it would come
     /// back as the last Primary, beside one that went on.
     fn begin_detach(&mut self, slot: PeerSlot, why: &str, save: bool) {
-        self.mark_stale();
         if save {
+            self.before_detach = Some(BeforeDetach {
+                superblock: self.superblock.clone(),
+                saved: false,
+                wanted_back: false,
+            });
+            self.mark_stale();
             self.save_superblock(Then::DetachSaved);
         }
         self.freeze(Attachment::Detaching(slot), why);
@@ -184,10 +203,39 @@ impl Replica {
         }
     }
 
-    /// Its superblock says that this copy is stale, or cannot.
-    pub(super) fn ask_to_stand_in(&mut self) {
+    /// The superblock says that this copy is stale, or cannot.
+    pub(super) fn detach_saved(&mut self) {
+        if let Some(before) = &mut self.before_detach {
+            before.saved = true;
+        }
+        self.ask_to_stand_in();
+        self.take_back();
+    }
+
+    fn ask_to_stand_in(&mut self) {
         if let Attachment::Detaching(slot) = self.attachment {
             self.send(slot, Message::Detached);
+        }
+    }
+
+    /// The peer has given its disk up before it heard of this one's: its copy is stale too. Then this one is the
+    /// better, and must not be thought stale when both are back.
+    pub(super) fn stand_in_has_no_disk(&mut self, slot: PeerSlot) {
+        if self.attachment == Attachment::Detaching(slot) {
+            if let Some(before) = &mut self.before_detach {
+                before.wanted_back = true;
+            }
+            self.take_back();
+        }
+    }
+
+    fn take_back(&mut self) {
+        let ready = |before: &mut BeforeDetach| before.saved && before.wanted_back;
+        if let Some(BeforeDetach { superblock, .. }) = self.before_detach.take_if(ready) {
+            let sequence = self.superblock.sequence;
+            self.superblock = superblock;
+            self.superblock.sequence = sequence;
+            self.write_superblock(Then::Nothing);
         }
     }
 

@@ -77,7 +77,13 @@ impl Replica {
         if !self.is_attached() {
             return self.abandon(then);
         }
-        self.superblock.sequence += 1;
+        self.write_superblock(then);
+    }
+
+    /// Also when nothing else is written any more.
+    pub(super) fn write_superblock(&mut self, then: Then) {
+        // What a failed write left of its copy is not known: that one is written again, never the good one.
+        self.superblock.sequence += 1 + u64::from(std::mem::take(&mut self.superblock_failed));
         let mut copy = crate::meta::next_copy(self.superblock.sequence);
         if planted(Fault::SuperblockCopyFixed) {
             copy = 0;
@@ -95,12 +101,15 @@ impl Replica {
             return;
         };
         if let Err(errno) = result {
-            self.metadata_write_failed(errno, matches!(purpose, MetaPurpose::Superblock(_)));
+            self.superblock_failed |= matches!(purpose, MetaPurpose::Superblock(_));
+            self.metadata_write_failed(errno);
         }
         if !self.is_attached() {
             // Also what was written after the failure: nothing builds on it.
-            if let MetaPurpose::Superblock(then) = purpose {
-                self.abandon(then);
+            match purpose {
+                MetaPurpose::Superblock(Then::DetachSaved) => self.detach_saved(),
+                MetaPurpose::Superblock(then) => self.abandon(then),
+                _ => {}
             }
             return;
         }
@@ -123,7 +132,8 @@ impl Replica {
 
     fn superblock_saved(&mut self, then: Then) {
         match then {
-            Then::Nothing => {}
+            // The disk was given up before this was saved: see `on_meta_done`.
+            Then::Nothing | Then::DetachSaved => {}
             Then::GenerationBumped => self.generation_bumped(),
             Then::Promoted { command } => self.promoted(command),
             Then::Demoted { command } => self.demoted(command),
@@ -137,7 +147,6 @@ impl Replica {
             }
             Then::SourceSaved { peer, connection } => self.source_saved(peer, connection),
             Then::TargetReady { peer, connection } => self.target_ready(peer, connection),
-            Then::DetachSaved => self.ask_to_stand_in(),
             Then::StandingIn { peer, connection } => self.standing_in(peer, connection),
             Then::SendResyncEnd { peer, connection } => self.send_resync_end(peer, connection),
             Then::Adopted { peer, connection } => self.adopted(peer, connection),
@@ -167,9 +176,9 @@ impl Replica {
                 result: Ok(()),
             }),
             Then::PromotionAllowed { .. } => self.allowing = false,
-            Then::DetachSaved => self.ask_to_stand_in(),
             Then::Nothing
             | Then::GenerationBumped
+            | Then::DetachSaved
             | Then::StandingIn { .. }
             | Then::SourceSaved { .. }
             | Then::TargetReady { .. }

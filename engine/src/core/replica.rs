@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use super::cleaning::Cleaning;
 use super::commands::{Promotion, Quiesce, SyncAsked};
-use super::detach::Attachment;
+use super::detach::{Attachment, BeforeDetach};
 use super::durable::MetaPurpose;
 use super::fault::{planted, Fault};
 use super::heal::Heal;
@@ -126,6 +126,9 @@ pub struct Replica {
     /// A flush failed, and no flush of the application has said so yet.
     pub(super) flush_error: Option<Errno>,
     pub(super) attachment: Attachment,
+    /// The last write of the superblock failed: its copy may be torn.
+    pub(super) superblock_failed: bool,
+    pub(super) before_detach: Option<BeforeDetach>,
     /// While this node stands in for another: an error that no flush of the other one has heard of.
     pub(super) stand_in_error: Option<Errno>,
     /// Writes of the other one that wait for the write-intent log.
@@ -233,6 +236,8 @@ impl Replica {
             disk_error: None,
             flush_error: None,
             attachment: Attachment::Attached,
+            superblock_failed: false,
+            before_detach: None,
             stand_in_error: None,
             unlogged: Vec::new(),
             peers,

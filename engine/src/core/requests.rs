@@ -151,6 +151,8 @@ impl Replica {
     ) {
         match result {
             Err(errno) => self.read_failed(id, offset, len, errno),
+            // Given up meanwhile: what a disk says after it lost a flush may be older than what was acknowledged.
+            Ok(_) if !self.is_attached() => self.read_through(id, offset, len, Errno::EIO),
             data => self.read_answered(id, len, data),
         }
     }

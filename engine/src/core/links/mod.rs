@@ -404,6 +404,9 @@ impl Replica {
                 connection: id,
             });
         }
+        if reason == GoodbyeReason::Diskless {
+            self.stand_in_has_no_disk(slot);
+        }
         self.drop_link(slot, &text);
         match reason {
             GoodbyeReason::Disconnect => {
