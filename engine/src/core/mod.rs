@@ -10,6 +10,7 @@ mod durable;
 pub mod fault;
 pub mod handshake;
 mod links;
+mod marks;
 mod ranges;
 mod remote;
 mod replica;
