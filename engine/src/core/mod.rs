@@ -12,6 +12,7 @@ pub mod fault;
 pub mod handshake;
 mod heal;
 mod links;
+mod marks;
 mod ranges;
 mod remote;
 mod replica;
