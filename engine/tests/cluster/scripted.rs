@@ -3,6 +3,7 @@
 
 mod detach;
 mod heal;
+mod serve;
 
 use std::collections::VecDeque;
 
@@ -21,6 +22,7 @@ const ID: [u8; 16] = [7; 16];
 struct Bench {
     replica: Replica,
     now: Time,
+    protocol: Protocol,
     connection: u64,
     next: u64,
     disk: VecDeque<(Token, DiskOp)>,
@@ -90,11 +92,15 @@ impl Bench {
     }
 
     fn with(superblock: Superblock, resume: bool, on_io_error: OnIoError) -> Bench {
+        Bench::made(superblock, resume, on_io_error, Protocol::C)
+    }
+
+    fn made(superblock: Superblock, resume: bool, on_io_error: OnIoError, protocol: Protocol) -> Bench {
         let layout = Layout::new(SIZE, BLOCK, 1);
         let config = ReplicaConfig {
             resource: "r0".into(),
             node: "a".into(),
-            protocol: Protocol::C,
+            protocol,
             peers: vec![PeerConfig {
                 name: "b".into(),
                 dial: true,
@@ -116,6 +122,7 @@ impl Bench {
         let mut bench = Bench {
             replica: Replica::new(config, metadata, resume, MS),
             now: MS,
+            protocol: Protocol::C,
             connection: 0,
             next: 0,
             disk: VecDeque::new(),
@@ -138,14 +145,24 @@ impl Bench {
     }
 
     fn primary_with(on_io_error: OnIoError) -> Bench {
-        let mut bench = Bench::with(superblock(5), false, on_io_error);
+        Bench::with(superblock(5), false, on_io_error).promoted()
+    }
+
+    fn with_protocol(protocol: Protocol) -> Bench {
+        let mut bench = Bench::made(superblock(5), false, OnIoError::Detach, protocol);
+        bench.protocol = protocol;
+        bench.promoted()
+    }
+
+    fn promoted(mut self) -> Bench {
+        let bench = &mut self;
         bench.handshake(state(Role::Secondary, 5));
         let id = bench.command(Command::Promote { force: false });
         bench.receive(Message::PromoteReply { allowed: true });
         bench.settle();
         assert!(bench.is_done(id, true) && bench.exported);
         bench.sent.clear();
-        bench
+        self
     }
 
     fn event(&mut self, event: Event) {
@@ -247,7 +264,7 @@ impl Bench {
             peer: "a".into(),
             data_size_bytes: SIZE,
             block_size_bytes: BLOCK,
-            protocol: Protocol::C,
+            protocol: self.protocol,
             channel: 0,
             nonce: 1,
             intent: Intent::Replicate,
