@@ -192,12 +192,24 @@ class Runtime:
         if running is None:
             return
         status = await asyncio.to_thread(running.status)
+        self._check_not_stand_in(status)
         if status.state == "running" and (status.role == "Primary" or status.resuming):
             await self.demote()
         await asyncio.to_thread(self._device.abandon)
         await self._stop(running)
         await asyncio.to_thread(self._marker.clear)
         self._log.info("resource.down")
+
+    def _check_not_stand_in(self, status: EngineStatus) -> None:
+        """Raises `BlockpairError` where a Primary without a disk lives on this node's copy."""
+        for peer in status.peers:
+            if (peer.connection, peer.role, peer.disk) == ("Connected", "Primary", "Diskless"):
+                name = self.config.name
+                raise BlockpairError(
+                    ErrorKind.UNSAFE,
+                    f"{peer.name} has no disk and goes on through {self._node}: all I/O of {name} would fail",
+                    f"demote it first: blockpair demote {name} (on {peer.name})",
+                )
 
     async def suspend(self) -> None:
         """The daemon ends: stop the engine, keep the role and the kernel device for the next daemon."""

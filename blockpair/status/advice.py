@@ -83,8 +83,8 @@ def _local(name: str, engine: EngineStatus) -> Iterator[Advice]:
             yield Advice(
                 "critical",
                 "diskless",
-                f"the backing device {engine.backing.path} is detached{why}",
-                "repair or replace it (`dmesg`, `smartctl -a`), then: "
+                f"the backing device {engine.backing.path} is detached{why}{_served(engine)}",
+                _hand_over(name, engine) + "repair or replace it (`dmesg`, `smartctl -a`), then: "
                 f"blockpair down {name} && blockpair up {name}",
             )
         case "Inconsistent":
@@ -123,6 +123,21 @@ def _local(name: str, engine: EngineStatus) -> Iterator[Advice]:
         )
 
 
+def _served(engine: EngineStatus) -> str:
+    if engine.served_by is None:
+        return "; all I/O fails" if engine.role == "Primary" else ""
+    return f"; reads and writes go to {engine.served_by}, whose copy is the only good one"
+
+
+def _hand_over(name: str, engine: EngineStatus) -> str:
+    if engine.served_by is None:
+        return ""
+    return (
+        f"hand the role over as soon as the application allows: blockpair demote {name}; then on "
+        f"{engine.served_by}: blockpair promote {name}; "
+    )
+
+
 def _healed(engine: EngineStatus) -> str:
     if not engine.io.healed_reads:
         return ""
@@ -136,6 +151,8 @@ def _syncing_to_us(engine: EngineStatus) -> bool:
 
 def _peer(name: str, engine: EngineStatus, peer: PeerStatus) -> Iterator[Advice]:
     diskless = peer.refusal is not None and peer.refusal.reason == "Diskless"
+    if engine.served_by == peer.name:
+        return
     if peer.connection == "Connected":
         yield from _connected(name, engine, peer)
     elif not diskless:
@@ -328,8 +345,9 @@ def _settled(name: str, peer: PeerStatus) -> Iterator[Advice]:
         yield Advice(
             "critical",
             "peer-diskless",
-            f"the backing device of {peer.name} is detached: there is one copy left",
-            f"on {peer.name}: blockpair status {name}",
+            f"the backing device of {peer.name} is detached, and this node's copy stands in: there is one copy "
+            "left",
+            f"leave this node up; on {peer.name}: blockpair status {name}",
         )
     elif peer.out_of_sync_bytes or peer.full_sync or peer.disk in ("Inconsistent", "Outdated"):
         yield Advice(

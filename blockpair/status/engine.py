@@ -125,7 +125,9 @@ class PeerStatus(Struct, frozen=True):
 
 
 class EngineStatus(Struct, frozen=True):
-    """All of it; ``resource_id`` (32 digits) is null until the first sync."""
+    """All of it; ``resource_id`` (32 digits) is null until the first sync; ``served_by`` is the peer whose copy
+    stands in for this node's.
+    """
 
     resource: str
     resource_id: str | None
@@ -136,6 +138,7 @@ class EngineStatus(Struct, frozen=True):
     resuming: bool
     disk: str
     disk_error: str | None
+    served_by: str | None
     size_bytes: int
     block_size_bytes: int
     extent_size_bytes: int

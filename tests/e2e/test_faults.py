@@ -32,6 +32,8 @@ class SmallFileSystem:
         self._mount("-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs")
         undo.callback(subprocess.run, ["umount", "--lazy", str(self._path)], check=False, capture_output=True)
         self.device = self._path / "disk"
+        # Where its bytes end up, whatever is in a cache above.
+        self.stored = self.device
 
     def _mount(self, *arguments: str) -> None:
         subprocess.run(["mount", *arguments, str(self._path)], check=True, capture_output=True)
@@ -68,7 +70,7 @@ class FileSizeLimit:
         if shutil.which("prlimit") is None:
             pytest.skip("prlimit is not installed")
         self._node = node
-        self.device = node.disk
+        self.device = self.stored = node.disk
 
     def start(self) -> None:
         """Limit the running daemon."""
@@ -150,11 +152,58 @@ def ended_equal(cluster: Cluster, devices: dict[str, Path]) -> bytes:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_primarys_disk_fails(cluster: Cluster, undo: contextlib.ExitStack, kind: str) -> None:
+def test_the_primarys_disk_fails_and_its_peer_stands_in(
+    cluster: Cluster, undo: contextlib.ExitStack, kind: str
+) -> None:
     disk = KINDS[kind](cluster.a, undo)
     a, b = cluster.nodes
     devices = {"a": disk.device}
     mirrored(cluster, devices)
+    disk.start()
+    with NbdClient(a.nbd) as client:
+        # The application notices nothing.
+        assert fill(client, 8) == []
+        client.flush()
+        assert client.read(0, SIZE) == random.Random(8).randbytes(SIZE)
+        engine = a.rpc("resource.status", name="r0")["engine"]
+        assert (engine["disk"], engine["served_by"]) == ("Diskless", "b")
+        assert a.cli("status").code == 4 and b.cli("status").code == 4
+        assert "reads and writes go to b" in a.cli("status").out
+        assert "demote r0" in a.refused(3, "disconnect", "r0")
+        assert "demote" in b.refused(3, "down", "r0")
+        client.write(0, b"through b".ljust(4096, b"."))
+        client.flush()
+    nobody(a)
+    # Nothing is forced: b knows that its copy is the newest.
+    a.ok("demote", "r0")
+    b.ok("promote", "r0")
+    with NbdClient(b.nbd) as client:
+        assert client.read(0, 4096) == b"through b".ljust(4096, b".")
+        assert client.read(4096, SIZE - 4096) == random.Random(8).randbytes(SIZE)[4096:]
+        client.write(4096, b"by b alone".ljust(4096, b"."))
+        client.flush()
+    nobody(b)
+    disk.heal()
+    a.ok("down", "r0")
+    a.ok("up", "r0")
+    a.wait("synced")
+    b.wait("synced")
+    ended = ended_equal(cluster, devices)
+    expected = random.Random(8).randbytes(SIZE)
+    assert ended[:4096] == b"through b".ljust(4096, b".")
+    assert ended[4096:8192] == b"by b alone".ljust(4096, b".")
+    assert ended[8192:] == expected[8192:]
+    assert disk.stored.read_bytes() == ended
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_pass_on_the_application_hears_of_the_primarys_disk(
+    cluster: Cluster, undo: contextlib.ExitStack, kind: str
+) -> None:
+    disk = KINDS[kind](cluster.a, undo)
+    a, b = cluster.nodes
+    devices = {"a": disk.device}
+    mirrored(cluster, devices, "--on-io-error", "pass-on")
     disk.start()
     with NbdClient(a.nbd) as client:
         errors = fill(client, 8)

@@ -318,6 +318,11 @@ impl Run {
                 power,
             } => {
                 self.dark |= power && self.is_served();
+                let stale = |s: CoreStatus| s.disk <= DiskState::Inconsistent;
+                if power && self.world.status(primary).is_some_and(stale) {
+                    // The only good copy: what it had not flushed is on no other.
+                    self.oracle.only_flushed_counts();
+                }
                 self.world.crash(1 - primary, power);
             }
             Op::Crash { power, .. } => {

@@ -37,6 +37,7 @@ _ENGINE: dict[str, Any] = {
     "resuming": False,
     "disk": "UpToDate",
     "disk_error": None,
+    "served_by": None,
     "size_bytes": 1 << 30,
     "block_size_bytes": 4096,
     "extent_size_bytes": 4 << 20,

@@ -109,6 +109,13 @@ def test_a_node_without_a_disk_does_not_blame_its_peer() -> None:
     assert [e.code for e in advice("r0", "running", None, engine(alone, disk="Diskless"))] == ["diskless"]
 
 
+def test_a_primary_without_a_disk_says_who_stands_in() -> None:
+    marked = peer(out_of_sync_bytes=4096)
+    (entry,) = advice("r0", "running", None, engine(marked, disk="Diskless", served_by="b"))
+    assert (entry.code, entry.severity) == ("diskless", "critical")
+    assert "reads and writes go to b" in entry.text and "blockpair demote r0" in entry.remedy
+
+
 def test_what_was_mended_is_told_with_the_error() -> None:
     status = engine(disk_error="EIO")
     healed = msgspec.structs.replace(status.io, healed_reads=2, healed_bytes=8192)
