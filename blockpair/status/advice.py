@@ -345,8 +345,8 @@ def _settled(name: str, peer: PeerStatus) -> Iterator[Advice]:
         yield Advice(
             "critical",
             "peer-diskless",
-            f"the backing device of {peer.name} is detached, and this node's copy stands in: there is one copy "
-            "left",
+            f"the backing device of {peer.name} is detached, and this node's copy stands in: "
+            "there is one copy left",
             f"leave this node up; on {peer.name}: blockpair status {name}",
         )
     elif peer.out_of_sync_bytes or peer.full_sync or peer.disk in ("Inconsistent", "Outdated"):

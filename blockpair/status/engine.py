@@ -125,8 +125,8 @@ class PeerStatus(Struct, frozen=True):
 
 
 class EngineStatus(Struct, frozen=True):
-    """All of it; ``resource_id`` (32 digits) is null until the first sync; ``served_by`` is the peer whose copy
-    stands in for this node's.
+    """All of it; ``resource_id`` (32 digits) is null until the first sync; ``served_by`` is the peer whose
+    copy stands in for this node's.
     """
 
     resource: str

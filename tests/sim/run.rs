@@ -165,10 +165,10 @@ impl Run {
             }
         }
         let alone = self.is_diskless(self.primary) && !self.is_served();
-        let late = self.world.settings.protocol != Protocol::C;
+        // Protocols A and B: what was acknowledged before the peer had it went with this disk.
+        let late = self.world.settings.protocol != Protocol::C && self.is_stale(self.primary);
         self.dark &= self.is_served();
-        if self.dark || alone && (late || self.is_diskless(1 - self.primary)) {
-            // What was acknowledged before its stand-in had it went with its disk; or both disks failed.
+        if self.dark || late || alone && self.is_diskless(1 - self.primary) {
             self.oracle.only_flushed_counts();
         }
         for (n, id, result) in std::mem::take(&mut self.world.replies) {
@@ -242,6 +242,10 @@ impl Run {
 
     fn is_diskless(&self, n: usize) -> bool {
         (self.world.status(n)).is_some_and(|s| s.disk == DiskState::Diskless)
+    }
+
+    fn is_stale(&self, n: usize) -> bool {
+        (self.world.status(n)).is_some_and(|s| s.disk <= DiskState::Inconsistent)
     }
 
     pub fn is_served(&self) -> bool {
@@ -318,8 +322,7 @@ impl Run {
                 power,
             } => {
                 self.dark |= power && self.is_served();
-                let stale = |s: CoreStatus| s.disk <= DiskState::Inconsistent;
-                if power && self.world.status(primary).is_some_and(stale) {
+                if power && self.is_stale(primary) {
                     // The only good copy: what it had not flushed is on no other.
                     self.oracle.only_flushed_counts();
                 }
