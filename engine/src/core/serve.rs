@@ -5,6 +5,7 @@
 use super::durable::Then;
 use super::links::Phase;
 use super::replica::{Holder, Purpose, Replica};
+use super::requests::FlushOwner;
 use super::types::*;
 use crate::payload::Payload;
 use crate::wire::{DiskState, GoodbyeReason, Message, Role};
@@ -27,6 +28,14 @@ impl Replica {
     /// Whether this copy has what `slot` lacks: it must stay usable, whatever its disk says.
     pub(super) fn is_only_copy(&self, slot: PeerSlot) -> bool {
         self.superblock.peers[slot].bitmap_generation != 0 && self.superblock.disk == DiskState::UpToDate
+    }
+
+    /// Nobody will ask for this flush any more. What was acknowledged must not be lost with this node's power, once the
+    /// other one is back as a copy: as the last Primary's, this copy would win.
+    pub(super) fn service_ended(&mut self) {
+        if self.is_attached() {
+            self.start_flush(FlushOwner::Nobody);
+        }
     }
 
     /// The Primary has given its disk up. What it lacks from here on is tracked under a new generation, durably,

@@ -161,6 +161,7 @@ impl Replica {
         match link.phase {
             Phase::Source(source) => self.source_ended(slot, *source),
             Phase::Target(target) => self.target_ended(slot, *target),
+            Phase::Diskless { .. } => self.service_ended(),
             _ => {}
         }
         self.settle(slot, sent);

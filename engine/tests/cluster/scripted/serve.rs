@@ -376,8 +376,9 @@ fn the_stand_in_is_ahead_durably_before_it_says_so() {
     (other.handshake, other.disk) = (false, DiskState::Diskless);
     bench.receive(Message::State(other));
     assert!(bench.meta.is_empty());
-    // And lost, it leaves a node that needs no force.
+    // And lost, it leaves a node that needs no force, and that keeps what it has.
     bench.lose();
+    assert_eq!(bench.disk_done(), DiskOp::Flush);
     let promote = bench.command(Command::Promote { force: false });
     bench.settle();
     assert!(bench.is_done(promote, true));
