@@ -127,12 +127,7 @@ impl Replica {
             Then::TargetReady { peer, connection } => self.target_ready(peer, connection),
             Then::SendResyncEnd { peer, connection } => self.send_resync_end(peer, connection),
             Then::Adopted { peer, connection } => self.adopted(peer, connection),
-            Then::Stopped { command } => {
-                self.out.push(Action::CommandDone {
-                    id: command,
-                    result: Ok(()),
-                });
-            }
+            Then::Stopped { command } => self.done(command, Ok(())),
         }
     }
 
@@ -148,10 +143,7 @@ impl Replica {
                 self.fail_command(Some(command));
             }
             // It has stopped all the same; that it was no clean stop is what the metadata says.
-            Then::Stopped { command } => self.out.push(Action::CommandDone {
-                id: command,
-                result: Ok(()),
-            }),
+            Then::Stopped { command } => self.done(command, Ok(())),
             Then::PromotionAllowed { .. } => self.allowing = false,
             Then::Nothing
             | Then::GenerationBumped

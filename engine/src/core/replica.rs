@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use super::cleaning::Cleaning;
-use super::commands::{Promotion, Quiesce, SyncAsked};
+use super::commands::{HeldPromotion, Promotion, Quiesce, SyncAsked};
 use super::durable::MetaPurpose;
 use super::fault::{planted, Fault};
 use super::links::Peer;
@@ -98,7 +98,7 @@ pub struct Replica {
     /// The decision to be Primary is on its way to the metadata: it counts from here on.
     pub(super) promoting: bool,
     /// It is durable, and waits until the former Primary's last writes are on the disk.
-    pub(super) promoted_when_drained: Option<Option<CommandId>>,
+    pub(super) promoted_when_drained: Option<HeldPromotion>,
     /// The permission for a peer to be Primary is on its way to the metadata: this node must not ask now.
     pub(super) allowing: bool,
     /// A write of the peer was lost here since the last handshake.
@@ -281,7 +281,7 @@ impl Replica {
         let links = self
             .peers
             .iter()
-            .filter_map(|peer| peer.next_timeout(&self.config));
+            .filter_map(|peer| peer.next_timeout(&self.config, self.stopped));
         let own = [
             self.resuming.filter(|_| self.may_resume_alone()),
             self.promotion.as_ref().map(|p| p.deadline),

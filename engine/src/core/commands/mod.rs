@@ -11,7 +11,7 @@ use super::types::*;
 use crate::wire::{GoodbyeReason, Role};
 
 pub(super) use first_sync::SyncAsked;
-pub(super) use promotion::Promotion;
+pub(super) use promotion::{HeldPromotion, Promotion};
 
 /// All activity is coming to its end.
 pub(in crate::core) struct Quiesce {
@@ -64,12 +64,7 @@ impl Replica {
         }
         self.askers.insert(id, by);
         match command {
-            Command::Connect { peer } => {
-                if self.peers[peer].link.is_none() {
-                    self.connect_peer(peer);
-                }
-                self.done(id, Ok(()));
-            }
+            Command::Connect { peer } => self.connect(id, peer),
             Command::Disconnect { peer } => self.disconnect(id, peer),
             Command::Promote { force } => self.promote(id, force),
             Command::Demote => self.demote(id),
@@ -85,7 +80,7 @@ impl Replica {
         }
     }
 
-    fn done(&mut self, id: CommandId, result: Result<(), CommandError>) {
+    pub(in crate::core) fn done(&mut self, id: CommandId, result: Result<(), CommandError>) {
         self.askers.remove(&id);
         self.out.push(Action::CommandDone { id, result });
     }
@@ -101,8 +96,11 @@ impl Replica {
         let promotion = self.promotion.take().and_then(|promotion| promotion.command);
         let quiesce = self.quiescing.take().map(|quiesce| quiesce.command);
         let asked = self.sync_asked.take().map(|asked| asked.command);
-        let deferred: Vec<CommandId> = self.deferred.drain(..).map(|(id, ..)| id).collect();
-        for id in deferred.into_iter().chain(promotion).chain(quiesce).chain(asked) {
+        let mut waiting: Vec<CommandId> = self.deferred.drain(..).map(|(id, ..)| id).collect();
+        for peer in &mut self.peers {
+            waiting.append(&mut peer.reconnect);
+        }
+        for id in waiting.into_iter().chain(promotion).chain(quiesce).chain(asked) {
             self.done(id, Err(failed(message.to_owned(), remedy.to_owned())));
         }
     }
@@ -141,7 +139,20 @@ impl Replica {
         }
     }
 
-    // ---- disconnect ----------------------------------------------------------------------------------
+    // ---- connect and disconnect ----------------------------------------------------------------------
+
+    fn connect(&mut self, id: CommandId, slot: PeerSlot) {
+        if self.peers[slot].draining.is_none() {
+            self.connect_peer(slot);
+            return self.done(id, Ok(()));
+        }
+        if self.quiescing.is_some() {
+            let error = failed("a demote or stop is under way".into(), "wait for it".into());
+            return self.done(id, Err(error));
+        }
+        // The disconnect that it is to undo comes first.
+        self.peers[slot].reconnect.push(id);
+    }
 
     fn disconnect(&mut self, id: CommandId, slot: PeerSlot) {
         let deadline = self.now + self.config.peer_timeout_ns;
@@ -150,6 +161,10 @@ impl Replica {
             .as_ref()
             .is_some_and(|known| known.role == Role::Secondary);
         let mirrored = self.peers[slot].is_mirrored();
+        for connect in std::mem::take(&mut self.peers[slot].reconnect) {
+            let error = failed("a disconnect came after it".into(), "connect again".into());
+            self.done(connect, Err(error));
+        }
         if let Some((commands, _)) = &mut self.peers[slot].draining {
             return commands.push(id);
         }
@@ -220,12 +235,13 @@ impl Replica {
             return self.done(command, Err(error));
         }
         if stop {
+            // First: nobody who waits may set something going while the connections end.
+            self.fail_commands("the resource is going down", "blockpair up");
             let text = format!("{} is shutting down", self.config.node);
             for slot in 0..self.peers.len() {
                 self.peers[slot].wanted = false;
                 self.close_with(slot, GoodbyeReason::Busy, &text);
             }
-            self.fail_commands("the resource is going down", "blockpair up");
             self.out.push(Action::Export { open: false });
             // No request may come between here and the last write.
             self.role = Role::Secondary;

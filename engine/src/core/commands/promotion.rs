@@ -15,6 +15,11 @@ pub(in crate::core) struct Promotion {
     pub(in crate::core) deadline: Time,
 }
 
+/// A promotion that is durable, and whom to tell when it counts.
+pub(in crate::core) struct HeldPromotion {
+    command: Option<CommandId>,
+}
+
 impl Replica {
     pub(super) fn promote(&mut self, id: CommandId, force: bool) {
         if self.role == Role::Primary {
@@ -144,7 +149,7 @@ impl Replica {
     /// from now on must not see such a write appear later.
     pub(in crate::core) fn promoted(&mut self, command: Option<CommandId>) {
         if self.promoting && self.has_peers_writes() {
-            self.promoted_when_drained = Some(command);
+            self.promoted_when_drained = Some(HeldPromotion { command });
             return;
         }
         if !std::mem::take(&mut self.promoting) {
@@ -182,7 +187,7 @@ impl Replica {
     /// A write of a peer ended: it may have been the last that a promotion waited for.
     pub(in crate::core) fn peers_write_ended(&mut self) {
         if !self.has_peers_writes() {
-            if let Some(command) = self.promoted_when_drained.take() {
+            if let Some(HeldPromotion { command }) = self.promoted_when_drained.take() {
                 self.promoted(command);
             }
         }

@@ -46,16 +46,6 @@ impl Replica {
                     let sent_ns = self.now;
                     self.send(slot, Message::Ping { sent_ns });
                 }
-            } else if peer.wanted
-                && peer.dial
-                && !peer.dialing
-                && !self.stopped
-                && peer.retry_at.is_some_and(|at| self.now >= at)
-            {
-                let peer = &mut self.peers[slot];
-                peer.dialing = true;
-                peer.retry_at = None;
-                self.out.push(Action::Dial { peer: slot });
             }
             if self.peers[slot]
                 .draining
@@ -63,6 +53,19 @@ impl Replica {
                 .is_some_and(|(_, deadline)| self.now >= *deadline)
             {
                 self.drained(slot);
+            }
+            // Last: what ended just now may have left a connect to carry out.
+            if self.peers[slot].draining.is_none() {
+                for id in std::mem::take(&mut self.peers[slot].reconnect) {
+                    self.connect_peer(slot);
+                    self.done(id, Ok(()));
+                }
+            }
+            let peer = &mut self.peers[slot];
+            if !self.stopped && peer.redial_at().is_some_and(|at| self.now >= at) {
+                peer.dialing = true;
+                peer.retry_at = None;
+                self.out.push(Action::Dial { peer: slot });
             }
         }
     }
@@ -74,6 +77,9 @@ impl Replica {
     // ---- connections ---------------------------------------------------------------------------------
 
     pub(super) fn connect_peer(&mut self, slot: PeerSlot) {
+        if self.peers[slot].link.is_some() {
+            return;
+        }
         let now = self.now;
         let peer = &mut self.peers[slot];
         peer.wanted = true;
@@ -191,7 +197,7 @@ impl Replica {
     fn end_draining(&mut self, slot: PeerSlot) {
         if let Some((commands, _)) = self.peers[slot].draining.take() {
             for id in commands {
-                self.out.push(Action::CommandDone { id, result: Ok(()) });
+                self.done(id, Ok(()));
             }
         }
     }

@@ -171,6 +171,8 @@ pub(in crate::core) struct Peer {
     pub(super) cover_seq: Option<u64>,
     /// A disconnect in good order: commands to answer, and when patience ends.
     pub(in crate::core) draining: Option<(Vec<CommandId>, Time)>,
+    /// Connects that came meanwhile: carried out when it has ended.
+    pub(in crate::core) reconnect: Vec<CommandId>,
     pub(in crate::core) last_resync: Option<Progress>,
 }
 
@@ -208,6 +210,7 @@ impl Peer {
             covered: HashSet::new(),
             cover_seq: None,
             draining: None,
+            reconnect: Vec::new(),
             last_resync: None,
         }
     }
@@ -264,10 +267,14 @@ impl Peer {
         }
     }
 
-    pub(in crate::core) fn next_timeout(&self, config: &ReplicaConfig) -> Option<Time> {
-        let redial = self
-            .retry_at
-            .filter(|_| self.wanted && self.dial && self.link.is_none() && !self.dialing);
+    /// When this node tries to reach it again.
+    pub(super) fn redial_at(&self) -> Option<Time> {
+        self.retry_at
+            .filter(|_| self.wanted && self.dial && self.link.is_none() && !self.dialing)
+    }
+
+    pub(in crate::core) fn next_timeout(&self, config: &ReplicaConfig, stopped: bool) -> Option<Time> {
+        let redial = self.redial_at().filter(|_| !stopped);
         let link = self.link.as_ref().map(|link| {
             (link.last_sent + config.peer_timeout_ns / 4).min(link.deadline(config.peer_timeout_ns))
         });
