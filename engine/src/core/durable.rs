@@ -44,6 +44,14 @@ pub(super) enum Then {
         peer: PeerSlot,
         connection: ConnectionId,
     },
+    VictimMarked {
+        peer: PeerSlot,
+        connection: ConnectionId,
+    },
+    Rewound {
+        peer: PeerSlot,
+        connection: ConnectionId,
+    },
     Stopped {
         command: CommandId,
     },
@@ -127,6 +135,8 @@ impl Replica {
             Then::TargetReady { peer, connection } => self.target_ready(peer, connection),
             Then::SendResyncEnd { peer, connection } => self.send_resync_end(peer, connection),
             Then::Adopted { peer, connection } => self.adopted(peer, connection),
+            Then::VictimMarked { peer, connection } => self.victim_marked(peer, connection),
+            Then::Rewound { peer, connection } => self.rewound(peer, connection),
             Then::Stopped { command } => self.done(command, Ok(())),
         }
     }
@@ -150,7 +160,9 @@ impl Replica {
             | Then::SourceSaved { .. }
             | Then::TargetReady { .. }
             | Then::SendResyncEnd { .. }
-            | Then::Adopted { .. } => {}
+            | Then::Adopted { .. }
+            | Then::VictimMarked { .. }
+            | Then::Rewound { .. } => {}
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! This file holds the state and the dispatch of events. The behaviour stands beside it, one concern a file:
 //! `requests` (the application's I/O), `remote` (a peer's I/O), `links` (connections and handshake), `source` and
-//! `target` (resync), `commands`, `durable` (superblock, write-intent log, generations), `cleaning`.
+//! `target` (resync), `resolve` (split brain), `commands`, `durable` (superblock, write-intent log, generations), `cleaning`.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
@@ -150,6 +150,7 @@ pub struct Replica {
     pub(super) target_bytes: u64,
     pub(super) last_request: Time,
     pub(super) next_chunk: u64,
+    pub(super) next_bundle: u64,
     pub(super) counters: IoCounters,
 
     random: u64,
@@ -241,6 +242,7 @@ impl Replica {
             target_bytes: 0,
             last_request: 0,
             next_chunk: 1,
+            next_bundle: 1,
             counters: IoCounters::default(),
             now,
             out: Vec::new(),
@@ -313,6 +315,7 @@ impl Replica {
     }
 
     fn on_time(&mut self) {
+        self.resolve_on_time();
         self.links_on_time();
         self.commands_on_time();
         self.clean_on_time();

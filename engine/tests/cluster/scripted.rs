@@ -154,6 +154,7 @@ impl Bench {
                     self.done.push((id, result.is_ok()));
                 }
                 Action::Record(_) => {}
+                Action::DropBundle { .. } => {}
                 Action::SaveBundle { .. } => panic!("a bundle that nobody asked for"),
                 Action::Notice(notice) => self.notices.push(notice.name),
             }

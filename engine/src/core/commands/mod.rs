@@ -40,7 +40,7 @@ impl Replica {
     pub(in crate::core) fn on_command(&mut self, id: CommandId, command: Command, by: String) {
         let decides = matches!(
             command,
-            Command::Promote { .. } | Command::Demote | Command::SyncFrom { .. }
+            Command::Promote { .. } | Command::Demote | Command::SyncFrom { .. } | Command::Resolve { .. }
         );
         let handshaking = self
             .peers
@@ -69,13 +69,7 @@ impl Replica {
             Command::Promote { force } => self.promote(id, force),
             Command::Demote => self.demote(id),
             Command::SyncFrom { source } => self.sync_from(id, source),
-            Command::Resolve { .. } => {
-                let error = failed(
-                    "this build cannot resolve a split brain yet".into(),
-                    "make one copy anew".into(),
-                );
-                self.done(id, Err(error));
-            }
+            Command::Resolve { victim, bundle } => self.resolve(id, victim, bundle),
             Command::Stop => self.quiesce(id, true),
         }
     }
@@ -100,6 +94,7 @@ impl Replica {
         for peer in &mut self.peers {
             waiting.append(&mut peer.reconnect);
         }
+        waiting.append(&mut self.take_resolves());
         for id in waiting.into_iter().chain(promotion).chain(quiesce).chain(asked) {
             self.done(id, Err(failed(message.to_owned(), remedy.to_owned())));
         }
@@ -168,6 +163,7 @@ impl Replica {
         if let Some((commands, _)) = &mut self.peers[slot].draining {
             return commands.push(id);
         }
+        self.resolve_failed(slot, "disconnected by an administrator");
         self.peers[slot].refusal = None;
         self.peers[slot].draining = Some((vec![id], deadline));
         if mirrored && follower {
@@ -283,9 +279,5 @@ impl Replica {
         self.out.push(Action::Export { open: false });
         self.announce_state();
         self.done(command, Ok(()));
-    }
-
-    pub(in crate::core) fn on_bundle_saved(&mut self, _token: Token, _result: Result<(), String>) {
-        debug_assert!(false, "a bundle that nobody asked for");
     }
 }

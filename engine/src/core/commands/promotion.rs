@@ -4,6 +4,7 @@ use super::{failed, refused};
 use crate::core::durable::Then;
 use crate::core::links::Phase;
 use crate::core::replica::{PeerMask, Replica};
+use crate::core::resolve::Resolving;
 use crate::core::types::*;
 use crate::wire::{DiskState, Message, Role};
 
@@ -44,6 +45,15 @@ impl Replica {
             ));
         }
         for peer in &self.peers {
+            if let Some(Phase::Resolving(Resolving::Victim(_))) = peer.phase() {
+                return Err(refused(
+                    format!(
+                        "{node} is giving up its changes to {resource}, for those of {}",
+                        peer.name
+                    ),
+                    format!("wait for the resync: blockpair sync {resource} --wait"),
+                ));
+            }
             if let Some(Phase::Target(_)) = peer.phase() {
                 return Err(refused(
                     format!(
@@ -180,7 +190,7 @@ impl Replica {
         self.run_deferred();
     }
 
-    pub(super) fn has_peers_writes(&self) -> bool {
+    pub(in crate::core) fn has_peers_writes(&self) -> bool {
         self.remote.len() > 0 || self.target_writes > 0
     }
 
