@@ -145,7 +145,8 @@ fn check_resolved(world: &World) {
 #[test]
 fn every_policy_ends_it_or_leaves_it_to_a_person() {
     // The victim, and whether it has something to save.
-    let cases: [(Policy, [u32; 2], Changes, Option<(usize, bool)>); 10] = [
+    type Case = (Policy, [u32; 2], Changes, Option<(usize, bool)>);
+    let cases: [Case; 10] = [
         (Policy::Manual, [0, 1], NONE_AT_B, None),
         (Policy::DiscardZeroChanges, [0, 0], BOTH, None),
         (Policy::DiscardZeroChanges, [0, 0], NONE_AT_B, Some((1, false))),
@@ -204,6 +205,9 @@ fn a_policy_leaves_a_primary_alone() {
         check(&world, &was, 1, true);
     }
 }
+
+/// A node that dials or one that listens asks, the survivor or the victim.
+const FEW_WORDS: [(usize, Victim, usize); 2] = [WORDS[0], WORDS[3]];
 
 /// All ways in which a person can say it: at which node, whom, and which node that is.
 const WORDS: [(usize, Victim, usize); 4] = [
@@ -400,7 +404,7 @@ fn a_crash_of_either_node_after_any_event_of_an_automatic_resolution_loses_nothi
 
 #[test]
 fn a_crash_of_either_node_after_any_event_of_a_person_s_resolution_loses_nothing() {
-    for (asked, victim, loser) in WORDS {
+    for (asked, victim, loser) in FEW_WORDS {
         for node in 0..2 {
             for k in 0.. {
                 let mut world = pair(Policy::Manual, [0, 0]);

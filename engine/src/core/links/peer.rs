@@ -2,8 +2,9 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use crate::core::commands::Resolve;
 use crate::core::requests::Sent;
-use crate::core::resolve::{Outcome, Resolve, Resolving};
+use crate::core::resolve::{Outcome, Resolving};
 use crate::core::source::{Progress, Source};
 use crate::core::target::Target;
 use crate::core::types::*;
