@@ -12,7 +12,7 @@
 use super::durable::Then;
 use super::handshake::{Plan, Resolution, Side, Who};
 use super::links::Phase;
-use super::marks::bounded_runs;
+use super::mark_exchange::bounded_runs;
 use super::replica::Replica;
 use super::types::*;
 use crate::meta::Bitmap;
