@@ -47,7 +47,7 @@ enum Step {
     Marks,
     /// What is given up is being saved.
     Saving(Token),
-    /// The marks are being made durable, or then the rewind.
+    /// It is saved, or need not be: the marks are being made durable, and then the rewind.
     Rewinding,
 }
 
@@ -207,6 +207,9 @@ impl Replica {
             // Its connection is gone, and with it what it was for.
             return;
         };
+        if let Some(work) = self.victim_mut(slot) {
+            work.step = Step::Rewinding;
+        }
         match result {
             Ok(()) => self.save_marks(slot),
             Err(why) => {
