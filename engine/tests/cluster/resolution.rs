@@ -206,6 +206,51 @@ fn a_policy_leaves_a_primary_alone() {
     }
 }
 
+/// The bitmap of one does not reach back to what both remember.
+fn forget_ancestor(world: &mut World, n: usize) {
+    world.crash(n, false);
+    world.edit_superblock(n, |superblock| superblock.peers[0].bitmap_generation = 0);
+    world.start(n, false);
+}
+
+#[test]
+fn a_split_of_long_ago_is_saved_and_compared_whole() {
+    for policy in [Policy::Priority, Policy::DiscardLeastChanges] {
+        for k in [None, Some(25), Some(40), Some(60)] {
+            let mut world = pair(policy, [1, 0]);
+            split(&mut world, BOTH);
+            forget_ancestor(&mut world, 0);
+            world.set_cable(Cable::Fine);
+            let was = contents(&world);
+            if policy == Policy::DiscardLeastChanges {
+                world.run_until("the split brain is found", apart);
+                let victim = Victim::Myself;
+                world.command(1, Command::Resolve { victim, bundle: true });
+            }
+            if let Some(k) = k {
+                crash_after(&mut world, 1, k, true);
+                world.run(20 * SECOND);
+                if !both_established(&mut world) {
+                    let victim = Victim::Peer(0);
+                    done(&mut world, 0, Command::Resolve { victim, bundle: true }).expect("a resolution");
+                }
+            }
+            world.run_until("equal copies", both_established);
+            check(&world, &was, 1, true);
+            let bundle = world.nodes[1].bundle.as_ref().expect("a bundle");
+            assert_eq!(
+                bundle.len() as u64,
+                crate::world::SIZE / BLOCK,
+                "the whole device"
+            );
+            assert!(world
+                .trace
+                .iter()
+                .any(|line| line.contains("rule split-brain-old")));
+        }
+    }
+}
+
 /// A node that dials or one that listens asks, the survivor or the victim.
 const FEW_WORDS: [(usize, Victim, usize); 2] = [WORDS[0], WORDS[3]];
 
