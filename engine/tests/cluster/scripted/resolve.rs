@@ -7,10 +7,14 @@ use super::*;
 
 /// This node and its peer both went on from generation 5; this one changed block 3.
 fn split() -> Bench {
+    Bench::with_marks(own(), false, &[3], &[])
+}
+
+fn own() -> Superblock {
     let mut own = superblock(6);
     own.history[0] = 5;
     own.peers[0].bitmap_generation = 5;
-    Bench::with_marks(own, false, &[3])
+    own
 }
 
 fn theirs() -> NodeState {
@@ -94,6 +98,36 @@ fn the_bundle_has_both_sides_marks_and_nothing_is_written_before_it_is_saved() {
     bench.settle();
     assert_eq!(goodbye(&mut bench), Some(GoodbyeReason::Busy));
     assert!(bench.records.contains(&"split_brain.resolved"));
+}
+
+#[test]
+fn what_a_crash_left_in_doubt_is_saved_too() {
+    let mut bench = Bench::with_marks(own(), false, &[3], &[1]);
+    told(&mut bench, Intent::DiscardYours { bundle: true });
+    peers_marks(&mut bench);
+    let runs = &bench.bundles[0].1.runs;
+    let per_extent = EXTENT_BYTES / u64::from(BLOCK);
+    assert_eq!(
+        runs.last(),
+        Some(&BlockRun {
+            first: per_extent,
+            count: per_extent
+        })
+    );
+}
+
+#[test]
+fn a_survivor_tells_what_a_crash_left_in_doubt() {
+    let mut bench = Bench::with_marks(own(), false, &[3], &[1]);
+    told(&mut bench, Intent::DiscardMine { bundle: true });
+    let runs = bench.find(|message| match message {
+        Message::BitmapRuns { runs, last: true } => Some(runs.clone()),
+        _ => None,
+    });
+    let per_extent = EXTENT_BYTES / u64::from(BLOCK);
+    let run = |first, count| BlockRun { first, count };
+    assert_eq!(runs, Some(vec![run(3, 1), run(per_extent, per_extent)]));
+    assert!(bench.bundles.is_empty() && bench.meta.is_empty());
 }
 
 #[test]
