@@ -164,9 +164,9 @@ impl Replica {
         self.freeze(Attachment::Failed, why);
         self.fail_all_requests(Errno::EIO);
         self.say_diskless(why);
-        if let Some(command) = self.promoted_when_drained.take() {
+        if let Some(held) = self.promoted_when_drained.take() {
             self.promoting = false;
-            self.fail_command(command);
+            self.fail_command(held.command);
         }
         self.fail_commands(METADATA_FAILED, METADATA_REMEDY);
     }

@@ -3,6 +3,7 @@
 
 mod detach;
 mod heal;
+mod resolve;
 mod serve;
 
 use std::collections::VecDeque;
@@ -34,6 +35,9 @@ struct Bench {
     dials: usize,
     exported: bool,
     notices: Vec<&'static str>,
+    records: Vec<&'static str>,
+    bundles: Vec<(Token, BundleRequest)>,
+    dropped: Vec<Token>,
 }
 
 fn superblock(current: u64) -> Superblock {
@@ -82,6 +86,7 @@ fn state(role: Role, current: u64) -> NodeState {
         promised: 0,
         diverged_at_s: 0,
         changed_at_s: 0,
+        resuming: false,
         handshake: true,
     }
 }
@@ -92,11 +97,31 @@ impl Bench {
     }
 
     fn with(superblock: Superblock, resume: bool, on_io_error: OnIoError) -> Bench {
-        Bench::made(superblock, resume, on_io_error, Protocol::C)
+        Bench::made(superblock, resume, on_io_error, Protocol::C, &[], &[])
     }
 
-    fn made(superblock: Superblock, resume: bool, on_io_error: OnIoError, protocol: Protocol) -> Bench {
+    /// With blocks marked for the peer, and extents in the write-intent log.
+    fn with_marks(superblock: Superblock, resume: bool, marked: &[u64], hot: &[u64]) -> Bench {
+        Bench::made(superblock, resume, OnIoError::PassOn, Protocol::C, marked, hot)
+    }
+
+    fn made(
+        superblock: Superblock,
+        resume: bool,
+        on_io_error: OnIoError,
+        protocol: Protocol,
+        marked: &[u64],
+        hot: &[u64],
+    ) -> Bench {
         let layout = Layout::new(SIZE, BLOCK, 1);
+        let mut marks = Bitmap::new(layout.blocks());
+        for block in marked {
+            marks.set(*block, 1);
+        }
+        let mut intent = Bitmap::new_intent(layout.extents());
+        for extent in hot {
+            intent.set(*extent, 1);
+        }
         let config = ReplicaConfig {
             resource: "r0".into(),
             node: "a".into(),
@@ -115,8 +140,8 @@ impl Bench {
         };
         let metadata = ReplicaMetadata {
             superblock,
-            bitmaps: vec![Bitmap::new(layout.blocks())],
-            intent: Bitmap::new_intent(layout.extents()),
+            bitmaps: vec![marks],
+            intent,
             layout,
         };
         let mut bench = Bench {
@@ -134,6 +159,9 @@ impl Bench {
             dials: 0,
             exported: false,
             notices: Vec::new(),
+            records: Vec::new(),
+            bundles: Vec::new(),
+            dropped: Vec::new(),
         };
         bench.command(Command::Connect { peer: 0 });
         bench
@@ -149,7 +177,7 @@ impl Bench {
     }
 
     fn with_protocol(protocol: Protocol) -> Bench {
-        let mut bench = Bench::made(superblock(5), false, OnIoError::Detach, protocol);
+        let mut bench = Bench::made(superblock(5), false, OnIoError::Detach, protocol, &[], &[]);
         bench.protocol = protocol;
         bench.promoted()
     }
@@ -186,8 +214,9 @@ impl Bench {
                     assert!(self.done.iter().all(|(d, _)| *d != id), "{id:?} answered twice");
                     self.done.push((id, result.is_ok()));
                 }
-                Action::Record(_) => {}
-                Action::SaveBundle { .. } => panic!("a bundle that nobody asked for"),
+                Action::Record(record) => self.records.push(record.what),
+                Action::DropBundle { token } => self.dropped.push(token),
+                Action::SaveBundle { token, bundle } => self.bundles.push((token, bundle)),
                 Action::Notice(notice) => self.notices.push(notice.name),
             }
         }
@@ -254,6 +283,10 @@ impl Bench {
     }
 
     fn hello_of(&mut self, resource_id: [u8; 16]) {
+        self.hello_with(resource_id, Intent::Replicate);
+    }
+
+    fn hello_with(&mut self, resource_id: [u8; 16], intent: Intent) {
         self.receive(Message::Hello(Hello {
             version_min: wire::VERSION_MIN,
             version_max: wire::VERSION_MAX,
@@ -267,7 +300,7 @@ impl Bench {
             protocol: self.protocol,
             channel: 0,
             nonce: 1,
-            intent: Intent::Replicate,
+            intent,
             policy: SplitBrainPolicy::Manual,
             priority: 0,
         }));
@@ -1069,4 +1102,77 @@ fn a_primary_that_fails_a_flush_of_its_time_as_secondary_stays_a_source() {
         bench.replies.contains(&(flush, false)),
         "the application hears of it"
     );
+}
+
+/// Primary, with a disconnect that waits for its flush.
+fn draining() -> (Bench, CommandId) {
+    let mut bench = Bench::primary();
+    bench.write(0);
+    bench.settle();
+    bench.receive(Message::Done { seq: 1, status: 0 });
+    let disconnect = bench.command(Command::Disconnect { peer: 0 });
+    (bench, disconnect)
+}
+
+#[test]
+fn a_connect_that_comes_while_a_disconnect_drains_is_not_lost() {
+    let (mut bench, disconnect) = draining();
+    let connect = bench.command(Command::Connect { peer: 0 });
+    assert!(bench.done.iter().all(|(id, _)| *id != connect), "it waits");
+    let dials = bench.dials;
+    bench.receive(Message::Done { seq: 2, status: 0 });
+    bench.settle();
+    assert!(bench.is_done(disconnect, true) && bench.is_done(connect, true));
+    assert_eq!(
+        bench.dials,
+        dials + 1,
+        "it tries the peer again, in the same turn"
+    );
+}
+
+#[test]
+fn nor_is_one_when_patience_with_the_drain_ends() {
+    let (mut bench, disconnect) = draining();
+    let connect = bench.command(Command::Connect { peer: 0 });
+    let dials = bench.dials;
+    bench.pass(2_900 * MS);
+    bench.receive(Message::Pong { sent_ns: 0 });
+    bench.pass(100 * MS);
+    assert!(bench.is_done(disconnect, true) && bench.is_done(connect, true));
+    assert_eq!(bench.dials, dials + 1);
+}
+
+#[test]
+fn the_last_of_connects_and_disconnects_counts() {
+    let (mut bench, first) = draining();
+    let connect = bench.command(Command::Connect { peer: 0 });
+    let second = bench.command(Command::Disconnect { peer: 0 });
+    assert!(bench.is_done(connect, false));
+    let dials = bench.dials;
+    bench.receive(Message::Done { seq: 2, status: 0 });
+    bench.settle();
+    bench.pass(10_000 * MS);
+    assert!(bench.is_done(first, true) && bench.is_done(second, true));
+    assert_eq!(bench.dials, dials);
+}
+
+#[test]
+fn a_stop_ends_a_connect_that_waits_for_a_drain() {
+    let (mut bench, disconnect) = draining();
+    let connect = bench.command(Command::Connect { peer: 0 });
+    let stop = bench.command(Command::Stop);
+    let late = bench.command(Command::Connect { peer: 0 });
+    assert!(bench.is_done(late, false));
+    bench.settle();
+    bench.receive(Message::Done { seq: 2, status: 0 });
+    bench.receive(Message::Done { seq: 3, status: 0 });
+    bench.settle();
+    bench.pass(3_000 * MS);
+    bench.settle();
+    assert!(bench.is_done(disconnect, true) && bench.is_done(stop, true));
+    let answered = bench.done.iter().any(|(id, _)| *id == connect);
+    assert!(answered, "nobody waits for ever");
+    let dials = bench.dials;
+    bench.pass(10_000 * MS);
+    assert_eq!(bench.dials, dials, "a stopped resource tries nothing");
 }
