@@ -114,6 +114,7 @@ class Running:
         bundles: str,
         history: str,
         resume: bool,
+        stale_generation: str | None,
         connect: bool,
     ) -> None:
         spec = {
@@ -133,6 +134,7 @@ class Running:
             "history": history,
             "peer_timeout_ms": round(config.peer_timeout * 1000),
             "resume": resume,
+            "stale_generation": stale_generation,
             "resume_wait_ms": round(config.resume_wait * 1000),
             "disk_driver": config.disk_driver,
             "connect": connect,

@@ -16,7 +16,7 @@ from blockpair.config.node import KernelDevice
 from blockpair.config.resource import ResourceConfig
 from blockpair.daemon.asker import asked_by
 from blockpair.daemon.clients import describe
-from blockpair.daemon.desired import Desired, PrimaryMarker
+from blockpair.daemon.desired import Desired, PrimaryMarker, StaleMarker
 from blockpair.daemon.kernel import LockedMemory, ResourceDevice
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.status.engine import EngineStatus
@@ -43,6 +43,7 @@ class Runtime:
         self._node = node
         self._places = places
         self._marker = marker
+        self._stale = StaleMarker(places.stale_marker(config.name))
         self._running: Running | None = None
         self._events: deque[EventRecord] = deque(maxlen=_EVENTS_KEPT)
         self._changed = asyncio.Event()
@@ -98,6 +99,7 @@ class Runtime:
                 bundles=str(self._places.bundles(self.config.name)),
                 history=str(self._places.history_file(self.config.name)),
                 resume=self._marker.is_set(),
+                stale_generation=self._stale.get(),
                 connect=connect,
             )
         except BlockpairError as error:
@@ -253,18 +255,22 @@ class Runtime:
         if running is not None:
             for notice in running.events():
                 self._record(notice)
-                if notice.name == "disk.detached":
-                    self._forget_role()
+                if notice.name in ("disk.detached", "disk.served"):
+                    self._forget_role(running, served=notice.name == "disk.served")
         self._announce()
 
-    def _forget_role(self) -> None:
+    def _forget_role(self, running: Running, *, served: bool) -> None:
         """Metadata that failed may come back to life with the next start, and say what is no longer true: a
         daemon that starts must not make this node Primary by itself.
         """
         try:
             self._marker.clear()
+            if served:
+                self._stale.set(running.status().generation.current)
         except OSError as error:
-            self._log.error("resource.marker-stays", text=f"{error.filename}: {error.strerror}")
+            self._log.error("resource.marker-not-written", text=f"{error.filename}: {error.strerror}")
+        except BlockpairError as error:
+            self._log.error("resource.marker-not-written", text=error.message)
 
     def _record(self, notice: Notice) -> None:
         time = datetime.fromtimestamp(notice.time_ns / 1e9, UTC).isoformat(timespec="milliseconds")

@@ -100,6 +100,10 @@ pub struct Node {
     failing: Vec<Failing>,
     /// A metadata write failed: only a restart helps.
     pub broken: bool,
+    /// It gave its disk up: its daemon has forgotten to make it Primary again.
+    forgotten: bool,
+    /// The generation of its copy when a peer began to stand in: known to its daemon.
+    stale_generation: u64,
     pub exported: bool,
 }
 
@@ -195,6 +199,8 @@ impl World {
             skew: rng.below(1 << 40),
             failing: Vec::new(),
             broken: false,
+            forgotten: false,
+            stale_generation: 0,
             exported: false,
         };
         let nodes = [node(0), node(1)];
@@ -275,6 +281,7 @@ impl World {
         };
         let skew = self.rng.below(1 << 40);
         let node = &mut self.nodes[n];
+        let resume = resume && !node.forgotten;
         node.skew = skew;
         node.life += 1;
         node.meta_free = self.now;
@@ -295,6 +302,7 @@ impl World {
             policy: SplitBrainPolicy::Manual,
             priority: 0,
             on_io_error: self.settings.on_io_error,
+            stale_generation: node.stale_generation,
             wall_offset_s: 0,
         };
         let replica = Replica::new(config, metadata, resume, self.now + skew);
@@ -594,6 +602,7 @@ impl World {
             Action::Export { open } => {
                 self.nodes[n].exported = open;
                 if open {
+                    self.nodes[n].forgotten = false;
                     self.opened.push(n);
                 }
             }
@@ -615,8 +624,16 @@ impl World {
     fn heard(&mut self, n: usize, notice: &Notice) {
         self.note(|| format!("{}: {}: {}", NAMES[n], notice.name, notice.text));
         match notice.name {
-            "disk.detached" => self.counts.add("detached disks", 1),
-            "disk.served" => self.counts.add("Primaries without a disk", 1),
+            "disk.detached" => {
+                self.nodes[n].forgotten = true;
+                self.counts.add("detached disks", 1);
+            }
+            "disk.served" => {
+                let current = self.status(n).map(|s| s.generation.current);
+                let current = current.and_then(|id| u64::from_str_radix(&id, 16).ok());
+                self.nodes[n].stale_generation = current.unwrap_or(0);
+                self.counts.add("Primaries without a disk", 1);
+            }
             "disk.lost_stand_in" => self.counts.add("lost stand-ins", 1),
             "disk.healed" => self.counts.add("healed reads", 1),
             "resync.started" if notice.text.starts_with("to ") => self.counts.add("resyncs", 1),

@@ -35,6 +35,14 @@ pub(super) struct BeforeDetach {
     wanted_back: bool,
 }
 
+/// This copy is stale from here on, and this node is not the one to go on alone.
+pub(super) fn mark_stale(superblock: &mut Superblock) {
+    superblock.disk = DiskState::Inconsistent;
+    superblock.role_primary = false;
+    superblock.last_primary = false;
+    superblock.clean = false;
+}
+
 impl Replica {
     pub(super) fn is_attached(&self) -> bool {
         self.attachment == Attachment::Attached
@@ -127,14 +135,6 @@ impl Replica {
         self.good_peer().filter(|_| self.peers.len() == 1)
     }
 
-    /// In the metadata, this copy is stale from here on, and this node is not the one to go on alone.
-    fn mark_stale(&mut self) {
-        self.superblock.disk = DiskState::Inconsistent;
-        self.superblock.role_primary = false;
-        self.superblock.last_primary = false;
-        self.superblock.clean = false;
-    }
-
     /// The cycles and promises that rest on the metadata end with them.
     fn freeze(&mut self, attachment: Attachment, why: &str) {
         let text = format!("{} gives its disk up: {why}", self.config.node);
@@ -158,7 +158,7 @@ impl Replica {
     fn give_up(&mut self, why: &str, save: bool) {
         if save && self.is_expendable() {
             // That this may fail is accepted.
-            self.mark_stale();
+            mark_stale(&mut self.superblock);
             self.save_superblock(Then::Nothing);
         }
         self.freeze(Attachment::Failed, why);
@@ -194,7 +194,7 @@ impl Replica {
                 saved: false,
                 wanted_back: false,
             });
-            self.mark_stale();
+            mark_stale(&mut self.superblock);
             self.save_superblock(Then::DetachSaved);
         }
         self.freeze(Attachment::Detaching(slot), why);

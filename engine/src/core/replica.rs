@@ -196,6 +196,9 @@ impl Replica {
                 full_sync: true,
             });
         }
+        if config.stale_generation != 0 && superblock.current == config.stale_generation {
+            super::detach::mark_stale(&mut superblock);
+        }
         let crashed_primary = superblock.role_primary && !superblock.clean;
         let nothing = Bitmap::new_intent(intent.len());
         let suspects = if planted(Fault::SuspectsIgnored) {

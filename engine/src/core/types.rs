@@ -329,6 +329,8 @@ pub struct ReplicaConfig {
     /// For [`SplitBrainPolicy::Priority`]: the higher one survives.
     pub priority: u32,
     pub on_io_error: OnIoError,
+    /// Generation that another node is known to have gone beyond, while these metadata could not be written: 0 none.
+    pub stale_generation: u64,
     /// Seconds since 1970 at [`Time`] 0. Labels only: no decision about a copy's safety looks at it.
     pub wall_offset_s: u64,
 }

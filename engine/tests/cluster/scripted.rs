@@ -40,6 +40,23 @@ struct Bench {
     dropped: Vec<Token>,
 }
 
+/// What a test may want otherwise.
+struct Setup<'a> {
+    on_io_error: OnIoError,
+    protocol: Protocol,
+    stale_generation: u64,
+    marked: &'a [u64],
+    hot: &'a [u64],
+}
+
+const SETUP: Setup = Setup {
+    on_io_error: OnIoError::PassOn,
+    protocol: Protocol::C,
+    stale_generation: 0,
+    marked: &[],
+    hot: &[],
+};
+
 fn superblock(current: u64) -> Superblock {
     Superblock {
         sequence: 2,
@@ -97,22 +114,24 @@ impl Bench {
     }
 
     fn with(superblock: Superblock, resume: bool, on_io_error: OnIoError) -> Bench {
-        Bench::made(superblock, resume, on_io_error, Protocol::C, &[], &[])
+        let setup = Setup { on_io_error, ..SETUP };
+        Bench::made(superblock, resume, setup)
     }
 
     /// With blocks marked for the peer, and extents in the write-intent log.
     fn with_marks(superblock: Superblock, resume: bool, marked: &[u64], hot: &[u64]) -> Bench {
-        Bench::made(superblock, resume, OnIoError::PassOn, Protocol::C, marked, hot)
+        let setup = Setup { marked, hot, ..SETUP };
+        Bench::made(superblock, resume, setup)
     }
 
-    fn made(
-        superblock: Superblock,
-        resume: bool,
-        on_io_error: OnIoError,
-        protocol: Protocol,
-        marked: &[u64],
-        hot: &[u64],
-    ) -> Bench {
+    fn made(superblock: Superblock, resume: bool, setup: Setup) -> Bench {
+        let Setup {
+            on_io_error,
+            protocol,
+            stale_generation,
+            marked,
+            hot,
+        } = setup;
         let layout = Layout::new(SIZE, BLOCK, 1);
         let mut marks = Bitmap::new(layout.blocks());
         for block in marked {
@@ -136,6 +155,7 @@ impl Bench {
             policy: SplitBrainPolicy::Manual,
             priority: 0,
             on_io_error,
+            stale_generation,
             wall_offset_s: 1_800_000_000,
         };
         let metadata = ReplicaMetadata {
@@ -177,7 +197,15 @@ impl Bench {
     }
 
     fn with_protocol(protocol: Protocol) -> Bench {
-        let mut bench = Bench::made(superblock(5), false, OnIoError::Detach, protocol, &[], &[]);
+        let mut bench = Bench::made(
+            superblock(5),
+            false,
+            Setup {
+                on_io_error: OnIoError::Detach,
+                protocol,
+                ..SETUP
+            },
+        );
         bench.protocol = protocol;
         bench.promoted()
     }

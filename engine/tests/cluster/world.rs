@@ -281,6 +281,7 @@ impl World {
             policy: self.policy,
             priority: self.priority[n],
             on_io_error: OnIoError::PassOn,
+            stale_generation: 0,
             wall_offset_s: 1_800_000_000,
         };
         let metadata = ReplicaMetadata {

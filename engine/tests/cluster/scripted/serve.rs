@@ -522,3 +522,28 @@ fn a_mended_disk_is_resynced_by_what_both_have_marked() {
         (Some("self-ahead"), u64::from(BLOCK))
     );
 }
+
+#[test]
+fn metadata_that_missed_the_stand_in_do_not_go_on_alone() {
+    // They come back to life, and still call this node the last Primary.
+    for (stale_generation, stale) in [(5, true), (4, false)] {
+        let mut superblock = superblock(5);
+        (superblock.role_primary, superblock.last_primary, superblock.clean) = (true, true, false);
+        let setup = Setup {
+            stale_generation,
+            ..SETUP
+        };
+        let mut bench = Bench::made(superblock, true, setup);
+        bench.pass(6_000 * MS);
+        bench.settle();
+        assert_eq!(bench.exported, !stale);
+        if stale {
+            let promote = bench.command(Command::Promote { force: false });
+            assert!(bench.is_done(promote, false));
+            let mut ahead = state(Role::Secondary, 6);
+            (ahead.generations.bitmap, ahead.last_primary) = (5, true);
+            bench.handshake(ahead);
+            assert_eq!(bench.replication(), "SyncTarget");
+        }
+    }
+}
