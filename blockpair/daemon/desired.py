@@ -99,8 +99,8 @@ class PrimaryMarker:
 
 
 class StaleMarker:
-    """The generation of this node's copy when a peer went on from there, while the metadata might not say so: they
-    must not be believed, should they come back to life and still call it the newest.
+    """The generation of this node's copy when a peer went on from there, while the metadata might not say so:
+    they must not be believed, should they come back to life and still call it the newest.
     """
 
     def __init__(self, file: Path) -> None:

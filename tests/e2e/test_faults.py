@@ -167,6 +167,8 @@ def test_the_primarys_disk_fails_and_its_peer_stands_in(
         assert client.read(0, SIZE) == random.Random(8).randbytes(SIZE)
         engine = a.rpc("resource.status", name="r0")["engine"]
         assert (engine["disk"], engine["served_by"]) == ("Diskless", "b")
+        # Metadata that come back with this generation are not believed.
+        assert (a.dir / "state/stale/r0").read_text().strip() == engine["generation"]["current"]
         assert a.cli("status").code == 4 and b.cli("status").code == 4
         assert "reads and writes go to b" in a.cli("status").out
         assert "demote r0" in a.refused(3, "disconnect", "r0")
