@@ -30,6 +30,7 @@ pub enum Happening {
     Meta {
         token: Token,
         writes: Vec<MetaWrite>,
+        after_failure: bool,
     },
     Dialled,
     Deliver {
@@ -339,7 +340,11 @@ impl World {
                 } if self.rng.chance(2) => {
                     self.apply(n, &op, flush_point, true);
                 }
-                Happening::Meta { writes, .. } if meta_goes_on => {
+                Happening::Meta {
+                    writes,
+                    after_failure,
+                    ..
+                } if meta_goes_on && (after_failure || !self.nodes[n].broken) => {
                     meta_goes_on = self.rng.chance(2);
                     self.write_meta(n, &writes, !meta_goes_on);
                 }
@@ -582,11 +587,23 @@ impl World {
                 };
                 self.schedule(n, delay, what);
             }
-            Action::Meta { token, writes } => {
+            Action::Meta {
+                token,
+                writes,
+                after_failure,
+            } => {
                 let start = self.nodes[n].meta_free.max(self.now);
                 let end = start + 1 + self.rng.below(MS);
                 self.nodes[n].meta_free = end;
-                self.schedule(n, end - self.now, Happening::Meta { token, writes });
+                self.schedule(
+                    n,
+                    end - self.now,
+                    Happening::Meta {
+                        token,
+                        writes,
+                        after_failure,
+                    },
+                );
             }
             Action::Send {
                 connection,
@@ -680,7 +697,15 @@ impl World {
                 op,
                 flush_point,
             } => self.disk_done(n, token, &op, flush_point),
-            Happening::Meta { token, writes } => {
+            Happening::Meta {
+                token,
+                after_failure,
+                ..
+            } if self.nodes[n].broken && !after_failure => {
+                let result = Err(Errno::EIO);
+                self.event(n, Event::MetaDone { token, result });
+            }
+            Happening::Meta { token, writes, .. } => {
                 let failure = self.takes_failure(n, Part::Meta);
                 self.nodes[n].broken |= failure.is_some();
                 self.write_meta(n, &writes, failure.is_some());

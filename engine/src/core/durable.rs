@@ -77,7 +77,11 @@ pub(super) enum MetaPurpose {
 impl Replica {
     pub(super) fn write_meta(&mut self, purpose: MetaPurpose, writes: Vec<MetaWrite>) {
         let token = Token(self.meta.insert(purpose) as u64);
-        self.out.push(Action::Meta { token, writes });
+        self.out.push(Action::Meta {
+            token,
+            writes,
+            after_failure: self.meta_failed,
+        });
     }
 
     /// Writes the superblock as it is now to the copy that is not the newest.
@@ -109,6 +113,7 @@ impl Replica {
             return;
         };
         if let Err(errno) = result {
+            self.meta_failed = true;
             self.superblock_failed |= matches!(purpose, MetaPurpose::Superblock(_));
             self.metadata_write_failed(errno);
         }

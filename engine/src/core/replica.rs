@@ -126,6 +126,8 @@ pub struct Replica {
     /// A flush failed, and no flush of the application has said so yet.
     pub(super) flush_error: Option<Errno>,
     pub(super) attachment: Attachment,
+    /// A metadata write has failed.
+    pub(super) meta_failed: bool,
     /// The last write of the superblock failed: its copy may be torn.
     pub(super) superblock_failed: bool,
     pub(super) before_detach: Option<BeforeDetach>,
@@ -240,6 +242,7 @@ impl Replica {
             disk_error: None,
             flush_error: None,
             attachment: Attachment::Attached,
+            meta_failed: false,
             superblock_failed: false,
             before_detach: None,
             stand_in_error: None,

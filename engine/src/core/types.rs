@@ -206,10 +206,13 @@ pub enum Action {
         token: Token,
         op: DiskOp,
     },
-    /// Durable, all of it, before [`Event::MetaDone`]. Metadata operations run one after the other.
+    /// Durable, all of it, before [`Event::MetaDone`]. Metadata operations run one after the other, and each may build on
+    /// those before it: once one has failed, those behind it fail untouched, but for what was asked for `after_failure`.
     Meta {
         token: Token,
         writes: Vec<MetaWrite>,
+        /// The core knows that one has failed.
+        after_failure: bool,
     },
     Send {
         peer: PeerSlot,

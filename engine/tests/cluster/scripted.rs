@@ -229,7 +229,7 @@ impl Bench {
         for action in actions {
             match action {
                 Action::Disk { token, op } => self.disk.push_back((token, op)),
-                Action::Meta { token, writes } => self.meta.push_back((token, writes)),
+                Action::Meta { token, writes, .. } => self.meta.push_back((token, writes)),
                 Action::Send { message, .. } => self.sent.push_back(message),
                 Action::Close { .. } => {}
                 Action::Dial { .. } => self.dials += 1,

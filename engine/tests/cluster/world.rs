@@ -491,7 +491,7 @@ impl World {
                     },
                 );
             }
-            Action::Meta { token, writes } => {
+            Action::Meta { token, writes, .. } => {
                 let start = self.nodes[n].meta_free.max(self.now);
                 let end = start + 1 + self.rng.below(MS);
                 self.nodes[n].meta_free = end;
