@@ -6,6 +6,7 @@
 
 mod cleaning;
 mod commands;
+mod consultation;
 mod durable;
 pub mod fault;
 pub mod handshake;
@@ -20,6 +21,7 @@ mod status;
 mod target;
 mod types;
 
+pub use consultation::{union, Consultation, CONSULTED_RUNS_MAX};
 pub use replica::{IoCounters, Replica, ReplicaMetadata, IN_FLIGHT_BYTES_MAX, IN_FLIGHT_WRITES_MAX};
 pub use source::is_zero;
 pub use status::{CoreStatus, GenerationStatus, PeerStatus, RefusalStatus, RequestStatus, ResyncStatus};

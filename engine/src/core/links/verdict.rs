@@ -11,7 +11,7 @@ use super::{REFUSALS_MAX, RETRY_REFUSED};
 
 impl Replica {
     /// Who this node is, as a peer is told and as its answer is held against.
-    pub(super) fn own_hello(&self, slot: PeerSlot, nonce: u64) -> Hello {
+    pub(in crate::core) fn own_hello(&self, slot: PeerSlot, nonce: u64) -> Hello {
         Hello {
             version_min: wire::VERSION_MIN,
             version_max: wire::VERSION_MAX,
@@ -55,7 +55,7 @@ impl Replica {
         self.send(slot, Message::State(state));
     }
 
-    fn own_state(&self, slot: PeerSlot, handshake: bool) -> NodeState {
+    pub(in crate::core) fn own_state(&self, slot: PeerSlot, handshake: bool) -> NodeState {
         let (record, peer) = (&self.superblock.peers[slot], &self.peers[slot]);
         NodeState {
             role: if self.promoting { Role::Primary } else { self.role },
