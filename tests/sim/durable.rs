@@ -3,7 +3,7 @@
 use _engine::core::handshake::{decide, Direction, Scope, Side};
 use _engine::core::ReplicaMetadata;
 use _engine::meta::{self, Bitmap, Layout, Superblock, EXTENT_BYTES, PAGE_BYTES};
-use _engine::wire::{Generations, NodeState, Role};
+use _engine::wire::{Generations, Intent, NodeState, Role, SplitBrainPolicy};
 
 use crate::disk::PAGE;
 
@@ -86,9 +86,14 @@ impl Durable {
                 promised: superblock.promised,
                 diverged_at_s: superblock.diverged_at_s,
                 changed_at_s: superblock.changed_at_s,
+                resuming: false,
                 handshake: true,
             },
             resource_id: superblock.resource_id,
+            block_size_bytes: superblock.block_size_bytes,
+            intent: Intent::Replicate,
+            policy: SplitBrainPolicy::Manual,
+            priority: 0,
         }
     }
 

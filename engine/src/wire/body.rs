@@ -22,7 +22,7 @@
 //! Goodbye (**frozen**): UTF-8 text, at most 512 bytes; the reason is the header's `status`.
 //!
 //! State: role u8 (Primary 1, Secondary 2) · disk u8 (Diskless 0 … UpToDate 4) · flags u8 (full sync 1, crashed
-//! primary 2, last primary 4, handshake 8) · 5 zero bytes · current · bitmap · 8 × history · dirty blocks ·
+//! primary 2, last primary 4, handshake 8, resuming 16) · 5 zero bytes · current · bitmap · 8 × history · dirty blocks ·
 //! suspect extents · epoch · promised · diverged at · changed at (u64 each).
 //!
 //! BitmapRuns: first u64, count u64 a run. Report: UTF-8 text. ChunkHash: one u128. ChunkDiffers: a u128 a block.
@@ -41,6 +41,8 @@ const FULL_SYNC: u8 = 1 << 0;
 const CRASHED_PRIMARY: u8 = 1 << 1;
 const LAST_PRIMARY: u8 = 1 << 2;
 const HANDSHAKE: u8 = 1 << 3;
+const RESUMING: u8 = 1 << 4;
+const STATE_FLAGS: u8 = FULL_SYNC | CRASHED_PRIMARY | LAST_PRIMARY | HANDSHAKE | RESUMING;
 /// Of a Hello's intent.
 const NO_BUNDLE: u8 = 1 << 7;
 
@@ -235,6 +237,7 @@ pub(super) fn put_state(out: &mut Vec<u8>, state: &NodeState) {
         (state.crashed_primary, CRASHED_PRIMARY),
         (state.last_primary, LAST_PRIMARY),
         (state.handshake, HANDSHAKE),
+        (state.resuming, RESUMING),
     ] {
         flags |= if set { flag } else { 0 };
     }
@@ -270,7 +273,7 @@ pub(super) fn state(body: &[u8]) -> Result<NodeState, FrameError> {
         other => return Err(invalid(Kind::State, format!("unknown disk state {other}"))),
     };
     let flags = body[2];
-    if flags & !(FULL_SYNC | CRASHED_PRIMARY | LAST_PRIMARY | HANDSHAKE) != 0 || body[3..8] != [0; 5] {
+    if flags & !STATE_FLAGS != 0 || body[3..8] != [0; 5] {
         return Err(invalid(
             Kind::State,
             format!("unknown flags {:02x?}", &body[2..8]),
@@ -293,6 +296,7 @@ pub(super) fn state(body: &[u8]) -> Result<NodeState, FrameError> {
         promised: u64_at(body, 112),
         diverged_at_s: u64_at(body, 120),
         changed_at_s: u64_at(body, 128),
+        resuming: flags & RESUMING != 0,
         handshake: flags & HANDSHAKE != 0,
     })
 }

@@ -192,6 +192,8 @@ pub struct NodeState {
     /// and when it last noted a change. Labels, and the input of the two policies by age.
     pub diverged_at_s: u64,
     pub changed_at_s: u64,
+    /// The sender died as Primary and waits for its peer's word before it goes on as one: its data are in use.
+    pub resuming: bool,
     /// True in the first state of a connection, which a verdict must follow; false in updates.
     pub handshake: bool,
 }

@@ -161,6 +161,17 @@ fn same_device(mine: &Hello, theirs: &Hello) -> Result<(), (GoodbyeReason, Strin
         );
         return Err((GoodbyeReason::Protocol, text));
     }
+    if mine.policy != theirs.policy {
+        let text = format!(
+            "resource {}: node {} has the split brain policy {}, node {} {}; set the same policy on both",
+            mine.resource,
+            mine.node,
+            mine.policy.name(),
+            theirs.node,
+            theirs.policy.name()
+        );
+        return Err((GoodbyeReason::Policy, text));
+    }
     Ok(())
 }
 

@@ -168,12 +168,12 @@ fn any_state() -> impl Strategy<Value = Message> {
         disk,
         any::<[u64; 8]>(),
         any::<[u64; 8]>(),
-        any::<[bool; 4]>(),
+        any::<[bool; 5]>(),
     )
         .prop_map(|(role, disk, numbers, history, flags)| {
             let [current, bitmap, dirty_blocks, suspect_extents, epoch, promised, diverged_at_s, changed_at_s] =
                 numbers;
-            let [full_sync, crashed_primary, last_primary, handshake] = flags;
+            let [full_sync, crashed_primary, last_primary, resuming, handshake] = flags;
             Message::State(NodeState {
                 role,
                 disk,
@@ -191,6 +191,7 @@ fn any_state() -> impl Strategy<Value = Message> {
                 promised,
                 diverged_at_s,
                 changed_at_s,
+                resuming,
                 handshake,
             })
         })
@@ -337,6 +338,7 @@ fn samples() -> Vec<Message> {
             promised: 2,
             diverged_at_s: 0,
             changed_at_s: 0,
+            resuming: false,
             handshake: true,
         }),
         Message::Goodbye {
@@ -759,7 +761,7 @@ fn two_equal_nodes_agree() {
 #[test]
 fn each_difference_is_refused_with_reason_and_remedy() {
     type Case = (GoodbyeReason, fn(&mut Hello), &'static [&'static str]);
-    let cases: [Case; 11] = [
+    let cases: [Case; 12] = [
         (
             GoodbyeReason::Version,
             |b| (b.version_min, b.version_max) = (2, 3),
@@ -815,6 +817,11 @@ fn each_difference_is_refused_with_reason_and_remedy() {
             |b| b.protocol = Protocol::A,
             &["protocol C", "same protocol"],
         ),
+        (
+            GoodbyeReason::Policy,
+            |b| b.policy = SplitBrainPolicy::Priority,
+            &["policy manual", "priority", "same policy on both"],
+        ),
     ];
     for (reason, change, expected) in cases {
         let (mut a, mut b) = (hello("a", "b"), hello("b", "a"));
@@ -844,7 +851,7 @@ fn each_difference_is_refused_with_reason_and_remedy() {
 #[test]
 fn refusals_fit_a_goodbye_even_with_the_longest_names() {
     let longest = |letter: &str| letter.repeat(NAME_MAX);
-    let changes: [fn(&mut Hello); 9] = [
+    let changes: [fn(&mut Hello); 10] = [
         |b| (b.version_min, b.version_max) = (u16::MAX - 1, u16::MAX),
         |b| (b.version_min, b.version_max) = (u16::MAX, u16::MAX - 1),
         |b| b.resource = "s".repeat(NAME_MAX),
@@ -853,6 +860,7 @@ fn refusals_fit_a_goodbye_even_with_the_longest_names() {
         |b| b.resource_id = [0x11; 16],
         |b| b.data_size_bytes = u64::MAX,
         |b| b.block_size_bytes = u32::MAX,
+        |b| b.policy = SplitBrainPolicy::DiscardYoungerPrimary,
         |b| b.channel = u16::MAX,
     ];
     for change in changes {

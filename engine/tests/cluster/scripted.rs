@@ -76,6 +76,7 @@ fn state(role: Role, current: u64) -> NodeState {
         promised: 0,
         diverged_at_s: 0,
         changed_at_s: 0,
+        resuming: false,
         handshake: true,
     }
 }

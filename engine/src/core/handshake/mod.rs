@@ -6,11 +6,16 @@
 //! behind the second", and tried both ways round: so the verdicts of the two nodes are mirror images by
 //! construction, and both reach the same conclusion without a word more.
 
+mod resolution;
+#[cfg(test)]
+mod resolution_tests;
 #[cfg(test)]
 mod tests;
 
+pub use resolution::{plan, Plan, Resolution, Who, BY_PERSON};
+
 use super::fault::{planted, Fault};
-use crate::wire::{DiskState, NodeState, Role};
+use crate::wire::{DiskState, Hello, Intent, NodeState, Role, SplitBrainPolicy};
 
 /// One side's inputs.
 #[derive(Clone, Debug)]
@@ -19,9 +24,27 @@ pub struct Side {
     pub state: NodeState,
     /// The resource id that its metadata carries; zero before its first sync began.
     pub resource_id: [u8; 16],
+    pub block_size_bytes: u32,
+    /// What this side wants of the connection, and its half of the policy for a split brain.
+    pub intent: Intent,
+    pub policy: SplitBrainPolicy,
+    pub priority: u32,
 }
 
 impl Side {
+    /// The sender of these two.
+    pub fn new(hello: &Hello, state: NodeState) -> Side {
+        Side {
+            name: hello.node.clone(),
+            state,
+            resource_id: hello.resource_id,
+            block_size_bytes: hello.block_size_bytes,
+            intent: hello.intent,
+            policy: hello.policy,
+            priority: hello.priority,
+        }
+    }
+
     fn current(&self) -> u64 {
         self.state.generations.current
     }
@@ -46,6 +69,11 @@ impl Side {
     /// A disk that may be read as the truth.
     fn is_usable(&self) -> bool {
         !matches!(self.state.disk, DiskState::Diskless | DiskState::Inconsistent)
+    }
+
+    /// An application relies on it, or will as soon as its daemon has come back.
+    fn is_in_use(&self) -> bool {
+        self.state.role == Role::Primary || self.state.resuming
     }
 
     fn standing(&self) -> (bool, bool, bool) {

@@ -4,7 +4,7 @@ use super::*;
 use crate::wire::{Generations, HISTORY_LEN};
 use proptest::prelude::*;
 
-fn side(name: &str, current: u64, bitmap: u64, history: &[u64]) -> Side {
+pub(super) fn side(name: &str, current: u64, bitmap: u64, history: &[u64]) -> Side {
     let mut ids = [0; HISTORY_LEN];
     ids[..history.len()].copy_from_slice(history);
     Side {
@@ -30,9 +30,14 @@ fn side(name: &str, current: u64, bitmap: u64, history: &[u64]) -> Side {
             promised: 0,
             diverged_at_s: 0,
             changed_at_s: 0,
+            resuming: false,
             handshake: true,
         },
         resource_id: [u8::from(current != 0); 16],
+        block_size_bytes: 4096,
+        intent: Intent::Replicate,
+        policy: SplitBrainPolicy::Manual,
+        priority: 0,
     }
 }
 

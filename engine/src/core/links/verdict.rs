@@ -78,6 +78,7 @@ impl Replica {
             promised: self.superblock.promised,
             diverged_at_s: self.superblock.diverged_at_s,
             changed_at_s: self.superblock.changed_at_s,
+            resuming: self.resuming.is_some(),
             handshake,
         }
     }
@@ -118,16 +119,8 @@ impl Replica {
         let Some(peer_state) = self.peers[slot].known.clone() else {
             return;
         };
-        let own = Side {
-            name: self.config.node.clone(),
-            state: *sent,
-            resource_id: self.superblock.resource_id,
-        };
-        let peer = Side {
-            name: peer_hello.node.clone(),
-            state: peer_state,
-            resource_id: peer_hello.resource_id,
-        };
+        let own = Side::new(&self.own_hello(slot, 0), *sent);
+        let peer = Side::new(&peer_hello, peer_state);
         let verdict = decide(&own, &peer);
         let name = self.peers[slot].name.clone();
         self.notice(
