@@ -22,6 +22,7 @@ mod target;
 mod types;
 
 pub use consultation::{union, Consultation, CONSULTED_RUNS_MAX};
+pub(crate) use links::refusal_text;
 pub use replica::{IoCounters, Replica, ReplicaMetadata, IN_FLIGHT_BYTES_MAX, IN_FLIGHT_WRITES_MAX};
 pub use source::is_zero;
 pub use status::{CoreStatus, GenerationStatus, PeerStatus, RefusalStatus, RequestStatus, ResyncStatus};

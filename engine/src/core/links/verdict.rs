@@ -270,7 +270,8 @@ fn summary(state: &NodeState) -> String {
     )
 }
 
-fn refusal_text(rule: &str, own: &str, peer: &str) -> String {
+/// Why a rule refuses, and what to do, for people.
+pub(crate) fn refusal_text(rule: &str, own: &str, peer: &str) -> String {
     match rule {
         "two-primaries" => {
             format!("{own} and {peer} are both Primary; demote one of them, then `blockpair connect`")

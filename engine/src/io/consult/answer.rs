@@ -77,7 +77,7 @@ fn answer(
     stream.set_nonblocking(false)?;
     let mut bytes = Vec::new();
     let epoch = told.state.epoch;
-    let mut put = |message: &Message, bytes: &mut Vec<u8>| {
+    let put = |message: &Message, bytes: &mut Vec<u8>| {
         encode(message, epoch, bytes);
     };
     put(&Message::Hello(told.hello.clone()), &mut bytes);
