@@ -111,6 +111,7 @@ class PeerStatus(Struct, frozen=True):
     last_contact_seconds: float | None
     refusal: Refusal | None
     rule: str | None
+    split_brain: bool
     out_of_sync_bytes: int
     suspect_bytes: int
     full_sync: bool
@@ -136,6 +137,8 @@ class EngineStatus(Struct, frozen=True):
     block_size_bytes: int
     extent_size_bytes: int
     protocol: str
+    split_brain_policy: str
+    priority: int
     generation: Generation
     hot_extents: int
     suspended: str | None

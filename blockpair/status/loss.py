@@ -1,10 +1,16 @@
-"""What one side of a split brain would lose, from its metadata. Pure."""
+"""What the sides of a split brain would lose, from their metadata, and how a peer is told of it. Pure."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from msgspec import Struct
+
+from blockpair.status.plan import Plan
+
+# What the replication protocol carries of a report: wire/message.rs.
+REPORT_MAX = 64 << 10
 
 
 class Loss(Struct, frozen=True):
@@ -20,6 +26,63 @@ class Loss(Struct, frozen=True):
     possible_bytes: int
     whole: bool
     complete: bool
+
+
+class FileList(Struct, frozen=True):
+    """``file_system``: its kind, null where none is understood; ``paths``: files that the bytes belong to;
+    ``other_blocks``: blocks of no named file; ``complete``: no limit was reached; ``problem``: why there
+    is no list, or null.
+    """
+
+    file_system: str | None = None
+    paths: tuple[str, ...] = ()
+    other_blocks: int = 0
+    complete: bool = True
+    problem: str | None = None
+
+
+class SideLoss(Struct, frozen=True):
+    """What would be lost if ``node`` gave up its side. Times in seconds since 1970, by its clock: when it
+    went on alone, and when it last noted a change; null: not known. ``problem``: why nothing is known.
+    """
+
+    node: str
+    problem: str | None = None
+    loss: Loss | None = None
+    files: FileList | None = None
+    diverged_at_s: int | None = None
+    changed_at_s: int | None = None
+
+
+class BothLosses(Struct, frozen=True):
+    """Both sides, this node's first, and what a connect would do about it; ``plan`` null: not known."""
+
+    name: str
+    sides: tuple[SideLoss, SideLoss]
+    plan: Plan | None
+
+
+def encode_report(side: SideLoss) -> str:
+    """``side`` for a peer that asks, cut to what the protocol carries."""
+    while len(text := msgspec.json.encode(side)) > REPORT_MAX:
+        files = side.files
+        if files is None or not files.paths:
+            side = SideLoss(side.node, problem="its report is too long")
+        else:
+            fewer = files.paths[: len(files.paths) // 2]
+            side = msgspec.structs.replace(
+                side, files=msgspec.structs.replace(files, paths=fewer, complete=False)
+            )
+    return text.decode()
+
+
+def decode_report(text: str, node: str) -> SideLoss:
+    """What the daemon of ``node`` said; whatever it was, a side of that node comes of it."""
+    try:
+        side = msgspec.json.decode(text, type=SideLoss)
+    except msgspec.DecodeError as error:
+        return SideLoss(node, problem=f"what its daemon says is not understood: {error}")
+    return msgspec.structs.replace(side, node=node)
 
 
 def loss(dump: dict[str, Any], peer: str) -> tuple[Loss, list[tuple[int, int]]]:

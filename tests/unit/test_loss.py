@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from blockpair.cli.resolve import loss_lines
+from blockpair.cli.resolve_text import loss_lines
 from blockpair.status.loss import Loss, loss
 
 

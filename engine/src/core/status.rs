@@ -7,7 +7,7 @@ use super::replica::{IoCounters, Replica};
 use super::source::Progress;
 use super::types::*;
 use crate::meta::EXTENT_BYTES;
-use crate::wire::{DiskState, GoodbyeReason, Protocol, Role};
+use crate::wire::{DiskState, GoodbyeReason, Protocol, Role, SplitBrainPolicy};
 
 #[derive(Clone, Debug, Serialize)]
 pub struct CoreStatus {
@@ -22,6 +22,9 @@ pub struct CoreStatus {
     pub block_size_bytes: u32,
     pub extent_size_bytes: u64,
     pub protocol: Protocol,
+    /// Who loses a split brain without a person, and this node's number for the policy `priority`.
+    pub split_brain_policy: SplitBrainPolicy,
+    pub priority: u32,
     pub generation: GenerationStatus,
     pub hot_extents: u64,
     pub suspended: Option<String>,
@@ -59,6 +62,8 @@ pub struct PeerStatus {
     pub last_contact_seconds: Option<f64>,
     pub refusal: Option<RefusalStatus>,
     pub rule: Option<&'static str>,
+    /// Both nodes have changes that the other lacks, and nobody has decided whose go.
+    pub split_brain: bool,
     pub out_of_sync_bytes: u64,
     pub suspect_bytes: u64,
     pub full_sync: bool,
@@ -121,6 +126,8 @@ impl Replica {
             block_size_bytes: superblock.block_size_bytes,
             extent_size_bytes: EXTENT_BYTES,
             protocol: self.config.protocol,
+            split_brain_policy: self.config.policy,
+            priority: self.config.priority,
             generation: GenerationStatus {
                 current: format!("{:016x}", superblock.current),
                 history: (superblock.history.iter())
@@ -196,6 +203,9 @@ impl Replica {
                 text: refusal.text.clone(),
             }),
             rule: peer.rule,
+            split_brain: peer.link.is_none()
+                && peer.refusal.as_ref().is_some_and(|refusal| refusal.reason == GoodbyeReason::Refused)
+                && peer.rule.is_some_and(|rule| rule.starts_with("split-brain")),
             out_of_sync_bytes: (peer.dirty.count() * block_size).min(size),
             suspect_bytes: (peer.suspect.count() * EXTENT_BYTES).min(size),
             full_sync: self.superblock.peers[slot].full_sync,
