@@ -82,8 +82,8 @@ class Engine:
     def end_export(self, socket: str) -> None:
         """End that export. Idempotent."""
     def consult(self, spec: str) -> str:
-        """What a connect would do now ({"peer", "report"}): asks the peer, changes nothing. Takes seconds; with
-        `report`, which asks for the peer's own words on what it changed, minutes.
+        """What a connect would do now ({"peer", "report"}): asks the peer, changes nothing. Takes seconds;
+        with `report`, which asks for the peer's own words on what it changed, minutes.
 
         JSON of `blockpair.status.plan.Plan`, and "report". A peer that cannot be asked is its "problem".
         """

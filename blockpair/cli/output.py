@@ -37,7 +37,9 @@ def print_json(value: Any) -> None:
 
 
 def confirm(what: str, remedy: str, *, yes: bool, as_json: bool) -> None:
-    """Ask on the terminal whether to go on. Raises `BlockpairError`, with ``remedy`` where nobody can be asked."""
+    """Ask on the terminal whether to go on. Raises `BlockpairError`, with ``remedy`` where nobody can be
+    asked.
+    """
     if yes:
         return
     if as_json or not sys.stdin.isatty():

@@ -114,7 +114,7 @@ def given_up(plan: Plan, victim: str, *, bundle: bool) -> str:
         raise BlockpairError(
             ErrorKind.FAILED,
             f"{plan.peer} cannot be asked: {plan.problem}",
-            f"both nodes are needed: see that blockpaird runs on {plan.peer}, and {plan.resource} is up there",
+            f"both nodes are needed: see that blockpaird runs on {plan.peer} with {plan.resource} up",
         )
     side = {node.node: node for node in (plan.own, plan.other)}.get(victim)
     if side is None:
