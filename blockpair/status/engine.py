@@ -112,6 +112,7 @@ class PeerStatus(Struct, frozen=True):
     refusal: Refusal | None
     rule: str | None
     split_brain: bool
+    resolving: str | None
     out_of_sync_bytes: int
     suspect_bytes: int
     full_sync: bool

@@ -598,7 +598,9 @@ impl World {
             Action::Notice(notice) => self.heard(n, &notice),
             // The log tells the same.
             Action::Record(_) => {}
-            Action::SaveBundle { .. } => unreachable!("no split brain is resolved in these runs"),
+            Action::SaveBundle { .. } | Action::DropBundle { .. } => {
+                unreachable!("no split brain is resolved in these runs")
+            }
         }
     }
 

@@ -20,6 +20,7 @@ _PEER: dict[str, Any] = {
     "refusal": None,
     "rule": "equal",
     "split_brain": False,
+    "resolving": None,
     "out_of_sync_bytes": 0,
     "suspect_bytes": 0,
     "full_sync": False,

@@ -44,6 +44,14 @@ pub(super) enum Then {
         peer: PeerSlot,
         connection: ConnectionId,
     },
+    VictimMarked {
+        peer: PeerSlot,
+        connection: ConnectionId,
+    },
+    Rewound {
+        peer: PeerSlot,
+        connection: ConnectionId,
+    },
     Stopped {
         command: CommandId,
     },
@@ -127,12 +135,9 @@ impl Replica {
             Then::TargetReady { peer, connection } => self.target_ready(peer, connection),
             Then::SendResyncEnd { peer, connection } => self.send_resync_end(peer, connection),
             Then::Adopted { peer, connection } => self.adopted(peer, connection),
-            Then::Stopped { command } => {
-                self.out.push(Action::CommandDone {
-                    id: command,
-                    result: Ok(()),
-                });
-            }
+            Then::VictimMarked { peer, connection } => self.victim_marked(peer, connection),
+            Then::Rewound { peer, connection } => self.rewound(peer, connection),
+            Then::Stopped { command } => self.done(command, Ok(())),
         }
     }
 
@@ -148,17 +153,16 @@ impl Replica {
                 self.fail_command(Some(command));
             }
             // It has stopped all the same; that it was no clean stop is what the metadata says.
-            Then::Stopped { command } => self.out.push(Action::CommandDone {
-                id: command,
-                result: Ok(()),
-            }),
+            Then::Stopped { command } => self.done(command, Ok(())),
             Then::PromotionAllowed { .. } => self.allowing = false,
             Then::Nothing
             | Then::GenerationBumped
             | Then::SourceSaved { .. }
             | Then::TargetReady { .. }
             | Then::SendResyncEnd { .. }
-            | Then::Adopted { .. } => {}
+            | Then::Adopted { .. }
+            | Then::VictimMarked { .. }
+            | Then::Rewound { .. } => {}
         }
     }
 

@@ -2,12 +2,12 @@
 //!
 //! This file holds the state and the dispatch of events. The behaviour stands beside it, one concern a file:
 //! `requests` (the application's I/O), `remote` (a peer's I/O), `links` (connections and handshake), `source` and
-//! `target` (resync), `commands`, `durable` (superblock, write-intent log, generations), `cleaning`.
+//! `target` (resync), `resolve` (split brain), `commands`, `durable` (superblock, write-intent log, generations), `cleaning`.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use super::cleaning::Cleaning;
-use super::commands::{Promotion, Quiesce, SyncAsked};
+use super::commands::{HeldPromotion, Promotion, Quiesce, SyncAsked};
 use super::durable::MetaPurpose;
 use super::fault::{planted, Fault};
 use super::links::Peer;
@@ -98,7 +98,7 @@ pub struct Replica {
     /// The decision to be Primary is on its way to the metadata: it counts from here on.
     pub(super) promoting: bool,
     /// It is durable, and waits until the former Primary's last writes are on the disk.
-    pub(super) promoted_when_drained: Option<Option<CommandId>>,
+    pub(super) promoted_when_drained: Option<HeldPromotion>,
     /// The permission for a peer to be Primary is on its way to the metadata: this node must not ask now.
     pub(super) allowing: bool,
     /// A write of the peer was lost here since the last handshake.
@@ -150,6 +150,7 @@ pub struct Replica {
     pub(super) target_bytes: u64,
     pub(super) last_request: Time,
     pub(super) next_chunk: u64,
+    pub(super) next_bundle: u64,
     pub(super) counters: IoCounters,
 
     random: u64,
@@ -241,6 +242,7 @@ impl Replica {
             target_bytes: 0,
             last_request: 0,
             next_chunk: 1,
+            next_bundle: 1,
             counters: IoCounters::default(),
             now,
             out: Vec::new(),
@@ -281,7 +283,7 @@ impl Replica {
         let links = self
             .peers
             .iter()
-            .filter_map(|peer| peer.next_timeout(&self.config));
+            .filter_map(|peer| peer.next_timeout(&self.config, self.stopped));
         let own = [
             self.resuming.filter(|_| self.may_resume_alone()),
             self.promotion.as_ref().map(|p| p.deadline),
@@ -313,6 +315,7 @@ impl Replica {
     }
 
     fn on_time(&mut self) {
+        self.resolve_on_time();
         self.links_on_time();
         self.commands_on_time();
         self.clean_on_time();

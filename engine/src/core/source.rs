@@ -360,8 +360,9 @@ impl Replica {
         };
         match result {
             Ok(Some(data)) => {
-                let zero = is_zero(&data);
                 let (offset, len) = (entry.offset, entry.len);
+                // The target writes zeroes over the whole chunk: only if all of it is marked.
+                let zero = is_zero(&data) && self.is_marked(slot, offset, len);
                 if !zero && self.goes_unasked(slot, offset, len) {
                     if let Some(entry) = self
                         .source_mut(slot)
@@ -411,11 +412,16 @@ impl Replica {
         }
     }
 
+    /// Every block of the range.
+    fn is_marked(&self, slot: PeerSlot, offset: u64, len: u32) -> bool {
+        let (first, count) = self.blocks_of(offset, u64::from(len));
+        self.peers[slot].dirty.count_range(first, count) == count
+    }
+
     /// Whether a chunk is sent without asking for the target's checksums: when all of it is marked, and lately
     /// everything marked differed in full, as in the first sync of a new disk.
     fn goes_unasked(&mut self, slot: PeerSlot, offset: u64, len: u32) -> bool {
-        let (first, count) = self.blocks_of(offset, u64::from(len));
-        let marked = self.peers[slot].dirty.count_range(first, count) == count;
+        let marked = self.is_marked(slot, offset, len);
         let Some(source) = self.source_mut(slot) else {
             return false;
         };

@@ -62,8 +62,10 @@ pub struct PeerStatus {
     pub last_contact_seconds: Option<f64>,
     pub refusal: Option<RefusalStatus>,
     pub rule: Option<&'static str>,
-    /// Both nodes have changes that the other lacks, and nobody has decided whose go.
+    /// The last handshake found that both nodes have gone on alone; nothing of it has been overwritten since.
     pub split_brain: bool,
+    /// How far the end of a split brain is: exchanging-marks, saving-bundle, rewinding, waiting-for-victim.
+    pub resolving: Option<&'static str>,
     pub out_of_sync_bytes: u64,
     pub suspect_bytes: u64,
     pub full_sync: bool,
@@ -184,8 +186,9 @@ impl Replica {
             slot,
             name: peer.name.clone(),
             connection: match peer.phase() {
+                Some(Phase::Resolving(_)) => "Connected",
                 _ if peer.is_connected() => "Connected",
-                None if !peer.wanted => "StandAlone",
+                None | Some(Phase::Unwanted) if !peer.wanted => "StandAlone",
                 _ => "Connecting",
             },
             replication: match peer.phase() {
@@ -203,9 +206,11 @@ impl Replica {
                 text: refusal.text.clone(),
             }),
             rule: peer.rule,
-            split_brain: peer.link.is_none()
-                && peer.refusal.as_ref().is_some_and(|refusal| refusal.reason == GoodbyeReason::Refused)
-                && peer.rule.is_some_and(|rule| rule.starts_with("split-brain")),
+            split_brain: peer.split_brain,
+            resolving: match peer.phase() {
+                Some(Phase::Resolving(resolving)) => Some(resolving.step()),
+                _ => None,
+            },
             out_of_sync_bytes: (peer.dirty.count() * block_size).min(size),
             suspect_bytes: (peer.suspect.count() * EXTENT_BYTES).min(size),
             full_sync: self.superblock.peers[slot].full_sync,

@@ -7,17 +7,15 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::durable::Then;
 use super::fault::{planted, Fault};
 use super::links::Phase;
+use super::marks::bounded_runs;
 use super::replica::{Holder, Purpose, Replica};
 use super::source::{Progress, CHUNK_BYTES};
 use super::types::*;
 use crate::payload::Payload;
-use crate::wire::{BlockRun, DiskState, Message, Status, BITMAP_RUNS_MAX, CHUNK_BLOCKS_MAX, HISTORY_LEN};
+use crate::wire::{DiskState, Message, Status, CHUNK_BLOCKS_MAX, HISTORY_LEN};
 
 /// Chunks that a source may have under way here, at most.
 const CHUNKS_MAX: usize = 256;
-/// With more runs than this, near ones are sent as one: they share a chunk anyway.
-const RUNS_EXACT_MAX: usize = 65_536;
-const RUN_GAP: u64 = 64;
 
 /// A resync from one peer.
 pub(super) struct Target {
@@ -112,39 +110,14 @@ impl Replica {
         target.ready = true;
         let block_size = u64::from(self.superblock.block_size_bytes);
         self.peers[slot].mark_suspects(block_size);
-        let mut runs: Vec<BlockRun> = Vec::new();
-        let mut coarse = false;
-        // However scattered the marks are, their list stays bounded.
-        let gap = RUN_GAP.max(self.peers[slot].dirty.len() / RUNS_EXACT_MAX as u64);
         // A copy that never had data adds nothing: the source knows how far the first sync came.
         let has_data = self.superblock.current != 0;
-        for (first, count) in self.peers[slot].dirty.runs().filter(|_| has_data) {
-            coarse |= runs.len() >= RUNS_EXACT_MAX;
-            match runs
-                .last_mut()
-                .filter(|last| coarse && first < last.first + last.count + gap)
-            {
-                Some(last) => last.count = first + count - last.first,
-                None => runs.push(BlockRun { first, count }),
-            }
-        }
-        let mut batches = runs.chunks(BITMAP_RUNS_MAX).peekable();
-        let mut messages = Vec::new();
-        while let Some(batch) = batches.next() {
-            messages.push(Message::BitmapRuns {
-                runs: batch.to_vec(),
-                last: batches.peek().is_none(),
-            });
-        }
-        if messages.is_empty() {
-            messages.push(Message::BitmapRuns {
-                runs: Vec::new(),
-                last: true,
-            });
-        }
-        for message in messages {
-            self.send(slot, message);
-        }
+        let runs = if has_data {
+            bounded_runs(&self.peers[slot].dirty)
+        } else {
+            Vec::new()
+        };
+        self.send_runs(slot, &runs);
     }
 
     pub(super) fn on_target_message(&mut self, slot: PeerSlot, message: Message) {

@@ -246,6 +246,10 @@ pub enum Action {
         token: Token,
         bundle: BundleRequest,
     },
+    /// Nobody waits for this bundle any more; what is there of it may go.
+    DropBundle {
+        token: Token,
+    },
 }
 
 /// What a split brain's victim is about to lose, and what it was.

@@ -133,8 +133,8 @@ pub struct Reactor {
 
     answers: Answers,
     bundles: Bundles,
-    /// The one bundle that is being saved.
-    saver: Option<Saver>,
+    /// Of the bundle that the core waits for.
+    saver: Option<(Token, Saver)>,
 
     commands: HashMap<u64, (CommandReply, bool)>,
     next_command: u64,
@@ -409,6 +409,10 @@ impl Reactor {
                         self.remember(&record);
                     }
                     Action::SaveBundle { token, bundle } => unsaved.push((token, bundle)),
+                    Action::DropBundle { token } => {
+                        unsaved.retain(|(unsaved, _)| *unsaved != token);
+                        self.drop_bundle(token);
+                    }
                 }
             }
             self.batch = batch;

@@ -154,6 +154,7 @@ impl Bench {
                     self.done.push((id, result.is_ok()));
                 }
                 Action::Record(_) => {}
+                Action::DropBundle { .. } => {}
                 Action::SaveBundle { .. } => panic!("a bundle that nobody asked for"),
                 Action::Notice(notice) => self.notices.push(notice.name),
             }
@@ -1029,4 +1030,77 @@ fn a_primary_that_fails_a_flush_of_its_time_as_secondary_stays_a_source() {
         bench.replies.contains(&(flush, false)),
         "the application hears of it"
     );
+}
+
+/// Primary, with a disconnect that waits for its flush.
+fn draining() -> (Bench, CommandId) {
+    let mut bench = Bench::primary();
+    bench.write(0);
+    bench.settle();
+    bench.receive(Message::Done { seq: 1, status: 0 });
+    let disconnect = bench.command(Command::Disconnect { peer: 0 });
+    (bench, disconnect)
+}
+
+#[test]
+fn a_connect_that_comes_while_a_disconnect_drains_is_not_lost() {
+    let (mut bench, disconnect) = draining();
+    let connect = bench.command(Command::Connect { peer: 0 });
+    assert!(bench.done.iter().all(|(id, _)| *id != connect), "it waits");
+    let dials = bench.dials;
+    bench.receive(Message::Done { seq: 2, status: 0 });
+    bench.settle();
+    assert!(bench.is_done(disconnect, true) && bench.is_done(connect, true));
+    assert_eq!(
+        bench.dials,
+        dials + 1,
+        "it tries the peer again, in the same turn"
+    );
+}
+
+#[test]
+fn nor_is_one_when_patience_with_the_drain_ends() {
+    let (mut bench, disconnect) = draining();
+    let connect = bench.command(Command::Connect { peer: 0 });
+    let dials = bench.dials;
+    bench.pass(2_900 * MS);
+    bench.receive(Message::Pong { sent_ns: 0 });
+    bench.pass(100 * MS);
+    assert!(bench.is_done(disconnect, true) && bench.is_done(connect, true));
+    assert_eq!(bench.dials, dials + 1);
+}
+
+#[test]
+fn the_last_of_connects_and_disconnects_counts() {
+    let (mut bench, first) = draining();
+    let connect = bench.command(Command::Connect { peer: 0 });
+    let second = bench.command(Command::Disconnect { peer: 0 });
+    assert!(bench.is_done(connect, false));
+    let dials = bench.dials;
+    bench.receive(Message::Done { seq: 2, status: 0 });
+    bench.settle();
+    bench.pass(10_000 * MS);
+    assert!(bench.is_done(first, true) && bench.is_done(second, true));
+    assert_eq!(bench.dials, dials);
+}
+
+#[test]
+fn a_stop_ends_a_connect_that_waits_for_a_drain() {
+    let (mut bench, disconnect) = draining();
+    let connect = bench.command(Command::Connect { peer: 0 });
+    let stop = bench.command(Command::Stop);
+    let late = bench.command(Command::Connect { peer: 0 });
+    assert!(bench.is_done(late, false));
+    bench.settle();
+    bench.receive(Message::Done { seq: 2, status: 0 });
+    bench.receive(Message::Done { seq: 3, status: 0 });
+    bench.settle();
+    bench.pass(3_000 * MS);
+    bench.settle();
+    assert!(bench.is_done(disconnect, true) && bench.is_done(stop, true));
+    let answered = bench.done.iter().any(|(id, _)| *id == connect);
+    assert!(answered, "nobody waits for ever");
+    let dials = bench.dials;
+    bench.pass(10_000 * MS);
+    assert_eq!(bench.dials, dials, "a stopped resource tries nothing");
 }

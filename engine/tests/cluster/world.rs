@@ -475,6 +475,7 @@ impl World {
                 self.commands.insert(id, result);
             }
             Action::Record(record) => self.note(format!("{}: {}: {}", NAMES[n], record.what, record.text)),
+            Action::DropBundle { .. } => {}
             Action::SaveBundle { token, .. } => {
                 let delay = 1 + self.rng.below(5 * MS);
                 self.schedule(delay, Happening::Bundle { node: n, life, token });

@@ -11,7 +11,7 @@ use super::types::*;
 use crate::wire::{GoodbyeReason, Role};
 
 pub(super) use first_sync::SyncAsked;
-pub(super) use promotion::Promotion;
+pub(super) use promotion::{HeldPromotion, Promotion};
 
 /// All activity is coming to its end.
 pub(in crate::core) struct Quiesce {
@@ -40,7 +40,7 @@ impl Replica {
     pub(in crate::core) fn on_command(&mut self, id: CommandId, command: Command, by: String) {
         let decides = matches!(
             command,
-            Command::Promote { .. } | Command::Demote | Command::SyncFrom { .. }
+            Command::Promote { .. } | Command::Demote | Command::SyncFrom { .. } | Command::Resolve { .. }
         );
         let handshaking = self
             .peers
@@ -64,28 +64,17 @@ impl Replica {
         }
         self.askers.insert(id, by);
         match command {
-            Command::Connect { peer } => {
-                if self.peers[peer].link.is_none() {
-                    self.connect_peer(peer);
-                }
-                self.done(id, Ok(()));
-            }
+            Command::Connect { peer } => self.connect(id, peer),
             Command::Disconnect { peer } => self.disconnect(id, peer),
             Command::Promote { force } => self.promote(id, force),
             Command::Demote => self.demote(id),
             Command::SyncFrom { source } => self.sync_from(id, source),
-            Command::Resolve { .. } => {
-                let error = failed(
-                    "this build cannot resolve a split brain yet".into(),
-                    "make one copy anew".into(),
-                );
-                self.done(id, Err(error));
-            }
+            Command::Resolve { victim, bundle } => self.resolve(id, victim, bundle),
             Command::Stop => self.quiesce(id, true),
         }
     }
 
-    fn done(&mut self, id: CommandId, result: Result<(), CommandError>) {
+    pub(in crate::core) fn done(&mut self, id: CommandId, result: Result<(), CommandError>) {
         self.askers.remove(&id);
         self.out.push(Action::CommandDone { id, result });
     }
@@ -101,8 +90,12 @@ impl Replica {
         let promotion = self.promotion.take().and_then(|promotion| promotion.command);
         let quiesce = self.quiescing.take().map(|quiesce| quiesce.command);
         let asked = self.sync_asked.take().map(|asked| asked.command);
-        let deferred: Vec<CommandId> = self.deferred.drain(..).map(|(id, ..)| id).collect();
-        for id in deferred.into_iter().chain(promotion).chain(quiesce).chain(asked) {
+        let mut waiting: Vec<CommandId> = self.deferred.drain(..).map(|(id, ..)| id).collect();
+        for peer in &mut self.peers {
+            waiting.append(&mut peer.reconnect);
+        }
+        waiting.append(&mut self.take_resolves());
+        for id in waiting.into_iter().chain(promotion).chain(quiesce).chain(asked) {
             self.done(id, Err(failed(message.to_owned(), remedy.to_owned())));
         }
     }
@@ -141,7 +134,20 @@ impl Replica {
         }
     }
 
-    // ---- disconnect ----------------------------------------------------------------------------------
+    // ---- connect and disconnect ----------------------------------------------------------------------
+
+    fn connect(&mut self, id: CommandId, slot: PeerSlot) {
+        if self.peers[slot].draining.is_none() {
+            self.connect_peer(slot);
+            return self.done(id, Ok(()));
+        }
+        if self.quiescing.is_some() {
+            let error = failed("a demote or stop is under way".into(), "wait for it".into());
+            return self.done(id, Err(error));
+        }
+        // The disconnect that it is to undo comes first.
+        self.peers[slot].reconnect.push(id);
+    }
 
     fn disconnect(&mut self, id: CommandId, slot: PeerSlot) {
         let deadline = self.now + self.config.peer_timeout_ns;
@@ -150,9 +156,14 @@ impl Replica {
             .as_ref()
             .is_some_and(|known| known.role == Role::Secondary);
         let mirrored = self.peers[slot].is_mirrored();
+        for connect in std::mem::take(&mut self.peers[slot].reconnect) {
+            let error = failed("a disconnect came after it".into(), "connect again".into());
+            self.done(connect, Err(error));
+        }
         if let Some((commands, _)) = &mut self.peers[slot].draining {
             return commands.push(id);
         }
+        self.resolve_failed(slot, "disconnected by an administrator");
         self.peers[slot].refusal = None;
         self.peers[slot].draining = Some((vec![id], deadline));
         if mirrored && follower {
@@ -220,12 +231,13 @@ impl Replica {
             return self.done(command, Err(error));
         }
         if stop {
+            // First: nobody who waits may set something going while the connections end.
+            self.fail_commands("the resource is going down", "blockpair up");
             let text = format!("{} is shutting down", self.config.node);
             for slot in 0..self.peers.len() {
                 self.peers[slot].wanted = false;
                 self.close_with(slot, GoodbyeReason::Busy, &text);
             }
-            self.fail_commands("the resource is going down", "blockpair up");
             self.out.push(Action::Export { open: false });
             // No request may come between here and the last write.
             self.role = Role::Secondary;
@@ -267,9 +279,5 @@ impl Replica {
         self.out.push(Action::Export { open: false });
         self.announce_state();
         self.done(command, Ok(()));
-    }
-
-    pub(in crate::core) fn on_bundle_saved(&mut self, _token: Token, _result: Result<(), String>) {
-        debug_assert!(false, "a bundle that nobody asked for");
     }
 }

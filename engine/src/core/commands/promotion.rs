@@ -4,6 +4,7 @@ use super::{failed, refused};
 use crate::core::durable::Then;
 use crate::core::links::Phase;
 use crate::core::replica::{PeerMask, Replica};
+use crate::core::resolve::Resolving;
 use crate::core::types::*;
 use crate::wire::{DiskState, Message, Role};
 
@@ -13,6 +14,11 @@ pub(in crate::core) struct Promotion {
     pub(super) waiting: PeerMask,
     pub(super) forced: bool,
     pub(in crate::core) deadline: Time,
+}
+
+/// A promotion that is durable, and whom to tell when it counts.
+pub(in crate::core) struct HeldPromotion {
+    command: Option<CommandId>,
 }
 
 impl Replica {
@@ -39,6 +45,15 @@ impl Replica {
             ));
         }
         for peer in &self.peers {
+            if let Some(Phase::Resolving(Resolving::Victim(_))) = peer.phase() {
+                return Err(refused(
+                    format!(
+                        "{node} is giving up its changes to {resource}, for those of {}",
+                        peer.name
+                    ),
+                    format!("wait for the resync: blockpair sync {resource} --wait"),
+                ));
+            }
             if let Some(Phase::Target(_)) = peer.phase() {
                 return Err(refused(
                     format!(
@@ -144,7 +159,7 @@ impl Replica {
     /// from now on must not see such a write appear later.
     pub(in crate::core) fn promoted(&mut self, command: Option<CommandId>) {
         if self.promoting && self.has_peers_writes() {
-            self.promoted_when_drained = Some(command);
+            self.promoted_when_drained = Some(HeldPromotion { command });
             return;
         }
         if !std::mem::take(&mut self.promoting) {
@@ -175,14 +190,14 @@ impl Replica {
         self.run_deferred();
     }
 
-    pub(super) fn has_peers_writes(&self) -> bool {
+    pub(in crate::core) fn has_peers_writes(&self) -> bool {
         self.remote.len() > 0 || self.target_writes > 0
     }
 
     /// A write of a peer ended: it may have been the last that a promotion waited for.
     pub(in crate::core) fn peers_write_ended(&mut self) {
         if !self.has_peers_writes() {
-            if let Some(command) = self.promoted_when_drained.take() {
+            if let Some(HeldPromotion { command }) = self.promoted_when_drained.take() {
                 self.promoted(command);
             }
         }

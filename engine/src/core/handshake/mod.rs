@@ -62,7 +62,7 @@ impl Side {
     }
 
     /// Something of it may differ from the peer's.
-    fn is_marked(&self) -> bool {
+    pub(in crate::core) fn is_marked(&self) -> bool {
         self.state.dirty_blocks > 0 || self.state.suspect_extents > 0 || self.state.full_sync
     }
 

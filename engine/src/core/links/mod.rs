@@ -8,7 +8,7 @@ use super::fault::{planted, Fault};
 use super::replica::Replica;
 use super::requests::Sent;
 use super::types::*;
-use crate::wire::{self, DiskState, GoodbyeReason, Message, Role};
+use crate::wire::{self, DiskState, GoodbyeReason, Hello, Message, Role};
 
 use peer::Link;
 pub(super) use peer::{Peer, Phase};
@@ -43,20 +43,13 @@ impl Replica {
                         connection: id,
                     });
                     self.drop_link(slot, &format!("no word for {seconds} s"));
-                } else if self.now >= link.last_sent + self.config.peer_timeout_ns / 4 {
+                } else if link
+                    .ping_at(self.config.peer_timeout_ns)
+                    .is_some_and(|at| self.now >= at)
+                {
                     let sent_ns = self.now;
                     self.send(slot, Message::Ping { sent_ns });
                 }
-            } else if peer.wanted
-                && peer.dial
-                && !peer.dialing
-                && !self.stopped
-                && peer.retry_at.is_some_and(|at| self.now >= at)
-            {
-                let peer = &mut self.peers[slot];
-                peer.dialing = true;
-                peer.retry_at = None;
-                self.out.push(Action::Dial { peer: slot });
             }
             if self.peers[slot]
                 .draining
@@ -65,10 +58,29 @@ impl Replica {
             {
                 self.drained(slot);
             }
+            // Last: what ended just now may have left a connect to carry out.
+            if self.peers[slot].draining.is_none() {
+                for id in std::mem::take(&mut self.peers[slot].reconnect) {
+                    self.connect_peer(slot);
+                    self.done(id, Ok(()));
+                }
+            }
+            let peer = &mut self.peers[slot];
+            if !self.stopped && peer.redial_at().is_some_and(|at| self.now >= at) {
+                peer.dialing = true;
+                peer.retry_at = None;
+                self.out.push(Action::Dial { peer: slot });
+            }
         }
     }
 
     fn retry_later(&mut self, slot: PeerSlot, pause: Time) {
+        // Two that dial at the same time must not go on doing so in step: each connection would end the other.
+        let pause = if self.peers[slot].dial {
+            pause
+        } else {
+            pause + pause / 2
+        };
         self.peers[slot].retry_at = Some(self.now + pause);
     }
 
@@ -76,6 +88,12 @@ impl Replica {
 
     pub(super) fn connect_peer(&mut self, slot: PeerSlot) {
         let now = self.now;
+        let peer = &mut self.peers[slot];
+        match peer.phase() {
+            None => {}
+            Some(Phase::Unwanted) => self.greet(slot),
+            Some(_) => return,
+        }
         let peer = &mut self.peers[slot];
         peer.wanted = true;
         peer.refusals = 0;
@@ -85,9 +103,10 @@ impl Replica {
     }
 
     pub(super) fn on_connection_opened(&mut self, slot: PeerSlot, connection: ConnectionId) {
-        self.peers[slot].dialing = false;
-        if !self.peers[slot].wanted || self.stopped || self.metadata_failed {
-            let text = format!("{} does not want a connection now", self.config.node);
+        let dialled = std::mem::take(&mut self.peers[slot].dialing);
+        let unwanted = !self.peers[slot].wanted;
+        if unwanted && dialled || self.stopped || self.metadata_failed {
+            let text = self.no_wish();
             let message = Message::Goodbye {
                 reason: GoodbyeReason::Disconnect,
                 text,
@@ -112,9 +131,35 @@ impl Replica {
             self.drop_link(slot, "replaced by a new connection");
         }
         self.peers[slot].link = Some(Link::new(connection, self.now));
+        if !unwanted {
+            self.greet(slot);
+        }
+    }
+
+    /// Who this node is, and what it wants.
+    fn greet(&mut self, slot: PeerSlot) {
+        self.resolve_has_link(slot, true);
         let nonce = self.random_id();
         let hello = self.own_hello(slot, nonce);
+        if let Some(link) = self.peers[slot].link.as_mut() {
+            link.phase = Phase::Hello;
+            link.intent = hello.intent;
+        }
         self.send(slot, Message::Hello(hello));
+    }
+
+    /// Only a person's decision about a split brain is a reason to talk now.
+    fn on_unwanted_hello(&mut self, slot: PeerSlot, hello: Hello) {
+        if hello.intent.resolves() {
+            self.greet(slot);
+            return self.on_hello(slot, hello);
+        }
+        let text = self.no_wish();
+        self.close_with(slot, GoodbyeReason::Disconnect, &text);
+    }
+
+    fn no_wish(&self) -> String {
+        format!("{} does not want a connection now", self.config.node)
     }
 
     pub(super) fn on_connection_lost(&mut self, slot: PeerSlot, connection: ConnectionId, why: &str) {
@@ -138,7 +183,8 @@ impl Replica {
         let Some(link) = self.peers[slot].link.take() else {
             return;
         };
-        let was_connected = !matches!(link.phase, Phase::Hello | Phase::State { .. });
+        let was_connected = !matches!(link.phase, Phase::Unwanted | Phase::Hello | Phase::State { .. });
+        self.resolve_has_link(slot, false);
         self.retry_later(slot, RETRY_FIRST << self.peers[slot].failures.min(5));
         if was_connected {
             let name = self.peers[slot].name.clone();
@@ -161,6 +207,7 @@ impl Replica {
         match link.phase {
             Phase::Source(source) => self.source_ended(slot, *source),
             Phase::Target(target) => self.target_ended(slot, *target),
+            Phase::Resolving(resolving) => self.resolving_lost(resolving),
             _ => {}
         }
         // What it did not confirm may be missing there: marked before anyone is answered without it.
@@ -192,7 +239,7 @@ impl Replica {
     fn end_draining(&mut self, slot: PeerSlot) {
         if let Some((commands, _)) = self.peers[slot].draining.take() {
             for id in commands {
-                self.out.push(Action::CommandDone { id, result: Ok(()) });
+                self.done(id, Ok(()));
             }
         }
     }
@@ -264,6 +311,8 @@ impl Replica {
         peer.last_contact = Some(now);
         match (message, &link.phase) {
             (Message::Goodbye { reason, text }, _) => self.on_goodbye(slot, reason, text),
+            (Message::Hello(hello), Phase::Unwanted) => self.on_unwanted_hello(slot, hello),
+            (_, Phase::Unwanted) => self.protocol_error(slot, "another message before its hello"),
             (Message::Hello(hello), Phase::Hello) => self.on_hello(slot, hello),
             (Message::State(_), Phase::Hello) => self.protocol_error(slot, "a state before its hello"),
             (Message::State(state), _) => self.on_state(slot, state),
@@ -274,6 +323,7 @@ impl Replica {
             (message, Phase::Established | Phase::Waiting | Phase::Source(_) | Phase::Target(_)) => {
                 self.on_connected_message(slot, message);
             }
+            (message, Phase::Resolving(_)) => self.on_resolving_message(slot, message),
             (message, Phase::Hello | Phase::State { .. }) => {
                 self.protocol_error(slot, &format!("{} before the handshake ended", kind_of(&message)));
             }
@@ -363,6 +413,8 @@ impl Replica {
 
     fn on_goodbye(&mut self, slot: PeerSlot, reason: GoodbyeReason, text: String) {
         let established = self.peers[slot].is_established();
+        let resolving = matches!(self.peers[slot].phase(), Some(Phase::Resolving(_)));
+        let unwanted = matches!(self.peers[slot].phase(), Some(Phase::Unwanted));
         let peer_is_primary = self.peers[slot]
             .known
             .as_ref()
@@ -374,6 +426,15 @@ impl Replica {
             });
         }
         self.drop_link(slot, &text);
+        if unwanted {
+            return;
+        }
+        if reason != GoodbyeReason::Busy {
+            self.resolve_failed(slot, &text);
+        }
+        if resolving && reason == GoodbyeReason::Refused {
+            self.resolution_ended(slot, &text);
+        }
         match reason {
             GoodbyeReason::Disconnect => {
                 self.retry_later(slot, RETRY_LAST);

@@ -3,11 +3,12 @@
 use std::collections::{HashSet, VecDeque};
 
 use crate::core::requests::Sent;
+use crate::core::resolve::{Outcome, Resolve, Resolving};
 use crate::core::source::{Progress, Source};
 use crate::core::target::Target;
 use crate::core::types::*;
 use crate::meta::Bitmap;
-use crate::wire::{Hello, NodeState};
+use crate::wire::{Hello, Intent, NodeState};
 
 /// Operations that a connection remembers from its oldest unanswered one on. Past this many, requests wait:
 /// one write that hangs on the peer must not cost memory without end.
@@ -15,6 +16,8 @@ const SENT_MAX: usize = 1 << 16;
 
 /// What a connection is doing.
 pub(in crate::core) enum Phase {
+    /// The peer dialled, and this node wants no connection, unless the peer's Hello says that a person does.
+    Unwanted,
     /// `Hello` was sent.
     Hello,
     /// Versions agree, our state was sent: its generations must not change until the verdict.
@@ -22,6 +25,8 @@ pub(in crate::core) enum Phase {
         peer_hello: Box<Hello>,
         sent: Box<NodeState>,
     },
+    /// A split brain is being resolved: its victim saves what it gives up.
+    Resolving(Resolving),
     /// Neither copy ever had data.
     Waiting,
     Established,
@@ -76,6 +81,8 @@ pub(in crate::core) struct Link {
     pub(in crate::core) received: ReceiveWindow,
     /// Flushes of the peer that wait for writes received before them.
     pub(in crate::core) waiting_flushes: VecDeque<u64>,
+    /// What this node's Hello said of it.
+    pub(super) intent: Intent,
     pub(super) opened: Time,
     pub(super) last_received: Time,
     pub(super) last_sent: Time,
@@ -85,12 +92,13 @@ impl Link {
     pub(super) fn new(id: ConnectionId, now: Time) -> Link {
         Link {
             id,
-            phase: Phase::Hello,
+            phase: Phase::Unwanted,
             sent: VecDeque::new(),
             sent_base: 0,
             unacked_bytes: 0,
             received: ReceiveWindow::default(),
             waiting_flushes: VecDeque::new(),
+            intent: Intent::Replicate,
             opened: now,
             last_received: now,
             last_sent: now,
@@ -133,10 +141,15 @@ impl Link {
     /// When patience ends: with a peer that is silent, or that never ends its handshake.
     pub(super) fn deadline(&self, patience: Time) -> Time {
         let since = match self.phase {
-            Phase::Hello | Phase::State { .. } => self.opened,
+            Phase::Unwanted | Phase::Hello | Phase::State { .. } => self.opened,
             _ => self.last_received,
         };
         since + patience
+    }
+
+    /// When the peer must hear something; never before the Hello, which comes first.
+    pub(super) fn ping_at(&self, patience: Time) -> Option<Time> {
+        (!matches!(self.phase, Phase::Unwanted)).then_some(self.last_sent + patience / 4)
     }
 
     pub(in crate::core) fn unanswered(&self) -> usize {
@@ -157,6 +170,12 @@ pub(in crate::core) struct Peer {
     pub(super) refusals: u32,
     pub(in crate::core) refusal: Option<Refusal>,
     pub(in crate::core) rule: Option<&'static str>,
+    /// The last handshake found that both have gone on alone.
+    pub(in crate::core) split_brain: bool,
+    /// A person at this node ends that.
+    pub(in crate::core) resolve: Option<Resolve>,
+    /// The peer is at work to end it: what the history is told when it has.
+    pub(in crate::core) outcome: Option<Outcome>,
     /// Its last known state.
     pub(in crate::core) known: Option<NodeState>,
     pub(in crate::core) last_contact: Option<Time>,
@@ -171,6 +190,8 @@ pub(in crate::core) struct Peer {
     pub(super) cover_seq: Option<u64>,
     /// A disconnect in good order: commands to answer, and when patience ends.
     pub(in crate::core) draining: Option<(Vec<CommandId>, Time)>,
+    /// Connects that came meanwhile: carried out when it has ended.
+    pub(in crate::core) reconnect: Vec<CommandId>,
     pub(in crate::core) last_resync: Option<Progress>,
 }
 
@@ -200,6 +221,9 @@ impl Peer {
             refusals: 0,
             refusal: None,
             rule: None,
+            split_brain: false,
+            resolve: None,
+            outcome: None,
             known: None,
             last_contact: None,
             dirty,
@@ -208,6 +232,7 @@ impl Peer {
             covered: HashSet::new(),
             cover_seq: None,
             draining: None,
+            reconnect: Vec::new(),
             last_resync: None,
         }
     }
@@ -247,7 +272,10 @@ impl Peer {
     }
 
     pub(in crate::core) fn is_connected(&self) -> bool {
-        !matches!(self.phase(), None | Some(Phase::Hello | Phase::State { .. }))
+        !matches!(
+            self.phase(),
+            None | Some(Phase::Unwanted | Phase::Hello | Phase::State { .. } | Phase::Resolving(_))
+        )
     }
 
     pub(in crate::core) fn begin_cover(&mut self, seq: u64) {
@@ -264,15 +292,25 @@ impl Peer {
         }
     }
 
-    pub(in crate::core) fn next_timeout(&self, config: &ReplicaConfig) -> Option<Time> {
-        let redial = self
-            .retry_at
-            .filter(|_| self.wanted && self.dial && self.link.is_none() && !self.dialing);
-        let link = self.link.as_ref().map(|link| {
-            (link.last_sent + config.peer_timeout_ns / 4).min(link.deadline(config.peer_timeout_ns))
-        });
+    /// Whether this node makes the connection: one of the two does, and the other too while it has a split brain to end.
+    pub(super) fn dials(&self) -> bool {
+        self.dial || self.resolve.is_some()
+    }
+
+    /// When this node tries to reach it again.
+    pub(super) fn redial_at(&self) -> Option<Time> {
+        self.retry_at
+            .filter(|_| self.wanted && self.dials() && self.link.is_none() && !self.dialing)
+    }
+
+    pub(in crate::core) fn next_timeout(&self, config: &ReplicaConfig, stopped: bool) -> Option<Time> {
+        let redial = self.redial_at().filter(|_| !stopped);
+        let patience = config.peer_timeout_ns;
+        let link = self.link.as_ref().map(|link| link.deadline(patience));
+        let ping = self.link.as_ref().and_then(|link| link.ping_at(patience));
         let drain = self.draining.as_ref().map(|(_, deadline)| *deadline);
-        [redial, link, drain].into_iter().flatten().min()
+        let resolve = self.resolve.as_ref().and_then(|resolve| resolve.deadline);
+        [redial, link, ping, drain, resolve].into_iter().flatten().min()
     }
 
     /// Turns suspect extents into marked blocks: from here on they are compared like any other.

@@ -2,7 +2,7 @@
 
 use super::Phase;
 use crate::core::durable::Then;
-use crate::core::handshake::{decide, Direction, Scope, Side};
+use crate::core::handshake::{plan, Direction, Plan, Scope, Side};
 use crate::core::replica::Replica;
 use crate::core::types::*;
 use crate::wire::{self, DiskState, Generations, GoodbyeReason, Hello, Intent, Message, NodeState, Role};
@@ -25,15 +25,19 @@ impl Replica {
             protocol: self.config.protocol,
             channel: 0,
             nonce,
-            intent: Intent::Replicate,
+            intent: self.intent(slot),
             policy: self.config.policy,
             priority: self.config.priority,
         }
     }
 
     pub(super) fn on_hello(&mut self, slot: PeerSlot, hello: Hello) {
+        if matches!(hello.intent, Intent::Consult { .. }) {
+            return self.protocol_error(slot, "it only asks, on a connection for replication");
+        }
         let own = self.own_hello(slot, 0);
         if let Err((reason, text)) = wire::negotiate(&own, &hello) {
+            self.resolve_failed(slot, &text);
             let peer = &mut self.peers[slot];
             peer.refusals += 1;
             let standalone = peer.refusals >= REFUSALS_MAX;
@@ -113,15 +117,21 @@ impl Replica {
         let Some(link) = self.peers[slot].link.as_mut() else {
             return;
         };
+        let intent = link.intent;
         let Phase::State { peer_hello, sent } = std::mem::replace(&mut link.phase, Phase::Hello) else {
             return;
         };
         let Some(peer_state) = self.peers[slot].known.clone() else {
             return;
         };
-        let own = Side::new(&self.own_hello(slot, 0), *sent);
+        let own = Side {
+            // As it was said, also if the command was answered since.
+            intent,
+            ..Side::new(&self.own_hello(slot, 0), *sent)
+        };
         let peer = Side::new(&peer_hello, peer_state);
-        let verdict = decide(&own, &peer);
+        let plan = plan(&own, &peer);
+        let verdict = &plan.verdict;
         let name = self.peers[slot].name.clone();
         self.notice(
             Severity::Info,
@@ -149,34 +159,47 @@ impl Replica {
         state.failures = 0;
         state.refusals = 0;
         state.refusal = None;
-        match verdict.direction {
+        state.split_brain = verdict.direction == Direction::SplitBrain;
+        if own.intent.resolves() || peer.intent.resolves() {
+            // The connection serves a person's wish, and goes on like any other.
+            state.wanted = true;
+        }
+        self.answer_resolve(slot, &own, &plan);
+        match plan.verdict.direction {
             Direction::Established => self.establish(slot),
             Direction::Source(scope) => self.begin_source(slot, scope == Scope::Whole),
             Direction::Target(_) => self.begin_target(slot, peer_hello.resource_id),
             Direction::Wait => self.set_phase(slot, Phase::Waiting),
-            Direction::SplitBrain => {
-                let text = format!(
-                    "split brain: {} and {name} were both written without each other; nothing was overwritten. \
-                     Decide whose changes go, and make that copy anew (see `blockpair status`)",
-                    self.config.node
-                );
-                self.record(
-                    "split_brain.found",
-                    text.clone(),
-                    None,
-                    Some(slot),
-                    self.generation_fields(),
-                );
-                self.notice(Severity::Error, "peer.split_brain", text.clone());
-                self.refuse_peer(slot, GoodbyeReason::Refused, &text);
-            }
+            Direction::SplitBrain => self.split_brain(slot, &own, &peer, &plan),
             Direction::Refuse => {
-                let text = refusal_text(verdict.rule, &self.config.node, &name);
+                let text = refusal_text(plan.verdict.rule, &self.config.node, &name);
                 self.notice(Severity::Error, "peer.refused", text.clone());
                 self.refuse_peer(slot, GoodbyeReason::Refused, &text);
             }
         }
         self.handshake_settled();
+    }
+
+    /// Both have gone on alone: one gives way now, or both stay as they are until a person says which one does.
+    fn split_brain(&mut self, slot: PeerSlot, own: &Side, peer: &Side, plan: &Plan) {
+        let name = &self.peers[slot].name;
+        let mut text = format!(
+            "split brain: {} and {name} were both written without each other; {}",
+            self.config.node, plan.reason
+        );
+        if plan.resolution.is_none() {
+            let resource = &self.config.resource;
+            text = format!("{text}. Nothing was overwritten. See `blockpair resolve {resource}`");
+        }
+        let mut fields = self.generation_fields();
+        fields.push(("rule", plan.verdict.rule.into()));
+        fields.push(("policy", own.policy.name().into()));
+        self.record("split_brain.found", text.clone(), None, Some(slot), fields);
+        self.notice(Severity::Error, "peer.split_brain", text.clone());
+        match plan.resolution {
+            Some(resolution) => self.begin_resolution(slot, own, peer, plan, resolution),
+            None => self.refuse_peer(slot, GoodbyeReason::Refused, &text),
+        }
     }
 
     pub(in crate::core) fn set_phase(&mut self, slot: PeerSlot, phase: Phase) {

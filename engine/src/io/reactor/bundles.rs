@@ -48,7 +48,7 @@ impl Reactor {
         let (device, inbox) = (self.device.clone(), self.inbox.clone());
         let folder = self.bundles.folder.clone();
         match start(token, device, inbox, folder, facts, bundle.runs) {
-            Ok(saver) => self.saver = Some(saver),
+            Ok(saver) => self.saver = Some((token, saver)),
             Err(error) => {
                 let why = format!("no thread can be started to save the bundle: {error}; try again");
                 self.bundle_saved(token, Err(why));
@@ -57,8 +57,8 @@ impl Reactor {
     }
 
     pub(super) fn bundle_saved(&mut self, token: Token, result: Result<Saved, String>) {
-        // Its thread is at its end.
-        self.saver = None;
+        // Its thread is at its end; another one may be under way by now.
+        self.drop_bundle(token);
         // Before the core hears of it: what it writes from then on has changed since the bundle.
         self.bundles
             .since
@@ -77,6 +77,11 @@ impl Reactor {
         }
         let result = result.map(|_| ());
         self.tell(Event::BundleSaved { token, result });
+    }
+
+    /// Interrupts it where it is not complete yet; its answer comes all the same, and finds nobody.
+    pub(super) fn drop_bundle(&mut self, token: Token) {
+        self.saver.take_if(|(saving, _)| *saving == token);
     }
 
     /// Before the disk is given `op`.

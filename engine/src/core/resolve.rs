@@ -1,0 +1,523 @@
+//! The end of a split brain: the victim saves what it is about to lose, then goes back to the common ancestor.
+//!
+//! Both sides come to the same [`Plan`](super::handshake::Plan) at the handshake. The survivor sends its marks; the
+//! victim joins them with its own, has the blocks saved, makes its marks durable, and then rewinds, in one superblock
+//! write, to the generation from which both started. From there on it is an ordinary target: the connection is made
+//! anew, and whatever is cut off later is taken up by the ordinary rules. Before that write nothing of the victim has
+//! changed, so a failure or a crash leaves the split brain as it was, for the next handshake to find.
+//!
+//! A promotion of the victim is refused as long as the connection on which it gives way lives. Together with the rule
+//! that nothing may be under way when the bundle begins, this keeps every write away from its disk until it is rewound.
+
+use super::durable::{Then, METADATA_FAILED, METADATA_REMEDY};
+use super::handshake::{Direction, Plan, Resolution, Side, Who};
+use super::links::Phase;
+use super::marks::bounded_runs;
+use super::replica::Replica;
+use super::types::*;
+use crate::meta::Bitmap;
+use crate::wire::{BlockRun, DiskState, Generations, GoodbyeReason, Intent, Message, Role, HISTORY_LEN};
+
+/// How long a resolve tries to reach the other node.
+const PATIENCE: Time = 10_000_000_000;
+
+type Fields = Vec<(&'static str, String)>;
+
+/// A person's decision at this node, until the resync that follows from it is about to start.
+pub(super) struct Resolve {
+    command: CommandId,
+    victim: Victim,
+    bundle: bool,
+    /// When it is given up for want of a connection.
+    pub(super) deadline: Option<Time>,
+}
+
+impl Resolve {
+    fn intent(&self) -> Intent {
+        let bundle = self.bundle;
+        match self.victim {
+            Victim::Myself => Intent::DiscardMine { bundle },
+            Victim::Peer(_) => Intent::DiscardYours { bundle },
+        }
+    }
+}
+
+/// A connection on which a split brain is being resolved.
+pub(super) enum Resolving {
+    /// The victim is at work; whether it went through is what the next handshake shows.
+    Survivor,
+    Victim(Box<VictimWork>),
+}
+
+impl Resolving {
+    /// How far it is, for people.
+    pub(super) fn step(&self) -> &'static str {
+        match self {
+            Resolving::Survivor => "waiting-for-victim",
+            Resolving::Victim(work) => match work.step {
+                Step::Marks => "exchanging-marks",
+                Step::Saving(_) => "saving-bundle",
+                Step::Rewinding => "rewinding",
+            },
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// The survivor's marks are on their way.
+    Marks,
+    /// What is given up is being saved.
+    Saving(Token),
+    /// The marks are being made durable, or then the rewind.
+    Rewinding,
+}
+
+/// What the victim knows of its own end.
+pub(super) struct VictimWork {
+    step: Step,
+    rule: &'static str,
+    why: String,
+    bundle: bool,
+    own: Generations,
+    survivor: Generations,
+    /// What the resync may overwrite. Not this node's bitmap: if it comes to nothing, nothing has changed.
+    union: Bitmap,
+    /// Some of it this node has changed since the split: without any, nothing is lost.
+    has_changes: bool,
+    outcome: Outcome,
+}
+
+/// What the history is told when the split brain has ended.
+pub(super) struct Outcome {
+    text: String,
+    fields: Fields,
+}
+
+fn error(kind: ErrorKind, message: String, remedy: String) -> CommandError {
+    CommandError {
+        kind,
+        message,
+        remedy,
+    }
+}
+
+impl Replica {
+    // ---- the command ---------------------------------------------------------------------------------
+
+    pub(super) fn resolve(&mut self, id: CommandId, victim: Victim, bundle: bool) {
+        let slot = match victim {
+            Victim::Peer(slot) => slot,
+            Victim::Myself => (self.peers.iter().position(|peer| peer.split_brain)).unwrap_or(0),
+        };
+        if let Err(error) = self.may_resolve(slot, victim) {
+            return self.done(id, Err(error));
+        }
+        self.peers[slot].resolve = Some(Resolve {
+            command: id,
+            victim,
+            bundle,
+            deadline: Some(self.now + PATIENCE),
+        });
+        self.connect_peer(slot);
+    }
+
+    fn may_resolve(&self, slot: PeerSlot, victim: Victim) -> Result<(), CommandError> {
+        let (resource, node) = (&self.config.resource, &self.config.node);
+        let failed = |message: String, remedy: String| Err(error(ErrorKind::Failed, message, remedy));
+        let Some(peer) = self.peers.get(slot) else {
+            return failed(
+                format!("{resource} has no peer"),
+                "nothing is to be resolved".into(),
+            );
+        };
+        if self.metadata_failed {
+            return failed(METADATA_FAILED.into(), METADATA_REMEDY.into());
+        }
+        let resolving = matches!(peer.phase(), Some(Phase::Resolving(_)));
+        if resolving || peer.resolve.is_some() {
+            return failed(
+                format!("the split brain with {} is being resolved", peer.name),
+                "wait for it".into(),
+            );
+        }
+        if peer.is_connected() {
+            return failed(
+                format!(
+                    "{node} and {} are connected: there is no split brain to resolve",
+                    peer.name
+                ),
+                format!("see `blockpair status {resource}`"),
+            );
+        }
+        if victim == Victim::Myself && self.is_in_use() {
+            return Err(error(
+                ErrorKind::Unsafe,
+                format!("{node} would give up its changes to {resource}, but it is Primary"),
+                format!("stop what uses it and demote it first: blockpair demote {resource} (on {node})"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn is_in_use(&self) -> bool {
+        self.role == Role::Primary || self.promoting || self.resuming.is_some()
+    }
+
+    /// What this node wants of its next connection to a peer.
+    pub(super) fn intent(&self, slot: PeerSlot) -> Intent {
+        (self.peers[slot].resolve.as_ref()).map_or(Intent::Replicate, Resolve::intent)
+    }
+
+    fn end_resolve(&mut self, slot: PeerSlot, result: Result<(), CommandError>) {
+        if let Some(resolve) = self.peers[slot].resolve.take() {
+            self.done(resolve.command, result);
+        }
+    }
+
+    pub(super) fn resolve_failed(&mut self, slot: PeerSlot, message: &str) {
+        let remedy = format!("see `blockpair status {}`", self.config.resource);
+        self.end_resolve(slot, Err(error(ErrorKind::Failed, message.into(), remedy)));
+    }
+
+    pub(super) fn take_resolves(&mut self) -> Vec<CommandId> {
+        let resolves = self.peers.iter_mut().filter_map(|peer| peer.resolve.take());
+        resolves.map(|resolve| resolve.command).collect()
+    }
+
+    pub(super) fn resolve_on_time(&mut self) {
+        for slot in 0..self.peers.len() {
+            let deadline = self.peers[slot]
+                .resolve
+                .as_ref()
+                .and_then(|resolve| resolve.deadline);
+            if deadline.is_some_and(|at| self.now >= at) {
+                let text = format!("{} cannot be reached", self.peers[slot].name);
+                self.resolve_failed(slot, &text);
+            }
+        }
+    }
+
+    /// Its patience counts only while there is no connection.
+    pub(super) fn resolve_has_link(&mut self, slot: PeerSlot, linked: bool) {
+        let deadline = self.now + PATIENCE;
+        if let Some(resolve) = &mut self.peers[slot].resolve {
+            resolve.deadline = (!linked).then_some(deadline);
+        }
+    }
+
+    /// What a verdict means for the resolve that this node's Hello asked for, and for one that it was waiting to see
+    /// the end of.
+    pub(super) fn answer_resolve(&mut self, slot: PeerSlot, own: &Side, plan: &Plan) {
+        let command = self.peers[slot].resolve.as_ref().map(|resolve| resolve.command);
+        let outcome = self.peers[slot].outcome.take();
+        if let (Some(outcome), Direction::Source(_)) = (outcome, &plan.verdict.direction) {
+            self.record(
+                "split_brain.resolved",
+                outcome.text,
+                command,
+                Some(slot),
+                outcome.fields,
+            );
+        }
+        let resource = &self.config.resource;
+        let result = match (own.intent, &plan.verdict.direction) {
+            (Intent::Replicate | Intent::Consult { .. }, _) => return,
+            (Intent::DiscardMine { .. }, Direction::Target(_))
+            | (Intent::DiscardYours { .. }, Direction::Source(_)) => Ok(()),
+            (_, Direction::SplitBrain) if plan.resolution.is_some() => return,
+            (_, Direction::SplitBrain) => Err(error(
+                ErrorKind::Unsafe,
+                plan.reason.clone(),
+                format!("blockpair resolve {resource} shows both sides"),
+            )),
+            _ => Err(error(
+                ErrorKind::Failed,
+                format!("there is no split brain to resolve (rule {})", plan.verdict.rule),
+                format!("the ordinary rules have decided; see `blockpair status {resource}`"),
+            )),
+        };
+        self.end_resolve(slot, result);
+    }
+
+    // ---- the handshake found a victim ----------------------------------------------------------------
+
+    pub(super) fn begin_resolution(
+        &mut self,
+        slot: PeerSlot,
+        own: &Side,
+        peer: &Side,
+        plan: &Plan,
+        resolution: Resolution,
+    ) {
+        let (victim, survivor) = match resolution.victim {
+            Who::Own => (own, peer),
+            Who::Peer => (peer, own),
+        };
+        let (node, state) = (&victim.name, &victim.state);
+        let text = format!(
+            "{node} gives up its changes and becomes a copy of {}: {} ({})",
+            survivor.name, resolution.by, plan.reason
+        );
+        self.notice(Severity::Warning, "peer.split_brain_resolving", text.clone());
+        let is_recent = plan.verdict.rule == "split-brain";
+        let bundle = match (resolution.bundle, victim.is_marked() || !is_recent) {
+            (_, false) => "not needed",
+            (true, true) => "saved",
+            (false, true) => "none",
+        };
+        let outcome = Outcome {
+            text,
+            fields: vec![
+                ("victim", node.clone()),
+                ("survivor", survivor.name.clone()),
+                ("by", resolution.by.into()),
+                ("rule", plan.verdict.rule.into()),
+                ("bundle", bundle.into()),
+                ("blocks", state.dirty_blocks.to_string()),
+                ("suspect_extents", state.suspect_extents.to_string()),
+                ("generation", format!("{:016x}", state.generations.current)),
+            ],
+        };
+        let marks = self.all_marks(slot);
+        if resolution.victim == Who::Peer {
+            self.peers[slot].outcome = Some(outcome);
+            self.set_phase(slot, Phase::Resolving(Resolving::Survivor));
+            return self.send_runs(slot, &bounded_runs(&marks));
+        }
+        let mut union = Bitmap::new(marks.len());
+        if is_recent {
+            // As the resync will be told of them: gaps that a long list covers included.
+            for run in bounded_runs(&marks) {
+                union.set(run.first, run.count);
+            }
+        } else {
+            union.set_all();
+        }
+        let work = VictimWork {
+            step: Step::Marks,
+            rule: plan.verdict.rule,
+            why: format!("{}: {}", resolution.by, plan.reason),
+            bundle: resolution.bundle,
+            own: state.generations,
+            survivor: survivor.state.generations,
+            has_changes: !union.is_empty(),
+            union,
+            outcome,
+        };
+        self.set_phase(slot, Phase::Resolving(Resolving::Victim(Box::new(work))));
+    }
+
+    fn victim_mut(&mut self, slot: PeerSlot) -> Option<&mut VictimWork> {
+        match &mut self.peers[slot].link.as_mut()?.phase {
+            Phase::Resolving(Resolving::Victim(work)) => Some(work),
+            _ => None,
+        }
+    }
+
+    /// All that one says to the other meanwhile are the survivor's marks.
+    pub(super) fn on_resolving_message(&mut self, slot: PeerSlot, message: Message) {
+        let Some(work) = self.victim_mut(slot).filter(|work| work.step == Step::Marks) else {
+            return self.protocol_error(slot, "an unexpected message while a split brain is resolved");
+        };
+        let Message::BitmapRuns { runs, last } = message else {
+            return self.protocol_error(slot, "something else than marks while a split brain is resolved");
+        };
+        let blocks = work.union.len();
+        for run in runs {
+            if run.first.checked_add(run.count).is_none_or(|end| end > blocks) {
+                return self.protocol_error(slot, "marks outside the device");
+            }
+            work.union.set(run.first, run.count);
+        }
+        if last {
+            self.save_bundle(slot);
+        }
+    }
+
+    /// Everything that the resync may overwrite is known: have it saved.
+    fn save_bundle(&mut self, slot: PeerSlot) {
+        if self.writes.len() > 0 || self.has_peers_writes() {
+            // Of a time before: they must not change what is saved.
+            let text = "writes are still under way on the disk that gives way";
+            return self.close_with(slot, GoodbyeReason::Busy, text);
+        }
+        let token = Token(self.next_bundle);
+        let (block_size_bytes, data_size_bytes) =
+            (self.superblock.block_size_bytes, self.superblock.data_size_bytes);
+        let Some(work) = self.victim_mut(slot) else {
+            return;
+        };
+        if !work.has_changes || !work.bundle {
+            return self.save_marks(slot);
+        }
+        work.step = Step::Saving(token);
+        let bundle = BundleRequest {
+            peer: slot,
+            rule: work.rule,
+            why: work.why.clone(),
+            victim: work.own,
+            survivor: work.survivor,
+            block_size_bytes,
+            data_size_bytes,
+            runs: (work.union.runs())
+                .map(|(first, count)| BlockRun { first, count })
+                .collect(),
+        };
+        self.next_bundle += 1;
+        self.out.push(Action::SaveBundle { token, bundle });
+    }
+
+    pub(super) fn on_bundle_saved(&mut self, token: Token, result: Result<(), String>) {
+        let waits = |work: &mut VictimWork| work.step == Step::Saving(token);
+        let Some(slot) = (0..self.peers.len()).find(|slot| self.victim_mut(*slot).is_some_and(waits)) else {
+            // Its connection is gone, and with it what it was for.
+            return;
+        };
+        match result {
+            Ok(()) => self.save_marks(slot),
+            Err(why) => {
+                let node = &self.config.node;
+                let text = format!("{node} keeps its changes: they could not be saved: {why}");
+                self.notice(Severity::Error, "bundle.failed", text.clone());
+                self.resolution_ended(slot, &text);
+                self.resolve_failed(slot, &text);
+                self.refuse_peer(slot, GoodbyeReason::Refused, &text);
+            }
+        }
+    }
+
+    /// The split brain stays: on both nodes the history says why.
+    pub(super) fn resolution_ended(&mut self, slot: PeerSlot, why: &str) {
+        self.peers[slot].outcome = None;
+        self.record(
+            "split_brain.kept",
+            why,
+            None,
+            Some(slot),
+            self.generation_fields(),
+        );
+    }
+
+    /// The connection on which it was resolved is gone.
+    pub(super) fn resolving_lost(&mut self, resolving: Resolving) {
+        if let Resolving::Victim(work) = resolving {
+            if let Step::Saving(token) = work.step {
+                self.out.push(Action::DropBundle { token });
+            }
+        }
+    }
+
+    // ---- the rewind ----------------------------------------------------------------------------------
+
+    /// The victim's own marks first: the rewound copy must still say what it changed. The superblock behind them says
+    /// that they are durable, and so is what a cleaning cycle had written before.
+    fn save_marks(&mut self, slot: PeerSlot) {
+        if !self.is_as_planned(slot) {
+            return;
+        }
+        let Some(connection) = self.peers[slot].link.as_ref().map(|link| link.id) else {
+            return;
+        };
+        if let Some(work) = self.victim_mut(slot) {
+            work.step = Step::Rewinding;
+        }
+        let block_size = u64::from(self.superblock.block_size_bytes);
+        self.peers[slot].mark_suspects(block_size);
+        self.save_all_bitmaps();
+        self.save_superblock(Then::VictimMarked {
+            peer: slot,
+            connection,
+        });
+    }
+
+    /// What was decided on is what is here. Promotions and writes are refused meanwhile; should anything have changed
+    /// all the same, this copy is kept, and the next handshake decides anew.
+    fn is_as_planned(&mut self, slot: PeerSlot) -> bool {
+        let (current, bitmap) = (
+            self.superblock.current,
+            self.superblock.peers[slot].bitmap_generation,
+        );
+        let as_planned = !self.is_in_use()
+            && self
+                .victim_mut(slot)
+                .is_some_and(|work| (work.own.current, work.own.bitmap) == (current, bitmap));
+        if !as_planned {
+            let text = "the copy that gives way changed meanwhile";
+            self.close_with(slot, GoodbyeReason::Busy, text);
+        }
+        as_planned
+    }
+
+    /// Back to the common ancestor, in one write: this copy is the target of whoever is ahead of that.
+    pub(super) fn victim_marked(&mut self, slot: PeerSlot, connection: ConnectionId) {
+        let same = (self.peers[slot].link.as_ref()).is_some_and(|link| link.id == connection);
+        if !same || !self.is_as_planned(slot) {
+            return;
+        }
+        let Some(work) = self.victim_mut(slot) else {
+            return;
+        };
+        let (text, mut fields) = (work.outcome.text.clone(), work.outcome.fields.clone());
+        let is_recent = work.rule == "split-brain";
+        let superblock = &mut self.superblock;
+        let parent = superblock.peers[slot].bitmap_generation;
+        if is_recent {
+            superblock.history = before(&superblock.history, parent);
+            superblock.current = parent;
+        } else {
+            // Which blocks differ from the ancestor is not known: like a new disk.
+            superblock.history = [0; HISTORY_LEN];
+            superblock.current = 0;
+            superblock.resource_id = [0; 16];
+            superblock.peers[slot].full_sync = true;
+            self.peers[slot].dirty.set_all();
+        }
+        superblock.peers[slot].bitmap_generation = 0;
+        superblock.disk = DiskState::Inconsistent;
+        superblock.role_primary = false;
+        superblock.last_primary = false;
+        superblock.forced = false;
+        superblock.diverged_at_s = 0;
+        self.crashed_primary = false;
+        fields.push(("rewound_to", format!("{:016x}", self.superblock.current)));
+        let command = self.peers[slot].resolve.as_ref().map(|resolve| resolve.command);
+        self.record("split_brain.resolved", text, command, Some(slot), fields);
+        self.save_superblock(Then::Rewound {
+            peer: slot,
+            connection,
+        });
+    }
+
+    /// An ordinary target from here on: the next handshake says so to both.
+    pub(super) fn rewound(&mut self, slot: PeerSlot, connection: ConnectionId) {
+        if matches!(self.intent(slot), Intent::DiscardMine { .. }) {
+            self.end_resolve(slot, Ok(()));
+        }
+        if (self.peers[slot].link.as_ref()).is_some_and(|link| link.id == connection) {
+            let text = format!("{} gave its changes up: the resync follows", self.config.node);
+            self.close_with(slot, GoodbyeReason::Busy, &text);
+        }
+    }
+}
+
+/// A history as it was before `id` became current; none if it does not know `id`.
+fn before(history: &[u64; HISTORY_LEN], id: u64) -> [u64; HISTORY_LEN] {
+    let mut earlier = [0; HISTORY_LEN];
+    if let Some(at) = history.iter().position(|entry| *entry == id) {
+        let known = &history[at + 1..];
+        earlier[..known.len()].copy_from_slice(known);
+    }
+    earlier
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_goes_back_to_before_its_ancestor() {
+        assert_eq!(before(&[5, 4, 3, 0, 0, 0, 0, 0], 4), [3, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(before(&[5, 4, 3, 0, 0, 0, 0, 0], 9), [0; 8]);
+    }
+}
