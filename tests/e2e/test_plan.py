@@ -49,13 +49,12 @@ def test_what_is_planned_is_what_a_connect_does(cluster: Cluster) -> None:
 def test_a_running_connection_goes_on_while_it_is_asked(cluster: Cluster) -> None:
     cluster.synced()
     a, b = cluster.nodes
-    contacts = [node.status()["engine"]["peers"][0]["wire"]["received_bytes"] for node in cluster.nodes]
+    events = [node.status()["events"] for node in cluster.nodes]
     assert planned(a)["decision"]["direction"] == planned(b)["decision"]["direction"] == "established"
-    for node, received in zip(cluster.nodes, contacts, strict=True):
-        peer = node.status()["engine"]["peers"][0]
-        # The same connection: its counters went on, and nothing was lost or made anew.
-        assert peer["connection"] == "Connected" and peer["wire"]["received_bytes"] >= received
-        assert not [event for event in node.status()["events"] if event["name"] == "peer.lost"]
+    for node, before in zip(cluster.nodes, events, strict=True):
+        assert node.status()["engine"]["peers"][0]["connection"] == "Connected"
+        # The same connection: none was lost, refused or made anew.
+        assert node.status()["events"] == before
 
 
 def test_a_split_brain_is_planned_alike_on_both(cluster: Cluster) -> None:

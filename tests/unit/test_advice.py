@@ -152,7 +152,8 @@ def test_progress_on_a_line() -> None:
 
 
 def test_a_split_brain_says_why_nobody_gives_way() -> None:
-    handshake = "split brain: a and b were both written without each other; both have changes. Nothing was overwritten. X"
+    words = "split brain: a and b were both written without each other"
+    handshake = f"{words}; both have changes. Nothing was overwritten. See elsewhere"
     for said, expected in (
         (handshake, "overwritten: both have changes"),
         ("no room", "overwritten: no room"),
