@@ -178,7 +178,8 @@ _REFUSALS: dict[str, tuple[Severity, str]] = {
 
 
 def _unconnected(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:
-    if peer.split_brain:
+    # Tried again, it is being ended, or the next handshake says that it is not.
+    if peer.split_brain and peer.connection == "StandAlone":
         return _split_brain(name, engine, peer)
     if peer.refusal is not None and peer.refusal.reason not in _PASSING:
         return _refused(name, engine, peer, peer.refusal)

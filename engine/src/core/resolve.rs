@@ -491,6 +491,7 @@ impl Replica {
 
     /// An ordinary target from here on: the next handshake says so to both.
     pub(super) fn rewound(&mut self, slot: PeerSlot, connection: ConnectionId) {
+        self.peers[slot].split_brain = false;
         if matches!(self.intent(slot), Intent::DiscardMine { .. }) {
             self.end_resolve(slot, Ok(()));
         }
