@@ -1,5 +1,5 @@
-"""A split brain resolved: by a person on either node, or by a policy. The loser's bundle is its device, byte for
-byte, and without one nothing is discarded.
+"""A split brain resolved: by a person on either node, or by a policy. The loser's bundle is its device as it
+was, and without one nothing is discarded.
 """
 
 from __future__ import annotations
