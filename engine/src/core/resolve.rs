@@ -9,38 +9,16 @@
 //! A promotion of the victim is refused as long as the connection on which it gives way lives. Together with the rule
 //! that nothing may be under way when the bundle begins, this keeps every write away from its disk until it is rewound.
 
-use super::durable::{Then, METADATA_FAILED, METADATA_REMEDY};
-use super::handshake::{Direction, Plan, Resolution, Side, Who};
+use super::durable::Then;
+use super::handshake::{Plan, Resolution, Side, Who};
 use super::links::Phase;
-use super::marks::bounded_runs;
+use super::mark_exchange::bounded_runs;
 use super::replica::Replica;
 use super::types::*;
 use crate::meta::Bitmap;
-use crate::wire::{BlockRun, DiskState, Generations, GoodbyeReason, Intent, Message, Role, HISTORY_LEN};
-
-/// How long a resolve tries to reach the other node.
-const PATIENCE: Time = 10_000_000_000;
+use crate::wire::{BlockRun, DiskState, Generations, GoodbyeReason, Intent, Message, HISTORY_LEN};
 
 type Fields = Vec<(&'static str, String)>;
-
-/// A person's decision at this node, until the resync that follows from it is about to start.
-pub(super) struct Resolve {
-    command: CommandId,
-    victim: Victim,
-    bundle: bool,
-    /// When it is given up for want of a connection.
-    pub(super) deadline: Option<Time>,
-}
-
-impl Resolve {
-    fn intent(&self) -> Intent {
-        let bundle = self.bundle;
-        match self.victim {
-            Victim::Myself => Intent::DiscardMine { bundle },
-            Victim::Peer(_) => Intent::DiscardYours { bundle },
-        }
-    }
-}
 
 /// A connection on which a split brain is being resolved.
 pub(super) enum Resolving {
@@ -69,7 +47,7 @@ enum Step {
     Marks,
     /// What is given up is being saved.
     Saving(Token),
-    /// The marks are being made durable, or then the rewind.
+    /// It is saved, or need not be: the marks are being made durable, and then the rewind.
     Rewinding,
 }
 
@@ -90,156 +68,11 @@ pub(super) struct VictimWork {
 
 /// What the history is told when the split brain has ended.
 pub(super) struct Outcome {
-    text: String,
-    fields: Fields,
-}
-
-fn error(kind: ErrorKind, message: String, remedy: String) -> CommandError {
-    CommandError {
-        kind,
-        message,
-        remedy,
-    }
+    pub(super) text: String,
+    pub(super) fields: Fields,
 }
 
 impl Replica {
-    // ---- the command ---------------------------------------------------------------------------------
-
-    pub(super) fn resolve(&mut self, id: CommandId, victim: Victim, bundle: bool) {
-        let slot = match victim {
-            Victim::Peer(slot) => slot,
-            Victim::Myself => (self.peers.iter().position(|peer| peer.split_brain)).unwrap_or(0),
-        };
-        if let Err(error) = self.may_resolve(slot, victim) {
-            return self.done(id, Err(error));
-        }
-        self.peers[slot].resolve = Some(Resolve {
-            command: id,
-            victim,
-            bundle,
-            deadline: Some(self.now + PATIENCE),
-        });
-        self.connect_peer(slot);
-    }
-
-    fn may_resolve(&self, slot: PeerSlot, victim: Victim) -> Result<(), CommandError> {
-        let (resource, node) = (&self.config.resource, &self.config.node);
-        let failed = |message: String, remedy: String| Err(error(ErrorKind::Failed, message, remedy));
-        let Some(peer) = self.peers.get(slot) else {
-            return failed(
-                format!("{resource} has no peer"),
-                "nothing is to be resolved".into(),
-            );
-        };
-        if self.metadata_failed {
-            return failed(METADATA_FAILED.into(), METADATA_REMEDY.into());
-        }
-        let resolving = matches!(peer.phase(), Some(Phase::Resolving(_)));
-        if resolving || peer.resolve.is_some() {
-            return failed(
-                format!("the split brain with {} is being resolved", peer.name),
-                "wait for it".into(),
-            );
-        }
-        if peer.is_connected() {
-            return failed(
-                format!(
-                    "{node} and {} are connected: there is no split brain to resolve",
-                    peer.name
-                ),
-                format!("see `blockpair status {resource}`"),
-            );
-        }
-        if victim == Victim::Myself && self.is_in_use() {
-            return Err(error(
-                ErrorKind::Unsafe,
-                format!("{node} would give up its changes to {resource}, but it is Primary"),
-                format!("stop what uses it and demote it first: blockpair demote {resource} (on {node})"),
-            ));
-        }
-        Ok(())
-    }
-
-    fn is_in_use(&self) -> bool {
-        self.role == Role::Primary || self.promoting || self.resuming.is_some()
-    }
-
-    /// What this node wants of its next connection to a peer.
-    pub(super) fn intent(&self, slot: PeerSlot) -> Intent {
-        (self.peers[slot].resolve.as_ref()).map_or(Intent::Replicate, Resolve::intent)
-    }
-
-    fn end_resolve(&mut self, slot: PeerSlot, result: Result<(), CommandError>) {
-        if let Some(resolve) = self.peers[slot].resolve.take() {
-            self.done(resolve.command, result);
-        }
-    }
-
-    pub(super) fn resolve_failed(&mut self, slot: PeerSlot, message: &str) {
-        let remedy = format!("see `blockpair status {}`", self.config.resource);
-        self.end_resolve(slot, Err(error(ErrorKind::Failed, message.into(), remedy)));
-    }
-
-    pub(super) fn take_resolves(&mut self) -> Vec<CommandId> {
-        let resolves = self.peers.iter_mut().filter_map(|peer| peer.resolve.take());
-        resolves.map(|resolve| resolve.command).collect()
-    }
-
-    pub(super) fn resolve_on_time(&mut self) {
-        for slot in 0..self.peers.len() {
-            let deadline = self.peers[slot]
-                .resolve
-                .as_ref()
-                .and_then(|resolve| resolve.deadline);
-            if deadline.is_some_and(|at| self.now >= at) {
-                let text = format!("{} cannot be reached", self.peers[slot].name);
-                self.resolve_failed(slot, &text);
-            }
-        }
-    }
-
-    /// Its patience counts only while there is no connection.
-    pub(super) fn resolve_has_link(&mut self, slot: PeerSlot, linked: bool) {
-        let deadline = self.now + PATIENCE;
-        if let Some(resolve) = &mut self.peers[slot].resolve {
-            resolve.deadline = (!linked).then_some(deadline);
-        }
-    }
-
-    /// What a verdict means for the resolve that this node's Hello asked for, and for one that it was waiting to see
-    /// the end of.
-    pub(super) fn answer_resolve(&mut self, slot: PeerSlot, own: &Side, plan: &Plan) {
-        let command = self.peers[slot].resolve.as_ref().map(|resolve| resolve.command);
-        let outcome = self.peers[slot].outcome.take();
-        if let (Some(outcome), Direction::Source(_)) = (outcome, &plan.verdict.direction) {
-            self.record(
-                "split_brain.resolved",
-                outcome.text,
-                command,
-                Some(slot),
-                outcome.fields,
-            );
-        }
-        let resource = &self.config.resource;
-        let result = match (own.intent, &plan.verdict.direction) {
-            (Intent::Replicate | Intent::Consult { .. }, _) => return,
-            (Intent::DiscardMine { .. }, Direction::Target(_))
-            | (Intent::DiscardYours { .. }, Direction::Source(_)) => Ok(()),
-            (_, Direction::SplitBrain) if plan.resolution.is_some() => return,
-            (_, Direction::SplitBrain) => Err(error(
-                ErrorKind::Unsafe,
-                plan.reason.clone(),
-                format!("blockpair resolve {resource} shows both sides"),
-            )),
-            _ => Err(error(
-                ErrorKind::Failed,
-                format!("there is no split brain to resolve (rule {})", plan.verdict.rule),
-                format!("the ordinary rules have decided; see `blockpair status {resource}`"),
-            )),
-        };
-        self.end_resolve(slot, result);
-    }
-
     // ---- the handshake found a victim ----------------------------------------------------------------
 
     pub(super) fn begin_resolution(
@@ -374,6 +207,9 @@ impl Replica {
             // Its connection is gone, and with it what it was for.
             return;
         };
+        if let Some(work) = self.victim_mut(slot) {
+            work.step = Step::Rewinding;
+        }
         match result {
             Ok(()) => self.save_marks(slot),
             Err(why) => {
@@ -481,7 +317,7 @@ impl Replica {
         superblock.diverged_at_s = 0;
         self.crashed_primary = false;
         fields.push(("rewound_to", format!("{:016x}", self.superblock.current)));
-        let command = self.peers[slot].resolve.as_ref().map(|resolve| resolve.command);
+        let command = self.resolve_command(slot);
         self.record("split_brain.resolved", text, command, Some(slot), fields);
         self.save_superblock(Then::Rewound {
             peer: slot,

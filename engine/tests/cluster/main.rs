@@ -4,6 +4,7 @@
 
 mod disk;
 mod oracle;
+mod resolution;
 mod rng;
 mod scripted;
 mod world;

@@ -54,8 +54,12 @@ enum Happening {
         node: usize,
         life: u32,
         token: Token,
+        bundle: Bundle,
     },
 }
+
+/// What a victim saved, block by block.
+pub type Bundle = BTreeMap<u64, Vec<u8>>;
 
 struct Scheduled {
     at: Time,
@@ -88,6 +92,13 @@ pub struct Node {
     /// When the metadata queue is free again: metadata operations run one after the other.
     meta_free: Time,
     pub exported: bool,
+    /// The core has been told of this many events.
+    pub events: u64,
+    /// From the request for a bundle to the end of the connection: nothing may be written.
+    saving: bool,
+    /// The bundle that was saved last.
+    pub bundle: Option<Bundle>,
+    pub records: Vec<&'static str>,
 }
 
 struct Connection {
@@ -112,6 +123,12 @@ pub struct World {
     pub now: Time,
     pub nodes: [Node; 2],
     pub protocol: Protocol,
+    pub policy: SplitBrainPolicy,
+    pub priority: [u32; 2],
+    /// There is no room for them.
+    pub bundles_fail: bool,
+    /// How long one takes, at most.
+    pub bundle_time: Time,
     cable: Cable,
     queue: BinaryHeap<Reverse<Scheduled>>,
     order: u64,
@@ -173,6 +190,10 @@ impl World {
                 life: 0,
                 meta_free: 0,
                 exported: false,
+                events: 0,
+                saving: false,
+                bundle: None,
+                records: Vec::new(),
             }
         };
         World {
@@ -180,6 +201,10 @@ impl World {
             now: MS,
             nodes: [node(0), node(1)],
             protocol,
+            policy: SplitBrainPolicy::Manual,
+            priority: [0, 0],
+            bundles_fail: false,
+            bundle_time: 5 * MS,
             cable: Cable::Fine,
             queue: BinaryHeap::new(),
             order: 0,
@@ -240,6 +265,7 @@ impl World {
         node.life += 1;
         node.meta_free = self.now;
         node.exported = false;
+        node.saving = false;
         let life = node.life;
         let config = ReplicaConfig {
             resource: "r0".into(),
@@ -252,8 +278,8 @@ impl World {
             peer_timeout_ns: 3_000 * MS,
             resume_wait_ns: 5_000 * MS,
             seed: self.rng.next(),
-            policy: SplitBrainPolicy::Manual,
-            priority: 0,
+            policy: self.policy,
+            priority: self.priority[n],
             wall_offset_s: 1_800_000_000,
         };
         let metadata = ReplicaMetadata {
@@ -266,6 +292,19 @@ impl World {
         self.nodes[n].replica = Some(replica);
         self.note(format!("{} starts, life {life}, resume {resume}", NAMES[n]));
         self.command(n, Command::Connect { peer: 0 });
+    }
+
+    /// Changes what the metadata of a node that is down say.
+    pub fn edit_superblock(&mut self, n: usize, edit: impl FnOnce(&mut Superblock)) {
+        let layout = Layout::new(SIZE, BLOCK as u32, 1);
+        let meta = &mut self.nodes[n].meta;
+        let [first, second] =
+            [0, 1].map(|copy| Superblock::decode(&meta.read(layout.superblock_offset(copy), PAGE_BYTES)));
+        let (mut superblock, _) = meta::choose(first, second).expect("metadata");
+        edit(&mut superblock);
+        superblock.sequence += 1;
+        let place = layout.superblock_offset(meta::next_copy(superblock.sequence));
+        meta.write(place, &superblock.encode(), true);
     }
 
     /// Ends the process, or the machine.
@@ -408,6 +447,7 @@ impl World {
         let Some(mut replica) = self.nodes[n].replica.take() else {
             return;
         };
+        self.nodes[n].events += 1;
         let mut actions = Vec::new();
         replica.handle(self.now, event, &mut actions);
         let timeout = replica.next_timeout();
@@ -431,6 +471,11 @@ impl World {
     fn act(&mut self, n: usize, life: u32, action: Action) {
         match action {
             Action::Disk { token, op } => {
+                let reads = matches!(op, DiskOp::Read { .. } | DiskOp::Flush);
+                assert!(
+                    reads || !self.nodes[n].saving,
+                    "a write between a bundle and the rewind"
+                );
                 let flush_point = self.nodes[n].data.flush_point();
                 let delay = 1 + self.rng.below(MS);
                 self.schedule(
@@ -461,7 +506,10 @@ impl World {
             Action::Send {
                 connection, message, ..
             } => self.transmit(n, connection, message),
-            Action::Close { connection, .. } => self.break_connection(connection, n),
+            Action::Close { connection, .. } => {
+                self.nodes[n].saving = false;
+                self.break_connection(connection, n);
+            }
             Action::Dial { .. } => {
                 let delay = 1 + self.rng.below(2 * MS);
                 self.schedule(delay, Happening::Dialled { from: n, life });
@@ -474,11 +522,28 @@ impl World {
                 }
                 self.commands.insert(id, result);
             }
-            Action::Record(record) => self.note(format!("{}: {}: {}", NAMES[n], record.what, record.text)),
-            Action::DropBundle { .. } => {}
-            Action::SaveBundle { token, .. } => {
-                let delay = 1 + self.rng.below(5 * MS);
-                self.schedule(delay, Happening::Bundle { node: n, life, token });
+            Action::Record(record) => {
+                self.note(format!("{}: {}: {}", NAMES[n], record.what, record.text));
+                self.nodes[n].records.push(record.what);
+            }
+            Action::DropBundle { .. } => self.nodes[n].saving = false,
+            Action::SaveBundle { token, bundle } => {
+                self.nodes[n].saving = true;
+                let blocks = bundle
+                    .runs
+                    .iter()
+                    .flat_map(|run| run.first..run.first + run.count);
+                let bundle = blocks
+                    .map(|block| (block, self.nodes[n].data.read(block * BLOCK, BLOCK as usize)))
+                    .collect();
+                let delay = 1 + self.rng.below(self.bundle_time);
+                let what = Happening::Bundle {
+                    node: n,
+                    life,
+                    token,
+                    bundle,
+                };
+                self.schedule(delay, what);
             }
             Action::Notice(notice) => {
                 if notice.name == "resync.started" {
@@ -544,7 +609,7 @@ impl World {
         }
     }
 
-    fn step(&mut self) {
+    pub fn step(&mut self) {
         let Some(Reverse(next)) = self.queue.pop() else {
             panic!("nothing will ever happen again")
         };
@@ -627,9 +692,19 @@ impl World {
                     );
                 }
             }
-            Happening::Bundle { node, life, token } => {
+            Happening::Bundle {
+                node,
+                life,
+                token,
+                bundle,
+            } => {
                 if self.nodes[node].life == life {
-                    let result = Ok(());
+                    let result = if self.bundles_fail {
+                        Err("no room".into())
+                    } else {
+                        self.nodes[node].bundle = Some(bundle);
+                        Ok(())
+                    };
                     self.event(node, Event::BundleSaved { token, result });
                 }
             }

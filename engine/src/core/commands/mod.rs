@@ -2,6 +2,7 @@
 
 mod first_sync;
 mod promotion;
+mod resolve;
 
 use super::durable::{Then, METADATA_FAILED, METADATA_REMEDY};
 use super::links::{Peer, Phase};
@@ -12,6 +13,7 @@ use crate::wire::{GoodbyeReason, Role};
 
 pub(super) use first_sync::SyncAsked;
 pub(super) use promotion::{HeldPromotion, Promotion};
+pub(super) use resolve::Resolve;
 
 /// All activity is coming to its end.
 pub(in crate::core) struct Quiesce {

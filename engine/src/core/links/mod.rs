@@ -103,9 +103,8 @@ impl Replica {
     }
 
     pub(super) fn on_connection_opened(&mut self, slot: PeerSlot, connection: ConnectionId) {
-        let dialled = std::mem::take(&mut self.peers[slot].dialing);
-        let unwanted = !self.peers[slot].wanted;
-        if unwanted && dialled || self.stopped || self.metadata_failed {
+        self.peers[slot].dialing = false;
+        if self.stopped || self.metadata_failed {
             let text = self.no_wish();
             let message = Message::Goodbye {
                 reason: GoodbyeReason::Disconnect,
@@ -131,7 +130,7 @@ impl Replica {
             self.drop_link(slot, "replaced by a new connection");
         }
         self.peers[slot].link = Some(Link::new(connection, self.now));
-        if !unwanted {
+        if self.peers[slot].wanted {
             self.greet(slot);
         }
     }
@@ -415,6 +414,7 @@ impl Replica {
         let established = self.peers[slot].is_established();
         let resolving = matches!(self.peers[slot].phase(), Some(Phase::Resolving(_)));
         let unwanted = matches!(self.peers[slot].phase(), Some(Phase::Unwanted));
+        let asked = (self.peers[slot].link.as_ref()).is_some_and(|link| link.intent.resolves());
         let peer_is_primary = self.peers[slot]
             .known
             .as_ref()
@@ -425,12 +425,16 @@ impl Replica {
                 connection: id,
             });
         }
+        if asked && reason != GoodbyeReason::Busy {
+            self.resolve_failed(slot, &text);
+        }
+        if reason == GoodbyeReason::Refused && !unwanted {
+            // Before the commands that waited for the end of this connection, which may want another.
+            self.peers[slot].wanted = false;
+        }
         self.drop_link(slot, &text);
         if unwanted {
             return;
-        }
-        if reason != GoodbyeReason::Busy {
-            self.resolve_failed(slot, &text);
         }
         if resolving && reason == GoodbyeReason::Refused {
             self.resolution_ended(slot, &text);
@@ -446,7 +450,7 @@ impl Replica {
             }
             GoodbyeReason::Busy | GoodbyeReason::ProtocolError => return,
             GoodbyeReason::UnknownResource => self.retry_later(slot, RETRY_LAST),
-            GoodbyeReason::Refused => self.peers[slot].wanted = false,
+            GoodbyeReason::Refused => {}
             _ => {
                 self.peers[slot].refusals += 1;
                 self.retry_later(slot, RETRY_REFUSED);
