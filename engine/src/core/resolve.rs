@@ -258,8 +258,7 @@ impl Replica {
         if let Some(work) = self.victim_mut(slot) {
             work.step = Step::Rewinding;
         }
-        let block_size = u64::from(self.superblock.block_size_bytes);
-        self.peers[slot].mark_suspects(block_size);
+        // What is suspect is so by the write-intent log, which stays as it is.
         self.save_all_bitmaps();
         self.save_superblock(Then::VictimMarked {
             peer: slot,

@@ -88,14 +88,19 @@ fn state(role: Role, current: u64) -> NodeState {
 
 impl Bench {
     fn new(superblock: Superblock, resume: bool) -> Bench {
-        Bench::with_marks(superblock, resume, &[])
+        Bench::with_marks(superblock, resume, &[], &[])
     }
 
-    fn with_marks(superblock: Superblock, resume: bool, marked: &[u64]) -> Bench {
+    /// With blocks marked for the peer, and extents in the write-intent log.
+    fn with_marks(superblock: Superblock, resume: bool, marked: &[u64], hot: &[u64]) -> Bench {
         let layout = Layout::new(SIZE, BLOCK, 1);
         let mut marks = Bitmap::new(layout.blocks());
         for block in marked {
             marks.set(*block, 1);
+        }
+        let mut intent = Bitmap::new_intent(layout.extents());
+        for extent in hot {
+            intent.set(*extent, 1);
         }
         let config = ReplicaConfig {
             resource: "r0".into(),
@@ -115,7 +120,7 @@ impl Bench {
         let metadata = ReplicaMetadata {
             superblock,
             bitmaps: vec![marks],
-            intent: Bitmap::new_intent(layout.extents()),
+            intent,
             layout,
         };
         let mut bench = Bench {
@@ -297,6 +302,12 @@ impl Bench {
             } else {
                 self.meta_done(true);
             }
+        }
+    }
+
+    fn settle_meta(&mut self) {
+        while !self.meta.is_empty() {
+            self.meta_done(true);
         }
     }
 

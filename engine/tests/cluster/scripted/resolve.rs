@@ -7,10 +7,14 @@ use super::*;
 
 /// This node and its peer both went on from generation 5; this one changed block 3.
 fn split() -> Bench {
+    Bench::with_marks(own(), false, &[3], &[])
+}
+
+fn own() -> Superblock {
     let mut own = superblock(6);
     own.history[0] = 5;
     own.peers[0].bitmap_generation = 5;
-    Bench::with_marks(own, false, &[3])
+    own
 }
 
 fn theirs() -> NodeState {
@@ -94,6 +98,36 @@ fn the_bundle_has_both_sides_marks_and_nothing_is_written_before_it_is_saved() {
     bench.settle();
     assert_eq!(goodbye(&mut bench), Some(GoodbyeReason::Busy));
     assert!(bench.records.contains(&"split_brain.resolved"));
+}
+
+#[test]
+fn what_a_crash_left_in_doubt_is_saved_too() {
+    let mut bench = Bench::with_marks(own(), false, &[3], &[1]);
+    told(&mut bench, Intent::DiscardYours { bundle: true });
+    peers_marks(&mut bench);
+    let runs = &bench.bundles[0].1.runs;
+    let per_extent = EXTENT_BYTES / u64::from(BLOCK);
+    assert_eq!(
+        runs.last(),
+        Some(&BlockRun {
+            first: per_extent,
+            count: per_extent
+        })
+    );
+}
+
+#[test]
+fn a_survivor_tells_what_a_crash_left_in_doubt() {
+    let mut bench = Bench::with_marks(own(), false, &[3], &[1]);
+    told(&mut bench, Intent::DiscardMine { bundle: true });
+    let runs = bench.find(|message| match message {
+        Message::BitmapRuns { runs, last: true } => Some(runs.clone()),
+        _ => None,
+    });
+    let per_extent = EXTENT_BYTES / u64::from(BLOCK);
+    let run = |first, count| BlockRun { first, count };
+    assert_eq!(runs, Some(vec![run(3, 1), run(per_extent, per_extent)]));
+    assert!(bench.bundles.is_empty() && bench.meta.is_empty());
 }
 
 #[test]
@@ -259,4 +293,59 @@ fn a_failing_metadata_device_ends_a_resolve() {
     peers_marks(&mut bench);
     bench.meta_done(false);
     assert!(bench.is_done(id, false));
+}
+
+#[test]
+fn a_write_of_a_time_before_does_not_change_what_is_saved() {
+    let mut bench = Bench::primary();
+    bench.lose();
+    bench.write(0);
+    bench.settle_meta();
+    let (token, op) = bench.disk.pop_back().expect("a write that hangs");
+    assert!(matches!(op, DiskOp::Write { .. }));
+    // The peer turns out to be ahead of it, and comes back as something else.
+    let current = bench.replica.status(bench.now).generation.current;
+    let current = u64::from_str_radix(&current, 16).expect("a generation");
+    let mut ahead = state(Role::Primary, 90);
+    ahead.generations.history[0] = current;
+    bench.handshake(ahead);
+    bench.settle_meta();
+    assert_eq!(bench.replication(), "SyncTarget");
+    bench.lose();
+    told(&mut bench, Intent::DiscardYours { bundle: true });
+    peers_marks(&mut bench);
+    assert!(bench.bundles.is_empty());
+    assert_eq!(goodbye(&mut bench), Some(GoodbyeReason::Busy));
+    bench.event(Event::DiskDone {
+        token,
+        result: Ok(None),
+    });
+    told(&mut bench, Intent::DiscardYours { bundle: true });
+    peers_marks(&mut bench);
+    assert_eq!(bench.bundles.len(), 1);
+}
+
+#[test]
+fn a_resync_zeroes_nothing_that_is_not_marked() {
+    for (marked, zero) in [(vec![8, 10], false), (vec![8, 9, 10], true)] {
+        let mut bench = Bench::with_marks(superblock(5), false, &marked, &[]);
+        bench.handshake(state(Role::Secondary, 5));
+        let (runs, last) = (Vec::new(), true);
+        bench.receive(Message::BitmapRuns { runs, last });
+        bench.settle_meta();
+        let (token, op) = bench.disk.pop_front().expect("a chunk to read");
+        let DiskOp::Read { len, .. } = op else {
+            panic!("{op:?}")
+        };
+        let data = Payload::copy_from(&vec![0; len as usize]);
+        bench.event(Event::DiskDone {
+            token,
+            result: Ok(Some(data)),
+        });
+        let told = bench.find(|message| match message {
+            Message::ChunkHash { zero, .. } => Some(*zero),
+            _ => None,
+        });
+        assert_eq!(told, Some(zero));
+    }
 }
