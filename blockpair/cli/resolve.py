@@ -93,13 +93,18 @@ def _discard(
         yes=yes,
         as_json=as_json,
     )
+    changed = any(
+        side is not None and side.node == victim and side.marked.blocks for side in (plan.own, plan.other)
+    )
+    before = _bundles(client, name)
     client.call_raw("resource.resolve", {"name": name, "victim": victim, "bundle": bundle})
-    saved = _bundle(client, name) if bundle and victim == plan.node else None
+    # A victim that had changed nothing has made none.
+    saved = next((path for path in _bundles(client, name) if path not in before), None)
     if not as_json:
-        click.echo(f"{name}: the changes of {victim} are given up, its resync has begun")
+        click.echo(f"{name}: the changes of {victim} are given up, its resync begins")
         if saved is not None:
             click.echo(f"  saved on {victim} in {saved}")
-        elif bundle:
+        elif bundle and victim != plan.node and changed:
             click.echo(f"  saved on {victim}: `blockpair bundle list {name}` there shows the file")
     report = _follow(client, name) if follow else _report(client, name)
     if as_json:
@@ -144,11 +149,10 @@ def given_up(plan: Plan, victim: str, *, bundle: bool) -> str:
     return f"{plan.resource}: {victim} would lose its changes, {amount(side.marked)}; {how}"
 
 
-def _bundle(client: Client, name: str) -> str | None:
+def _bundles(client: Client, name: str) -> list[str]:
     from blockpair.bundles import Entry
 
-    entries = client.call("bundle.list", {"resource": name}, list[Entry])
-    return entries[-1].path if entries else None
+    return [entry.path for entry in client.call("bundle.list", {"resource": name}, list[Entry])]
 
 
 def _report(client: Client, name: str) -> ResourceReport:

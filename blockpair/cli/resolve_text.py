@@ -71,8 +71,8 @@ def _decision(both: BothLosses) -> list[str]:
         ]
     if decision.victim is not None:
         return [
-            f"split brain: a connect gives up the changes of {decision.victim} by the policy {decision.by}: "
-            f"blockpair connect {both.name}"
+            f"split brain: a connect gives up the changes of {decision.victim} by the policy {decision.by}; "
+            f"on both nodes: blockpair connect {both.name}"
         ]
     return [
         f"split brain: {decision.reason}",

@@ -231,12 +231,14 @@ class Manager:
         ``bundle`` is false. Returns when the resync has begun. Raises `BlockpairError`, and then nothing was
         given up.
         """
+        runtime = self.runtime(name)
+        self._check_node(runtime.config, victim)
+        # Without the lock: to save a bundle may take hours, and a `down` ends it.
+        await runtime.call("resolve", victim=victim, bundle=bundle)
         async with self.lock(name):
-            runtime = self.runtime(name)
-            self._check_node(runtime.config, victim)
-            await runtime.call("resolve", victim=victim, bundle=bundle)
-            away = set(self._desired.get(name).disconnected) - set(_peers(runtime.config, None))
-            self._want(name, Desired(up=True, disconnected=sorted(away)))
+            if self._runtimes.get(name) is runtime:
+                away = set(self._desired.get(name).disconnected) - set(_peers(runtime.config, None))
+                self._want(name, Desired(up=True, disconnected=sorted(away)))
 
     def _check_node(self, config: ResourceConfig, node: str) -> None:
         nodes = [self.node.name, *(peer.name for peer in config.peers)]

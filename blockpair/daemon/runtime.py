@@ -247,10 +247,11 @@ class Runtime:
     def _collect(self) -> None:
         running = self._running
         if running is not None:
-            for peer in running.reports_asked():
-                self._report_to(running, peer)
             for notice in running.events():
                 self._record(notice)
+            # After the events, which take the wake-up back: who asks from here on gives another.
+            for peer in running.reports_asked():
+                self._report_to(running, peer)
         self._announce()
 
     def _report_to(self, running: Running, peer: str) -> None:

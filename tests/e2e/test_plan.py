@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import struct
+from threading import Thread
 from typing import Any
 
 from tests.e2e.cluster import Cluster, Node
 from tests.e2e.test_split_brain import part
+from tests.e2e.test_strangers import frame, read_frame
 
 BLOCK = 4096
 
@@ -107,7 +111,6 @@ def test_who_answers_nonsense_or_nothing_keeps_nobody_waiting(cluster: Cluster) 
     b.kill()
     with socket.create_server(("127.0.0.1", b.port)) as door:
         door.listen()
-        from threading import Thread
 
         def serve() -> None:
             while True:
@@ -125,3 +128,38 @@ def test_who_answers_nonsense_or_nothing_keeps_nobody_waiting(cluster: Cluster) 
         door.shutdown(socket.SHUT_RDWR)
     assert done.code == 1 and "not a blockpair frame" in done.json()["problem"]
     assert a.status()["engine"]["role"] == "Primary"
+
+
+def question(report: bool) -> bytes:
+    """b's Hello to a that only asks."""
+    intent = 4 if report else 3
+    fixed = struct.pack(
+        "<HHBBHQQQ16sI4BI", 1, 1, 3, 2, 0, 7, 16 << 20, 1, bytes(16), 4096, 2, 1, 1, intent, 0
+    )
+    return frame(1, fixed + b"r0" + b"b" + b"a")
+
+
+def test_many_who_ask_and_say_more_disturb_nobody(cluster: Cluster) -> None:
+    cluster.synced()
+    a, b = cluster.nodes
+    with contextlib.ExitStack() as stack:
+        for number in range(30):
+            asker = stack.enter_context(socket.create_connection(("127.0.0.1", a.port), timeout=10))
+            asker.sendall(question(report=number % 2 == 0) + b"garbage" * 100)
+        # The connection that replicates is the same, and goes on.
+        a.write(0, b"y" * BLOCK)
+        cluster.assert_equal()
+        for node in cluster.nodes:
+            assert node.status()["engine"]["peers"][0]["connection"] == "Connected"
+    with socket.create_connection(("127.0.0.1", a.port), timeout=60) as asker:
+        asker.sendall(question(report=True))
+        with asker.makefile("rb") as answer:
+            kinds: list[int] = []
+            while kinds[-1:] != [64]:
+                kind, _, body = read_frame(answer)
+                kinds.append(kind)
+            assert json.loads(body)["node"] == "a"
+            assert answer.read() == b""
+    assert kinds == [1, 3, 48, 64]
+    assert planned(b)["decision"]["direction"] == "established"
+    assert [event for event in a.status()["events"] if event["name"] == "peer.lost"][1:] == []
