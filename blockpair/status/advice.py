@@ -229,14 +229,15 @@ def _refused(name: str, engine: EngineStatus, peer: PeerStatus, refusal: Refusal
 
 
 def _split_brain(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:
-    text = f"split brain: {engine.node} and {peer.name} were both written without each other"
-    said = "" if peer.refusal is None else peer.refusal.text
-    # The handshake's own words begin with the same, and go on to say why nobody gives way.
-    said = said.removeprefix(f"{text}; ").partition(". Nothing was overwritten")[0]
+    # The handshake's own words say why nobody gives way; what they advise stands below.
+    text = "" if peer.refusal is None else peer.refusal.text.partition(". See `")[0]
+    if not text.startswith("split brain"):
+        known = f"split brain: {engine.node} and {peer.name} were both written without each other"
+        text = f"{known}; nothing was overwritten" + (f". {text}" if text else "")
     return Advice(
         "critical",
         "split-brain",
-        f"{text}; nothing was overwritten" + (f": {said}" if said else ""),
+        text,
         f"what a connect would do, and why: blockpair plan {name}\n"
         f"what each node would lose: blockpair resolve {name}\n"
         "give up the changes of one, here or there; they are saved in a bundle on it first: "
