@@ -87,6 +87,8 @@ class Engine:
 
         JSON of `blockpair.status.plan.Plan`, and "report". A peer that cannot be asked is its "problem".
         """
+    def marks(self, peer: str) -> str:
+        """What is marked for a peer now: JSON of `blockpair.status.loss.Marks`. Raises EngineError."""
     def reports_asked(self) -> list[str]:
         """Peers that wait for `report`, each named once; `event_fd` is readable when there are any."""
     def report(self, peer: str, text: str) -> None:

@@ -17,6 +17,7 @@ from blockpair.config.names import Address
 from blockpair.config.resource import ResourceConfig
 from blockpair.errors import BlockpairError, ErrorKind, kind_of
 from blockpair.status.engine import EngineStatus
+from blockpair.status.loss import Marks
 from blockpair.status.plan import Plan
 
 _STATUS = msgspec.json.Decoder(EngineStatus)
@@ -170,6 +171,11 @@ class Running:
         with translated():
             text = self._engine.consult(_text({"peer": peer, "report": report}))
         return msgspec.json.decode(text, type=Plan), msgspec.json.decode(text, type=_Reported).report
+
+    def marks(self, peer: str) -> Marks:
+        """What is marked for ``peer`` at this moment. Raises `BlockpairError`."""
+        with translated():
+            return msgspec.json.decode(self._engine.marks(peer), type=Marks)
 
     def reports_asked(self) -> list[str]:
         """The peers that wait for `report` since the last call."""

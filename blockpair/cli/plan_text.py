@@ -118,7 +118,7 @@ def _split(plan: Plan, decision: Decision) -> list[str]:
     if decision.victim is None:
         losses = [f"{side.node} would lose {_marked(side)}" for side in sides.values()]
         return [
-            f"split brain, left to a person: {decision.reason}",
+            f"split brain: {decision.reason}",
             *losses,
             f"what that is: blockpair resolve {plan.resource}",
             f"to decide: blockpair resolve {plan.resource} --discard NODE",

@@ -221,9 +221,12 @@ class Manager:
                 return decode_report(report, other), plan
             return SideLoss(other, problem=plan.problem or "its daemon says nothing of it"), plan
 
-        own, (theirs, plan) = await asyncio.gather(
-            asyncio.to_thread(side_loss, config, self.node.name, other), ask()
-        )
+        runtime = self._runtimes.get(name)
+        if runtime is not None:
+            looking = asyncio.to_thread(runtime.loss, other)
+        else:
+            looking = asyncio.to_thread(side_loss, config, self.node.name, other, None)
+        own, (theirs, plan) = await asyncio.gather(looking, ask())
         return BothLosses(name, (own, theirs), plan)
 
     async def resolve(self, name: str, victim: str, *, bundle: bool) -> None:

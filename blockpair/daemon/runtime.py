@@ -22,7 +22,7 @@ from blockpair.daemon.kernel import LockedMemory, ResourceDevice
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.files.losses import side_loss
 from blockpair.status.engine import EngineStatus
-from blockpair.status.loss import encode_report
+from blockpair.status.loss import SideLoss, encode_report
 from blockpair.status.plan import Plan
 from blockpair.status.report import EventRecord, KernelDeviceStatus
 
@@ -122,6 +122,10 @@ class Runtime:
     async def call(self, command: str, **arguments: object) -> None:
         """Have the engine carry out a command. Raises `BlockpairError`."""
         await asyncio.to_thread(self.engine().call, command, by=asked_by.get(), **arguments)
+
+    def loss(self, peer: str) -> SideLoss:
+        """What this node changed that ``peer`` lacks. May take minutes; for a thread."""
+        return side_loss(self.config, self._node, peer, self._running)
 
     async def consult(self, peer: str, *, report: bool) -> tuple[Plan, str | None]:
         """What a connect would do, and what the peer's daemon says of its data. Raises `BlockpairError`."""
@@ -262,7 +266,7 @@ class Runtime:
 
         def work() -> None:
             try:
-                text = encode_report(side_loss(self.config, self._node, peer))
+                text = encode_report(side_loss(self.config, self._node, peer, running))
             finally:
                 # First: who asks from here on has a report made anew, who asked before hears this one.
                 self._reporting.discard(peer)

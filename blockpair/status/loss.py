@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -26,6 +27,20 @@ class Loss(Struct, frozen=True):
     possible_bytes: int
     whole: bool
     complete: bool
+
+
+class Marks(Struct, frozen=True):
+    """What a running engine has marked for a peer. ``dirty_blocks`` have changed; ``runs``, first block and
+    count, are those and the suspect ones, null where there are too many; times 0: not known.
+    """
+
+    size_bytes: int
+    block_size_bytes: int
+    dirty_blocks: int
+    full_sync: bool
+    diverged_at_s: int
+    changed_at_s: int
+    runs: list[tuple[int, int]] | None
 
 
 class FileList(Struct, frozen=True):
@@ -85,6 +100,26 @@ def decode_report(text: str, node: str) -> SideLoss:
     return msgspec.structs.replace(side, node=node)
 
 
+def live_loss(marks: Marks, peer: str) -> tuple[Loss, list[tuple[int, int]]] | None:
+    """The loss by a running engine's marks, as `loss`; None where they are too many to be listed."""
+    if marks.runs is None:
+        return None
+    size, block = marks.size_bytes, marks.block_size_bytes
+    ranges = [(0, size)] if marks.full_sync else _ranges(marks.runs, block, size)
+    marked = sum(length for _, length in ranges)
+    changed = marked if marks.full_sync else min(marks.dirty_blocks * block, marked)
+    found = Loss(
+        peer=peer,
+        extents=len(ranges),
+        changed_blocks=-(-changed // block),
+        changed_bytes=changed,
+        possible_bytes=marked - changed,
+        whole=marks.full_sync,
+        complete=True,
+    )
+    return found, ranges
+
+
 def loss(dump: dict[str, Any], peer: str) -> tuple[Loss, list[tuple[int, int]]]:
     """The loss by ``dump``, a metadata dump, and the ranges of the device that it is in: offset and length in
     bytes. Raises `KeyError` for a peer that the metadata does not know.
@@ -110,7 +145,7 @@ def loss(dump: dict[str, Any], peer: str) -> tuple[Loss, list[tuple[int, int]]]:
     return found, union
 
 
-def _ranges(runs: list[list[int]], unit: int, size: int) -> list[tuple[int, int]]:
+def _ranges(runs: Iterable[Sequence[int]], unit: int, size: int) -> list[tuple[int, int]]:
     """Runs of units as offsets and lengths in bytes; the device may end within a unit."""
     return [(first * unit, min((first + count) * unit, size) - first * unit) for first, count in runs]
 

@@ -181,6 +181,11 @@ impl Engine {
         detached(py, || self.0.consult(spec))
     }
 
+    /// What is marked for a peer at this moment, as JSON.
+    fn marks(&self, py: Python<'_>, peer: &str) -> PyResult<String> {
+        detached(py, || self.0.marks(peer))
+    }
+
     /// Peers that wait for this node's report.
     fn reports_asked(&self) -> Vec<String> {
         self.0.reports_asked()

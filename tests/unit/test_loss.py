@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from blockpair.cli.resolve_text import loss_lines
@@ -12,9 +13,11 @@ from blockpair.status.loss import (
     BothLosses,
     FileList,
     Loss,
+    Marks,
     SideLoss,
     decode_report,
     encode_report,
+    live_loss,
     loss,
 )
 
@@ -35,6 +38,18 @@ def test_blocks_and_extents_are_counted_once() -> None:
     # Extent 0 holds blocks 0 to 3, of which 2 and 3 are changed; extent 6 is cut off by the device's end.
     assert ranges == [(0, 20480), (40960, 4096), (98304, 4096)]
     assert found == Loss("b", 2, 4, 16384, 8192 + 4096, whole=False, complete=True)
+
+
+def test_a_running_engine_knows_it_by_block() -> None:
+    marks = Marks(100 * 1024, 4096, 3, False, 1, 2, [(2, 3), (20, 5)])
+    # Five blocks more are suspect, with the device's last, which is as long as the others.
+    assert live_loss(marks, "b") == (
+        Loss("b", 2, 3, 3 * 4096, 5 * 4096, whole=False, complete=True),
+        [(8192, 3 * 4096), (20 * 4096, 5 * 4096)],
+    )
+    whole = live_loss(msgspec.structs.replace(marks, full_sync=True, runs=[]), "b")
+    assert whole is not None and whole[0].whole and whole[1] == [(0, 100 * 1024)]
+    assert live_loss(msgspec.structs.replace(marks, runs=None), "b") is None
 
 
 def test_without_marks_it_is_everything() -> None:

@@ -60,7 +60,7 @@ def unanswered() -> Plan:
 @pytest.mark.parametrize(
     ("changes", "words", "code"),
     [
-        ({}, ["left to a person: both have changes", "a would lose at", "b would lose"], 4),
+        ({}, ["split brain: both have changes", "a would lose at", "b would lose"], 4),
         ({"victim": "b", "source": "a", "target": "b", "by": "priority"},
          ["b gives up its changes by the policy priority", "bundle", "at most 2048 blocks, 8 MiB"], 4),
         ({"direction": "established", "rule": "same"}, ["equal"], 0),

@@ -3,6 +3,7 @@
 use std::sync::mpsc::{sync_channel, RecvTimeoutError};
 
 use serde::Deserialize;
+use serde_json::json;
 
 use super::{invalid_json, Engine, LIFE_CHECK};
 use crate::core::{Consultation, PeerSlot};
@@ -32,6 +33,29 @@ impl Engine {
         let (host, port) = &self.addresses[slot];
         let answer = consult::ask(host, *port, &own);
         Ok(consult::plan(&own, &answer).to_string())
+    }
+
+    /// What is marked for a peer at this moment, as JSON: exact, where the metadata on the disk know it by extent
+    /// only.
+    ///
+    /// # Errors
+    /// For an unknown peer or an engine that has ended.
+    pub fn marks(&self, peer: &str) -> Result<String, Failure> {
+        let own = self.own_consultation(self.slot(peer)?, false)?;
+        let runs = own.marks.map(|runs| {
+            let pairs = runs.iter().map(|run| (run.first, run.count));
+            pairs.collect::<Vec<_>>()
+        });
+        let marks = json!({
+            "size_bytes": own.hello.data_size_bytes,
+            "block_size_bytes": own.hello.block_size_bytes,
+            "dirty_blocks": own.state.dirty_blocks,
+            "full_sync": own.state.full_sync,
+            "diverged_at_s": own.state.diverged_at_s,
+            "changed_at_s": own.state.changed_at_s,
+            "runs": runs,
+        });
+        Ok(marks.to_string())
     }
 
     fn own_consultation(&self, peer: PeerSlot, report: bool) -> Result<Consultation, Failure> {
