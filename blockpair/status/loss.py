@@ -95,7 +95,7 @@ def decode_report(text: str, node: str) -> SideLoss:
     """What the daemon of ``node`` said; whatever it was, a side of that node comes of it."""
     try:
         side = msgspec.json.decode(text, type=SideLoss)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         return SideLoss(node, problem=f"what its daemon says is not understood: {error}")
     return msgspec.structs.replace(side, node=node)
 

@@ -211,3 +211,5 @@ def test_a_side_that_changed_nothing_gives_way_by_itself(cluster: Cluster) -> No
     assert a.read(0, 4096) == b"on a...." * 512
     cluster.assert_equal()
     eventually(lambda: b.status()["healthy"], "b is as if nothing had been")
+    # It had nothing to save.
+    assert b.ok("bundle", "list", "--json").json() == []

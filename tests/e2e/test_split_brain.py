@@ -22,6 +22,7 @@ def part(cluster: Cluster) -> None:
     a.ok("connect", "r0")
     for node in cluster.nodes:
         told(node)
+        assert node.cli("status").code == 4
 
 
 def told(node: Node) -> None:

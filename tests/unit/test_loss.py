@@ -99,7 +99,17 @@ def test_a_report_fits_the_protocol_however_many_files_there_are() -> None:
     assert decode_report(encode_report(long), "a").problem is not None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"node": 1}', '{"node": "c", "loss": {"extents": "x"}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"node": 1}',
+        '{"node": "c", "loss": {"extents": "x"}}',
+        '{"x": ' + "[" * (REPORT_MAX - 6),
+    ],
+)
 def test_nonsense_from_a_peer_is_a_problem_of_that_peer(text: str) -> None:
     found = decode_report(text, "b")
     assert found.node == "b" and found.problem is not None and "not understood" in found.problem
