@@ -4,12 +4,15 @@ was, and without one nothing is discarded.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
+from blockpair.errors import BlockpairError
 from tests.e2e.cluster import Cluster, Node, eventually
 from tests.e2e.nbd_client import NbdClient
 from tests.e2e.test_bundle import exporting
@@ -213,3 +216,32 @@ def test_a_side_that_changed_nothing_gives_way_by_itself(cluster: Cluster) -> No
     eventually(lambda: b.status()["healthy"], "b is as if nothing had been")
     # It had nothing to save.
     assert b.ok("bundle", "list", "--json").json() == []
+
+
+@pytest.mark.parametrize("after_ms", [5, 20, 40, 80])
+def test_a_victim_that_is_killed_meanwhile_loses_nothing_unsaved(cluster: Cluster, after_ms: int) -> None:
+    was = split(cluster)
+    a, b = cluster.nodes
+    b.ok("demote", "r0")
+
+    def decide() -> None:
+        # Whether it came to an end before the kill, after it or never is what the rest is about.
+        with contextlib.suppress(BlockpairError):
+            a.rpc("resource.resolve", name="r0", victim="b")
+
+    deciding = Thread(target=decide)
+    deciding.start()
+    deciding.join(after_ms / 1000)
+    b.kill()
+    b.start()
+    deciding.join(60)
+    assert not deciding.is_alive()
+    if a.status()["engine"]["peers"][0]["split_brain"]:
+        assert b.disk.read_bytes() == was
+        a.ok("resolve", "r0", "--discard", "b", "--yes")
+    b.wait("synced")
+    now = cluster.assert_equal()
+    with exporting(b, "r0") as (_, served), NbdClient(Path(served["socket"])) as client:
+        for at in range(0, len(was), BLOCK):
+            if now[at : at + BLOCK] != was[at : at + BLOCK]:
+                assert client.read(at, BLOCK) == was[at : at + BLOCK], at
