@@ -83,6 +83,8 @@ def _show(directory: str | None, name: str, *, as_json: bool) -> None:
 def _discard(
     client: Client, name: str, victim: str, *, bundle: bool, yes: bool, follow: bool, as_json: bool
 ) -> None:
+    from blockpair.cli.resolve_text import printable
+    from blockpair.status.loss import BothLosses
     from blockpair.status.plan import Plan
 
     plan = client.call("resource.plan", {"name": name}, Plan)
@@ -102,11 +104,15 @@ def _discard(
     saved = next((path for path in _bundles(client, name) if path not in before), None)
     if not as_json:
         click.echo(f"{name}: the changes of {victim} are given up, its resync begins")
-        if saved is not None:
-            click.echo(f"  saved on {victim} in {saved}")
-        elif bundle and victim != plan.node and changed:
-            click.echo(f"  saved on {victim}: `blockpair bundle list {name}` there shows the file")
     report = _follow(client, name) if follow else _report(client, name)
+    elsewhere = bundle and changed and victim != plan.node
+    if elsewhere and follow:
+        # Nothing differs any more, so that the other node's daemon has the answer at once.
+        saved = client.call("resource.loss", {"name": name}, BothLosses).sides[1].bundle
+    if not as_json and saved is not None:
+        click.echo(f"  saved on {victim} in {printable(saved)}")
+    elif not as_json and elsewhere:
+        click.echo(f"  saved on {victim}: `blockpair bundle list {name}` there shows the file")
     if as_json:
         print_json({"name": name, "victim": victim, "saved": bundle, "bundle": saved, "resource": report})
 

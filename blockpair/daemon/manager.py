@@ -222,11 +222,13 @@ class Manager:
             return SideLoss(other, problem=plan.problem or "its daemon says nothing of it"), plan
 
         runtime = self._runtimes.get(name)
-        if runtime is not None:
-            looking = asyncio.to_thread(runtime.loss, other)
-        else:
-            looking = asyncio.to_thread(side_loss, config, self.node.name, other, None)
-        own, (theirs, plan) = await asyncio.gather(looking, ask())
+
+        def look() -> SideLoss:
+            if runtime is not None:
+                return runtime.loss(other)
+            return side_loss(config, self.node.name, other, running=None, bundles=self.places.bundles(name))
+
+        own, (theirs, plan) = await asyncio.gather(asyncio.to_thread(look), ask())
         return BothLosses(name, (own, theirs), plan)
 
     async def resolve(self, name: str, victim: str, *, bundle: bool) -> None:

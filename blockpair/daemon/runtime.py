@@ -125,7 +125,8 @@ class Runtime:
 
     def loss(self, peer: str) -> SideLoss:
         """What this node changed that ``peer`` lacks. May take minutes; for a thread."""
-        return side_loss(self.config, self._node, peer, self._running)
+        bundles = self._places.bundles(self.config.name)
+        return side_loss(self.config, self._node, peer, running=self._running, bundles=bundles)
 
     async def consult(self, peer: str, *, report: bool) -> tuple[Plan, str | None]:
         """What a connect would do, and what the peer's daemon says of its data. Raises `BlockpairError`."""
@@ -266,7 +267,7 @@ class Runtime:
 
         def work() -> None:
             try:
-                text = encode_report(side_loss(self.config, self._node, peer, running))
+                text = encode_report(self.loss(peer))
             finally:
                 # First: who asks from here on has a report made anew, who asked before hears this one.
                 self._reporting.discard(peer)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from blockpair import bridge
+from blockpair.bundles import SUFFIX
 from blockpair.config.resource import ResourceConfig
 from blockpair.errors import BlockpairError
 from blockpair.files.runner import list_files
 from blockpair.status.loss import SideLoss, live_loss, loss
 
 
-def side_loss(config: ResourceConfig, node: str, peer: str, running: bridge.Running | None) -> SideLoss:
+def side_loss(
+    config: ResourceConfig, node: str, peer: str, *, running: bridge.Running | None, bundles: Path
+) -> SideLoss:
     """What ``node``, this one, changed that ``peer`` lacks: by its engine's marks, or, while it is down, by
     its metadata, which know some of it by extent only. Whatever goes wrong is a part of the answer. May take
-    minutes.
+    minutes. ``bundles``: the folder of the resource's bundles.
     """
     try:
         marks = None if running is None else running.marks(peer)
@@ -35,4 +39,5 @@ def side_loss(config: ResourceConfig, node: str, peer: str, running: bridge.Runn
         files=list_files(config.device, ranges),
         diverged_at_s=since or None,
         changed_at_s=last or None,
+        bundle=max(map(str, bundles.glob(f"*{SUFFIX}")), default=None),
     )

@@ -58,7 +58,8 @@ class FileList(Struct, frozen=True):
 
 class SideLoss(Struct, frozen=True):
     """What would be lost if ``node`` gave up its side. Times in seconds since 1970, by its clock: when it
-    went on alone, and when it last noted a change; null: not known. ``problem``: why nothing is known.
+    went on alone, and when it last noted a change; null: not known. ``bundle``: the path there of the newest
+    bundle of what it lost earlier. ``problem``: why nothing is known.
     """
 
     node: str
@@ -67,6 +68,7 @@ class SideLoss(Struct, frozen=True):
     files: FileList | None = None
     diverged_at_s: int | None = None
     changed_at_s: int | None = None
+    bundle: str | None = None
 
 
 class BothLosses(Struct, frozen=True):
