@@ -335,7 +335,7 @@ impl Replica {
 }
 
 /// A history as it was before `id` became current; none if it does not know `id`.
-fn before(history: &[u64; HISTORY_LEN], id: u64) -> [u64; HISTORY_LEN] {
+pub(super) fn before(history: &[u64; HISTORY_LEN], id: u64) -> [u64; HISTORY_LEN] {
     let mut earlier = [0; HISTORY_LEN];
     if let Some(at) = history.iter().position(|entry| *entry == id) {
         let known = &history[at + 1..];

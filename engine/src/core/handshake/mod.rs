@@ -11,6 +11,8 @@ mod resolution;
 mod resolution_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod walk;
 
 pub use resolution::{plan, Plan, Resolution, Who, BY_PERSON};
 
