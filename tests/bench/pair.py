@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,16 @@ BIN = Path(os.environ.get("BLOCKPAIR_BIN") or Path(sys.executable).parent)
 class Node:
     """One node: its folder (BLOCKPAIR_DIR), backing file, daemon."""
 
-    def __init__(self, name: str, folder: Path, backing: Path, port: int) -> None:
+    def __init__(
+        self, name: str, folder: Path, backing: Path, port: int, environment: Mapping[str, str]
+    ) -> None:
         if not (BIN / "blockpaird").exists():
             raise BenchFailed(f"blockpair is not installed in {BIN}; run scripts/setup, or set BLOCKPAIR_BIN")
         self.name = name
         self.backing = backing
         self.port = port
         self._folder = folder
-        self._environment = {"BLOCKPAIR_DIR": str(folder)}
+        self._environment = {"BLOCKPAIR_DIR": str(folder), **environment}
         config = folder / "config"
         config.mkdir(parents=True)
         # The races go through the Unix socket, which every machine has.
@@ -111,13 +113,19 @@ class Node:
 class Pair:
     """Two nodes `a` and `b` with one resource between them; protocol C, external metadata."""
 
-    name = "blockpair"
-
-    def __init__(self, folder: Path, backing_a: Path, backing_b: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        backing_a: Path,
+        backing_b: Path,
+        name: str = "blockpair",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
         self.copies: tuple[Path, ...] = (backing_a, backing_b)
         port_a, port_b = free_ports(2)
-        self.a = Node("a", folder / "a", backing_a, port_a)
-        self.b = Node("b", folder / "b", backing_b, port_b)
+        self.a = Node("a", folder / "a", backing_a, port_a, environment or {})
+        self.b = Node("b", folder / "b", backing_b, port_b, environment or {})
         self.nodes = (self.a, self.b)
 
     @contextlib.contextmanager

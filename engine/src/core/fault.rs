@@ -62,6 +62,21 @@ mod switch {
         PLANTED.get() == Some(fault)
     }
 
+    /// Plants on this thread what `BLOCKPAIR_PLANT` names, if anything: for whole daemons, as the race `intent_log` runs
+    /// them.
+    ///
+    /// # Panics
+    /// When there is no fault of that name.
+    pub fn plant_from_environment() {
+        let Ok(name) = std::env::var("BLOCKPAIR_PLANT") else {
+            return;
+        };
+        let fault = Fault::ALL.into_iter().find(|fault| format!("{fault:?}") == name);
+        plant(Some(
+            fault.unwrap_or_else(|| panic!("BLOCKPAIR_PLANT={name}: no such fault")),
+        ));
+    }
+
     impl Fault {
         pub const ALL: [Fault; 17] = [
             Fault::AckBeforePeer,
@@ -86,9 +101,9 @@ mod switch {
 }
 
 #[cfg(feature = "faults")]
-pub use switch::plant;
-#[cfg(feature = "faults")]
 pub(super) use switch::planted;
+#[cfg(feature = "faults")]
+pub use switch::{plant, plant_from_environment};
 
 /// Whether this rule is broken: never.
 #[cfg(not(feature = "faults"))]

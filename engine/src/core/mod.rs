@@ -10,6 +10,7 @@ mod durable;
 pub mod fault;
 pub mod handshake;
 mod links;
+mod mark_exchange;
 mod marks;
 mod ranges;
 mod remote;

@@ -12,7 +12,7 @@
 use super::durable::Then;
 use super::handshake::{Plan, Resolution, Side, Who};
 use super::links::Phase;
-use super::marks::bounded_runs;
+use super::mark_exchange::bounded_runs;
 use super::replica::Replica;
 use super::types::*;
 use crate::meta::Bitmap;
@@ -47,7 +47,7 @@ enum Step {
     Marks,
     /// What is given up is being saved.
     Saving(Token),
-    /// The marks are being made durable, or then the rewind.
+    /// It is saved, or need not be: the marks are being made durable, and then the rewind.
     Rewinding,
 }
 
@@ -207,6 +207,9 @@ impl Replica {
             // Its connection is gone, and with it what it was for.
             return;
         };
+        if let Some(work) = self.victim_mut(slot) {
+            work.step = Step::Rewinding;
+        }
         match result {
             Ok(()) => self.save_marks(slot),
             Err(why) => {

@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::durable::Then;
 use super::fault::{planted, Fault};
 use super::links::Phase;
+use super::marks::Evidence;
 use super::replica::{describe, Holder, Purpose, Replica};
 use super::types::*;
 use crate::payload::Payload;
@@ -29,13 +30,6 @@ const STREAK_UNASKED: u32 = 8;
 const UNASKED_MAX: u32 = 15;
 /// The target hears what is left after this many chunks.
 const PROGRESS_EVERY: u32 = 16;
-
-/// Why a mark may be cleared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Evidence {
-    EqualChecksums,
-    VerifiedTransfer,
-}
 
 /// How far a resync is, on either side. Byte counts are of marked blocks unless they say otherwise.
 #[derive(Clone, Copy, Debug)]
@@ -256,7 +250,8 @@ impl Replica {
             }
         }
         if planted(Fault::MarksLeftAtResyncEnd) && self.source_mut(slot).is_some_and(|s| s.completed > 0) {
-            self.peers[slot].dirty.clear_all();
+            let all = self.peers[slot].dirty.len();
+            self.peers[slot].dirty.settle(0, all, Evidence::VerifiedTransfer);
         }
         let dirty = self.peers[slot].dirty.is_empty();
         let Some(source) = self.source_mut(slot) else {
@@ -544,14 +539,9 @@ impl Replica {
         entry
     }
 
-    /// The only place where a mark goes away while it means something.
     fn clear_marks(&mut self, slot: PeerSlot, offset: u64, len: u32, evidence: Evidence) {
-        debug_assert!(matches!(
-            evidence,
-            Evidence::EqualChecksums | Evidence::VerifiedTransfer
-        ));
         let (first, count) = self.blocks_of(offset, u64::from(len));
-        self.peers[slot].dirty.clear(first, count);
+        self.peers[slot].dirty.settle(first, count, evidence);
     }
 
     fn chunk_finished(&mut self, slot: PeerSlot, chunk: u64) {

@@ -7,7 +7,8 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::durable::Then;
 use super::fault::{planted, Fault};
 use super::links::Phase;
-use super::marks::bounded_runs;
+use super::mark_exchange::bounded_runs;
+use super::marks::Evidence;
 use super::replica::{Holder, Purpose, Replica};
 use super::source::{Progress, CHUNK_BYTES};
 use super::types::*;
@@ -490,8 +491,9 @@ impl Replica {
         let record = &mut self.superblock.peers[slot];
         record.bitmap_generation = 0;
         record.full_sync = false;
-        // The source had these marks in its union, and compared every one of them.
-        self.peers[slot].dirty.clear_all();
+        // The source had these marks in its union: each was compared, or its data came and were verified.
+        let all = self.peers[slot].dirty.len();
+        self.peers[slot].dirty.settle(0, all, Evidence::VerifiedTransfer);
         self.crashed_primary = false;
         self.save_superblock(Then::Adopted {
             peer: slot,

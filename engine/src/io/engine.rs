@@ -259,6 +259,8 @@ impl Engine {
         let thread = std::thread::Builder::new()
             .name(thread_name(&spec.resource))
             .spawn(move || {
+                #[cfg(feature = "faults")]
+                crate::core::fault::plant_from_environment();
                 // The disk belongs to the thread that submits to it.
                 let reactor = disk::start(device.clone(), wanted).and_then(|disk| {
                     let parts = Parts {

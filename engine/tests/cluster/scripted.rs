@@ -1,6 +1,8 @@
 //! One real core against a peer, a disk and a metadata device that a test plays by hand: every completion and
 //! every message comes exactly when the test says so.
 
+mod resolve;
+
 use std::collections::VecDeque;
 
 use _engine::core::*;
@@ -28,6 +30,9 @@ struct Bench {
     dials: usize,
     exported: bool,
     notices: Vec<&'static str>,
+    records: Vec<&'static str>,
+    bundles: Vec<(Token, BundleRequest)>,
+    dropped: Vec<Token>,
 }
 
 fn superblock(current: u64) -> Superblock {
@@ -83,7 +88,20 @@ fn state(role: Role, current: u64) -> NodeState {
 
 impl Bench {
     fn new(superblock: Superblock, resume: bool) -> Bench {
+        Bench::with_marks(superblock, resume, &[], &[])
+    }
+
+    /// With blocks marked for the peer, and extents in the write-intent log.
+    fn with_marks(superblock: Superblock, resume: bool, marked: &[u64], hot: &[u64]) -> Bench {
         let layout = Layout::new(SIZE, BLOCK, 1);
+        let mut marks = Bitmap::new(layout.blocks());
+        for block in marked {
+            marks.set(*block, 1);
+        }
+        let mut intent = Bitmap::new_intent(layout.extents());
+        for extent in hot {
+            intent.set(*extent, 1);
+        }
         let config = ReplicaConfig {
             resource: "r0".into(),
             node: "a".into(),
@@ -101,8 +119,8 @@ impl Bench {
         };
         let metadata = ReplicaMetadata {
             superblock,
-            bitmaps: vec![Bitmap::new(layout.blocks())],
-            intent: Bitmap::new_intent(layout.extents()),
+            bitmaps: vec![marks],
+            intent,
             layout,
         };
         let mut bench = Bench {
@@ -118,6 +136,9 @@ impl Bench {
             dials: 0,
             exported: false,
             notices: Vec::new(),
+            records: Vec::new(),
+            bundles: Vec::new(),
+            dropped: Vec::new(),
         };
         bench.command(Command::Connect { peer: 0 });
         bench
@@ -153,9 +174,9 @@ impl Bench {
                     assert!(self.done.iter().all(|(d, _)| *d != id), "{id:?} answered twice");
                     self.done.push((id, result.is_ok()));
                 }
-                Action::Record(_) => {}
-                Action::DropBundle { .. } => {}
-                Action::SaveBundle { .. } => panic!("a bundle that nobody asked for"),
+                Action::Record(record) => self.records.push(record.what),
+                Action::DropBundle { token } => self.dropped.push(token),
+                Action::SaveBundle { token, bundle } => self.bundles.push((token, bundle)),
                 Action::Notice(notice) => self.notices.push(notice.name),
             }
         }
@@ -222,6 +243,10 @@ impl Bench {
     }
 
     fn hello_of(&mut self, resource_id: [u8; 16]) {
+        self.hello_with(resource_id, Intent::Replicate);
+    }
+
+    fn hello_with(&mut self, resource_id: [u8; 16], intent: Intent) {
         self.receive(Message::Hello(Hello {
             version_min: wire::VERSION_MIN,
             version_max: wire::VERSION_MAX,
@@ -235,7 +260,7 @@ impl Bench {
             protocol: Protocol::C,
             channel: 0,
             nonce: 1,
-            intent: Intent::Replicate,
+            intent,
             policy: SplitBrainPolicy::Manual,
             priority: 0,
         }));

@@ -294,6 +294,19 @@ impl World {
         self.command(n, Command::Connect { peer: 0 });
     }
 
+    /// Changes what the metadata of a node that is down say.
+    pub fn edit_superblock(&mut self, n: usize, edit: impl FnOnce(&mut Superblock)) {
+        let layout = Layout::new(SIZE, BLOCK as u32, 1);
+        let meta = &mut self.nodes[n].meta;
+        let [first, second] =
+            [0, 1].map(|copy| Superblock::decode(&meta.read(layout.superblock_offset(copy), PAGE_BYTES)));
+        let (mut superblock, _) = meta::choose(first, second).expect("metadata");
+        edit(&mut superblock);
+        superblock.sequence += 1;
+        let place = layout.superblock_offset(meta::next_copy(superblock.sequence));
+        meta.write(place, &superblock.encode(), true);
+    }
+
     /// Ends the process, or the machine.
     pub fn crash(&mut self, n: usize, power: bool) {
         if self.nodes[n].replica.take().is_none() {

@@ -3,6 +3,7 @@
 mod client;
 mod cluster;
 mod limits;
+mod resolution;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

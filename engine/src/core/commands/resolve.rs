@@ -148,9 +148,11 @@ impl Replica {
                 outcome.fields,
             );
         }
+        if !own.intent.resolves() {
+            return;
+        }
         let resource = &self.config.resource;
         let result = match (own.intent, &plan.verdict.direction) {
-            (Intent::Replicate | Intent::Consult, _) => return,
             (Intent::DiscardMine { .. }, Direction::Target(_))
             | (Intent::DiscardYours { .. }, Direction::Source(_)) => Ok(()),
             (_, Direction::SplitBrain) if plan.resolution.is_some() => return,

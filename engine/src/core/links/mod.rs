@@ -102,9 +102,8 @@ impl Replica {
     }
 
     pub(super) fn on_connection_opened(&mut self, slot: PeerSlot, connection: ConnectionId) {
-        let dialled = std::mem::take(&mut self.peers[slot].dialing);
-        let unwanted = !self.peers[slot].wanted;
-        if unwanted && dialled || self.stopped || self.metadata_failed {
+        self.peers[slot].dialing = false;
+        if self.stopped || self.metadata_failed {
             let text = self.no_wish();
             let message = Message::Goodbye {
                 reason: GoodbyeReason::Disconnect,
@@ -130,7 +129,7 @@ impl Replica {
             self.drop_link(slot, "replaced by a new connection");
         }
         self.peers[slot].link = Some(Link::new(connection, self.now));
-        if !unwanted {
+        if self.peers[slot].wanted {
             self.greet(slot);
         }
     }

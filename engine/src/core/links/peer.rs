@@ -3,6 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use crate::core::commands::Resolve;
+use crate::core::marks::Marks;
 use crate::core::requests::Sent;
 use crate::core::resolve::{Outcome, Resolving};
 use crate::core::source::{Progress, Source};
@@ -181,7 +182,7 @@ pub(in crate::core) struct Peer {
     pub(in crate::core) known: Option<NodeState>,
     pub(in crate::core) last_contact: Option<Time>,
     /// Blocks known or suspected to differ.
-    pub(in crate::core) dirty: Bitmap,
+    pub(in crate::core) dirty: Marks,
     /// Extents that may differ since a crash here or an unflushed disconnect there.
     pub(in crate::core) suspect: Bitmap,
     /// Extents with writes that the peer confirmed, or may have, and has not flushed since.
@@ -199,11 +200,12 @@ pub(in crate::core) struct Peer {
 impl Peer {
     pub(in crate::core) fn new(
         config: &PeerConfig,
-        mut dirty: Bitmap,
+        bitmap: Bitmap,
         full_sync: bool,
         suspect: &Bitmap,
         now: Time,
     ) -> Peer {
+        let mut dirty = Marks::new(bitmap);
         if full_sync {
             dirty.set_all();
         }

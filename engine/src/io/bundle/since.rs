@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use xxhash_rust::xxh3::xxh3_128;
@@ -37,6 +38,8 @@ struct State {
 /// Shared by the engine's thread, which marks, and those that show the device as it was.
 pub struct Since {
     file: PathBuf,
+    /// Something is tracked. Until the first bundle nothing is, and a write costs no lock.
+    armed: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -61,6 +64,7 @@ impl Since {
             .filter(|tracked| tracked.changed.len() == device_blocks && tracked.block_size == block_size);
         Ok(Since {
             file,
+            armed: AtomicBool::new(tracked.is_some()),
             state: Mutex::new(State {
                 tracked,
                 saving: None,
@@ -73,7 +77,9 @@ impl Since {
     }
 
     /// A bundle is about to be saved: from here on it counts what changes. `save` tells this save from others.
+    /// For the thread that marks.
     pub fn begin(&self, save: u64, device_blocks: u64, block_size: u64) {
+        self.armed.store(true, Ordering::Relaxed);
         self.lock().saving = Some(Tracked {
             bundle: u128::from(save),
             block_size,
@@ -92,6 +98,9 @@ impl Since {
 
     /// Bytes of the device are about to change.
     pub fn mark(&self, offset: u64, len: u64) {
+        if !self.armed.load(Ordering::Relaxed) {
+            return;
+        }
         let mut state = self.lock();
         let State { tracked, saving } = &mut *state;
         for tracked in tracked.iter_mut().chain(saving).filter(|_| len > 0) {

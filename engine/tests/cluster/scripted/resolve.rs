@@ -1,0 +1,296 @@
+//! The end of a split brain, step by step.
+
+use _engine::meta::next_copy;
+use _engine::wire::{BlockRun, GoodbyeReason};
+
+use super::*;
+
+/// This node and its peer both went on from generation 5; this one changed block 3.
+fn split() -> Bench {
+    Bench::with_marks(own(), false, &[3], &[])
+}
+
+fn own() -> Superblock {
+    let mut own = superblock(6);
+    own.history[0] = 5;
+    own.peers[0].bitmap_generation = 5;
+    own
+}
+
+fn theirs() -> NodeState {
+    let mut state = state(Role::Secondary, 7);
+    state.generations.bitmap = 5;
+    state.generations.history[0] = 5;
+    state.dirty_blocks = 1;
+    state
+}
+
+/// The peer dials, and says whose changes go.
+fn told(bench: &mut Bench, intent: Intent) {
+    bench.open();
+    bench.hello_with(ID, intent);
+    bench.receive(Message::State(theirs()));
+}
+
+fn peers_marks(bench: &mut Bench) {
+    let run = |first, count| BlockRun { first, count };
+    bench.receive(Message::BitmapRuns {
+        runs: vec![run(100, 2)],
+        last: false,
+    });
+    bench.receive(Message::BitmapRuns {
+        runs: vec![run(200, 1)],
+        last: true,
+    });
+}
+
+/// A victim whose bundle is being saved.
+fn saving() -> (Bench, Token) {
+    let mut bench = split();
+    told(&mut bench, Intent::DiscardYours { bundle: true });
+    peers_marks(&mut bench);
+    let token = bench.bundles.last().expect("a bundle").0;
+    bench.meta.clear();
+    bench.sent.clear();
+    (bench, token)
+}
+
+fn saved(bench: &mut Bench, token: Token, ok: bool) {
+    let result = if ok { Ok(()) } else { Err("no room".into()) };
+    bench.event(Event::BundleSaved { token, result });
+}
+
+fn goodbye(bench: &mut Bench) -> Option<GoodbyeReason> {
+    bench.find(|message| match message {
+        Message::Goodbye { reason, .. } => Some(*reason),
+        _ => None,
+    })
+}
+
+/// The superblock in a metadata write.
+fn superblock_in(writes: &[MetaWrite]) -> Option<Superblock> {
+    let layout = Layout::new(SIZE, BLOCK, 1);
+    let places = [1, 2].map(|sequence| layout.superblock_offset(next_copy(sequence)));
+    let write = writes.iter().find(|write| places.contains(&write.offset))?;
+    Superblock::decode(&write.bytes).ok()
+}
+
+#[test]
+fn the_bundle_has_both_sides_marks_and_nothing_is_written_before_it_is_saved() {
+    let (mut bench, token) = saving();
+    let (_, bundle) = &bench.bundles[0];
+    let blocks: Vec<(u64, u64)> = bundle.runs.iter().map(|run| (run.first, run.count)).collect();
+    assert_eq!(blocks, [(3, 1), (100, 2), (200, 1)]);
+    assert_eq!((bundle.victim.current, bundle.survivor.current), (6, 7));
+    bench.pass(2_000 * MS);
+    assert!(bench.disk.iter().all(|(_, op)| *op == DiskOp::Flush));
+    assert!(bench
+        .meta
+        .iter()
+        .all(|(_, writes)| superblock_in(writes).is_none()));
+    // Another bundle's answer is not this one's.
+    saved(&mut bench, Token(token.0 + 1), true);
+    assert!(bench
+        .meta
+        .iter()
+        .all(|(_, writes)| superblock_in(writes).is_none()));
+    saved(&mut bench, token, true);
+    bench.settle();
+    assert_eq!(goodbye(&mut bench), Some(GoodbyeReason::Busy));
+    assert!(bench.records.contains(&"split_brain.resolved"));
+}
+
+#[test]
+fn what_a_crash_left_in_doubt_is_saved_too() {
+    let mut bench = Bench::with_marks(own(), false, &[3], &[1]);
+    told(&mut bench, Intent::DiscardYours { bundle: true });
+    peers_marks(&mut bench);
+    let runs = &bench.bundles[0].1.runs;
+    let per_extent = EXTENT_BYTES / u64::from(BLOCK);
+    assert_eq!(
+        runs.last(),
+        Some(&BlockRun {
+            first: per_extent,
+            count: per_extent
+        })
+    );
+}
+
+#[test]
+fn a_survivor_tells_what_a_crash_left_in_doubt() {
+    let mut bench = Bench::with_marks(own(), false, &[3], &[1]);
+    told(&mut bench, Intent::DiscardMine { bundle: true });
+    let runs = bench.find(|message| match message {
+        Message::BitmapRuns { runs, last: true } => Some(runs.clone()),
+        _ => None,
+    });
+    let per_extent = EXTENT_BYTES / u64::from(BLOCK);
+    let run = |first, count| BlockRun { first, count };
+    assert_eq!(runs, Some(vec![run(3, 1), run(per_extent, per_extent)]));
+    assert!(bench.bundles.is_empty() && bench.meta.is_empty());
+}
+
+#[test]
+fn the_rewind_comes_after_the_marks_are_durable_and_is_one_write() {
+    let (mut bench, token) = saving();
+    saved(&mut bench, token, true);
+    let mut rewinds = Vec::new();
+    while !bench.meta.is_empty() {
+        let others = bench.meta.len() - 1;
+        if let Some(superblock) = superblock_in(&bench.meta_done(true)) {
+            if superblock.current == 5 {
+                assert_eq!(others, 0, "it does not stand in a queue with what it builds on");
+                rewinds.push(superblock);
+            } else {
+                assert_eq!(
+                    (superblock.current, superblock.peers[0].bitmap_generation),
+                    (6, 5)
+                );
+            }
+        }
+    }
+    let [rewound] = &rewinds[..] else {
+        panic!("one rewind: {rewinds:?}")
+    };
+    assert_eq!(rewound.disk, DiskState::Inconsistent);
+    assert_eq!((rewound.history, rewound.peers[0].bitmap_generation), ([0; 8], 0));
+}
+
+#[test]
+fn a_page_of_marks_that_fails_leaves_the_victim_as_it_was() {
+    let (mut bench, token) = saving();
+    saved(&mut bench, token, true);
+    bench.meta_done(false);
+    // What was behind it in the queue may go through all the same.
+    while !bench.meta.is_empty() {
+        if let Some(superblock) = superblock_in(&bench.meta_done(true)) {
+            assert_eq!(superblock.current, 6, "rewound without its marks");
+        }
+    }
+    assert!(!bench.records.contains(&"split_brain.resolved"));
+}
+
+#[test]
+fn a_bundle_that_fails_is_told_to_the_survivor_and_a_late_answer_to_nobody() {
+    let (mut bench, token) = saving();
+    saved(&mut bench, token, false);
+    assert_eq!(goodbye(&mut bench), Some(GoodbyeReason::Refused));
+    assert!(bench.records.contains(&"split_brain.kept") && bench.dropped.is_empty());
+    let (mut bench, token) = saving();
+    bench.lose();
+    assert_eq!(bench.dropped, [token], "what nobody waits for may end");
+    saved(&mut bench, token, true);
+    bench.settle();
+    assert!(!bench.records.contains(&"split_brain.resolved"));
+    assert_eq!(
+        bench.replica.status(bench.now).generation.current,
+        format!("{:016x}", 6)
+    );
+}
+
+#[test]
+fn only_a_word_about_the_split_brain_is_heard_by_a_node_that_stands_alone() {
+    let mut bench = split();
+    bench.command(Command::Disconnect { peer: 0 });
+    bench.open();
+    assert!(bench.sent.is_empty(), "it listens first");
+    bench.pass(2_000 * MS);
+    assert!(bench.sent.is_empty(), "nothing comes before a Hello");
+    bench.hello();
+    assert_eq!(goodbye(&mut bench), Some(GoodbyeReason::Disconnect));
+    bench.open();
+    bench.pass(3_100 * MS);
+    assert_eq!(goodbye(&mut bench), None);
+    told(&mut bench, Intent::DiscardYours { bundle: false });
+    let hello = bench.find(|message| match message {
+        Message::Hello(hello) => Some(hello.intent),
+        _ => None,
+    });
+    assert_eq!(hello, Some(Intent::Replicate));
+    peers_marks(&mut bench);
+    bench.settle();
+    assert!(bench.bundles.is_empty() && bench.records.contains(&"split_brain.resolved"));
+}
+
+#[test]
+fn a_connect_takes_up_a_connection_that_had_not_been_wanted() {
+    let mut bench = split();
+    bench.command(Command::Disconnect { peer: 0 });
+    bench.open();
+    bench.command(Command::Connect { peer: 0 });
+    bench.hello();
+    let state = bench.find(|message| match message {
+        Message::State(state) => Some(state.generations.current),
+        _ => None,
+    });
+    assert_eq!(state, Some(6));
+}
+
+#[test]
+fn a_resolve_is_refused_where_there_is_nothing_to_resolve() {
+    let mut bench = Bench::primary();
+    let victim = Victim::Peer(0);
+    let id = bench.command(Command::Resolve { victim, bundle: true });
+    assert!(bench.is_done(id, false), "connected");
+    bench.lose();
+    let id = bench.command(Command::Resolve {
+        victim: Victim::Myself,
+        bundle: true,
+    });
+    assert!(bench.is_done(id, false), "Primary");
+    // Nobody is there to ask.
+    let id = bench.command(Command::Resolve { victim, bundle: true });
+    let twice = bench.command(Command::Resolve { victim, bundle: true });
+    assert!(bench.is_done(twice, false));
+    bench.pass(9_900 * MS);
+    assert!(!bench.is_done(id, false));
+    bench.pass(200 * MS);
+    assert!(bench.is_done(id, false));
+}
+
+#[test]
+fn a_goodbye_to_the_connection_before_does_not_end_a_resolve() {
+    let mut bench = split();
+    bench.open();
+    let victim = Victim::Myself;
+    let id = bench.command(Command::Resolve {
+        victim,
+        bundle: false,
+    });
+    bench.receive(Message::Goodbye {
+        reason: GoodbyeReason::Refused,
+        text: "a split brain".into(),
+    });
+    bench.pass(2_000 * MS);
+    told(&mut bench, Intent::Replicate);
+    peers_marks(&mut bench);
+    bench.settle();
+    assert!(bench.is_done(id, true));
+}
+
+#[test]
+fn a_resolve_hears_why_the_other_side_refuses() {
+    let mut bench = split();
+    let victim = Victim::Peer(0);
+    let id = bench.command(Command::Resolve { victim, bundle: true });
+    told(&mut bench, Intent::Replicate);
+    bench.receive(Message::Goodbye {
+        reason: GoodbyeReason::Refused,
+        text: "no room for the bundle".into(),
+    });
+    assert!(bench.is_done(id, false) && bench.records.contains(&"split_brain.kept"));
+}
+
+#[test]
+fn a_failing_metadata_device_ends_a_resolve() {
+    let mut bench = split();
+    let victim = Victim::Myself;
+    let id = bench.command(Command::Resolve {
+        victim,
+        bundle: false,
+    });
+    told(&mut bench, Intent::Replicate);
+    peers_marks(&mut bench);
+    bench.meta_done(false);
+    assert!(bench.is_done(id, false));
+}
