@@ -4,6 +4,7 @@
 //! `run` does it, `world`, `network` and `disk` are what it is done to, `oracle` and `durable` know what must hold,
 //! `campaign` runs many seeds, `shrink` makes a failing one short.
 
+mod bundles;
 mod campaign;
 mod coverage;
 mod disk;
@@ -13,6 +14,7 @@ mod options;
 mod oracle;
 mod panics;
 mod plan;
+mod resolution;
 mod rng;
 mod run;
 mod scenarios;

@@ -1,7 +1,7 @@
 //! What a seed does: a list of steps, made before the run, so that any of them can be left out of a replay.
 
 use _engine::core::Errno;
-use _engine::wire::Protocol;
+use _engine::wire::{Protocol, SplitBrainPolicy};
 
 use crate::disk::PAGES;
 use crate::network::Cable;
@@ -83,8 +83,10 @@ pub struct Plan {
     pub protocol: Protocol,
     pub block_size: u32,
     pub steps: Vec<Step>,
-    /// Ends with two Primaries, by force.
+    /// Ends with two Primaries, by force, and how that ends.
     pub splits: bool,
+    pub policy: SplitBrainPolicy,
+    pub priority: [u32; 2],
 }
 
 /// Places that the workload writes: few, so that writes overlap, and across two borders of extents.
@@ -202,7 +204,16 @@ impl Plan {
             protocol,
             block_size,
             steps,
-            splits: rng.chance(10),
+            splits: rng.chance(6),
+            policy: [
+                SplitBrainPolicy::Manual,
+                SplitBrainPolicy::DiscardZeroChanges,
+                SplitBrainPolicy::DiscardLeastChanges,
+                SplitBrainPolicy::DiscardOlderPrimary,
+                SplitBrainPolicy::DiscardYoungerPrimary,
+                SplitBrainPolicy::Priority,
+            ][rng.below(6) as usize],
+            priority: [rng.below(3) as u32, rng.below(3) as u32],
         }
     }
 }

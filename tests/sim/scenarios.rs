@@ -1,7 +1,7 @@
 //! Named scenarios: what broke a shipped replicator once, each at many instants.
 
 use _engine::core::*;
-use _engine::wire::Protocol;
+use _engine::wire::{Protocol, SplitBrainPolicy};
 
 use crate::network::Cable;
 use crate::plan::{Op, Who};
@@ -66,6 +66,8 @@ impl Scenario {
             let settings = Settings {
                 protocol: Protocol::C,
                 block_size: 4096,
+                policy: SplitBrainPolicy::Manual,
+                priority: [0, 0],
             };
             let mut run = Run::new(variation, settings, true);
             let result = run
