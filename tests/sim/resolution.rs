@@ -184,8 +184,19 @@ impl Run {
             }
             self.meddle();
             let span = [4, 30, 3_000][self.world.rng.below(3) as usize] * MS;
-            let span = self.world.rng.below(span);
-            self.pass(span)?;
+            let end = self.world.now + 1 + self.world.rng.below(span);
+            let sudden = self.world.rng.below(3);
+            while self.world.now < end {
+                self.pass(MS / 4)?;
+                let victim = (0..2).find(|n| {
+                    let safe = &self.world.nodes[*n].safe;
+                    sudden == 1 && safe.guarded.is_some() || sudden == 2 && safe.rewinding
+                });
+                if let Some(victim) = victim {
+                    self.interrupt(victim)?;
+                    break;
+                }
+            }
         }
         self.reconcile()
     }
@@ -201,6 +212,20 @@ impl Run {
         let life = self.world.nodes[n].life;
         self.apart.resolves.push((n, life, id));
         id
+    }
+
+    /// In the middle of a resolution one of the two dies, or what comes next comes now.
+    fn interrupt(&mut self, victim: usize) -> Result<(), Violation> {
+        let span = [1, MS, 8 * MS][self.world.rng.below(3) as usize];
+        let span = self.world.rng.below(span);
+        self.pass(span)?;
+        let power = self.world.rng.chance(2);
+        match self.world.rng.below(3) {
+            0 => self.world.crash(victim, power),
+            1 => self.world.crash(1 - victim, power),
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Something that gets in the way of a resolution, or begins one.
