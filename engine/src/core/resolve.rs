@@ -258,8 +258,7 @@ impl Replica {
         if let Some(work) = self.victim_mut(slot) {
             work.step = Step::Rewinding;
         }
-        let block_size = u64::from(self.superblock.block_size_bytes);
-        self.peers[slot].mark_suspects(block_size);
+        // What is suspect is so by the write-intent log, which stays as it is.
         self.save_all_bitmaps();
         self.save_superblock(Then::VictimMarked {
             peer: slot,
@@ -327,6 +326,7 @@ impl Replica {
 
     /// An ordinary target from here on: the next handshake says so to both.
     pub(super) fn rewound(&mut self, slot: PeerSlot, connection: ConnectionId) {
+        self.peers[slot].split_brain = false;
         if matches!(self.intent(slot), Intent::DiscardMine { .. }) {
             self.end_resolve(slot, Ok(()));
         }

@@ -10,7 +10,8 @@
 //! * `epoch` and `promised` never go down, and `epoch <= promised`.
 //! * `resource`, `node`, `data_size_bytes`, `block_size_bytes` and `peer_slots` say where everything lies and
 //!   whose it is; they don't change in the life of the metadata (a resize makes a new layout).
-//! * `resource_id` is zero until the first full sync has a source, then never changes.
+//! * `resource_id` is zero until the first full sync has a source, then never changes; but the victim of a split brain
+//!   whose common ancestor is older than the bitmaps becomes like a new disk, without id, generations and history.
 //! * `disk` is never Diskless: that is a state of the moment.
 //! * A peer keeps its slot: its bitmap lies there.
 //!

@@ -305,6 +305,12 @@ impl Bench {
         }
     }
 
+    fn settle_meta(&mut self) {
+        while !self.meta.is_empty() {
+            self.meta_done(true);
+        }
+    }
+
     fn pass(&mut self, span: Time) {
         self.now += span;
         self.event(Event::Timeout);

@@ -413,7 +413,6 @@ impl Replica {
         let established = self.peers[slot].is_established();
         let resolving = matches!(self.peers[slot].phase(), Some(Phase::Resolving(_)));
         let unwanted = matches!(self.peers[slot].phase(), Some(Phase::Unwanted));
-        let asked = (self.peers[slot].link.as_ref()).is_some_and(|link| link.intent.resolves());
         let peer_is_primary = self.peers[slot]
             .known
             .as_ref()
@@ -424,11 +423,11 @@ impl Replica {
                 connection: id,
             });
         }
-        if asked && reason != GoodbyeReason::Busy {
+        // Before the end of this connection lets commands go on that waited for it, and may want another.
+        if reason != GoodbyeReason::Busy {
             self.resolve_failed(slot, &text);
         }
         if reason == GoodbyeReason::Refused && !unwanted {
-            // Before the commands that waited for the end of this connection, which may want another.
             self.peers[slot].wanted = false;
         }
         self.drop_link(slot, &text);

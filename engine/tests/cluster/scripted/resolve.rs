@@ -294,3 +294,58 @@ fn a_failing_metadata_device_ends_a_resolve() {
     bench.meta_done(false);
     assert!(bench.is_done(id, false));
 }
+
+#[test]
+fn a_write_of_a_time_before_does_not_change_what_is_saved() {
+    let mut bench = Bench::primary();
+    bench.lose();
+    bench.write(0);
+    bench.settle_meta();
+    let (token, op) = bench.disk.pop_back().expect("a write that hangs");
+    assert!(matches!(op, DiskOp::Write { .. }));
+    // The peer turns out to be ahead of it, and comes back as something else.
+    let current = bench.replica.status(bench.now).generation.current;
+    let current = u64::from_str_radix(&current, 16).expect("a generation");
+    let mut ahead = state(Role::Primary, 90);
+    ahead.generations.history[0] = current;
+    bench.handshake(ahead);
+    bench.settle_meta();
+    assert_eq!(bench.replication(), "SyncTarget");
+    bench.lose();
+    told(&mut bench, Intent::DiscardYours { bundle: true });
+    peers_marks(&mut bench);
+    assert!(bench.bundles.is_empty());
+    assert_eq!(goodbye(&mut bench), Some(GoodbyeReason::Busy));
+    bench.event(Event::DiskDone {
+        token,
+        result: Ok(None),
+    });
+    told(&mut bench, Intent::DiscardYours { bundle: true });
+    peers_marks(&mut bench);
+    assert_eq!(bench.bundles.len(), 1);
+}
+
+#[test]
+fn a_resync_zeroes_nothing_that_is_not_marked() {
+    for (marked, zero) in [(vec![8, 10], false), (vec![8, 9, 10], true)] {
+        let mut bench = Bench::with_marks(superblock(5), false, &marked, &[]);
+        bench.handshake(state(Role::Secondary, 5));
+        let (runs, last) = (Vec::new(), true);
+        bench.receive(Message::BitmapRuns { runs, last });
+        bench.settle_meta();
+        let (token, op) = bench.disk.pop_front().expect("a chunk to read");
+        let DiskOp::Read { len, .. } = op else {
+            panic!("{op:?}")
+        };
+        let data = Payload::copy_from(&vec![0; len as usize]);
+        bench.event(Event::DiskDone {
+            token,
+            result: Ok(Some(data)),
+        });
+        let told = bench.find(|message| match message {
+            Message::ChunkHash { zero, .. } => Some(*zero),
+            _ => None,
+        });
+        assert_eq!(told, Some(zero));
+    }
+}
