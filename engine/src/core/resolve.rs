@@ -10,6 +10,7 @@
 //! that nothing may be under way when the bundle begins, this keeps every write away from its disk until it is rewound.
 
 use super::durable::Then;
+use super::fault::{planted, Fault};
 use super::handshake::{Plan, Resolution, Side, Who};
 use super::links::Phase;
 use super::mark_exchange::bounded_runs;
@@ -161,7 +162,9 @@ impl Replica {
             if run.first.checked_add(run.count).is_none_or(|end| end > blocks) {
                 return self.protocol_error(slot, "marks outside the device");
             }
-            work.union.set(run.first, run.count);
+            if !planted(Fault::BundleLacksSurvivorMarks) {
+                work.union.set(run.first, run.count);
+            }
         }
         if last {
             self.save_bundle(slot);
@@ -181,7 +184,7 @@ impl Replica {
         let Some(work) = self.victim_mut(slot) else {
             return;
         };
-        if !work.has_changes || !work.bundle {
+        if !work.has_changes || !work.bundle || planted(Fault::RewindBeforeBundle) {
             return self.save_marks(slot);
         }
         work.step = Step::Saving(token);
@@ -211,6 +214,7 @@ impl Replica {
             work.step = Step::Rewinding;
         }
         match result {
+            Err(_) if planted(Fault::BundleFailureIgnored) => self.save_marks(slot),
             Ok(()) => self.save_marks(slot),
             Err(why) => {
                 let node = &self.config.node;
@@ -317,7 +321,9 @@ impl Replica {
         self.crashed_primary = false;
         fields.push(("rewound_to", format!("{:016x}", self.superblock.current)));
         let command = self.resolve_command(slot);
-        self.record("split_brain.resolved", text, command, Some(slot), fields);
+        if !planted(Fault::ResolutionUnrecorded) {
+            self.record("split_brain.resolved", text, command, Some(slot), fields);
+        }
         self.save_superblock(Then::Rewound {
             peer: slot,
             connection,
