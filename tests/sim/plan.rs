@@ -46,7 +46,12 @@ pub enum Op {
         survivor_too: bool,
         replaced: bool,
     },
-    Disconnect,
+    Disconnect {
+        who: Who,
+    },
+    Connect {
+        who: Who,
+    },
     /// The Primary's resource goes down in good order, and up again.
     Restart,
     Switchover,
@@ -137,7 +142,8 @@ fn disturbance(rng: &mut Rng) -> Op {
             survivor_too: rng.chance(3),
             replaced: rng.chance(6),
         },
-        13 => Op::Disconnect,
+        13 if rng.chance(3) => Op::Connect { who },
+        13 => Op::Disconnect { who },
         14 => Op::Restart,
         15 => Op::Switchover,
         16 => Op::Pause {
@@ -192,9 +198,19 @@ impl Plan {
                     let op = disturbance(&mut rng);
                     let pause = rng.below(2_000);
                     add(&mut rng, op, pause);
+                    if let (Op::Disconnect { who }, true) = (op, rng.chance(2)) {
+                        // Taken back before it has ended.
+                        add(&mut rng, Op::Connect { who }, pause);
+                    }
                 }
             }
             let op = disturbance(&mut rng);
+            if let (Op::Disconnect { who }, true) = (op, rng.chance(2)) {
+                let pause = rng.below(3_000);
+                add(&mut rng, op, pause);
+                add(&mut rng, Op::Connect { who }, 1_000);
+                continue;
+            }
             let span = if rng.chance(3) { 20_000 } else { 6_000_000 };
             let pause = rng.below(span);
             add(&mut rng, op, pause);

@@ -296,10 +296,8 @@ impl Run {
                 survivor_too,
                 replaced,
             } => self.fail_over(power, survivor_too, replaced)?,
-            Op::Disconnect => {
-                self.world.counts.add("disconnects", 1);
-                self.world.command(primary, Command::Disconnect { peer: 0 });
-            }
+            Op::Disconnect { who } => self.connect(self.node(who), false),
+            Op::Connect { who } => self.connect(self.node(who), true),
             Op::Restart => self.restart()?,
             Op::Switchover => self.switch_over()?,
             Op::Pause { who, ms } => self.world.pause(self.node(who), ms * MS),
@@ -371,6 +369,48 @@ impl Run {
             }
             _ => {}
         }
+    }
+
+    /// A person connects or disconnects at a node.
+    fn connect(&mut self, n: usize, on: bool) {
+        if self.world.is_up(n) {
+            let what = if on { "connects" } else { "disconnects" };
+            self.world.counts.add(what, 1);
+            let command = if on {
+                Command::Connect { peer: 0 }
+            } else {
+                Command::Disconnect { peer: 0 }
+            };
+            self.world.command(n, command);
+        }
+    }
+
+    /// A connect that was carried out, and not taken back, leads to a connection once faults stop.
+    fn check_connects(&mut self) -> Result<(), Violation> {
+        self.world.mend();
+        let wanted =
+            |run: &Run, n: usize| run.world.nodes[n].wants_peer.1 && !run.world.nodes[n].broken;
+        let refused = |run: &Run| {
+            let status = (0..2).map(|n| run.world.status(n));
+            status.flatten().any(|s| s.peers[0].refusal.is_some())
+        };
+        if !(0..2).all(|n| self.world.is_up(n) && wanted(self, n)) {
+            return Ok(());
+        }
+        let connected = |run: &Run| {
+            (0..2).all(|n| {
+                let status = run.world.status(n);
+                status.is_some_and(|s| s.peers[0].connection == "Connected")
+            })
+        };
+        let end = |run: &mut Run| connected(run) || refused(run) || !(0..2).all(|n| wanted(run, n));
+        if self.wait(60_000 * MS, end)? {
+            return Ok(());
+        }
+        Err(format!(
+            "L: both are told to connect, and do not: {}",
+            self.describe()
+        ))
     }
 
     fn primary_dies(&mut self, power: bool) -> Result<(), Violation> {
@@ -529,6 +569,7 @@ impl Run {
     /// Everything heals; both copies must become equal, and right.
     pub fn converge(&mut self) -> Result<(), Violation> {
         self.world.note(|| "faults end".into());
+        self.check_connects()?;
         let mut together = false;
         for _ in 0..40 {
             self.heal();

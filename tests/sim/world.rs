@@ -108,6 +108,8 @@ pub struct Node {
     /// A metadata write failed: only a restart helps.
     pub broken: bool,
     pub exported: bool,
+    /// The last connect or disconnect that it was told and that went well: was it a connect?
+    pub wants_peer: (CommandId, bool),
     pub safe: Safe,
 }
 
@@ -147,6 +149,8 @@ pub struct World {
     /// Flushes that the disk of a node failed since they were last looked at.
     pub failed_flushes: Vec<usize>,
     pub commands: BTreeMap<CommandId, Result<(), CommandError>>,
+    /// Connects and disconnects that are not answered yet: where, in which life, and which of them.
+    connects: BTreeMap<CommandId, (usize, u32, bool)>,
     /// When writes apart from the peer were answered.
     pub answered: BTreeMap<disk::Stamp, Time>,
     /// A person wanted a resolution without a bundle.
@@ -211,6 +215,7 @@ impl World {
             failing: Vec::new(),
             broken: false,
             exported: false,
+            wants_peer: (CommandId(0), false),
             safe: Safe::default(),
         };
         let nodes = [node(0), node(1)];
@@ -233,6 +238,7 @@ impl World {
             opened: Vec::new(),
             failed_flushes: Vec::new(),
             commands: BTreeMap::new(),
+            connects: BTreeMap::new(),
             answered: BTreeMap::new(),
             no_bundle_asked: false,
             changed: false,
@@ -524,6 +530,10 @@ impl World {
         self.next_id += 1;
         let id = CommandId(self.next_id);
         self.note(|| format!("{}: {command:?}", NAMES[n]));
+        if let Command::Connect { .. } | Command::Disconnect { .. } = command {
+            let connects = matches!(command, Command::Connect { .. });
+            self.connects.insert(id, (n, self.nodes[n].life, connects));
+        }
         let by = "root".into();
         self.event(n, Event::Command { id, command, by });
         id
@@ -623,6 +633,12 @@ impl World {
             Action::CommandDone { id, result } => {
                 if let Err(error) = &result {
                     self.note(|| format!("{}: refused: {}", NAMES[n], error.message));
+                }
+                if let Some((n, life, connects)) = self.connects.remove(&id) {
+                    let node = &mut self.nodes[n];
+                    if result.is_ok() && node.life == life && node.wants_peer.0 < id {
+                        node.wants_peer = (id, connects);
+                    }
                 }
                 self.commands.insert(id, result);
             }

@@ -51,6 +51,8 @@ pub enum Fault {
     BundleLacksSurvivorMarks,
     /// A split brain's end may make a Primary its victim.
     PrimaryDiscarded,
+    /// A connect that comes while a disconnect drains is answered and forgotten.
+    ConnectForgotten,
     /// The victim's history does not say that it gave way.
     ResolutionUnrecorded,
 }
@@ -90,7 +92,7 @@ mod switch {
     }
 
     impl Fault {
-        pub const ALL: [Fault; 23] = [
+        pub const ALL: [Fault; 24] = [
             Fault::AckBeforePeer,
             Fault::MarkClearedEarly,
             Fault::MarksLeftAtResyncEnd,
@@ -114,6 +116,7 @@ mod switch {
             Fault::BundleLacksSurvivorMarks,
             Fault::PrimaryDiscarded,
             Fault::ResolutionUnrecorded,
+            Fault::ConnectForgotten,
         ];
     }
 }

@@ -5,6 +5,7 @@ mod promotion;
 mod resolve;
 
 use super::durable::{Then, METADATA_FAILED, METADATA_REMEDY};
+use super::fault::{planted, Fault};
 use super::links::{Peer, Phase};
 use super::replica::{describe, Replica};
 use super::requests::FlushOwner;
@@ -139,7 +140,7 @@ impl Replica {
     // ---- connect and disconnect ----------------------------------------------------------------------
 
     fn connect(&mut self, id: CommandId, slot: PeerSlot) {
-        if self.peers[slot].draining.is_none() {
+        if self.peers[slot].draining.is_none() || planted(Fault::ConnectForgotten) {
             self.connect_peer(slot);
             return self.done(id, Ok(()));
         }
