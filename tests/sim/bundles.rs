@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use _engine::core::*;
+use _engine::wire::DiskState;
 
 use crate::disk::{Stamp, PAGE, PAGES};
 use crate::world::{Happening, Part, World, MS, NAMES};
@@ -118,20 +119,32 @@ impl World {
     /// A connection ends at a node: what it was the victim of on it ends, too.
     pub(crate) fn victim_is_free(&mut self, n: usize, connection: ConnectionId) {
         let safe = &mut self.nodes[n].safe;
-        if safe.guarded.take_if(|id| *id == connection).is_some() {
-            safe.rewinding = false;
-        }
+        safe.guarded.take_if(|id| *id == connection);
     }
 
     /// The node dies: half a bundle is none.
     pub(crate) fn safe_crashed(&mut self, n: usize) {
         let safe = &mut self.nodes[n].safe;
         let saving = safe.saving.take().is_some();
-        let rewinding = std::mem::take(&mut safe.rewinding);
+        let rewinding = safe.rewinding;
         safe.guarded = None;
         self.counts.add("bundles cut by a crash", u64::from(saving));
         self.counts
             .add("rewinds cut by a crash", u64::from(rewinding));
+    }
+
+    /// Its metadata changed under it, or it starts anew: the way back is durable, or it never was begun.
+    pub(crate) fn rewind_settled(&mut self, n: usize, starts: bool) {
+        if !self.nodes[n].safe.rewinding {
+            return;
+        }
+        let disk = self.durable(n).map(|durable| durable.superblock.disk);
+        let durable = disk == Some(DiskState::Inconsistent);
+        let safe = &mut self.nodes[n].safe;
+        if durable || starts {
+            safe.rewinding = false;
+            safe.gave_way = durable;
+        }
     }
 
     pub(crate) fn check_guard(&mut self, n: usize) {

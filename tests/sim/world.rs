@@ -299,6 +299,7 @@ impl World {
         let Some(metadata) = self.durable(n).map(Durable::to_metadata) else {
             return;
         };
+        self.rewind_settled(n, true);
         let skew = self.rng.below(1 << 40);
         let node = &mut self.nodes[n];
         node.skew = skew;
@@ -701,6 +702,7 @@ impl World {
                 self.nodes[n].broken |= failure.is_some();
                 self.write_meta(n, &writes, failure.is_some());
                 let result = failure.map_or(Ok(()), Err);
+                self.rewind_settled(n, false);
                 self.event(n, Event::MetaDone { token, result });
             }
             Happening::Dialled => self.dialled(n),
