@@ -11,7 +11,7 @@
 
 use super::durable::Then;
 use super::fault::{planted, Fault};
-use super::handshake::{Plan, Resolution, Side, Who};
+use super::handshake::{Plan, Resolution, Side, Who, BY_PERSON};
 use super::links::Phase;
 use super::mark_exchange::bounded_runs;
 use super::replica::Replica;
@@ -34,7 +34,7 @@ impl Resolving {
         match self {
             Resolving::Survivor => "waiting-for-victim",
             Resolving::Victim(work) => match work.step {
-                Step::Marks => "exchanging-marks",
+                Step::Marks | Step::Settling => "exchanging-marks",
                 Step::Saving(_) => "saving-bundle",
                 Step::Rewinding => "rewinding",
             },
@@ -46,6 +46,8 @@ impl Resolving {
 enum Step {
     /// The survivor's marks are on their way.
     Marks,
+    /// They are here; a write of a time before may still be under way, and must not change what is saved.
+    Settling,
     /// What is given up is being saved.
     Saving(Token),
     /// It is saved, or need not be: the marks are being made durable, and then the rewind.
@@ -89,9 +91,13 @@ impl Replica {
             Who::Peer => (peer, own),
         };
         let (node, state) = (&victim.name, &victim.state);
+        let why = match resolution.by {
+            BY_PERSON => plan.reason.clone(),
+            policy => format!("policy {policy}, {}", plan.reason),
+        };
         let text = format!(
-            "{node} gives up its changes and becomes a copy of {}: {} ({})",
-            survivor.name, resolution.by, plan.reason
+            "{node} gives up its changes and becomes a copy of {}: {why}",
+            survivor.name
         );
         self.notice(Severity::Warning, "peer.split_brain_resolving", text.clone());
         let is_recent = plan.verdict.rule == "split-brain";
@@ -131,7 +137,7 @@ impl Replica {
         let work = VictimWork {
             step: Step::Marks,
             rule: plan.verdict.rule,
-            why: format!("{}: {}", resolution.by, plan.reason),
+            why,
             bundle: resolution.bundle,
             own: state.generations,
             survivor: survivor.state.generations,
@@ -167,17 +173,25 @@ impl Replica {
             }
         }
         if last {
-            self.save_bundle(slot);
+            work.step = Step::Settling;
         }
     }
 
-    /// Everything that the resync may overwrite is known: have it saved.
-    fn save_bundle(&mut self, slot: PeerSlot) {
-        if self.writes.len() > 0 || self.has_peers_writes() {
-            // Of a time before: they must not change what is saved.
-            let text = "writes are still under way on the disk that gives way";
-            return self.close_with(slot, GoodbyeReason::Busy, text);
+    /// After every event: whether a bundle can begin.
+    pub(super) fn save_bundles(&mut self) {
+        for slot in 0..self.peers.len() {
+            let settling = |work: &mut VictimWork| work.step == Step::Settling;
+            if self.victim_mut(slot).is_some_and(settling)
+                && self.writes.len() == 0
+                && !self.has_peers_writes()
+            {
+                self.save_bundle(slot);
+            }
         }
+    }
+
+    /// Everything that the resync may overwrite is known, and nothing changes it: have it saved.
+    fn save_bundle(&mut self, slot: PeerSlot) {
         let token = Token(self.next_bundle);
         let (block_size_bytes, data_size_bytes) =
             (self.superblock.block_size_bytes, self.superblock.data_size_bytes);

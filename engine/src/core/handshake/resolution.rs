@@ -67,7 +67,12 @@ pub fn plan(own: &Side, peer: &Side) -> Plan {
 /// Why nobody gives way now, and what would change that.
 fn resolve(own: &Side, peer: &Side, rule: &str) -> Result<(Resolution, String), String> {
     let (victim, by, bundle, reason) = match asked(own, peer)? {
-        Some((victim, bundle)) => (victim, BY_PERSON, bundle, "a person decided so".into()),
+        Some((victim, bundle)) => {
+            let speakers = [own, peer].into_iter().filter(|side| side.intent.resolves());
+            let nodes: Vec<&str> = speakers.map(|side| side.name.as_str()).collect();
+            let reason = format!("a person decided so on {}", nodes.join(" and "));
+            (victim, BY_PERSON, bundle, reason)
+        }
         None => {
             // The ancestor is older than the bitmaps: they do not say what changed since.
             let amounts_known = rule != "split-brain-old";

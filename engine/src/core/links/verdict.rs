@@ -184,12 +184,15 @@ impl Replica {
     fn split_brain(&mut self, slot: PeerSlot, own: &Side, peer: &Side, plan: &Plan) {
         let name = &self.peers[slot].name;
         let mut text = format!(
-            "split brain: {} and {name} were both written without each other; {}",
-            self.config.node, plan.reason
+            "split brain: {} and {name} were both written without each other",
+            self.config.node
         );
         if plan.resolution.is_none() {
             let resource = &self.config.resource;
-            text = format!("{text}. Nothing was overwritten. See `blockpair resolve {resource}`");
+            text = format!(
+                "{text}; nothing was overwritten. {}. See `blockpair resolve {resource}`",
+                plan.reason
+            );
         }
         let mut fields = self.generation_fields();
         fields.push(("rule", plan.verdict.rule.into()));
