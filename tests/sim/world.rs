@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use _engine::core::*;
-use _engine::meta::{self, Layout, PeerRecord, Superblock};
+use _engine::meta::{self, Layout, Superblock};
 use _engine::payload::Payload;
-use _engine::wire::{DiskState, Protocol, SplitBrainPolicy};
+use _engine::wire::{Protocol, SplitBrainPolicy};
 
 use crate::bundles::Safe;
 
@@ -163,36 +163,11 @@ pub struct World {
 }
 
 fn blank_metadata(layout: Layout, name: usize) -> Vec<u8> {
-    let mut superblock = Superblock {
-        sequence: 0,
-        resource: "r0".into(),
-        node: NAMES[name].into(),
-        resource_id: [0; 16],
-        data_size_bytes: layout.data_size_bytes(),
-        block_size_bytes: layout.block_size_bytes(),
-        peer_slots: 1,
-        current: 0,
-        history: [0; 8],
-        disk: DiskState::Inconsistent,
-        role_primary: false,
-        clean: true,
-        last_primary: false,
-        forced: false,
-        epoch: 0,
-        promised: 0,
-        diverged_at_s: 0,
-        changed_at_s: 0,
-        peers: vec![PeerRecord {
-            name: NAMES[1 - name].into(),
-            bitmap_generation: 0,
-            full_sync: true,
-        }],
-    };
+    let peers = [NAMES[1 - name].to_owned()];
     let mut bytes = vec![0; layout.region_bytes() as usize];
     for sequence in 1..=2 {
-        superblock.sequence = sequence;
+        let page = Superblock::blank("r0", NAMES[name], &peers, &layout, sequence).encode();
         let start = layout.superblock_offset(meta::next_copy(sequence)) as usize;
-        let page = superblock.encode();
         bytes[start..start + page.len()].copy_from_slice(&page);
     }
     bytes
