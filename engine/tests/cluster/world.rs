@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use _engine::core::*;
 use _engine::meta::{self, Bitmap, Layout, PageLoad, Superblock, PAGE_BYTES};
 use _engine::payload::Payload;
-use _engine::wire::{DiskState, Message, Protocol, SplitBrainPolicy};
+use _engine::wire::{Message, Protocol, SplitBrainPolicy};
 
 use crate::disk::Disk;
 use crate::rng::Rng;
