@@ -89,7 +89,7 @@ impl Run {
     // ---- apart ---------------------------------------------------------------------------------------
 
     /// Two Primaries by force, each with writes of its own. The one that was promoted may have none.
-    fn go_apart(&mut self) -> Result<(), Violation> {
+    pub fn go_apart(&mut self) -> Result<(), Violation> {
         self.world.counts.add("split brains", 1);
         self.one_writer = false;
         self.apart = Apart::default();
@@ -117,6 +117,23 @@ impl Run {
             run.apart.open.is_empty()
         })?;
         self.pass(1_000 * MS)
+    }
+
+    /// The caches are written back: what a page loses from here on, no power cut took.
+    fn settle(&mut self) -> Result<(), Violation> {
+        self.pass(100 * MS)?;
+        for node in &mut self.world.nodes {
+            let all = node.data.flush_point();
+            node.data.flush(all);
+        }
+        Ok(())
+    }
+
+    pub fn both_secondary(&mut self) -> Result<(), Violation> {
+        for n in 0..2 {
+            self.world.command(n, Command::Demote);
+        }
+        self.settle()
     }
 
     fn restart_apart(&mut self, n: usize) {
@@ -151,7 +168,7 @@ impl Run {
         Ok(())
     }
 
-    fn is_told(&self, n: usize) -> bool {
+    pub fn is_told(&self, n: usize) -> bool {
         self.world.status(n).is_some_and(|s| {
             let peer = &s.peers[0];
             peer.connection == "StandAlone" && peer.split_brain && peer.rule == Some("split-brain")
@@ -171,12 +188,7 @@ impl Run {
                 self.world.command(n, Command::Demote);
             }
         }
-        self.pass(100 * MS)?;
-        // The caches are written back: what a page loses from here on, no power cut took.
-        for node in &mut self.world.nodes {
-            let all = node.data.flush_point();
-            node.data.flush(all);
-        }
+        self.settle()?;
         self.world.set_cable(Cable::Fine);
         for _ in 0..self.world.rng.below(24) {
             if self.is_established() {
@@ -277,7 +289,7 @@ impl Run {
     }
 
     /// Faults stop. What is left is ended by a person, and then both copies must become the survivor's.
-    fn reconcile(&mut self) -> Result<(), Violation> {
+    pub fn reconcile(&mut self) -> Result<(), Violation> {
         self.world.note(|| "a person ends the split brain".into());
         for _ in 0..20 {
             self.mend_apart();
