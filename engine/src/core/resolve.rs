@@ -243,7 +243,6 @@ impl Replica {
 
     /// The split brain stays: on both nodes the history says why.
     pub(super) fn resolution_ended(&mut self, slot: PeerSlot, why: &str) {
-        self.peers[slot].outcome = None;
         self.record(
             "split_brain.kept",
             why,

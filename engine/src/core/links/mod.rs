@@ -434,7 +434,7 @@ impl Replica {
         if unwanted {
             return;
         }
-        if resolving && reason == GoodbyeReason::Refused {
+        if resolving && reason != GoodbyeReason::Busy {
             self.resolution_ended(slot, &text);
         }
         match reason {
