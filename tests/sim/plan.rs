@@ -88,8 +88,8 @@ pub struct Plan {
     pub protocol: Protocol,
     pub block_size: u32,
     pub steps: Vec<Step>,
-    /// Ends with two Primaries, by force, and how that ends.
-    pub splits: bool,
+    /// Before this step come two Primaries, by force, and the end of that; after the last one, if there is none such.
+    pub split: Option<usize>,
     pub policy: SplitBrainPolicy,
     pub priority: [u32; 2],
 }
@@ -215,12 +215,13 @@ impl Plan {
             let pause = rng.below(span);
             add(&mut rng, op, pause);
         }
+        let count = 2 * steps.len() as u64;
         Plan {
             seed,
             protocol,
             block_size,
             steps,
-            splits: rng.chance(6),
+            split: rng.chance(6).then(|| rng.below(count) as usize),
             policy: [
                 SplitBrainPolicy::Manual,
                 SplitBrainPolicy::DiscardZeroChanges,

@@ -7,6 +7,7 @@ use _engine::core::*;
 use crate::bundles::{apart_stamp, apart_writer};
 use crate::disk::{stamped, Stamp, PAGE};
 use crate::network::Cable;
+use crate::rng::Rng;
 use crate::run::Run;
 use crate::world::{Part, Violation, MS, NAMES};
 
@@ -178,7 +179,8 @@ impl Run {
     // ---- the end of it -------------------------------------------------------------------------------
 
     /// A split brain ends by policy or by hand, whatever happens meanwhile.
-    pub fn split_and_resolve(&mut self) -> Result<(), Violation> {
+    pub fn split_and_resolve(&mut self, seed: u64) -> Result<(), Violation> {
+        self.world.rng = Rng::new(seed ^ 0x5B);
         self.go_apart()?;
         for n in 0..2 {
             if self.world.rng.chance(4) {

@@ -66,15 +66,19 @@ impl Run {
 
     fn follow(&mut self, plan: &Plan) -> Result<(), Violation> {
         self.begin()?;
+        let mut split = plan.split;
         for step in &plan.steps {
+            if split.take_if(|at| *at <= step.number).is_some() {
+                self.converge()?;
+                self.split_and_resolve(plan.seed)?;
+            }
             self.world.rng = crate::rng::Rng::new(step.seed);
             self.act(step.op)?;
             self.pass(step.pause_us * 1_000)?;
         }
         self.converge()?;
-        if plan.splits {
-            self.world.rng = crate::rng::Rng::new(plan.seed ^ 0x5B);
-            self.split_and_resolve()?;
+        if split.is_some() {
+            self.split_and_resolve(plan.seed)?;
         }
         Ok(())
     }
