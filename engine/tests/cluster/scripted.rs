@@ -1,6 +1,7 @@
 //! One real core against a peer, a disk and a metadata device that a test plays by hand: every completion and
 //! every message comes exactly when the test says so.
 
+mod ending;
 mod resolve;
 
 use std::collections::VecDeque;
