@@ -25,6 +25,7 @@ SplitBrainPolicy = Literal[
 OnIoError = Literal["detach", "pass-on"]
 DiskDriver = Literal["auto", "inline", "io_uring", "threads"]
 
+DEFAULT_POLICY: SplitBrainPolicy = "discard-zero-changes"
 MAX_PRIORITY = 1_000_000
 MIN_BLOCK_SIZE = 4 << 10
 MAX_BLOCK_SIZE = 1 << 20
@@ -68,7 +69,7 @@ class ResourceFile(Struct, forbid_unknown_fields=True, frozen=True):
     peer: list[PeerTable]
     block_size: str = "4K"
     protocol: Protocol = "C"
-    split_brain: SplitBrainPolicy = "discard-zero-changes"
+    split_brain: SplitBrainPolicy = DEFAULT_POLICY
     priority: int = 0
     on_io_error: OnIoError = "detach"
     disk_driver: DiskDriver = "auto"
@@ -96,7 +97,7 @@ class ResourceConfig:
     peers: tuple[Peer, ...]
     block_size: int = MIN_BLOCK_SIZE
     protocol: Protocol = "C"
-    split_brain: SplitBrainPolicy = "discard-zero-changes"
+    split_brain: SplitBrainPolicy = DEFAULT_POLICY
     priority: int = 0
     on_io_error: OnIoError = "detach"
     disk_driver: DiskDriver = "auto"
@@ -238,7 +239,7 @@ def resource_text(content: ResourceFile) -> str:
         "block_size": content.block_size,
         "protocol": content.protocol,
     }
-    if content.split_brain != "discard-zero-changes":
+    if content.split_brain != DEFAULT_POLICY:
         values["split_brain"] = content.split_brain
     if content.priority:
         values["priority"] = content.priority

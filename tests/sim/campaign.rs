@@ -135,9 +135,14 @@ pub fn replay(options: &Options, seed: u64, keep: Option<&[usize]>) -> bool {
     }
     if traced {
         println!(
-            "protocol {:?}, blocks of {} bytes",
-            plan.protocol, plan.block_size
+            "protocol {:?}, blocks of {} bytes, split brain policy {}",
+            plan.protocol,
+            plan.block_size,
+            plan.policy.name()
         );
+        if let Some(step) = plan.split {
+            println!("the data split before step {step}, or at the end");
+        }
         for step in &plan.steps {
             println!(
                 "step {:>3}: {:?}, then {} us",

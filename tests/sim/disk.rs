@@ -31,7 +31,10 @@ pub struct Disk {
 
 /// A page's bytes.
 fn fill(bytes: &mut [u8], page: usize, stamp: Stamp) {
-    let place = if stamp == 0 { 0 } else { page as u64 + 1 };
+    if stamp == 0 {
+        return bytes.fill(0);
+    }
+    let place = page as u64 + 1;
     for pair in bytes.chunks_mut(16) {
         pair[..8].copy_from_slice(&stamp.to_le_bytes());
         pair[8..].copy_from_slice(&place.to_le_bytes());

@@ -2,8 +2,10 @@
 //!
 //! No file, no socket, no thread below a run: the same seed does the same again. `plan` makes what a seed does,
 //! `run` does it, `world`, `network` and `disk` are what it is done to, `oracle` and `durable` know what must hold,
+//! `resolution` and `bundles` are about split brains and their end,
 //! `campaign` runs many seeds, `shrink` makes a failing one short.
 
+mod bundles;
 mod campaign;
 mod coverage;
 mod disk;
@@ -13,6 +15,7 @@ mod options;
 mod oracle;
 mod panics;
 mod plan;
+mod resolution;
 mod rng;
 mod run;
 mod scenarios;

@@ -177,6 +177,7 @@ impl World {
                 ));
             }
             (Err(_), Some(_)) => {
+                self.victim_is_free(to, connection);
                 self.break_connection(connection, to);
                 let why = "a damaged frame".into();
                 self.event(
@@ -196,6 +197,7 @@ impl World {
             return;
         };
         entry.open[n] = false;
+        self.victim_is_free(n, connection);
         let why = why.into();
         self.event(
             n,
@@ -228,6 +230,8 @@ impl World {
             last_arrival: [self.now, self.now],
         };
         self.connections.insert(connection, entry);
+        self.last_connection = connection;
+        self.connected_at = self.now;
         for node in [from, to] {
             self.event(
                 node,

@@ -254,6 +254,21 @@ impl Oracle {
         }
     }
 
+    /// Whatever was promised before: what this disk holds, all of it flushed, is the truth from here on.
+    pub fn declare(&mut self, disk: &Disk) {
+        self.open.clear();
+        self.truth = None;
+        self.order += 1;
+        for n in &self.used {
+            self.pages[*n] = Page {
+                issued: vec![(self.order, disk.current(*n))],
+                acknowledged: self.order,
+                stable: self.order,
+                doubtful: 0,
+            };
+        }
+    }
+
     /// The newest place in the order that a page's contents can stand for.
     pub fn order_of(&self, n: usize, stamp: Stamp) -> Option<u64> {
         let found = self.pages[n]

@@ -1,7 +1,7 @@
 //! What a seed does: a list of steps, made before the run, so that any of them can be left out of a replay.
 
 use _engine::core::{Errno, OnIoError};
-use _engine::wire::Protocol;
+use _engine::wire::{Protocol, SplitBrainPolicy};
 
 use crate::disk::PAGES;
 use crate::network::Cable;
@@ -46,7 +46,12 @@ pub enum Op {
         survivor_too: bool,
         replaced: bool,
     },
-    Disconnect,
+    Disconnect {
+        who: Who,
+    },
+    Connect {
+        who: Who,
+    },
     /// The Primary's resource goes down in good order, and up again.
     Restart,
     Switchover,
@@ -84,8 +89,10 @@ pub struct Plan {
     pub block_size: u32,
     pub on_io_error: OnIoError,
     pub steps: Vec<Step>,
-    /// Ends with two Primaries, by force.
-    pub splits: bool,
+    /// Before this step come two Primaries, by force, and the end of that; after the last one, if there is none such.
+    pub split: Option<usize>,
+    pub policy: SplitBrainPolicy,
+    pub priority: [u32; 2],
 }
 
 /// Places that the workload writes: few, so that writes overlap, and across two borders of extents.
@@ -136,7 +143,8 @@ fn disturbance(rng: &mut Rng) -> Op {
             survivor_too: rng.chance(3),
             replaced: rng.chance(6),
         },
-        13 => Op::Disconnect,
+        13 if rng.chance(3) => Op::Connect { who },
+        13 => Op::Disconnect { who },
         14 => Op::Restart,
         15 => Op::Switchover,
         16 => Op::Pause {
@@ -191,20 +199,40 @@ impl Plan {
                     let op = disturbance(&mut rng);
                     let pause = rng.below(2_000);
                     add(&mut rng, op, pause);
+                    if let (Op::Disconnect { who }, true) = (op, rng.chance(2)) {
+                        // Taken back before it has ended.
+                        add(&mut rng, Op::Connect { who }, pause);
+                    }
                 }
             }
             let op = disturbance(&mut rng);
+            if let (Op::Disconnect { who }, true) = (op, rng.chance(2)) {
+                let pause = rng.below(3_000);
+                add(&mut rng, op, pause);
+                add(&mut rng, Op::Connect { who }, 1_000);
+                continue;
+            }
             let span = if rng.chance(3) { 20_000 } else { 6_000_000 };
             let pause = rng.below(span);
             add(&mut rng, op, pause);
         }
+        let count = 2 * steps.len() as u64;
         Plan {
             seed,
             protocol,
             block_size,
             on_io_error: [OnIoError::Detach, OnIoError::PassOn][(seed % 2) as usize],
             steps,
-            splits: rng.chance(10),
+            split: rng.chance(6).then(|| rng.below(count) as usize),
+            policy: [
+                SplitBrainPolicy::Manual,
+                SplitBrainPolicy::DiscardZeroChanges,
+                SplitBrainPolicy::DiscardLeastChanges,
+                SplitBrainPolicy::DiscardOlderPrimary,
+                SplitBrainPolicy::DiscardYoungerPrimary,
+                SplitBrainPolicy::Priority,
+            ][rng.below(6) as usize],
+            priority: [rng.below(3) as u32, rng.below(3) as u32],
         }
     }
 }

@@ -5,9 +5,9 @@ use _engine::wire::{DiskState, Protocol};
 
 use crate::disk::stamped;
 use crate::durable::{prospect, would_be_found};
-use crate::network::Cable;
 use crate::oracle::{Oracle, Promise};
 use crate::plan::{places, Op, Plan, Who};
+use crate::resolution::Apart;
 use crate::world::{Settings, Violation, World, MS, NAMES};
 
 pub struct Run {
@@ -16,7 +16,8 @@ pub struct Run {
     /// Whom the person wants to be Primary.
     pub primary: usize,
     /// Nobody has used force beside a living Primary: there is one writer.
-    one_writer: bool,
+    pub one_writer: bool,
+    pub apart: Apart,
     /// The stand-in of a Primary without a disk lost power: answers of its that are on their way promise less.
     dark: bool,
 }
@@ -33,6 +34,8 @@ pub fn run(plan: &Plan, traced: bool) -> Outcome {
         protocol: plan.protocol,
         block_size: plan.block_size,
         on_io_error: plan.on_io_error,
+        policy: plan.policy,
+        priority: plan.priority,
     };
     let mut run = Run::new(plan.seed, settings, traced);
     let result = run.follow(plan);
@@ -47,6 +50,7 @@ impl Run {
             primary: 0,
             one_writer: true,
             dark: false,
+            apart: Apart::default(),
         }
     }
 
@@ -65,14 +69,19 @@ impl Run {
 
     fn follow(&mut self, plan: &Plan) -> Result<(), Violation> {
         self.begin()?;
+        let mut split = plan.split;
         for step in &plan.steps {
+            if split.take_if(|at| *at <= step.number).is_some() {
+                self.converge()?;
+                self.split_and_resolve(plan.seed)?;
+            }
             self.world.rng = crate::rng::Rng::new(step.seed);
             self.act(step.op)?;
             self.pass(step.pause_us * 1_000)?;
         }
         self.converge()?;
-        if plan.splits {
-            self.split()?;
+        if split.is_some() {
+            self.split_and_resolve(plan.seed)?;
         }
         Ok(())
     }
@@ -142,7 +151,7 @@ impl Run {
         }
     }
 
-    fn describe(&self) -> String {
+    pub fn describe(&self) -> String {
         let node = |n: usize| {
             self.world.status(n).map_or("down".to_owned(), |s| {
                 let peer = &s.peers[0];
@@ -173,6 +182,7 @@ impl Run {
         }
         for (n, id, result) in std::mem::take(&mut self.world.replies) {
             if !self.one_writer {
+                self.apart_reply(id, result.is_ok());
                 continue;
             }
             let data = result.as_ref().ok().and_then(|data| data.as_deref());
@@ -197,6 +207,9 @@ impl Run {
             taken.map_err(|why| format!("I1: {} begins to serve: {why}", NAMES[n]))?;
         }
         if std::mem::take(&mut self.world.changed) {
+            if !self.one_writer {
+                self.check_apart()?;
+            }
             self.check_marks()?;
         }
         self.world.violation.take().map_or(Ok(()), Err)
@@ -338,10 +351,8 @@ impl Run {
                 survivor_too,
                 replaced,
             } => self.fail_over(power, survivor_too, replaced)?,
-            Op::Disconnect => {
-                self.world.counts.add("disconnects", 1);
-                self.world.command(primary, Command::Disconnect { peer: 0 });
-            }
+            Op::Disconnect { who } => self.connect(self.node(who), false),
+            Op::Connect { who } => self.connect(self.node(who), true),
             Op::Restart => self.restart()?,
             Op::Switchover => self.switch_over()?,
             Op::Pause { who, ms } => self.world.pause(self.node(who), ms * MS),
@@ -413,6 +424,48 @@ impl Run {
             }
             _ => {}
         }
+    }
+
+    /// A person connects or disconnects at a node.
+    fn connect(&mut self, n: usize, on: bool) {
+        if self.world.is_up(n) {
+            let what = if on { "connects" } else { "disconnects" };
+            self.world.counts.add(what, 1);
+            let command = if on {
+                Command::Connect { peer: 0 }
+            } else {
+                Command::Disconnect { peer: 0 }
+            };
+            self.world.command(n, command);
+        }
+    }
+
+    /// A connect that was carried out, and not taken back, leads to a connection once faults stop.
+    fn check_connects(&mut self) -> Result<(), Violation> {
+        self.world.mend();
+        let wanted =
+            |run: &Run, n: usize| run.world.nodes[n].wants_peer.1 && !run.world.nodes[n].broken;
+        let refused = |run: &Run| {
+            let status = (0..2).map(|n| run.world.status(n));
+            status.flatten().any(|s| s.peers[0].refusal.is_some())
+        };
+        if !(0..2).all(|n| self.world.is_up(n) && wanted(self, n)) {
+            return Ok(());
+        }
+        let connected = |run: &Run| {
+            (0..2).all(|n| {
+                let status = run.world.status(n);
+                status.is_some_and(|s| s.peers[0].connection == "Connected")
+            })
+        };
+        let end = |run: &mut Run| connected(run) || refused(run) || !(0..2).all(|n| wanted(run, n));
+        if self.wait(60_000 * MS, end)? {
+            return Ok(());
+        }
+        Err(format!(
+            "L: both are told to connect, and do not: {}",
+            self.describe()
+        ))
     }
 
     fn primary_dies(&mut self, power: bool) -> Result<(), Violation> {
@@ -606,6 +659,7 @@ impl Run {
     /// Everything heals; both copies must become equal, and right.
     pub fn converge(&mut self) -> Result<(), Violation> {
         self.world.note(|| "faults end".into());
+        self.check_connects()?;
         let mut together = false;
         for _ in 0..40 {
             self.heal();
@@ -672,59 +726,6 @@ impl Run {
         self.expect("a second Primary", |run| run.world.nodes[other].exported)?;
         self.one_writer = true;
         self.primary = other;
-        Ok(())
-    }
-
-    /// Two Primaries by force: both sides report it, neither is overwritten.
-    pub fn split(&mut self) -> Result<(), Violation> {
-        self.world.counts.add("split brains", 1);
-        self.one_writer = false;
-        let other = 1 - self.primary;
-        self.world.set_cable(Cable::Cut);
-        self.expect("both are alone", |run| !run.is_established())?;
-        self.pass(10 * MS)?;
-        self.world.command(other, Command::Promote { force: true });
-        self.expect("two Primaries", |run| run.world.nodes[other].exported)?;
-        for n in 0..2 {
-            let first = 1015 + self.world.rng.below(3) as usize;
-            let payload = stamped(first, 1, 1 << 40 | n as u64);
-            let offset = first as u64 * crate::disk::PAGE;
-            let fua = true;
-            self.world.request(
-                n,
-                RequestKind::Write {
-                    offset,
-                    payload,
-                    fua,
-                },
-            );
-        }
-        self.pass(1_000 * MS)?;
-        for n in 0..2 {
-            if self.world.rng.chance(3) {
-                let (power, resume) = (self.world.rng.chance(2), self.world.rng.chance(2));
-                self.world.crash(n, power);
-                self.world.start(n, resume);
-            }
-        }
-        let before = [0, 1].map(|n| self.world.nodes[n].data.contents().to_vec());
-        self.world.set_cable(Cable::Fine);
-        self.pass(20_000 * MS)?;
-        for (n, before) in before.iter().enumerate() {
-            if self.world.nodes[n].data.contents() != before.as_slice() {
-                return Err(format!("I6: a split brain overwrote data of {}", NAMES[n]));
-            }
-            let told = self.world.status(n).is_some_and(|s| {
-                s.peers[0].connection == "StandAlone" && s.peers[0].rule == Some("split-brain")
-            });
-            if !told {
-                return Err(format!(
-                    "{} does not report the split brain; {}",
-                    NAMES[n],
-                    self.describe()
-                ));
-            }
-        }
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Named scenarios: what broke a shipped replicator once, each at many instants.
 
 use _engine::core::*;
-use _engine::wire::Protocol;
+use _engine::wire::{Protocol, SplitBrainPolicy};
 
 use crate::network::Cable;
 use crate::plan::{Op, Who};
@@ -14,6 +14,7 @@ pub struct Scenario {
     pub name: &'static str,
     /// At how many instants, or with how many of something.
     variations: u64,
+    policy: SplitBrainPolicy,
     script: Script,
 }
 
@@ -21,11 +22,19 @@ const fn scenario(name: &'static str, variations: u64, script: Script) -> Scenar
     Scenario {
         name,
         variations,
+        policy: SplitBrainPolicy::Manual,
         script,
     }
 }
 
-pub const ALL: [Scenario; 17] = [
+impl Scenario {
+    const fn with(mut self, policy: SplitBrainPolicy) -> Scenario {
+        self.policy = policy;
+        self
+    }
+}
+
+pub const ALL: [Scenario; 20] = [
     scenario(
         "equal-generation-dirty-bits",
         40,
@@ -55,6 +64,10 @@ pub const ALL: [Scenario; 17] = [
     scenario("damaged-frames", 60, damaged_frames),
     scenario("disk-errors-on-either-side", 48, disk_errors),
     scenario("primary-without-a-disk", 5 * 6 * 60, primary_without_a_disk),
+    scenario("split-brain-ends-by-policy", 60, split_brain_by_policy)
+        .with(SplitBrainPolicy::DiscardYoungerPrimary),
+    scenario("split-brain-ends-by-hand", 120, split_brain_by_hand),
+    scenario("no-room-for-the-bundle", 12, no_room_for_the_bundle),
 ];
 
 impl Scenario {
@@ -73,6 +86,8 @@ impl Scenario {
                 } else {
                     OnIoError::Detach
                 },
+                policy: self.policy,
+                priority: [0, 0],
             };
             let mut run = Run::new(variation, settings, true);
             let result = run
@@ -409,4 +424,48 @@ fn primary_without_a_disk(run: &mut Run, k: u64) -> Result<(), Violation> {
     }
     run.pass(4_000 * MS)?;
     run.converge()
+}
+
+/// One of the two dies at some instant of it.
+fn split_brain_by_policy(run: &mut Run, k: u64) -> Result<(), Violation> {
+    run.go_apart()?;
+    run.both_secondary()?;
+    run.world.set_cable(Cable::Fine);
+    run.pass(k / 2 * MS)?;
+    run.world.crash((k % 2) as usize, k.is_multiple_of(3));
+    run.pass(100 * MS)?;
+    run.reconcile()
+}
+
+/// The same, with every way in which a person can say it.
+fn split_brain_by_hand(run: &mut Run, k: u64) -> Result<(), Violation> {
+    run.go_apart()?;
+    run.both_secondary()?;
+    run.world.set_cable(Cable::Fine);
+    run.expect("both report it", |run| (0..2).all(|n| run.is_told(n)))?;
+    let bit = |place: u64| (k >> place & 1) as usize;
+    run.resolve_by_hand(bit(0), bit(1), true);
+    run.pass(k / 8 * MS * 2)?;
+    run.world.crash(bit(2), k.is_multiple_of(3));
+    run.pass(100 * MS)?;
+    run.reconcile()
+}
+
+fn no_room_for_the_bundle(run: &mut Run, k: u64) -> Result<(), Violation> {
+    run.go_apart()?;
+    run.both_secondary()?;
+    run.world.set_cable(Cable::Fine);
+    run.expect("both report it", |run| (0..2).all(|n| run.is_told(n)))?;
+    // The node that was Primary before has changes for certain.
+    let (asked, victim) = ((k % 2) as usize, run.primary);
+    run.world
+        .break_storage(victim, Part::Bundle, Errno::ENOSPC, 1);
+    let id = run.resolve_by_hand(asked, victim, true);
+    run.expect("an answer", |run| run.world.commands.contains_key(&id))?;
+    match run.world.commands.get(&id) {
+        Some(Err(error)) if error.message.contains("no room") => {}
+        other => return Err(format!("without room for a bundle: {other:?}")),
+    }
+    run.expect("both stay apart", |run| (0..2).all(|n| run.is_told(n)))?;
+    run.reconcile()
 }

@@ -46,10 +46,23 @@ def test_no_seed_violates_anything() -> None:
         "failovers",
         "finished resyncs",
         "split brains",
+        "resolved split brains",
+        "resolutions by resolve",
+        "bundles",
         "damaged frames",
         "failed writes",
+        "connects",
     ):
         assert summary["counts"][what] > SEEDS / 50, what
+    for what in (
+        "resolutions by discard-least-changes",
+        "resolutions by discard-older-primary",
+        "resolutions by priority",
+        "failed bundles",
+        "bundles cut by a crash",
+        "rewinds cut by a crash",
+    ):
+        assert summary["counts"][what] > SEEDS / 500, what
 
 
 def test_every_planted_fault_is_found() -> None:

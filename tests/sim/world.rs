@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use _engine::core::*;
-use _engine::meta::{self, Layout, PeerRecord, Superblock};
+use _engine::meta::{self, Layout, Superblock};
 use _engine::payload::Payload;
 use _engine::wire::{DiskState, Protocol, SplitBrainPolicy};
+
+use crate::bundles::Safe;
 
 use crate::coverage::Counts;
 use crate::disk::{self, Disk, PAGE, SIZE};
@@ -40,6 +42,9 @@ pub enum Happening {
     Lost {
         connection: ConnectionId,
         why: &'static str,
+    },
+    Bundle {
+        token: Token,
     },
     Tick,
 }
@@ -76,6 +81,8 @@ pub enum Part {
     Write,
     Flush,
     Meta,
+    /// Saving a bundle.
+    Bundle,
 }
 
 /// The next so many operations of one sort end with this error.
@@ -106,6 +113,9 @@ pub struct Node {
     /// The generation of its copy when a peer began to stand in: known to its daemon.
     stale_generation: u64,
     pub exported: bool,
+    /// The last connect or disconnect that it was told and that went well: was it a connect?
+    pub wants_peer: (CommandId, bool),
+    pub safe: Safe,
 }
 
 impl Node {
@@ -119,6 +129,8 @@ pub struct Settings {
     pub protocol: Protocol,
     pub block_size: u32,
     pub on_io_error: OnIoError,
+    pub policy: SplitBrainPolicy,
+    pub priority: [u32; 2],
 }
 
 pub struct World {
@@ -134,6 +146,8 @@ pub struct World {
     order: u64,
     pub(crate) connections: BTreeMap<ConnectionId, Connection>,
     next_connection: u64,
+    pub(crate) last_connection: ConnectionId,
+    pub(crate) connected_at: Time,
     next_id: u64,
     pub replies: Vec<(usize, RequestId, Result<Option<Payload>, Errno>)>,
     /// Exports opened since they were last looked at.
@@ -141,6 +155,12 @@ pub struct World {
     /// Flushes that the disk of a node failed since they were last looked at.
     pub failed_flushes: Vec<usize>,
     pub commands: BTreeMap<CommandId, Result<(), CommandError>>,
+    /// Connects and disconnects that are not answered yet: where, in which life, and which of them.
+    connects: BTreeMap<CommandId, (usize, u32, bool)>,
+    /// When writes apart from the peer were answered.
+    pub answered: BTreeMap<disk::Stamp, Time>,
+    /// A person wanted a resolution without a bundle.
+    pub no_bundle_asked: bool,
     /// A disk or its metadata changed since the invariants were last checked.
     pub changed: bool,
     pub trace: Option<Vec<String>>,
@@ -149,36 +169,11 @@ pub struct World {
 }
 
 fn blank_metadata(layout: Layout, name: usize) -> Vec<u8> {
-    let mut superblock = Superblock {
-        sequence: 0,
-        resource: "r0".into(),
-        node: NAMES[name].into(),
-        resource_id: [0; 16],
-        data_size_bytes: layout.data_size_bytes(),
-        block_size_bytes: layout.block_size_bytes(),
-        peer_slots: 1,
-        current: 0,
-        history: [0; 8],
-        disk: DiskState::Inconsistent,
-        role_primary: false,
-        clean: true,
-        last_primary: false,
-        forced: false,
-        epoch: 0,
-        promised: 0,
-        diverged_at_s: 0,
-        changed_at_s: 0,
-        peers: vec![PeerRecord {
-            name: NAMES[1 - name].into(),
-            bitmap_generation: 0,
-            full_sync: true,
-        }],
-    };
+    let peers = [NAMES[1 - name].to_owned()];
     let mut bytes = vec![0; layout.region_bytes() as usize];
     for sequence in 1..=2 {
-        superblock.sequence = sequence;
+        let page = Superblock::blank("r0", NAMES[name], &peers, &layout, sequence).encode();
         let start = layout.superblock_offset(meta::next_copy(sequence)) as usize;
-        let page = superblock.encode();
         bytes[start..start + page.len()].copy_from_slice(&page);
     }
     bytes
@@ -203,6 +198,8 @@ impl World {
             forgotten: false,
             stale_generation: 0,
             exported: false,
+            wants_peer: (CommandId(0), false),
+            safe: Safe::default(),
         };
         let nodes = [node(0), node(1)];
         World {
@@ -217,11 +214,16 @@ impl World {
             order: 0,
             connections: BTreeMap::new(),
             next_connection: 1,
+            last_connection: ConnectionId(0),
+            connected_at: 0,
             next_id: 1,
             replies: Vec::new(),
             opened: Vec::new(),
             failed_flushes: Vec::new(),
             commands: BTreeMap::new(),
+            connects: BTreeMap::new(),
+            answered: BTreeMap::new(),
+            no_bundle_asked: false,
             changed: false,
             trace: traced.then(Vec::new),
             counts: Counts::default(),
@@ -280,6 +282,7 @@ impl World {
         let Some(metadata) = self.durable(n).map(Durable::to_metadata) else {
             return;
         };
+        self.rewind_settled(n, true);
         let skew = self.rng.below(1 << 40);
         let node = &mut self.nodes[n];
         let resume = resume && !node.forgotten;
@@ -300,11 +303,12 @@ impl World {
             peer_timeout_ns: 3_000 * MS,
             resume_wait_ns: 5_000 * MS,
             seed: self.rng.next(),
-            policy: SplitBrainPolicy::Manual,
-            priority: 0,
+            policy: self.settings.policy,
+            priority: self.settings.priority[n],
             on_io_error: self.settings.on_io_error,
             stale_generation: node.stale_generation,
-            wall_offset_s: 0,
+            // Both show the same time.
+            wall_offset_s: 1_800_000_000 - skew / 1_000_000_000,
         };
         let replica = Replica::new(config, metadata, resume, self.now + skew);
         let life = node.life;
@@ -323,6 +327,7 @@ impl World {
         let how = if power { "loses power" } else { "is killed" };
         self.note(|| format!("{} {how}", NAMES[n]));
         self.nodes[n].exported = false;
+        self.safe_crashed(n);
         self.nodes[n].paused_until = 0;
         let (mine, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.queue)
             .into_iter()
@@ -366,6 +371,7 @@ impl World {
         self.counts.add("replaced disks", 1);
         self.nodes[n].data = Disk::strange(&mut self.rng, pages);
         self.nodes[n].meta = blank_metadata(self.layout, n);
+        self.nodes[n].safe = Safe::default();
         self.nodes[n].durable = None;
         self.changed = true;
     }
@@ -403,7 +409,7 @@ impl World {
         self.set_cable(Cable::Fine);
     }
 
-    fn takes_failure(&mut self, n: usize, part: Part) -> Option<Errno> {
+    pub(crate) fn takes_failure(&mut self, n: usize, part: Part) -> Option<Errno> {
         let failing = self.nodes[n]
             .failing
             .iter_mut()
@@ -417,6 +423,7 @@ impl World {
                 (Part::Write, _) => "failed writes",
                 (Part::Flush, _) => "failed flushes",
                 (Part::Meta, _) => "failed metadata writes",
+                (Part::Bundle, _) => "failed bundles",
             },
             1,
         );
@@ -487,6 +494,9 @@ impl World {
             DiskOp::Write { .. } | DiskOp::Zero { .. } => Part::Write,
             DiskOp::Flush => Part::Flush,
         };
+        if part == Part::Write {
+            self.check_guard(n);
+        }
         let result = match self.takes_failure(n, part) {
             None => Ok(self.apply(n, op, flush_point, false)),
             Some(errno) => {
@@ -517,6 +527,10 @@ impl World {
         self.next_id += 1;
         let id = CommandId(self.next_id);
         self.note(|| format!("{}: {command:?}", NAMES[n]));
+        if let Command::Connect { .. } | Command::Disconnect { .. } = command {
+            let connects = matches!(command, Command::Connect { .. });
+            self.connects.insert(id, (n, self.nodes[n].life, connects));
+        }
         let by = "root".into();
         self.event(n, Event::Command { id, command, by });
         id
@@ -610,7 +624,10 @@ impl World {
                 message,
                 ..
             } => self.transmit(n, connection, message),
-            Action::Close { connection, .. } => self.break_connection(connection, n),
+            Action::Close { connection, .. } => {
+                self.victim_is_free(n, connection);
+                self.break_connection(connection, n);
+            }
             Action::Dial { .. } => {
                 let delay = 1 + self.rng.below(2 * MS);
                 self.schedule(n, delay, Happening::Dialled);
@@ -627,14 +644,18 @@ impl World {
                 if let Err(error) = &result {
                     self.note(|| format!("{}: refused: {}", NAMES[n], error.message));
                 }
+                if let Some((n, life, connects)) = self.connects.remove(&id) {
+                    let node = &mut self.nodes[n];
+                    if result.is_ok() && node.life == life && node.wants_peer.0 < id {
+                        node.wants_peer = (id, connects);
+                    }
+                }
                 self.commands.insert(id, result);
             }
             Action::Notice(notice) => self.heard(n, &notice),
-            // The log tells the same.
-            Action::Record(_) => {}
-            Action::SaveBundle { .. } | Action::DropBundle { .. } => {
-                unreachable!("no split brain is resolved in these runs")
-            }
+            Action::Record(record) => self.recorded(n, &record),
+            Action::SaveBundle { token, bundle } => self.save_bundle(n, token, &bundle),
+            Action::DropBundle { token } => self.drop_bundle(n, token),
         }
     }
 
@@ -710,11 +731,13 @@ impl World {
                 self.nodes[n].broken |= failure.is_some();
                 self.write_meta(n, &writes, failure.is_some());
                 let result = failure.map_or(Ok(()), Err);
+                self.rewind_settled(n, false);
                 self.event(n, Event::MetaDone { token, result });
             }
             Happening::Dialled => self.dialled(n),
             Happening::Deliver { connection, frame } => self.deliver(n, connection, frame),
             Happening::Lost { connection, why } => self.lost(n, connection, why),
+            Happening::Bundle { token } => self.bundle_goes_on(n, token),
             Happening::Tick => {
                 self.nodes[n].tick_at = None;
                 let now = self.now + self.nodes[n].skew;

@@ -167,9 +167,13 @@ impl Replica {
         })
     }
 
-    /// Everything at once, when all is flushed and nothing is under way: before demote or stop.
+    /// Everything at once, when all is flushed, all marks are durable and nothing is under way: before demote or stop.
     pub(super) fn clean_all(&mut self) {
-        self.save_all_bitmaps();
+        let unsaved = |slot: PeerSlot| !self.superblock.peers[slot].full_sync && self.has_changed_pages(slot);
+        if (0..self.peers.len()).any(unsaved) {
+            // Marks have come since: the log speaks for them.
+            return;
+        }
         let mut extents: Vec<u64> = self
             .intent
             .runs()
@@ -185,7 +189,7 @@ impl Replica {
         self.save_cleared_intent();
     }
 
-    /// What is marked is durable afterwards; the write-intent log stays as it is.
+    /// What is marked is durable when a superblock is that is saved after this; the write-intent log stays as it is.
     pub(super) fn save_all_bitmaps(&mut self) {
         for slot in 0..self.peers.len() {
             if !self.superblock.peers[slot].full_sync {

@@ -19,6 +19,11 @@ pub(super) enum Then {
     Demoted {
         command: CommandId,
     },
+    /// All is flushed and marked, before a demote or a stop.
+    MarksSaved {
+        command: CommandId,
+        stop: bool,
+    },
     PromotionAllowed {
         peer: PeerSlot,
         connection: ConnectionId,
@@ -150,6 +155,7 @@ impl Replica {
             Then::GenerationBumped => self.generation_bumped(),
             Then::Promoted { command } => self.promoted(command),
             Then::Demoted { command } => self.demoted(command),
+            Then::MarksSaved { command, stop } => self.marks_saved(command, stop),
             Then::PromotionAllowed { peer, connection } => self.promotion_allowed(peer, connection),
             Then::FirstSyncChosen {
                 command,
@@ -176,12 +182,15 @@ impl Replica {
                 self.promoting = false;
                 self.fail_command(command);
             }
-            Then::Demoted { command } => {
+            Then::Demoted { command } | Then::MarksSaved { command, stop: false } => {
                 self.out.push(Action::Export { open: false });
                 self.fail_command(Some(command));
+                self.demote_ended();
             }
             // It has stopped all the same; that it was no clean stop is what the metadata says.
-            Then::Stopped { command } => self.done(command, Ok(())),
+            Then::Stopped { command } | Then::MarksSaved { command, stop: true } => {
+                self.done(command, Ok(()))
+            }
             Then::PromotionAllowed { .. } => self.allowing = false,
             Then::Nothing
             | Then::GenerationBumped

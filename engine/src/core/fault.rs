@@ -41,6 +41,20 @@ pub enum Fault {
     OverlapsUnordered,
     /// The superblock is always written to the same copy.
     SuperblockCopyFixed,
+    /// A target does not tell its source what it has marked itself.
+    TargetMarksUnsent,
+    /// A split brain's victim goes back to the ancestor before its bundle is saved.
+    RewindBeforeBundle,
+    /// A bundle that could not be saved counts as one.
+    BundleFailureIgnored,
+    /// The survivor's marks do not get into the bundle.
+    BundleLacksSurvivorMarks,
+    /// A split brain's end may make a Primary its victim.
+    PrimaryDiscarded,
+    /// A connect that comes while a disconnect drains is answered and forgotten.
+    ConnectForgotten,
+    /// The victim's history does not say that it gave way.
+    ResolutionUnrecorded,
 }
 
 #[cfg(feature = "faults")]
@@ -78,7 +92,7 @@ mod switch {
     }
 
     impl Fault {
-        pub const ALL: [Fault; 17] = [
+        pub const ALL: [Fault; 24] = [
             Fault::AckBeforePeer,
             Fault::MarkClearedEarly,
             Fault::MarksLeftAtResyncEnd,
@@ -96,6 +110,13 @@ mod switch {
             Fault::FailedWriteConfirmed,
             Fault::OverlapsUnordered,
             Fault::SuperblockCopyFixed,
+            Fault::TargetMarksUnsent,
+            Fault::RewindBeforeBundle,
+            Fault::BundleFailureIgnored,
+            Fault::BundleLacksSurvivorMarks,
+            Fault::PrimaryDiscarded,
+            Fault::ResolutionUnrecorded,
+            Fault::ConnectForgotten,
         ];
     }
 }

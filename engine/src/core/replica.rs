@@ -111,6 +111,8 @@ pub struct Replica {
     pub(super) promoting: bool,
     /// It is durable, and waits until the former Primary's last writes are on the disk.
     pub(super) promoted_when_drained: Option<HeldPromotion>,
+    /// No Primary any more; its metadata do not say so yet.
+    pub(super) demoting: bool,
     /// The permission for a peer to be Primary is on its way to the metadata: this node must not ask now.
     pub(super) allowing: bool,
     /// A write of the peer was lost here since the last handshake.
@@ -232,6 +234,7 @@ impl Replica {
             promotion: None,
             promoting: false,
             promoted_when_drained: None,
+            demoting: false,
             allowing: false,
             has_hole: false,
             quiescing: None,

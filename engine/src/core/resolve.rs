@@ -10,6 +10,7 @@
 //! that nothing may be under way when the bundle begins, this keeps every write away from its disk until it is rewound.
 
 use super::durable::Then;
+use super::fault::{planted, Fault};
 use super::handshake::{Plan, Resolution, Side, Who, BY_PERSON};
 use super::links::Phase;
 use super::mark_exchange::bounded_runs;
@@ -167,7 +168,9 @@ impl Replica {
             if run.first.checked_add(run.count).is_none_or(|end| end > blocks) {
                 return self.protocol_error(slot, "marks outside the device");
             }
-            work.union.set(run.first, run.count);
+            if !planted(Fault::BundleLacksSurvivorMarks) {
+                work.union.set(run.first, run.count);
+            }
         }
         if last {
             work.step = Step::Settling;
@@ -195,7 +198,7 @@ impl Replica {
         let Some(work) = self.victim_mut(slot) else {
             return;
         };
-        if !work.has_changes || !work.bundle {
+        if !work.has_changes || !work.bundle || planted(Fault::RewindBeforeBundle) {
             return self.save_marks(slot);
         }
         work.step = Step::Saving(token);
@@ -225,6 +228,7 @@ impl Replica {
             work.step = Step::Rewinding;
         }
         match result {
+            Err(_) if planted(Fault::BundleFailureIgnored) => self.save_marks(slot),
             Ok(()) => self.save_marks(slot),
             Err(why) => {
                 let node = &self.config.node;
@@ -330,7 +334,9 @@ impl Replica {
         self.crashed_primary = false;
         fields.push(("rewound_to", format!("{:016x}", self.superblock.current)));
         let command = self.resolve_command(slot);
-        self.record("split_brain.resolved", text, command, Some(slot), fields);
+        if !planted(Fault::ResolutionUnrecorded) {
+            self.record("split_brain.resolved", text, command, Some(slot), fields);
+        }
         self.save_superblock(Then::Rewound {
             peer: slot,
             connection,
@@ -351,7 +357,7 @@ impl Replica {
 }
 
 /// A history as it was before `id` became current; none if it does not know `id`.
-fn before(history: &[u64; HISTORY_LEN], id: u64) -> [u64; HISTORY_LEN] {
+pub(super) fn before(history: &[u64; HISTORY_LEN], id: u64) -> [u64; HISTORY_LEN] {
     let mut earlier = [0; HISTORY_LEN];
     if let Some(at) = history.iter().position(|entry| *entry == id) {
         let known = &history[at + 1..];

@@ -112,7 +112,7 @@ impl Replica {
         let block_size = u64::from(self.superblock.block_size_bytes);
         self.peers[slot].mark_suspects(block_size);
         // A copy that never had data adds nothing: the source knows how far the first sync came.
-        let has_data = self.superblock.current != 0;
+        let has_data = self.superblock.current != 0 && !planted(Fault::TargetMarksUnsent);
         let runs = if has_data {
             bounded_runs(&self.peers[slot].dirty)
         } else {

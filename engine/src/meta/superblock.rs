@@ -150,6 +150,36 @@ pub enum SuperblockError {
 }
 
 impl Superblock {
+    /// Of a resource that never had data: everything is out of sync with every peer. `peers`: names, by slot.
+    pub fn blank(resource: &str, node: &str, peers: &[String], layout: &Layout, sequence: u64) -> Superblock {
+        let peer = |name: &String| PeerRecord {
+            name: name.clone(),
+            bitmap_generation: 0,
+            full_sync: true,
+        };
+        Superblock {
+            sequence,
+            resource: resource.into(),
+            node: node.into(),
+            resource_id: [0; 16],
+            data_size_bytes: layout.data_size_bytes(),
+            block_size_bytes: layout.block_size_bytes(),
+            peer_slots: layout.peer_slots() as u32,
+            current: 0,
+            history: [0; HISTORY_LEN],
+            disk: DiskState::Inconsistent,
+            role_primary: false,
+            clean: true,
+            last_primary: false,
+            forced: false,
+            epoch: 0,
+            promised: 0,
+            diverged_at_s: 0,
+            changed_at_s: 0,
+            peers: peers.iter().map(peer).collect(),
+        }
+    }
+
     pub fn layout(&self) -> Layout {
         Layout::new(
             self.data_size_bytes,

@@ -9,7 +9,6 @@ use _engine::payload::Payload;
 use _engine::wire::{Protocol, SplitBrainPolicy as Policy};
 
 use crate::both_established;
-use crate::oracle::Oracle;
 use crate::world::{Cable, World, BLOCK};
 
 const MS: u64 = 1_000_000;
@@ -33,7 +32,7 @@ const BOTH: Changes = Changes {
 const NONE_AT_B: Changes = Changes { a: BOTH.a, b: &[] };
 
 fn write(world: &mut World, n: usize, block: u64, stamp: u64) {
-    let payload = Payload::copy_from(&Oracle::stamp_bytes(stamp, 1));
+    let payload = Payload::copy_from(&[stamp as u8; BLOCK as usize]);
     let kind = RequestKind::Write {
         offset: block * BLOCK,
         payload,

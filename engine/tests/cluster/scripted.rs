@@ -2,6 +2,7 @@
 //! every message comes exactly when the test says so.
 
 mod detach;
+mod ending;
 mod heal;
 mod resolve;
 mod serve;
@@ -9,7 +10,7 @@ mod serve;
 use std::collections::VecDeque;
 
 use _engine::core::*;
-use _engine::meta::{Bitmap, Layout, PeerRecord, Superblock, EXTENT_BYTES};
+use _engine::meta::{Bitmap, Layout, Superblock, EXTENT_BYTES};
 use _engine::payload::Payload;
 use _engine::wire::{
     self, DiskState, Generations, Hello, Intent, Message, NodeState, Protocol, Role, SplitBrainPolicy,
@@ -57,32 +58,14 @@ const SETUP: Setup = Setup {
     hot: &[],
 };
 
+/// Of a good copy at this generation.
 fn superblock(current: u64) -> Superblock {
-    Superblock {
-        sequence: 2,
-        resource: "r0".into(),
-        node: "a".into(),
-        resource_id: if current == 0 { [0; 16] } else { ID },
-        data_size_bytes: SIZE,
-        block_size_bytes: BLOCK,
-        peer_slots: 1,
-        current,
-        history: [0; 8],
-        disk: DiskState::UpToDate,
-        role_primary: false,
-        clean: true,
-        last_primary: false,
-        forced: false,
-        epoch: 0,
-        promised: 0,
-        diverged_at_s: 0,
-        changed_at_s: 0,
-        peers: vec![PeerRecord {
-            name: "b".into(),
-            bitmap_generation: 0,
-            full_sync: false,
-        }],
-    }
+    let mut superblock = Superblock::blank("r0", "a", &["b".into()], &Layout::new(SIZE, BLOCK, 1), 2);
+    superblock.current = current;
+    superblock.resource_id = if current == 0 { [0; 16] } else { ID };
+    superblock.disk = DiskState::UpToDate;
+    superblock.peers[0].full_sync = false;
+    superblock
 }
 
 fn state(role: Role, current: u64) -> NodeState {

@@ -4,9 +4,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use _engine::core::*;
-use _engine::meta::{self, Bitmap, Layout, PageLoad, PeerRecord, Superblock, PAGE_BYTES};
+use _engine::meta::{self, Bitmap, Layout, PageLoad, Superblock, PAGE_BYTES};
 use _engine::payload::Payload;
-use _engine::wire::{DiskState, Message, Protocol, SplitBrainPolicy};
+use _engine::wire::{Message, Protocol, SplitBrainPolicy};
 
 use crate::disk::Disk;
 use crate::rng::Rng;
@@ -146,43 +146,13 @@ impl World {
     pub fn new(seed: u64, protocol: Protocol) -> World {
         let layout = Layout::new(SIZE, BLOCK as u32, 1);
         let node = |name: usize| {
-            let mut superblock = Superblock {
-                sequence: 1,
-                resource: "r0".into(),
-                node: NAMES[name].into(),
-                resource_id: [0; 16],
-                data_size_bytes: SIZE,
-                block_size_bytes: BLOCK as u32,
-                peer_slots: 1,
-                current: 0,
-                history: [0; 8],
-                disk: DiskState::Inconsistent,
-                role_primary: false,
-                clean: true,
-                last_primary: false,
-                forced: false,
-                epoch: 0,
-                promised: 0,
-                diverged_at_s: 0,
-                changed_at_s: 0,
-                peers: vec![PeerRecord {
-                    name: NAMES[1 - name].into(),
-                    bitmap_generation: 0,
-                    full_sync: true,
-                }],
-            };
+            let peers = [NAMES[1 - name].to_owned()];
             let mut meta = Disk::new(layout.region_bytes() as usize);
-            meta.write(
-                layout.superblock_offset(meta::next_copy(1)),
-                &superblock.encode(),
-                true,
-            );
-            superblock.sequence = 2;
-            meta.write(
-                layout.superblock_offset(meta::next_copy(2)),
-                &superblock.encode(),
-                true,
-            );
+            for sequence in 1..=2 {
+                let superblock = Superblock::blank("r0", NAMES[name], &peers, &layout, sequence);
+                let place = layout.superblock_offset(meta::next_copy(sequence));
+                meta.write(place, &superblock.encode(), true);
+            }
             Node {
                 data: Disk::new(SIZE as usize),
                 meta,

@@ -6,6 +6,7 @@ mod resolve;
 
 use super::detach::Attachment;
 use super::durable::{Then, METADATA_FAILED, METADATA_REMEDY};
+use super::fault::{planted, Fault};
 use super::links::{Peer, Phase};
 use super::replica::{describe, Replica};
 use super::requests::FlushOwner;
@@ -51,7 +52,7 @@ impl Replica {
             .any(|p| matches!(p.phase(), Some(Phase::Hello | Phase::State { .. })));
         if decides
             && !self.stopped
-            && (handshaking || self.promotion.is_some() || self.promoting || self.allowing)
+            && (handshaking || self.promotion.is_some() || self.promoting || self.allowing || self.demoting)
         {
             return self.deferred.push((id, command, by));
         }
@@ -144,7 +145,7 @@ impl Replica {
             let text = format!("{} has no usable disk", self.config.node);
             return self.done(id, Err(failed(text, METADATA_REMEDY.into())));
         }
-        if self.peers[slot].draining.is_none() {
+        if self.peers[slot].draining.is_none() || planted(Fault::ConnectForgotten) {
             self.connect_peer(slot);
             return self.done(id, Ok(()));
         }
@@ -272,13 +273,12 @@ impl Replica {
             if !self.is_attached() {
                 return self.done(command, Ok(()));
             }
+            self.save_all_bitmaps();
             if result.is_ok() {
-                self.clean_all();
-            } else {
-                // Which writes are stable is not known: the log goes on to say so.
-                self.save_all_bitmaps();
+                return self.save_superblock(Then::MarksSaved { command, stop });
             }
-            self.superblock.clean = !self.crashed_primary && result.is_ok();
+            // Which writes are stable is not known: the log goes on to say so.
+            self.superblock.clean = false;
             self.save_superblock(Then::Stopped { command });
         } else {
             self.role = Role::Secondary;
@@ -294,11 +294,22 @@ impl Replica {
                 self.demoted(command);
                 return self.end_service();
             }
-            self.clean_all();
-            self.superblock.role_primary = false;
-            self.superblock.clean = true;
-            self.save_superblock(Then::Demoted { command });
+            self.demoting = true;
+            self.save_all_bitmaps();
+            self.save_superblock(Then::MarksSaved { command, stop });
         }
+    }
+
+    /// The write-intent log may go now, and not before: a page of marks can fail while what is queued behind it succeeds.
+    pub(in crate::core) fn marks_saved(&mut self, command: CommandId, stop: bool) {
+        self.clean_all();
+        if stop {
+            self.superblock.clean = !self.crashed_primary;
+            return self.save_superblock(Then::Stopped { command });
+        }
+        self.superblock.role_primary = false;
+        self.superblock.clean = true;
+        self.save_superblock(Then::Demoted { command });
     }
 
     pub(in crate::core) fn demoted(&mut self, command: CommandId) {
@@ -310,5 +321,12 @@ impl Replica {
         self.out.push(Action::Export { open: false });
         self.announce_state();
         self.done(command, Ok(()));
+        self.demote_ended();
+    }
+
+    /// What was asked meanwhile comes after it.
+    pub(in crate::core) fn demote_ended(&mut self) {
+        self.demoting = false;
+        self.run_deferred();
     }
 }

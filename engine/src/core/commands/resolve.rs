@@ -2,6 +2,7 @@
 
 use super::{failed, refused};
 use crate::core::durable::{METADATA_FAILED, METADATA_REMEDY};
+use crate::core::fault::{planted, Fault};
 use crate::core::handshake::{Direction, Plan, Side};
 use crate::core::links::Phase;
 use crate::core::replica::Replica;
@@ -85,7 +86,8 @@ impl Replica {
     }
 
     pub(in crate::core) fn is_in_use(&self) -> bool {
-        self.role == Role::Primary || self.promoting || self.resuming.is_some()
+        (self.role == Role::Primary || self.promoting || self.resuming.is_some())
+            && !planted(Fault::PrimaryDiscarded)
     }
 
     /// What this node wants of its next connection to a peer.

@@ -11,6 +11,8 @@ mod resolution;
 mod resolution_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod walk;
 
 pub use resolution::{plan, Plan, Resolution, Who, BY_PERSON};
 
@@ -73,7 +75,7 @@ impl Side {
 
     /// An application relies on it, or will as soon as its daemon has come back.
     fn is_in_use(&self) -> bool {
-        self.state.role == Role::Primary || self.state.resuming
+        (self.state.role == Role::Primary || self.state.resuming) && !planted(Fault::PrimaryDiscarded)
     }
 
     fn standing(&self) -> (bool, bool, bool) {

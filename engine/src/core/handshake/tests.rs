@@ -41,7 +41,7 @@ pub(super) fn side(name: &str, current: u64, bitmap: u64, history: &[u64]) -> Si
     }
 }
 
-fn mirror(direction: &Direction) -> Direction {
+pub(super) fn mirror(direction: &Direction) -> Direction {
     match direction {
         Direction::Source(scope) => Direction::Target(*scope),
         Direction::Target(scope) => Direction::Source(*scope),
@@ -174,7 +174,7 @@ proptest! {
     }
 }
 
-fn mirrored_name(rule: &str) -> &str {
+pub(super) fn mirrored_name(rule: &str) -> &str {
     const PAIRS: [(&str, &str); 3] = [
         ("self-new", "peer-new"),
         ("self-ahead", "peer-ahead"),

@@ -12,10 +12,10 @@ use super::error::{MetadataError, MetadataErrorKind as Kind};
 use super::{page_floor, read_superblocks, refuse_same, MetadataPlace, PAGE};
 use crate::meta::layout::{block_size_is_valid, SUPERBLOCK_COPIES};
 use crate::meta::{
-    next_copy, Layout, PeerRecord, Superblock, SuperblockError, BLOCK_SIZE_MAX, BLOCK_SIZE_MIN,
-    DATA_SIZE_MAX, PAGE_BYTES, PEER_SLOTS_MAX,
+    next_copy, Layout, Superblock, SuperblockError, BLOCK_SIZE_MAX, BLOCK_SIZE_MIN, DATA_SIZE_MAX,
+    PAGE_BYTES, PEER_SLOTS_MAX,
 };
-use crate::wire::{DiskState, HISTORY_LEN, NAME_MAX};
+use crate::wire::NAME_MAX;
 
 /// Zeroes written at once where a range cannot be cleared as a whole, in bytes.
 const ZERO_BYTES: usize = 1 << 20;
@@ -268,41 +268,11 @@ fn write_region(
 
 fn write_superblocks(file: &File, start: u64, layout: &Layout, spec: &CreateSpec) -> io::Result<()> {
     for sequence in 1..=SUPERBLOCK_COPIES as u64 {
-        let page = fresh(spec, layout, sequence).encode();
+        let page = Superblock::blank(&spec.resource, &spec.node, &spec.peers, layout, sequence).encode();
         file.write_all_at(&page, start + layout.superblock_offset(next_copy(sequence)))?;
         file.sync_all()?;
     }
     Ok(())
-}
-
-/// The superblock of a resource that never had data.
-fn fresh(spec: &CreateSpec, layout: &Layout, sequence: u64) -> Superblock {
-    let peer = |name: &String| PeerRecord {
-        name: name.clone(),
-        bitmap_generation: 0,
-        full_sync: true,
-    };
-    Superblock {
-        sequence,
-        resource: spec.resource.clone(),
-        node: spec.node.clone(),
-        resource_id: [0; 16],
-        data_size_bytes: layout.data_size_bytes(),
-        block_size_bytes: layout.block_size_bytes(),
-        peer_slots: layout.peer_slots() as u32,
-        current: 0,
-        history: [0; HISTORY_LEN],
-        disk: DiskState::Inconsistent,
-        role_primary: false,
-        clean: true,
-        last_primary: false,
-        forced: false,
-        epoch: 0,
-        promised: 0,
-        diverged_at_s: 0,
-        changed_at_s: 0,
-        peers: spec.peers.iter().map(peer).collect(),
-    }
 }
 
 /// Makes a range read as zeroes: as holes in files, by the device's own means where it has some.
