@@ -444,7 +444,7 @@ impl Run {
     fn check_connects(&mut self) -> Result<(), Violation> {
         self.world.mend();
         let wanted =
-            |run: &Run, n: usize| run.world.nodes[n].wants_peer.1 && !run.world.nodes[n].broken;
+            |run: &Run, n: usize| run.world.nodes[n].wants_peer.1 && !run.world.needs_start(n);
         let refused = |run: &Run| {
             let status = (0..2).map(|n| run.world.status(n));
             status.flatten().any(|s| s.peers[0].refusal.is_some())

@@ -272,8 +272,10 @@ impl Replica {
             self.config.node
         );
         self.record("disk.lost_stand_in", text.clone(), None, Some(slot), Vec::new());
-        self.notice(Severity::Error, "disk.lost_stand_in", text);
+        self.notice(Severity::Error, "disk.lost_stand_in", text.clone());
+        let reason = GoodbyeReason::Diskless;
         self.peers[slot].wanted = false;
+        self.peers[slot].refusal = Some(Refusal { reason, text });
         self.fail_flushes(Errno::EIO);
         self.fail_all_requests(Errno::EIO);
         self.complete_flushes();

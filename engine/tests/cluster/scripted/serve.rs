@@ -238,6 +238,9 @@ fn a_stand_in_that_is_lost_fails_everything_before_anything_is_settled() {
             bench.pass(5_000 * MS);
         }
         assert_eq!(bench.dials, dials);
+        let status = bench.replica.status(bench.now);
+        let refusal = status.peers[0].refusal.as_ref().map(|refusal| refusal.reason);
+        assert_eq!(refusal, Some(GoodbyeReason::Diskless));
         let late = bench.write(0);
         assert!(bench.replies.contains(&(late, false)));
         assert!(bench.meta.is_empty() && bench.disk.is_empty());
