@@ -81,6 +81,18 @@ class Engine:
         """
     def end_export(self, socket: str) -> None:
         """End that export. Idempotent."""
+    def consult(self, spec: str) -> str:
+        """What a connect would do now ({"peer", "report"}): asks the peer, changes nothing. Takes seconds;
+        with `report`, which asks for the peer's own words on what it changed, minutes.
+
+        JSON of `blockpair.status.plan.Plan`, and "report". A peer that cannot be asked is its "problem".
+        """
+    def marks(self, peer: str) -> str:
+        """What is marked for a peer now: JSON of `blockpair.status.loss.Marks`. Raises EngineError."""
+    def reports_asked(self) -> list[str]:
+        """Peers that wait for `report`, each named once; `event_fd` is readable when there are any."""
+    def report(self, peer: str, text: str) -> None:
+        """Tell a waiting peer. Raises EngineError of kind "invalid" for more than 64 KiB."""
     def stop(self) -> None:
         """Drain, flush both sides, leave clean metadata, end the thread, unlock. Idempotent.
 

@@ -17,6 +17,8 @@ from blockpair.config.names import Address
 from blockpair.config.resource import ResourceConfig
 from blockpair.errors import BlockpairError, ErrorKind, kind_of
 from blockpair.status.engine import EngineStatus
+from blockpair.status.loss import Marks
+from blockpair.status.plan import Plan
 
 _STATUS = msgspec.json.Decoder(EngineStatus)
 
@@ -37,6 +39,10 @@ class Created(msgspec.Struct, frozen=True):
     block_size_bytes: int
     metadata_bytes: int
     device_size_bytes: int
+
+
+class _Reported(msgspec.Struct):
+    report: str | None = None
 
 
 _NOTICES = msgspec.json.Decoder(list[Notice])
@@ -157,6 +163,28 @@ class Running:
                 f"the engine's status is not as expected: {error}",
                 "the installation is broken: install blockpair again",
             ) from None
+
+    def consult(self, peer: str, *, report: bool) -> tuple[Plan, str | None]:
+        """What a connect to ``peer`` would do now, and with ``report`` what its daemon says of its data, if
+        it does. Asks the peer; takes seconds, with ``report`` minutes. Raises `BlockpairError`.
+        """
+        with translated():
+            text = self._engine.consult(_text({"peer": peer, "report": report}))
+        return msgspec.json.decode(text, type=Plan), msgspec.json.decode(text, type=_Reported).report
+
+    def marks(self, peer: str) -> Marks:
+        """What is marked for ``peer`` at this moment. Raises `BlockpairError`."""
+        with translated():
+            return msgspec.json.decode(self._engine.marks(peer), type=Marks)
+
+    def reports_asked(self) -> list[str]:
+        """The peers that wait for `report` since the last call."""
+        return self._engine.reports_asked()
+
+    def report(self, peer: str, text: str) -> None:
+        """Tell a peer that waits. Raises `BlockpairError`."""
+        with translated():
+            self._engine.report(peer, text)
 
     def event_fd(self) -> int:
         """A descriptor that is readable while there are events."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from blockpair.cli.output import daemon, json_option, print_json
+from blockpair.cli.output import confirm, daemon, json_option, print_json
 from blockpair.errors import BlockpairError, ErrorKind
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def restore(directory: str | None, bundle: str, image: str | None, yes: bool, as
     with daemon(directory) as client:
         shown = _bundle(client.call("bundle.show", {"name": which}, dict[str, Any]))
         name = shown.facts.resource
-        _confirm(
+        confirm(
             f"{shown.saved_bytes} bytes of {name} would be overwritten with those of {shown.facts.node} "
             f"in {shown.path}",
             f"blockpair bundle restore {bundle} --yes",
@@ -176,7 +176,7 @@ def delete(directory: str | None, bundle: str, yes: bool, as_json: bool) -> None
     which = _absolute(bundle)
     with daemon(directory) as client:
         found = client.call("bundle.find", {"name": which}, dict[str, Any])
-        _confirm(
+        confirm(
             f"{found['path']} would be deleted, and with it what only it has",
             f"blockpair bundle delete {bundle} --yes",
             yes=yes,
@@ -227,18 +227,6 @@ def _bundle(answer: Any) -> BundleFile:
     from blockpair.bundles import BundleFile
 
     return msgspec.convert(answer, type=BundleFile)
-
-
-def _confirm(what: str, remedy: str, *, yes: bool, as_json: bool) -> None:
-    import sys
-
-    if yes:
-        return
-    if as_json or not sys.stdin.isatty():
-        raise BlockpairError(ErrorKind.USAGE, f"this must be confirmed: {what}", remedy)
-    click.echo(what)
-    if not click.confirm("Go on?", default=False):
-        raise BlockpairError(ErrorKind.FAILED, "not confirmed: nothing was changed")
 
 
 @contextmanager

@@ -36,6 +36,19 @@ def print_json(value: Any) -> None:
     click.echo(msgspec.json.format(raw, indent=2))
 
 
+def confirm(what: str, remedy: str, *, yes: bool, as_json: bool) -> None:
+    """Ask on the terminal whether to go on. Raises `BlockpairError`, with ``remedy`` where nobody can be
+    asked.
+    """
+    if yes:
+        return
+    if as_json or not sys.stdin.isatty():
+        raise BlockpairError(ErrorKind.USAGE, f"this must be confirmed: {what}", remedy)
+    click.echo(what)
+    if not click.confirm("Go on?", default=False):
+        raise BlockpairError(ErrorKind.FAILED, "not confirmed: nothing was changed")
+
+
 def print_error(error: BlockpairError, *, as_json: bool) -> None:
     """What, why and remedy, on standard error."""
     if as_json:

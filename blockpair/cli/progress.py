@@ -109,7 +109,7 @@ class _Lines:
 
     def update(self, report: ResourceReport) -> None:
         now, line = self._clock(), plain(report)
-        if now >= self._next and line != self._last and not line.endswith("in sync"):
+        if now >= self._next and line != self._last and ": in sync" not in line:
             self._next, self._last = now + _PLAIN_EVERY_SECONDS, line
             print(line, file=sys.stderr, flush=True)
 

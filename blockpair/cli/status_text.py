@@ -74,10 +74,15 @@ def _peer(peer: PeerStatus) -> list[Text]:
     if peer.connection == "Connected":
         states += [peer.replication, peer.role or "role unknown", peer.disk or "disk unknown"]
     text = Text()
+    if peer.split_brain:
+        text.append("SPLIT BRAIN", "bold white on red")
+        text.append("  ")
     for state in states:
         text.append(state, _style(state))
         text.append("  ")
-    if peer.full_sync:
+    if peer.resolving is not None:
+        text.append(f"ending a split brain: {peer.resolving}", "yellow")
+    elif peer.full_sync:
         text.append("needs a full sync", "yellow")
     elif peer.out_of_sync_bytes:
         text.append(f"{format_size(peer.out_of_sync_bytes)} out of sync", "yellow")

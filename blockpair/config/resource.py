@@ -24,6 +24,7 @@ SplitBrainPolicy = Literal[
 ]
 DiskDriver = Literal["auto", "inline", "io_uring", "threads"]
 
+DEFAULT_POLICY: SplitBrainPolicy = "discard-zero-changes"
 MAX_PRIORITY = 1_000_000
 MIN_BLOCK_SIZE = 4 << 10
 MAX_BLOCK_SIZE = 1 << 20
@@ -66,7 +67,7 @@ class ResourceFile(Struct, forbid_unknown_fields=True, frozen=True):
     peer: list[PeerTable]
     block_size: str = "4K"
     protocol: Protocol = "C"
-    split_brain: SplitBrainPolicy = "discard-zero-changes"
+    split_brain: SplitBrainPolicy = DEFAULT_POLICY
     priority: int = 0
     disk_driver: DiskDriver = "auto"
     timeouts: TimeoutsTable = field(default_factory=TimeoutsTable)
@@ -93,7 +94,7 @@ class ResourceConfig:
     peers: tuple[Peer, ...]
     block_size: int = MIN_BLOCK_SIZE
     protocol: Protocol = "C"
-    split_brain: SplitBrainPolicy = "discard-zero-changes"
+    split_brain: SplitBrainPolicy = DEFAULT_POLICY
     priority: int = 0
     disk_driver: DiskDriver = "auto"
     peer_timeout: float = 3.0
@@ -233,7 +234,7 @@ def resource_text(content: ResourceFile) -> str:
         "block_size": content.block_size,
         "protocol": content.protocol,
     }
-    if content.split_brain != "discard-zero-changes":
+    if content.split_brain != DEFAULT_POLICY:
         values["split_brain"] = content.split_brain
     if content.priority:
         values["priority"] = content.priority

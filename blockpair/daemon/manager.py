@@ -19,9 +19,12 @@ from blockpair.daemon.desired import Desired, DesiredState, PrimaryMarker
 from blockpair.daemon.kernel import LockedMemory
 from blockpair.daemon.runtime import Runtime
 from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.files.losses import side_loss
 from blockpair.status.advice import advice, healthy
 from blockpair.status.conditions import missing
 from blockpair.status.engine import EngineStatus
+from blockpair.status.loss import BothLosses, SideLoss, decode_report
+from blockpair.status.plan import Plan
 from blockpair.status.report import (
     SCHEMA,
     EventRecord,
@@ -173,13 +176,8 @@ class Manager:
         """
         async with self.lock(name):
             runtime = self.runtime(name)
-            peers = [entry.name for entry in runtime.config.peers]
-            if peer is not None and peer not in peers:
-                raise BlockpairError(
-                    ErrorKind.NOT_FOUND, f"{name} has no peer {peer!r}", f"its peers are: {', '.join(peers)}"
-                )
             away = set(self._desired.get(name).disconnected)
-            for chosen in peers if peer is None else [peer]:
+            for chosen in _peers(runtime.config, peer):
                 await runtime.call("connect" if connect else "disconnect", peer=chosen)
                 away = away - {chosen} if connect else away | {chosen}
                 self._want(name, Desired(up=True, disconnected=sorted(away)))
@@ -198,14 +196,63 @@ class Manager:
         """Begin a full sync with ``source``, a node's name, as the good copy. Raises `BlockpairError`."""
         async with self.lock(name):
             runtime = self.runtime(name)
-            nodes = [self.node.name, *(peer.name for peer in runtime.config.peers)]
-            if source not in nodes:
-                raise BlockpairError(
-                    ErrorKind.NOT_FOUND,
-                    f"{source!r} is no node of {name}",
-                    f"its nodes are: {', '.join(nodes)}",
-                )
+            self._check_node(runtime.config, source)
             await runtime.call("sync", source=source)
+
+    async def plan(self, name: str, peer: str | None) -> Plan:
+        """What a connect to a peer would do now; nothing is done. Raises `BlockpairError`."""
+        runtime = self.runtime(name)
+        found, _ = await runtime.consult(_peers(runtime.config, peer)[0], report=False)
+        return found
+
+    async def losses(self, name: str, peer: str | None) -> BothLosses:
+        """What each side of a split brain would lose; nothing is done. Takes minutes where files are looked
+        up. Raises `BlockpairError`.
+        """
+        config = self.config(name)
+        other = _peers(config, peer)[0]
+
+        async def ask() -> tuple[SideLoss, Plan | None]:
+            try:
+                plan, report = await self.runtime(name).consult(other, report=True)
+            except BlockpairError as error:
+                return SideLoss(other, problem=error.message), None
+            if report is not None:
+                return decode_report(report, other), plan
+            return SideLoss(other, problem=plan.problem or "its daemon says nothing of it"), plan
+
+        runtime = self._runtimes.get(name)
+
+        def look() -> SideLoss:
+            if runtime is not None:
+                return runtime.loss(other)
+            return side_loss(config, self.node.name, other, running=None, bundles=self.places.bundles(name))
+
+        own, (theirs, plan) = await asyncio.gather(asyncio.to_thread(look), ask())
+        return BothLosses(name, (own, theirs), plan)
+
+    async def resolve(self, name: str, victim: str, *, bundle: bool) -> None:
+        """End a split brain: the changes of ``victim``, a node's name, go, saved in a bundle first unless
+        ``bundle`` is false. Returns when the resync has begun. Raises `BlockpairError`, and then nothing was
+        given up.
+        """
+        runtime = self.runtime(name)
+        self._check_node(runtime.config, victim)
+        # Without the lock: to save a bundle may take hours, and a `down` ends it.
+        await runtime.call("resolve", victim=victim, bundle=bundle)
+        async with self.lock(name):
+            if self._runtimes.get(name) is runtime:
+                away = set(self._desired.get(name).disconnected) - set(_peers(runtime.config, None))
+                self._want(name, Desired(up=True, disconnected=sorted(away)))
+
+    def _check_node(self, config: ResourceConfig, node: str) -> None:
+        nodes = [self.node.name, *(peer.name for peer in config.peers)]
+        if node not in nodes:
+            raise BlockpairError(
+                ErrorKind.NOT_FOUND,
+                f"{node!r} is no node of {config.name}",
+                f"its nodes are: {', '.join(nodes)}",
+            )
 
     async def restore(self, bundle: Path) -> int:
         """Write a bundle's blocks back through its resource, Primary here; the bytes. Raises
@@ -322,6 +369,16 @@ class Manager:
                 f"cannot be written: {error.strerror}",
                 "make room or correct the mode of that directory, then repeat the command",
             ) from None
+
+
+def _peers(config: ResourceConfig, peer: str | None) -> list[str]:
+    """That peer, or all of them. Raises `BlockpairError` for one that is none."""
+    peers = [entry.name for entry in config.peers]
+    if peer is not None and peer not in peers:
+        raise BlockpairError(
+            ErrorKind.NOT_FOUND, f"{config.name} has no peer {peer!r}", f"its peers are: {', '.join(peers)}"
+        )
+    return peers if peer is None else [peer]
 
 
 def _report(

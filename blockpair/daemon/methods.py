@@ -18,11 +18,9 @@ from blockpair.daemon.asker import asked_by, describe_asker
 from blockpair.daemon.exports import Exports
 from blockpair.daemon.manager import Manager
 from blockpair.errors import BlockpairError, ErrorKind
-from blockpair.files.runner import list_files
 from blockpair.history import read_history
 from blockpair.rpc.server import Caller, Method
 from blockpair.status.conditions import CONDITIONS
-from blockpair.status.loss import loss
 
 
 class NoParams(Struct, forbid_unknown_fields=True):
@@ -74,6 +72,14 @@ class SyncParams(Struct, forbid_unknown_fields=True):
 
     name: str
     source: str
+
+
+class ResolveParams(Struct, forbid_unknown_fields=True):
+    """``victim``: the node whose changes go; ``bundle``: they are saved before."""
+
+    name: str
+    victim: str
+    bundle: bool = True
 
 
 class WaitParams(Struct, forbid_unknown_fields=True):
@@ -143,6 +149,7 @@ class Methods:
             "bundle.restore": self._change("bundle.restore", NameParams, self._bundle_restore),
             "bundle.delete": self._change("bundle.delete", NameParams, self._bundle_delete),
             "resource.loss": Method(PeerParams, self._loss),
+            "resource.plan": Method(PeerParams, self._plan),
             "resource.history": Method(HistoryParams, self._history),
             "resource.create": self._change("resource.create", CreateParams, self._create),
             "resource.delete": self._change("resource.delete", NameParams, self._delete),
@@ -153,6 +160,7 @@ class Methods:
             "resource.promote": self._change("resource.promote", PromoteParams, self._promote),
             "resource.demote": self._change("resource.demote", NameParams, self._demote),
             "resource.sync": self._change("resource.sync", SyncParams, self._sync),
+            "resource.resolve": self._change("resource.resolve", ResolveParams, self._resolve),
         }
 
     def _change(self, name: str, params: type[Any], run: Callable[[Any], Awaitable[Any]]) -> Method:
@@ -228,20 +236,14 @@ class Methods:
         return {"path": str(await asyncio.to_thread(bundles.delete, self._manager.places, params.name))}
 
     async def _loss(self, caller: Caller, params: PeerParams) -> Any:
-        config = self._manager.config(params.name)
-        names = [peer.name for peer in config.peers]
-        peer = params.peer or names[0]
-        dump = await asyncio.to_thread(bridge.read_metadata, config, dump=True)
-        try:
-            found, ranges = loss(dump, peer)
-        except KeyError:
-            raise BlockpairError(
-                ErrorKind.NOT_FOUND,
-                f"{params.name} has no peer {peer!r}",
-                f"its peers are: {', '.join(names)}",
-            ) from None
-        files = await asyncio.to_thread(list_files, config.device, ranges)
-        return {"name": params.name, "node": self._manager.node.name, "loss": found, "files": files}
+        return await self._manager.losses(params.name, params.peer)
+
+    async def _plan(self, caller: Caller, params: PeerParams) -> Any:
+        return await self._manager.plan(params.name, params.peer)
+
+    async def _resolve(self, params: ResolveParams) -> Any:
+        await self._manager.resolve(params.name, params.victim, bundle=params.bundle)
+        return await self._manager.report(params.name)
 
     async def _history(self, caller: Caller, params: HistoryParams) -> Any:
         try:

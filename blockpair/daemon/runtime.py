@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Thread
 
 import structlog
 
@@ -19,7 +20,10 @@ from blockpair.daemon.clients import describe
 from blockpair.daemon.desired import Desired, PrimaryMarker
 from blockpair.daemon.kernel import LockedMemory, ResourceDevice
 from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.files.losses import side_loss
 from blockpair.status.engine import EngineStatus
+from blockpair.status.loss import SideLoss, encode_report
+from blockpair.status.plan import Plan
 from blockpair.status.report import EventRecord, KernelDeviceStatus
 
 _EVENTS_KEPT = 64
@@ -46,6 +50,8 @@ class Runtime:
         self._running: Running | None = None
         self._events: deque[EventRecord] = deque(maxlen=_EVENTS_KEPT)
         self._changed = asyncio.Event()
+        # Peers that a report is being made for.
+        self._reporting: set[str] = set()
         self._watched: int | None = None
         self._log = structlog.get_logger().bind(resource=config.name)
         self._device = ResourceDevice(
@@ -116,6 +122,15 @@ class Runtime:
     async def call(self, command: str, **arguments: object) -> None:
         """Have the engine carry out a command. Raises `BlockpairError`."""
         await asyncio.to_thread(self.engine().call, command, by=asked_by.get(), **arguments)
+
+    def loss(self, peer: str) -> SideLoss:
+        """What this node changed that ``peer`` lacks. May take minutes; for a thread."""
+        bundles = self._places.bundles(self.config.name)
+        return side_loss(self.config, self._node, peer, running=self._running, bundles=bundles)
+
+    async def consult(self, peer: str, *, report: bool) -> tuple[Plan, str | None]:
+        """What a connect would do, and what the peer's daemon says of its data. Raises `BlockpairError`."""
+        return await asyncio.to_thread(self.engine().consult, peer, report=report)
 
     def engine(self) -> Running:
         """The engine. Raises `BlockpairError` while there is none."""
@@ -239,7 +254,27 @@ class Runtime:
         if running is not None:
             for notice in running.events():
                 self._record(notice)
+            # After the events, which take the wake-up back: who asks from here on gives another.
+            for peer in running.reports_asked():
+                self._report_to(running, peer)
         self._announce()
+
+    def _report_to(self, running: Running, peer: str) -> None:
+        """Tell a peer that asks what this node would lose; one at a time, for whoever asks meanwhile."""
+        if peer in self._reporting:
+            return
+        self._reporting.add(peer)
+
+        def work() -> None:
+            try:
+                text = encode_report(self.loss(peer))
+            finally:
+                # First: who asks from here on has a report made anew, who asked before hears this one.
+                self._reporting.discard(peer)
+            running.report(peer, text)
+
+        # The end of the daemon must not wait for a tool that reads a whole file system.
+        Thread(target=work, name="bp-report", daemon=True).start()
 
     def _record(self, notice: Notice) -> None:
         time = datetime.fromtimestamp(notice.time_ns / 1e9, UTC).isoformat(timespec="milliseconds")

@@ -8,9 +8,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
 from blockpair.files import tools
+from blockpair.status.loss import FileList
 
 # xfs_db starts once, debugfs looks at all inodes once a few hundred blocks.
 _MOST_BLOCKS = 4096
@@ -19,19 +18,6 @@ _SECONDS = 60.0
 # xfs_db keeps a map of the whole file system in memory, and this machine has data to serve.
 _MEMORY_BYTES = 2 << 30
 _PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
-
-
-class FileList(msgspec.Struct, frozen=True):
-    """``file_system``: its kind, null where none is understood; ``paths``: files that the bytes belong to;
-    ``other_blocks``: blocks of no named file; ``complete``: no limit was reached; ``problem``: why there
-    is no list, or null.
-    """
-
-    file_system: str | None = None
-    paths: tuple[str, ...] = ()
-    other_blocks: int = 0
-    complete: bool = True
-    problem: str | None = None
 
 
 def list_files(device: Path, ranges: Sequence[tuple[int, int]]) -> FileList:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator
 
-from blockpair.config.resource import MIN_BLOCK_SIZE
+from blockpair.config.resource import DEFAULT_POLICY, MIN_BLOCK_SIZE
 from blockpair.status.conditions import copies_synced
 from blockpair.status.engine import EngineStatus, PeerStatus, Refusal, Resync
 from blockpair.status.report import Advice, KernelDeviceStatus, Severity, State
@@ -164,6 +164,11 @@ _REFUSALS: dict[str, tuple[Severity, str]] = {
         "set the same `protocol` in both nodes' {name}.toml, then on the changed one: "
         "blockpair down {name} && blockpair up {name}",
     ),
+    "Policy": (
+        "warning",
+        "set the same `split_brain` in both nodes' {name}.toml (in /etc/blockpair/resources), then on the "
+        "changed one: blockpair down {name} && blockpair up {name}",
+    ),
     "UnknownNode": (
         "warning",
         "on {peer}, list this node as `{node}` under [[peer]] in {name}.toml and bring {name} up again",
@@ -173,6 +178,9 @@ _REFUSALS: dict[str, tuple[Severity, str]] = {
 
 
 def _unconnected(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:
+    # Tried again, it is being ended, or the next handshake says that it is not.
+    if peer.split_brain and peer.connection == "StandAlone":
+        return _split_brain(name, engine, peer)
     if peer.refusal is not None and peer.refusal.reason not in _PASSING:
         return _refused(name, engine, peer, peer.refusal)
     if peer.connection == "StandAlone":
@@ -197,15 +205,6 @@ def _unconnected(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:
 
 def _refused(name: str, engine: EngineStatus, peer: PeerStatus, refusal: Refusal) -> Advice:
     words = {"name": name, "peer": peer.name, "node": engine.node}
-    if (peer.rule or "").startswith("split-brain") and refusal.reason == "Refused":
-        return Advice(
-            "critical",
-            "split-brain",
-            f"split brain: {engine.node} and {peer.name} were both written without each other; "
-            "nothing was overwritten, both copies are as they were",
-            f"what each node would lose: blockpair resolve {name} (on both)\n"
-            + _one_copy_anew(name, engine, peer),
-        )
     if (peer.rule or "").startswith("unrelated") and refusal.reason == "Refused":
         return Advice(
             "critical",
@@ -226,6 +225,23 @@ def _refused(name: str, engine: EngineStatus, peer: PeerStatus, refusal: Refusal
         f"refused-{refusal.reason.lower()}",
         f"{peer.name} and this node do not connect: {reason}",
         remedy.format_map(words),
+    )
+
+
+def _split_brain(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:
+    # The handshake's own words say why nobody gives way; what they advise stands below.
+    text = "" if peer.refusal is None else peer.refusal.text.partition(". See `")[0]
+    if not text.startswith("split brain"):
+        known = f"split brain: {engine.node} and {peer.name} were both written without each other"
+        text = f"{known}; nothing was overwritten" + (f". {text}" if text else "")
+    return Advice(
+        "critical",
+        "split-brain",
+        text,
+        f"what a connect would do, and why: blockpair plan {name}\n"
+        f"what each node would lose: blockpair resolve {name}\n"
+        "give up the changes of one, here or there; they are saved in a bundle on it first: "
+        f"blockpair resolve {name} --discard NODE",
     )
 
 
@@ -253,6 +269,10 @@ def _create_anew(name: str, engine: EngineStatus) -> str:
         words += ["--block-size", f"{engine.block_size_bytes >> 10}K"]
     if engine.protocol != "C":
         words += ["--protocol", engine.protocol]
+    if engine.split_brain_policy != DEFAULT_POLICY:
+        words += ["--split-brain", engine.split_brain_policy]
+    if engine.priority:
+        words += ["--priority", str(engine.priority)]
     return shlex.join([*words, "--force"])
 
 
@@ -272,6 +292,14 @@ def _connected(name: str, engine: EngineStatus, peer: PeerStatus) -> Iterator[Ad
             f"both this node and {peer.name} are Primary",
             f"stop using it on one of them, and there: blockpair demote {name}",
         )
+    if peer.resolving is not None:
+        yield Advice(
+            "warning",
+            "resolving",
+            f"the split brain with {peer.name} is being ended: {peer.resolving}",
+            f"it goes on by itself; to follow it: blockpair sync {name} --wait",
+        )
+        return
     match peer.replication:
         case "Waiting":
             yield Advice(

@@ -111,6 +111,8 @@ class PeerStatus(Struct, frozen=True):
     last_contact_seconds: float | None
     refusal: Refusal | None
     rule: str | None
+    split_brain: bool
+    resolving: str | None
     out_of_sync_bytes: int
     suspect_bytes: int
     full_sync: bool
@@ -136,6 +138,8 @@ class EngineStatus(Struct, frozen=True):
     block_size_bytes: int
     extent_size_bytes: int
     protocol: str
+    split_brain_policy: str
+    priority: int
     generation: Generation
     hot_extents: int
     suspended: str | None

@@ -1,10 +1,17 @@
-"""What one side of a split brain would lose, from its metadata. Pure."""
+"""What the sides of a split brain would lose, from their metadata, and how a peer is told of it. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
 from msgspec import Struct
+
+from blockpair.status.plan import Plan
+
+# What the replication protocol carries of a report: wire/message.rs.
+REPORT_MAX = 64 << 10
 
 
 class Loss(Struct, frozen=True):
@@ -20,6 +27,99 @@ class Loss(Struct, frozen=True):
     possible_bytes: int
     whole: bool
     complete: bool
+
+
+class Marks(Struct, frozen=True):
+    """What a running engine has marked for a peer. ``dirty_blocks`` have changed; ``runs``, first block and
+    count, are those and the suspect ones, null where there are too many; times 0: not known.
+    """
+
+    size_bytes: int
+    block_size_bytes: int
+    dirty_blocks: int
+    full_sync: bool
+    diverged_at_s: int
+    changed_at_s: int
+    runs: list[tuple[int, int]] | None
+
+
+class FileList(Struct, frozen=True):
+    """``file_system``: its kind, null where none is understood; ``paths``: files that the bytes belong to;
+    ``other_blocks``: blocks of no named file; ``complete``: no limit was reached; ``problem``: why there
+    is no list, or null.
+    """
+
+    file_system: str | None = None
+    paths: tuple[str, ...] = ()
+    other_blocks: int = 0
+    complete: bool = True
+    problem: str | None = None
+
+
+class SideLoss(Struct, frozen=True):
+    """What would be lost if ``node`` gave up its side. Times in seconds since 1970, by its clock: when it
+    went on alone, and when it last noted a change; null: not known. ``bundle``: the path there of the newest
+    bundle of what it lost earlier. ``problem``: why nothing is known.
+    """
+
+    node: str
+    problem: str | None = None
+    loss: Loss | None = None
+    files: FileList | None = None
+    diverged_at_s: int | None = None
+    changed_at_s: int | None = None
+    bundle: str | None = None
+
+
+class BothLosses(Struct, frozen=True):
+    """Both sides, this node's first, and what a connect would do about it; ``plan`` null: not known."""
+
+    name: str
+    sides: tuple[SideLoss, SideLoss]
+    plan: Plan | None
+
+
+def encode_report(side: SideLoss) -> str:
+    """``side`` for a peer that asks, cut to what the protocol carries."""
+    while len(text := msgspec.json.encode(side)) > REPORT_MAX:
+        files = side.files
+        if files is None or not files.paths:
+            side = SideLoss(side.node, problem="its report is too long")
+        else:
+            fewer = files.paths[: len(files.paths) // 2]
+            side = msgspec.structs.replace(
+                side, files=msgspec.structs.replace(files, paths=fewer, complete=False)
+            )
+    return text.decode()
+
+
+def decode_report(text: str, node: str) -> SideLoss:
+    """What the daemon of ``node`` said; whatever it was, a side of that node comes of it."""
+    try:
+        side = msgspec.json.decode(text, type=SideLoss)
+    except (msgspec.DecodeError, RecursionError) as error:
+        return SideLoss(node, problem=f"what its daemon says is not understood: {error}")
+    return msgspec.structs.replace(side, node=node)
+
+
+def live_loss(marks: Marks, peer: str) -> tuple[Loss, list[tuple[int, int]]] | None:
+    """The loss by a running engine's marks, as `loss`; None where they are too many to be listed."""
+    if marks.runs is None:
+        return None
+    size, block = marks.size_bytes, marks.block_size_bytes
+    ranges = [(0, size)] if marks.full_sync else _ranges(marks.runs, block, size)
+    marked = sum(length for _, length in ranges)
+    changed = marked if marks.full_sync else min(marks.dirty_blocks * block, marked)
+    found = Loss(
+        peer=peer,
+        extents=len(ranges),
+        changed_blocks=-(-changed // block),
+        changed_bytes=changed,
+        possible_bytes=marked - changed,
+        whole=marks.full_sync,
+        complete=True,
+    )
+    return found, ranges
 
 
 def loss(dump: dict[str, Any], peer: str) -> tuple[Loss, list[tuple[int, int]]]:
@@ -47,7 +147,7 @@ def loss(dump: dict[str, Any], peer: str) -> tuple[Loss, list[tuple[int, int]]]:
     return found, union
 
 
-def _ranges(runs: list[list[int]], unit: int, size: int) -> list[tuple[int, int]]:
+def _ranges(runs: Iterable[Sequence[int]], unit: int, size: int) -> list[tuple[int, int]]:
     """Runs of units as offsets and lengths in bytes; the device may end within a unit."""
     return [(first * unit, min((first + count) * unit, size) - first * unit) for first, count in runs]
 

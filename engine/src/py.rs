@@ -176,6 +176,26 @@ impl Engine {
         py.detach(|| self.0.end_export(&socket));
     }
 
+    /// What a connect to a peer would do, as JSON; asks the peer.
+    fn consult(&self, py: Python<'_>, spec: &str) -> PyResult<String> {
+        detached(py, || self.0.consult(spec))
+    }
+
+    /// What is marked for a peer at this moment, as JSON.
+    fn marks(&self, py: Python<'_>, peer: &str) -> PyResult<String> {
+        detached(py, || self.0.marks(peer))
+    }
+
+    /// Peers that wait for this node's report.
+    fn reports_asked(&self) -> Vec<String> {
+        self.0.reports_asked()
+    }
+
+    /// Answers a peer that waits for a report.
+    fn report(&self, py: Python<'_>, peer: &str, text: &str) -> PyResult<()> {
+        detached(py, || self.0.report(peer, text))
+    }
+
     /// Drains, flushes, ends the thread, unlocks; idempotent.
     fn stop(&self, py: Python<'_>) -> PyResult<()> {
         detached(py, || self.0.stop())

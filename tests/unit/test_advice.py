@@ -34,6 +34,12 @@ def refusal(reason: str, rule: str | None = None, connection: str = "Connecting"
     return engine(away(connection=connection, refusal={"reason": reason, "text": "the words"}, rule=rule))
 
 
+def split(said: str = "the words") -> EngineStatus:
+    """A split brain that a person has to decide."""
+    told = {"reason": "Refused", "text": said}
+    return engine(away(connection="StandAlone", refusal=told, rule="split-brain", split_brain=True))
+
+
 NEW = {"disk": "Inconsistent", "role": "Secondary"}
 
 CASES: list[tuple[str, EngineStatus, str, str, str]] = [
@@ -54,10 +60,12 @@ CASES: list[tuple[str, EngineStatus, str, str, str]] = [
     ("never-seen", engine(away(last_contact_seconds=None)), "unreachable", "warning", "port is open"),
     ("disconnected", engine(away(connection="StandAlone")), "disconnected", "warning", "connect r0"),
     ("peer-left", refusal("Disconnect"), "unreachable", "warning", "on b: blockpair status r0"),
-    ("split-brain", refusal("Refused", "split-brain"), "split-brain", "critical",
+    ("split-brain", split(), "split-brain", "critical", "resolve r0 --discard NODE"),
+    ("resolving", engine(peer(replication="Off", resolving="rewinding")), "resolving", "warning",
+     "sync r0 --wait"),
+    ("unrelated", refusal("Refused", "unrelated-data"), "refused-refused", "critical",
      "create r0 --device /dev/md/r0 --metadata internal --peer b=10.0.0.2:7788 --force"),
-    ("old-split", refusal("Refused", "split-brain-old", "StandAlone"), "split-brain", "critical", "--force"),
-    ("unrelated", refusal("Refused", "unrelated-data"), "refused-refused", "critical", "connect r0"),
+    ("policy", refusal("Policy"), "refused-policy", "warning", "r0.toml"),
     ("version", refusal("Version"), "refused-version", "warning", "blockpair --version"),
     ("size", refusal("Size"), "refused-size", "critical", "as large"),
     ("block-size", refusal("BlockSize"), "refused-blocksize", "warning", "--block-size"),
@@ -143,8 +151,32 @@ def test_progress_on_a_line() -> None:
     assert plain(report(engine())) == "r0: in sync"
 
 
+def test_a_split_brain_says_why_nobody_gives_way() -> None:
+    known = "split brain: a and b were both written without each other; nothing was overwritten"
+    for said, expected in (
+        (f"{known}. Both have changes. See `blockpair resolve r0`", f"{known}. Both have changes"),
+        ("b keeps its changes: no room", f"{known}. b keeps its changes: no room"),
+        ("", known),
+    ):
+        (entry,) = advice("r0", "running", None, split(said))
+        assert entry.text == expected
+
+
+def test_a_copy_is_made_anew_as_it_was_made() -> None:
+    told = {"reason": "Refused", "text": "the words"}
+    status = engine(
+        away(refusal=told, rule="unrelated-data"),
+        split_brain_policy="priority",
+        priority=7,
+        protocol="B",
+        block_size_bytes=65536,
+    )
+    (entry,) = advice("r0", "running", None, status)
+    assert "--block-size 64K --protocol B --split-brain priority --priority 7 --force" in entry.remedy
+
+
 def test_waiting_for_a_sync_ends_where_no_waiting_helps() -> None:
-    for status in (refusal("Refused", "split-brain"), engine(disk="Diskless"), refusal("Size")):
+    for status in (split(), engine(disk="Diskless"), refusal("Size")):
         assert hopeless(report(status)) is not None
     for status in (engine(away()), engine(peer(replication="SyncSource")), refusal("UnknownResource")):
         assert hopeless(report(status)) is None

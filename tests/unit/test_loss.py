@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
-from blockpair.cli.resolve import loss_lines
-from blockpair.status.loss import Loss, loss
+from blockpair.cli.resolve_text import loss_lines
+from blockpair.status.loss import (
+    REPORT_MAX,
+    BothLosses,
+    FileList,
+    Loss,
+    Marks,
+    SideLoss,
+    decode_report,
+    encode_report,
+    live_loss,
+    loss,
+)
 
 
 def dump(*, full_sync: bool = False, truncated: bool = False) -> dict[str, Any]:
@@ -28,6 +40,18 @@ def test_blocks_and_extents_are_counted_once() -> None:
     assert found == Loss("b", 2, 4, 16384, 8192 + 4096, whole=False, complete=True)
 
 
+def test_a_running_engine_knows_it_by_block() -> None:
+    marks = Marks(100 * 1024, 4096, 3, False, 1, 2, [(2, 3), (20, 5)])
+    # Five blocks more are suspect, with the device's last, which is as long as the others.
+    assert live_loss(marks, "b") == (
+        Loss("b", 2, 3, 3 * 4096, 5 * 4096, whole=False, complete=True),
+        [(8192, 3 * 4096), (20 * 4096, 5 * 4096)],
+    )
+    whole = live_loss(msgspec.structs.replace(marks, full_sync=True, runs=[]), "b")
+    assert whole is not None and whole[0].whole and whole[1] == [(0, 100 * 1024)]
+    assert live_loss(msgspec.structs.replace(marks, runs=None), "b") is None
+
+
 def test_without_marks_it_is_everything() -> None:
     found, ranges = loss(dump(full_sync=True), "b")
     assert found.whole and found.changed_bytes == 100 * 1024 and ranges == [(0, 100 * 1024)]
@@ -39,26 +63,57 @@ def test_a_list_that_is_cut_off_says_so_and_a_stranger_has_no_loss() -> None:
         loss(dump(), "c")
 
 
+def files(*paths: str) -> FileList:
+    return FileList("ext4", paths, other_blocks=3)
+
+
+def side(node: str, peer: str, listed: FileList) -> SideLoss:
+    return SideLoss(
+        node,
+        None,
+        Loss(peer, 2, 4, 16384, 0, whole=False, complete=True),
+        listed,
+        1_700_000_000,
+        1_700_000_100,
+    )
+
+
 def test_for_a_person() -> None:
-    answer = {
-        "name": "r0",
-        "node": "a",
-        "loss": {
-            "peer": "b",
-            "extents": 2,
-            "changed_blocks": 4,
-            "changed_bytes": 16384,
-            "possible_bytes": 0,
-            "whole": False,
-            "complete": True,
-        },
-        "files": {
-            "file_system": "ext4",
-            "paths": ["/x"],
-            "other_blocks": 3,
-            "complete": True,
-            "problem": None,
-        },
-    }
-    text = "\n".join(loss_lines(answer))
-    assert "4 blocks, 16 KiB, in 2 places" in text and "    /x" in text and "3 blocks of no file" in text
+    both = BothLosses("r0", (side("a", "b", files("/x", "/\x1b[2J")), SideLoss("b", "it is down")), None)
+    text = "\n".join(loss_lines(both))
+    assert "4 blocks, 16 KiB, in 2 places" in text and "    /x\n" in text and "3 blocks of no file" in text
+    assert "since 2023-11-14T22:13:20Z" in text and "2023-11-14T22:15:00Z" in text
+    assert "what b would lose is not known: it is down" in text
+    assert "\x1b" not in text
+
+
+def test_a_report_fits_the_protocol_however_many_files_there_are() -> None:
+    few = side("a", "b", files("/x"))
+    assert decode_report(encode_report(few), "a") == few
+    many = side("a", "b", files(*(f"/{'ä' * 100}{number}" for number in range(1000))))
+    text = encode_report(many)
+    assert len(text.encode()) <= REPORT_MAX
+    cut = decode_report(text, "a").files
+    assert cut is not None and 0 < len(cut.paths) < 1000 and not cut.complete
+    long = side("a", "b", FileList(problem="x" * REPORT_MAX))
+    assert decode_report(encode_report(long), "a").problem is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"node": 1}',
+        '{"node": "c", "loss": {"extents": "x"}}',
+        '{"x": ' + "[" * (REPORT_MAX - 6),
+    ],
+)
+def test_nonsense_from_a_peer_is_a_problem_of_that_peer(text: str) -> None:
+    found = decode_report(text, "b")
+    assert found.node == "b" and found.problem is not None and "not understood" in found.problem
+
+
+def test_a_peer_speaks_for_itself_only() -> None:
+    assert decode_report(encode_report(SideLoss("a")), "b").node == "b"

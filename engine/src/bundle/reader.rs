@@ -112,6 +112,24 @@ impl<F: Read + Seek> Bundle<F> {
             .map_or(self.facts.device_blocks(), |entry| entry.first)
     }
 
+    /// The blocks that a chunk has. Its data is read only where the index does not tell.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    ///
+    /// # Panics
+    /// If there is no chunk of that number.
+    pub fn runs(&mut self, chunk: usize) -> Result<Vec<BlockRun>, BundleError> {
+        let IndexEntry {
+            first, end, blocks, ..
+        } = self.index[chunk];
+        if end - first == u64::from(blocks) {
+            let count = u64::from(blocks);
+            return Ok(vec![BlockRun { first, count }]);
+        }
+        Ok(self.read(chunk)?.runs)
+    }
+
     /// Reads and checks one chunk.
     ///
     /// # Errors

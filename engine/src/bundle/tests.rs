@@ -102,6 +102,9 @@ fn what_was_saved_is_read_back() {
         );
     }
     assert_eq!(found[&700].len(), 512);
+    for chunk in 0..bundle.chunks() {
+        assert_eq!(bundle.runs(chunk).unwrap(), bundle.read(chunk).unwrap().runs);
+    }
     for block in 0..701 {
         let named = bundle.chunk_with(block).map(|chunk| bundle.read(chunk).unwrap());
         let held = named.is_some_and(|chunk| {

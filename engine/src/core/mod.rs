@@ -6,6 +6,7 @@
 
 mod cleaning;
 mod commands;
+mod consultation;
 mod durable;
 pub mod fault;
 pub mod handshake;
@@ -23,6 +24,8 @@ mod status;
 mod target;
 mod types;
 
+pub use consultation::{union, Consultation, CONSULTED_RUNS_MAX};
+pub(crate) use links::refusal_text;
 pub use replica::{IoCounters, Replica, ReplicaMetadata, IN_FLIGHT_BYTES_MAX, IN_FLIGHT_WRITES_MAX};
 pub use source::is_zero;
 pub use status::{CoreStatus, GenerationStatus, PeerStatus, RefusalStatus, RequestStatus, ResyncStatus};

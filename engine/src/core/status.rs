@@ -7,7 +7,7 @@ use super::replica::{IoCounters, Replica};
 use super::source::Progress;
 use super::types::*;
 use crate::meta::EXTENT_BYTES;
-use crate::wire::{DiskState, GoodbyeReason, Protocol, Role};
+use crate::wire::{DiskState, GoodbyeReason, Protocol, Role, SplitBrainPolicy};
 
 #[derive(Clone, Debug, Serialize)]
 pub struct CoreStatus {
@@ -22,6 +22,9 @@ pub struct CoreStatus {
     pub block_size_bytes: u32,
     pub extent_size_bytes: u64,
     pub protocol: Protocol,
+    /// Who loses a split brain without a person, and this node's number for the policy `priority`.
+    pub split_brain_policy: SplitBrainPolicy,
+    pub priority: u32,
     pub generation: GenerationStatus,
     pub hot_extents: u64,
     pub suspended: Option<String>,
@@ -125,6 +128,8 @@ impl Replica {
             block_size_bytes: superblock.block_size_bytes,
             extent_size_bytes: EXTENT_BYTES,
             protocol: self.config.protocol,
+            split_brain_policy: self.config.policy,
+            priority: self.config.priority,
             generation: GenerationStatus {
                 current: format!("{:016x}", superblock.current),
                 history: (superblock.history.iter())

@@ -1,5 +1,6 @@
 //! One resource's engine: opens everything, runs its thread, passes commands to it.
 
+mod consult;
 mod exports;
 
 use std::cell::RefCell;
@@ -16,6 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Deserialize;
 
 use super::bundle::{remove_leftovers, Export as BundleExport, Present, Since};
+use super::consult::{Answers, Reports};
 use super::disk::{self, Device, Driver};
 use super::failure::{Failure, FailureKind};
 use super::history::History;
@@ -98,6 +100,9 @@ pub struct Engine {
     node: String,
     data_size_bytes: u64,
     peers: Vec<String>,
+    /// Where each listens for replication.
+    addresses: Vec<(String, u16)>,
+    reports: Arc<Reports>,
     inbox: Arc<Inbox>,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -244,6 +249,9 @@ impl Engine {
             spec.resume,
             clock.now(),
         );
+        let addresses = peers.iter().map(|peer| (peer.host.clone(), peer.port)).collect();
+        let reports = Arc::new(Reports::new(shared.clone()));
+        let answers = Answers::new(reports.clone());
         let names: Vec<String> = peers.iter().map(|peer| peer.name.clone()).collect();
         let meta = MetaWriter::new(metadata, device.clone(), inbox.clone()).map_err(system)?;
         let wanted = spec.disk_driver;
@@ -282,6 +290,7 @@ impl Engine {
                             since,
                         },
                         history,
+                        answers,
                     };
                     Reactor::new(parts).map_err(|error| Failure::system(&spec.resource, &error))
                 });
@@ -313,6 +322,8 @@ impl Engine {
             node,
             data_size_bytes,
             peers: names,
+            addresses,
+            reports,
             inbox,
             shared,
             thread: Mutex::new(Some(thread)),

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::bundle::Saved;
 use super::event::EventFd;
 use super::failure::Failure;
-use crate::core::{Command, Errno, PeerSlot, Token};
+use crate::core::{Command, Consultation, Errno, PeerSlot, Token};
 use crate::wire::Hello;
 
 pub type CommandReply = SyncSender<Result<(), Failure>>;
@@ -28,6 +28,17 @@ pub enum Input {
         hello: Box<Hello>,
         /// Bytes of the Hello's frame.
         received_bytes: u64,
+    },
+    /// A peer's connection that only asks: its Hello's intent is a consultation.
+    Consulted {
+        stream: TcpStream,
+        hello: Box<Hello>,
+    },
+    /// What a consultation of that peer needs of this node.
+    Consultation {
+        peer: PeerSlot,
+        report: bool,
+        reply: SyncSender<Consultation>,
     },
     /// The result of an attempt to reach a peer.
     Dialled {
@@ -79,6 +90,9 @@ impl Inbox {
             match &input {
                 Input::Accepted { hello, .. } => queue.retain(|earlier| {
                     !matches!(earlier, Input::Accepted { hello: other, .. } if other.node == hello.node)
+                }),
+                Input::Consulted { hello, .. } => queue.retain(|earlier| {
+                    !matches!(earlier, Input::Consulted { hello: other, .. } if other.node == hello.node)
                 }),
                 Input::Publish => queue.retain(|earlier| !matches!(earlier, Input::Publish)),
                 _ => {}

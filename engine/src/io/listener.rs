@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::event::EventFd;
 use super::failure::{Failure, FailureKind};
 use super::inbox::{Inbox, Input};
-use crate::wire::{decode_hello, encode, GoodbyeReason, Hello, HelloStep, Message};
+use crate::wire::{decode_hello, encode, GoodbyeReason, Hello, HelloStep, Intent, Message};
 
 /// How long a new connection may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -278,10 +278,13 @@ impl Doorman {
             Some(route) => {
                 let received_bytes = connection.bytes.len() as u64;
                 let (stream, hello) = (connection.stream, Box::new(hello));
-                return route.inbox.push(Input::Accepted {
-                    stream,
-                    hello,
-                    received_bytes,
+                return route.inbox.push(match hello.intent {
+                    Intent::Consult { .. } => Input::Consulted { stream, hello },
+                    _ => Input::Accepted {
+                        stream,
+                        hello,
+                        received_bytes,
+                    },
                 });
             }
         };

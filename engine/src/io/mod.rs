@@ -2,6 +2,7 @@
 
 pub mod bundle;
 mod client;
+mod consult;
 pub mod disk;
 pub mod engine;
 mod event;

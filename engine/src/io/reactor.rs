@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::bundle::{Saver, Since};
 use super::client::Client;
+use super::consult::Answers;
 use super::disk::{Completion, Device, Disk};
 use super::failure::{Failure, FailureKind};
 use super::history::History;
@@ -73,6 +74,7 @@ pub struct Parts {
     pub connect: bool,
     pub bundles: Bundles,
     pub history: Option<History>,
+    pub answers: Answers,
 }
 
 /// Where this resource's bundles go, and what their headers name it.
@@ -129,8 +131,8 @@ pub struct Reactor {
     next_client: u64,
     outstanding: Outstanding,
 
+    answers: Answers,
     bundles: Bundles,
-    /// The one bundle that is being saved.
     /// Of the bundle that the core waits for.
     saver: Option<(Token, Saver)>,
 
@@ -179,6 +181,7 @@ impl Reactor {
             clients: BTreeMap::new(),
             next_client: 1,
             outstanding: Outstanding::default(),
+            answers: parts.answers,
             bundles: parts.bundles,
             saver: None,
             commands: HashMap::new(),
@@ -329,6 +332,11 @@ impl Reactor {
                     self.accepted(stream, *hello, received_bytes);
                 }
                 Input::Dialled { peer, result } => self.dialled(peer, result),
+                Input::Consulted { stream, hello } => self.consulted(stream, &hello),
+                Input::Consultation { peer, report, reply } => {
+                    // Nobody waiting any more is no harm.
+                    let _ = reply.try_send(self.replica.consultation(peer, report));
+                }
                 Input::MetaDone { token, result } => self.tell(Event::MetaDone { token, result }),
                 Input::BundleSaved { token, result } => self.bundle_saved(token, result),
                 Input::Attach(fd) => self.attach(fd),

@@ -112,6 +112,11 @@ impl Shared {
         self.wake.signal();
     }
 
+    /// Has the control plane look.
+    pub fn wake(&self) {
+        self.wake.signal();
+    }
+
     pub fn take_events(&self) -> Vec<EventRecord> {
         self.wake.clear();
         lock(&self.events).drain(..).collect()

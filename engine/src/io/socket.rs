@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use socket2::SockRef;
 
@@ -14,6 +16,21 @@ const GATHER: usize = 128;
 const JOIN_MAX: usize = 64 << 10;
 /// Emptied small pieces kept for the next use.
 const SPARE_MAX: usize = 32;
+
+/// How long one attempt to reach an address may take.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Connects to the first address of `host` that answers.
+pub fn reach(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in (host, port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, DIAL_TIMEOUT) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
 
 /// What a receive brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

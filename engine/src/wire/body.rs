@@ -15,7 +15,7 @@
 //! | 32 |    16 | `resource_id`                              |
 //! | 48 |     4 | `block_size_bytes`                         |
 //! | 52 |     3 | lengths of `resource`, `node`, `peer`      |
-//! | 55 |     1 | `intent`: replicate 0, discard mine 1, discard yours 2, consult 3; 128 is added for no bundle |
+//! | 55 |     1 | `intent`: replicate 0, discard mine 1, discard yours 2, consult 3, consult with a report 4; 128 is added for no bundle |
 //! | 56 |     4 | `priority`                                 |
 //! | 60 |     … | `resource`, `node`, `peer`: UTF-8 without control characters, 1 to 64 bytes each |
 //!
@@ -25,7 +25,7 @@
 //! primary 2, last primary 4, handshake 8, resuming 16) · 5 zero bytes · current · bitmap · 8 × history · dirty blocks ·
 //! suspect extents · epoch · promised · diverged at · changed at (u64 each).
 //!
-//! BitmapRuns: first u64, count u64 a run. ChunkHash: one u128. ChunkDiffers: a u128 a block.
+//! BitmapRuns: first u64, count u64 a run. Report: UTF-8 text. ChunkHash: one u128. ChunkDiffers: a u128 a block.
 //! ResyncEnd: current u64 · 8 × history u64 · resource id, 16 bytes.
 
 use super::frame::{
@@ -87,7 +87,8 @@ fn intent_byte(intent: Intent) -> u8 {
         Intent::Replicate => (0, true),
         Intent::DiscardMine { bundle } => (1, bundle),
         Intent::DiscardYours { bundle } => (2, bundle),
-        Intent::Consult => (3, true),
+        Intent::Consult { report: false } => (3, true),
+        Intent::Consult { report: true } => (4, true),
     };
     number | if bundle { 0 } else { NO_BUNDLE }
 }
@@ -99,7 +100,8 @@ fn intent(byte: u8) -> Option<Intent> {
         (0, true) => Some(Intent::Replicate),
         (1, _) => Some(Intent::DiscardMine { bundle }),
         (2, _) => Some(Intent::DiscardYours { bundle }),
-        (3, true) => Some(Intent::Consult),
+        (3, true) => Some(Intent::Consult { report: false }),
+        (4, true) => Some(Intent::Consult { report: true }),
         _ => None,
     }
 }
@@ -197,6 +199,13 @@ pub(super) fn goodbye_text(body: &[u8]) -> Result<String, FrameError> {
     match std::str::from_utf8(body) {
         Ok(text) => Ok(printable(text)),
         Err(_) => Err(invalid(Kind::Goodbye, "the text is not UTF-8")),
+    }
+}
+
+pub(super) fn report_text(body: &[u8]) -> Result<String, FrameError> {
+    match std::str::from_utf8(body) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(_) => Err(invalid(Kind::Report, "the text is not UTF-8")),
     }
 }
 

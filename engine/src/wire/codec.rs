@@ -106,6 +106,7 @@ fn fill(message: &Message, header: &mut Header, out: &mut Vec<u8>) -> Option<Pay
             history,
             resource_id,
         } => body::put_resync_end(out, *current, history, resource_id),
+        Message::Report { text } => out.extend_from_slice(text.as_bytes()),
     }
     None
 }
@@ -139,6 +140,7 @@ impl Kind {
             Message::ChunkDone { .. } => Kind::ChunkDone,
             Message::ResyncEnd { .. } => Kind::ResyncEnd,
             Message::ResyncEnded { .. } => Kind::ResyncEnded,
+            Message::Report { .. } => Kind::Report,
         }
     }
 }
@@ -341,6 +343,9 @@ fn small(header: &Header, body: &[u8]) -> Result<Message, FrameError> {
             }
         }
         Kind::ResyncEnded => Message::ResyncEnded { current: seq },
+        Kind::Report => Message::Report {
+            text: body::report_text(body)?,
+        },
         Kind::Write | Kind::ChunkData | Kind::ChunkWhole => {
             unreachable!("bulk kinds are completed by finish")
         }

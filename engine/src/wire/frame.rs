@@ -33,7 +33,7 @@
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::message::{BITMAP_RUNS_MAX, CHUNK_BLOCKS_MAX, PAYLOAD_MAX, TEXT_MAX};
+use super::message::{BITMAP_RUNS_MAX, CHUNK_BLOCKS_MAX, PAYLOAD_MAX, REPORT_MAX, TEXT_MAX};
 
 /// Bytes of every frame's header.
 pub const HEADER_LEN: usize = 64;
@@ -43,6 +43,7 @@ pub const MAGIC: [u8; 4] = *b"BPRF";
 pub const HELLO_BODY_MAX: usize = 1024;
 /// Longest frame whose payload is a body: a receive buffer must hold this many contiguous bytes.
 pub const INLINE_FRAME_MAX: usize = HEADER_LEN + RUN_LEN * BITMAP_RUNS_MAX;
+const _: () = assert!(REPORT_MAX <= RUN_LEN * BITMAP_RUNS_MAX);
 
 pub(super) const HELLO_BODY_MIN: usize = 60;
 pub(super) const STATE_LEN: usize = 136;
@@ -79,6 +80,7 @@ kinds! {
     PromoteRequest = 32, PromoteReply = 33, SyncRequest = 34, SyncReply = 35,
     BitmapRuns = 48, ResyncStart = 49, ChunkHash = 50, ChunkSame = 51, ChunkDiffers = 52, ChunkData = 53,
     ChunkEnd = 54, ChunkDone = 55, ResyncEnd = 56, ResyncEnded = 57, ChunkWhole = 58,
+    Report = 64,
 }
 
 /// Why bytes from a peer are no message. The connection must be closed: what follows cannot be trusted.
@@ -163,6 +165,7 @@ impl Kind {
             Kind::ChunkData | Kind::ChunkWhole => (0, SEQ | OFFSET, 1, PAYLOAD_MAX as usize),
             Kind::ResyncEnd => (0, 0, RESYNC_END_LEN, RESYNC_END_LEN),
             Kind::ResyncEnded => (0, SEQ, 0, 0),
+            Kind::Report => (0, 0, 0, REPORT_MAX),
         };
         Shape {
             flags,

@@ -29,6 +29,8 @@ pub const CHUNK_BLOCKS_MAX: u32 = 1024;
 pub const BITMAP_RUNS_MAX: usize = 4096;
 /// Longest name of a resource or a node, in bytes.
 pub const NAME_MAX: usize = 64;
+/// Longest text of a [`Message::Report`], in bytes.
+pub const REPORT_MAX: usize = 64 << 10;
 /// Longest text of a [`Message::Goodbye`], in bytes.
 pub const TEXT_MAX: usize = 512;
 /// Number of earlier generations that a node remembers.
@@ -98,8 +100,9 @@ pub enum Intent {
     DiscardMine { bundle: bool },
     /// To end a split brain by giving up the receiver's changes.
     DiscardYours { bundle: bool },
-    /// Only to know what a connect would do: the receiver tells its Hello and State, and nothing changes.
-    Consult,
+    /// Only to know what a connect would do: the receiver tells its Hello, its State and its marks, and nothing
+    /// changes. `report`: and what its control plane says of the data.
+    Consult { report: bool },
 }
 
 impl Intent {
@@ -346,5 +349,11 @@ pub enum Message {
     /// Target: done, durably.
     ResyncEnded {
         current: u64,
+    },
+
+    /// The end of the answer to [`Intent::Consult`]: what the control plane says of the data, opaque here; empty if
+    /// it was not asked or says nothing.
+    Report {
+        text: String,
     },
 }

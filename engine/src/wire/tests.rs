@@ -110,7 +110,7 @@ fn any_intent() -> impl Strategy<Value = Intent> {
         Just(Intent::Replicate),
         any::<bool>().prop_map(|bundle| Intent::DiscardMine { bundle }),
         any::<bool>().prop_map(|bundle| Intent::DiscardYours { bundle }),
-        Just(Intent::Consult),
+        any::<bool>().prop_map(|report| Intent::Consult { report }),
     ]
 }
 
@@ -297,6 +297,7 @@ fn any_resync() -> impl Strategy<Value = Message> {
             }
         }),
         any::<u64>().prop_map(|current| Message::ResyncEnded { current }),
+        "[ -~äµ\n]{0,64}".prop_map(|text| Message::Report { text }),
     ]
 }
 
@@ -403,6 +404,7 @@ fn samples() -> Vec<Message> {
             resource_id: [3; 16],
         },
         Message::ResyncEnded { current: 1 },
+        Message::Report { text: "{}".into() },
     ]
 }
 
@@ -536,6 +538,7 @@ fn lengths_are_bounded_before_memory_is_taken() {
             Message::Goodbye { .. } => TEXT_MAX as u32,
             Message::BitmapRuns { .. } => 16 * BITMAP_RUNS_MAX as u32,
             Message::ChunkDiffers { .. } => 16 * CHUNK_BLOCKS_MAX,
+            Message::Report { .. } => REPORT_MAX as u32,
             _ => (frame.len() - HEADER_LEN) as u32,
         };
         for len in [max + 1, u32::MAX] {
@@ -694,7 +697,7 @@ fn bodies_with_impossible_values_are_refused() {
         (0, 53, 200, "node name of 200 bytes"),
         (0, 54, 2, "peer name of 2 bytes, with 1 bytes left"),
         (0, 5, 0, "unknown split brain policy 0"),
-        (0, 55, 4, "unknown intent 0x4"),
+        (0, 55, 5, "unknown intent 0x5"),
         (0, 55, 0x80, "unknown intent 0x80"),
         (0, 60, 0xff, "resource name is not printable"),
         (0, 60, 0x1b, "resource name is not printable"),

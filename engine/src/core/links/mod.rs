@@ -12,6 +12,7 @@ use crate::wire::{self, DiskState, GoodbyeReason, Hello, Message, Role};
 
 use peer::Link;
 pub(super) use peer::{Peer, Phase};
+pub(crate) use verdict::refusal_text;
 
 const MILLISECOND: Time = 1_000_000;
 /// First pause between two tries to reach a peer; doubles up to the last.

@@ -11,7 +11,7 @@ use super::{REFUSALS_MAX, RETRY_REFUSED};
 
 impl Replica {
     /// Who this node is, as a peer is told and as its answer is held against.
-    pub(super) fn own_hello(&self, slot: PeerSlot, nonce: u64) -> Hello {
+    pub(in crate::core) fn own_hello(&self, slot: PeerSlot, nonce: u64) -> Hello {
         Hello {
             version_min: wire::VERSION_MIN,
             version_max: wire::VERSION_MAX,
@@ -32,7 +32,7 @@ impl Replica {
     }
 
     pub(super) fn on_hello(&mut self, slot: PeerSlot, hello: Hello) {
-        if hello.intent == Intent::Consult {
+        if matches!(hello.intent, Intent::Consult { .. }) {
             return self.protocol_error(slot, "it only asks, on a connection for replication");
         }
         let own = self.own_hello(slot, 0);
@@ -59,7 +59,7 @@ impl Replica {
         self.send(slot, Message::State(state));
     }
 
-    fn own_state(&self, slot: PeerSlot, handshake: bool) -> NodeState {
+    pub(in crate::core) fn own_state(&self, slot: PeerSlot, handshake: bool) -> NodeState {
         let (record, peer) = (&self.superblock.peers[slot], &self.peers[slot]);
         NodeState {
             role: if self.promoting { Role::Primary } else { self.role },
@@ -296,7 +296,8 @@ fn summary(state: &NodeState) -> String {
     )
 }
 
-fn refusal_text(rule: &str, own: &str, peer: &str) -> String {
+/// Why a rule refuses, and what to do, for people.
+pub(crate) fn refusal_text(rule: &str, own: &str, peer: &str) -> String {
     match rule {
         "two-primaries" => {
             format!("{own} and {peer} are both Primary; demote one of them, then `blockpair connect`")

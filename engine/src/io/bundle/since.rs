@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::save::sync_folder;
 use crate::meta::Bitmap;
+use crate::wire::BlockRun;
 
 const MAGIC: [u8; 8] = *b"BPSINCE1";
 const FILE: &str = "changed-since";
@@ -130,6 +131,18 @@ impl Since {
         Some(tracked.changed.count())
     }
 
+    /// How many of these blocks did, as far as it is known.
+    pub fn changed_of(&self, bundle: u128, runs: &[BlockRun]) -> u64 {
+        let state = self.lock();
+        let tracked = (state.tracked.as_ref()).filter(|tracked| tracked.bundle == bundle);
+        tracked.map_or(0, |tracked| {
+            let counts = runs
+                .iter()
+                .map(|run| tracked.changed.count_range(run.first, run.count));
+            counts.sum()
+        })
+    }
+
     /// Keeps it for the next engine; for when nothing can change the device any more.
     ///
     /// # Errors
@@ -230,6 +243,8 @@ mod tests {
         since.mark(4095, 2);
         assert!(!since.unchanged(7, 0, 1) && !since.unchanged(7, 1, 1) && since.unchanged(7, 2, 998));
         assert_eq!((since.changed(7), since.changed(8)), (Some(2), None));
+        let runs = [BlockRun { first: 1, count: 5 }, BlockRun { first: 7, count: 1 }];
+        assert_eq!((since.changed_of(7, &runs), since.changed_of(8, &runs)), (1, 0));
     }
 
     #[test]

@@ -1,11 +1,28 @@
 //! Bundles served beside a running engine: until they are ended, or the engine stops.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::PoisonError;
 
 use super::Engine;
-use crate::io::bundle::{files, Export, Overlay};
+use crate::bundle::{Bundle, BundleError};
+use crate::io::bundle::{files, Export, Overlay, Since};
 use crate::io::failure::{Failure, FailureKind};
+
+/// Blocks that changed since the bundle was saved and that it has not; none when it is not known.
+fn changed_beside(bundle: &mut Bundle<File>, since: &Since) -> Result<Option<u64>, BundleError> {
+    let id = bundle.id();
+    if since.changed(id).is_none() {
+        return Ok(None);
+    }
+    let mut inside = 0;
+    for chunk in 0..bundle.chunks() {
+        // Chunk by chunk: whoever writes to the device waits for no longer.
+        inside += since.changed_of(id, &bundle.runs(chunk)?);
+    }
+    // A block that changes meanwhile may count as one beside: a refusal too many, never one too few.
+    Ok(since.changed(id).map(|all| all.saturating_sub(inside)))
+}
 
 impl Engine {
     /// Serves the victim's device as the bundle at `path` and the present device tell it, read-only, on a Unix
@@ -27,7 +44,7 @@ impl Engine {
                 format!("blockpair up {}", self.resource),
             )
         })?;
-        let bundle = files::open(path)?;
+        let mut bundle = files::open(path)?;
         let facts = bundle.facts();
         if facts.resource != self.resource || facts.data_size_bytes != self.data_size_bytes {
             return Err(Failure::new(
@@ -43,7 +60,8 @@ impl Engine {
                 "export it where its resource is",
             ));
         }
-        let changed = present.since.changed(bundle.id());
+        let changed =
+            changed_beside(&mut bundle, &present.since).map_err(|error| files::failure(path, &error))?;
         let export = Export::open(socket, &self.resource, Overlay::new(bundle, present))
             .map_err(|error| Failure::system(socket.display(), &error))?;
         let mut exports = self.exports.lock().unwrap_or_else(PoisonError::into_inner);

@@ -38,6 +38,9 @@ struct Report {
     last_primary: bool,
     forced: bool,
     generations: GenerationsReport,
+    /// Seconds since 1970: when it went on alone last, and when it last noted a change; 0 unknown.
+    diverged_at_s: u64,
+    changed_at_s: u64,
     epoch: u64,
     promised: u64,
     peers: Vec<PeerReport>,
@@ -164,6 +167,8 @@ fn report(loaded: &LoadedMetadata, start: u64, dump: bool) -> Report {
                 .map(|generation| hex(*generation))
                 .collect(),
         },
+        diverged_at_s: superblock.diverged_at_s,
+        changed_at_s: superblock.changed_at_s,
         epoch: superblock.epoch,
         promised: superblock.promised,
         peers,

@@ -1,7 +1,7 @@
 //! The reactor's side of the connections to peers.
 
 use std::io;
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use super::{source, Reactor};
@@ -9,11 +9,9 @@ use crate::core::{ConnectionId, Event, PeerSlot, Severity};
 use crate::io::inbox::Input;
 use crate::io::peer::PeerConnection;
 use crate::io::poll::{Interest, Ready};
-use crate::io::socket::Received;
-use crate::wire::{GoodbyeReason, Hello, Message};
+use crate::io::socket::{reach, Received};
+use crate::wire::{GoodbyeReason, Hello, Intent, Message};
 
-/// How long one attempt to reach a peer may take.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a connection that was closed may take to deliver its last words.
 const LINGER: Duration = Duration::from_secs(2);
 /// Receives, and bytes, from one connection in one turn: a busy peer leaves time for the clients, and what it
@@ -54,6 +52,16 @@ impl Reactor {
                 why: format!("{address}: {error}"),
             });
         }
+    }
+
+    /// Tells a peer that only asks; the answer is sent on a thread of its own, and this one never sees the connection.
+    pub(super) fn consulted(&mut self, stream: TcpStream, hello: &Hello) {
+        let Some(peer) = self.peers.iter().position(|peer| peer.name == hello.node) else {
+            return;
+        };
+        let report = hello.intent == Intent::Consult { report: true };
+        let told = self.replica.consultation(peer, false);
+        self.answers.give(stream, &hello.node, told, report);
     }
 
     /// A connection that the listener accepted for this resource.
@@ -257,15 +265,4 @@ impl Reactor {
             self.lost(id, why);
         }
     }
-}
-
-fn reach(host: &str, port: u16) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in (host, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, DIAL_TIMEOUT) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }
