@@ -198,6 +198,7 @@ impl Replica {
                 name: config.peers[superblock.peers.len()].name.clone(),
                 bitmap_generation: 0,
                 full_sync: true,
+                split_brain: false,
             });
         }
         if config.stale_generation != 0 && superblock.current == config.stale_generation {
