@@ -168,7 +168,9 @@ impl Run {
     fn check(&mut self) -> Result<(), Violation> {
         for n in std::mem::take(&mut self.world.failed_flushes) {
             // Whose disk the promises rest on: a Primary's own, or its stand-in's.
-            let served = self.world.settings.protocol == Protocol::C && self.is_served();
+            let served = self.world.settings.protocol == Protocol::C
+                && self.is_served()
+                && self.world.replication(1 - self.primary) == "Established";
             if (n == self.primary) != served {
                 self.oracle.flush_failed();
             }
