@@ -20,6 +20,8 @@ pub struct Run {
     pub apart: Apart,
     /// The stand-in of a Primary without a disk lost power: answers of its that are on their way promise less.
     dark: bool,
+    /// Whose storage has failed or was replaced.
+    ailing: [bool; 2],
 }
 
 /// How a run ended.
@@ -50,6 +52,7 @@ impl Run {
             primary: 0,
             one_writer: true,
             dark: false,
+            ailing: [false; 2],
             apart: Apart::default(),
         }
     }
@@ -363,7 +366,11 @@ impl Run {
                 part,
                 errno,
                 times,
-            } => self.world.break_storage(self.node(who), part, errno, times),
+            } => {
+                let n = self.node(who);
+                self.ailing[n] = true;
+                self.world.break_storage(n, part, errno, times);
+            }
             Op::Replace => self.replace(),
             Op::Heal => self.heal(),
         }
@@ -577,6 +584,7 @@ impl Run {
             })?;
         }
         if replaced {
+            self.ailing[primary] = true;
             self.world.replace(primary, &places());
         }
         Ok(())
@@ -632,6 +640,7 @@ impl Run {
             .is_some_and(|s| s.disk == DiskState::UpToDate);
         if self.world.nodes[primary].exported && good {
             self.world.crash(other, false);
+            self.ailing[other] = true;
             self.world.replace(other, &places());
             self.world.start(other, false);
         }
@@ -667,9 +676,12 @@ impl Run {
         self.world.note(|| "faults end".into());
         self.check_connects()?;
         let mut together = false;
-        for _ in 0..40 {
+        for round in 0..40 {
             self.heal();
             self.pass(3_000 * MS)?;
+            if round == 10 {
+                self.force_without_a_good_copy()?;
+            }
             if !self.is_established() || !self.world.nodes[self.primary].exported {
                 continue;
             }
@@ -722,6 +734,34 @@ impl Run {
         self.oracle
             .check_disk(&a.data)
             .map_err(|why| format!("I1: in the end: {why}"))
+    }
+
+    /// Both disks have failed, and neither node takes its own for the good copy: a person says which one has to do, and
+    /// what it holds is what there is.
+    fn force_without_a_good_copy(&mut self) -> Result<(), Violation> {
+        let states = [0, 1].map(|n| self.world.status(n));
+        let stuck = |s: &Option<CoreStatus>| {
+            s.as_ref().is_some_and(|s| {
+                s.disk == DiskState::Inconsistent && s.peers[0].rule == Some("no-good-copy")
+            })
+        };
+        if self.ailing != [true; 2] || !states.iter().all(stuck) {
+            return Ok(());
+        }
+        let is_new = |s: &Option<CoreStatus>| {
+            s.as_ref()
+                .is_none_or(|s| s.generation.current.ends_with("0000000000000000"))
+        };
+        if is_new(&states[self.primary]) {
+            self.primary = 1 - self.primary;
+        }
+        let n = self.primary;
+        self.world.counts.add("copies declared good by force", 1);
+        self.oracle.declare(&self.world.nodes[n].data);
+        let command = self.world.command(n, Command::Promote { force: true });
+        self.expect("a promotion by force", |run| {
+            matches!(run.world.commands.get(&command), Some(Ok(())))
+        })
     }
 
     /// A person takes the isolated Primary for dead. It never wrote again, so that nothing has split.
