@@ -68,6 +68,18 @@ impl World {
         self.save_on(n, token);
     }
 
+    /// In a bundle's place: it ends, well or not, as one without blocks.
+    pub(crate) fn record_discard(&mut self, n: usize, token: Token) {
+        let safe = &mut self.nodes[n].safe;
+        safe.guarded = Some(self.last_connection);
+        safe.saving = Some(Saving {
+            token,
+            left: Vec::new(),
+            bundle: Bundle::new(),
+        });
+        self.save_on(n, token);
+    }
+
     fn save_on(&mut self, n: usize, token: Token) {
         let delay = 1 + self.rng.below(4 * MS);
         self.schedule(n, delay, Happening::Bundle { token });

@@ -35,8 +35,8 @@ impl Resolving {
             Resolving::Survivor => "waiting-for-victim",
             Resolving::Victim(work) => match work.step {
                 Step::Marks | Step::Settling => "exchanging-marks",
-                Step::Saving(_) => "saving-bundle",
-                Step::Rewinding => "rewinding",
+                Step::Saving(_) if work.bundle => "saving-bundle",
+                Step::Saving(_) | Step::Rewinding => "rewinding",
             },
         }
     }
@@ -48,7 +48,7 @@ enum Step {
     Marks,
     /// They are here; a write of a time before may still be under way, and must not change what is saved.
     Settling,
-    /// What is given up is being saved.
+    /// What is given up is being saved, or that it is not is being recorded.
     Saving(Token),
     /// It is saved, or need not be: the marks are being made durable, and then the rewind.
     Rewinding,
@@ -198,10 +198,13 @@ impl Replica {
         let Some(work) = self.victim_mut(slot) else {
             return;
         };
-        if !work.has_changes || !work.bundle || planted(Fault::RewindBeforeBundle) {
+        if !work.has_changes || planted(Fault::RewindBeforeBundle) {
             return self.save_marks(slot);
         }
         work.step = Step::Saving(token);
+        if !work.bundle {
+            return self.record_discard(slot, token);
+        }
         let bundle = BundleRequest {
             peer: slot,
             rule: work.rule,
@@ -218,22 +221,50 @@ impl Replica {
         self.out.push(Action::SaveBundle { token, bundle });
     }
 
+    /// All that will be left of the victim's changes is what the history says of them.
+    fn record_discard(&mut self, slot: PeerSlot, token: Token) {
+        let Some(work) = self.victim_mut(slot) else {
+            return;
+        };
+        let (why, fields) = (work.why.clone(), work.outcome.fields.clone());
+        let text = format!(
+            "{} is about to give up its changes without a bundle: {why}",
+            self.config.node
+        );
+        let command = self.resolve_command(slot);
+        let record = self.record_of("split_brain.discarding", text, command, Some(slot), fields);
+        self.next_bundle += 1;
+        self.out.push(Action::RecordDiscard { token, record });
+    }
+
     pub(super) fn on_bundle_saved(&mut self, token: Token, result: Result<(), String>) {
         let waits = |work: &mut VictimWork| work.step == Step::Saving(token);
         let Some(slot) = (0..self.peers.len()).find(|slot| self.victim_mut(*slot).is_some_and(waits)) else {
             // Its connection is gone, and with it what it was for.
             return;
         };
+        let mut bundle = true;
         if let Some(work) = self.victim_mut(slot) {
             work.step = Step::Rewinding;
+            bundle = work.bundle;
         }
         match result {
             Err(_) if planted(Fault::BundleFailureIgnored) => self.save_marks(slot),
             Ok(()) => self.save_marks(slot),
             Err(why) => {
                 let node = &self.config.node;
-                let text = format!("{node} keeps its changes: they could not be saved: {why}");
-                self.notice(Severity::Error, "bundle.failed", text.clone());
+                let mut text = format!("{node} keeps its changes: they could not be saved: {why}");
+                if !bundle {
+                    text = format!(
+                        "{node} keeps its changes: that they go unsaved could not be recorded: {why}"
+                    );
+                }
+                let name = if bundle {
+                    "bundle.failed"
+                } else {
+                    "discard.unrecorded"
+                };
+                self.notice(Severity::Error, name, text.clone());
                 self.resolution_ended(slot, &text);
                 self.resolve_failed(slot, &text);
                 self.refuse_peer(slot, GoodbyeReason::Refused, &text);

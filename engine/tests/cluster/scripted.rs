@@ -34,6 +34,8 @@ struct Bench {
     records: Vec<&'static str>,
     bundles: Vec<(Token, BundleRequest)>,
     dropped: Vec<Token>,
+    /// Discards without a bundle whose records are not durable yet.
+    discards: Vec<Token>,
 }
 
 /// Of a good copy at this generation.
@@ -122,6 +124,7 @@ impl Bench {
             records: Vec::new(),
             bundles: Vec::new(),
             dropped: Vec::new(),
+            discards: Vec::new(),
         };
         bench.command(Command::Connect { peer: 0 });
         bench
@@ -158,6 +161,10 @@ impl Bench {
                     self.done.push((id, result.is_ok()));
                 }
                 Action::Record(record) => self.records.push(record.what),
+                Action::RecordDiscard { token, record } => {
+                    self.records.push(record.what);
+                    self.discards.push(token);
+                }
                 Action::DropBundle { token } => self.dropped.push(token),
                 Action::SaveBundle { token, bundle } => self.bundles.push((token, bundle)),
                 Action::Notice(notice) => self.notices.push(notice.name),

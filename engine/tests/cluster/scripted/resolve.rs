@@ -60,6 +60,12 @@ fn saved(bench: &mut Bench, token: Token, ok: bool) {
     bench.event(Event::BundleSaved { token, result });
 }
 
+/// The record of a discard without a bundle is durable, or cannot be.
+fn recorded(bench: &mut Bench, ok: bool) {
+    let token = bench.discards.pop().expect("a discard to record");
+    saved(bench, token, ok);
+}
+
 fn goodbye(bench: &mut Bench) -> Option<GoodbyeReason> {
     bench.find(|message| match message {
         Message::Goodbye { reason, .. } => Some(*reason),
@@ -189,6 +195,29 @@ fn a_bundle_that_fails_is_told_to_the_survivor_and_a_late_answer_to_nobody() {
 }
 
 #[test]
+fn nothing_goes_without_a_bundle_before_that_is_on_record() {
+    for ok in [true, false] {
+        let mut bench = split();
+        told(&mut bench, Intent::DiscardYours { bundle: false });
+        peers_marks(&mut bench);
+        assert!(bench.records.contains(&"split_brain.discarding"));
+        assert!(bench.meta.is_empty(), "not even the marks before");
+        bench.sent.clear();
+        recorded(&mut bench, ok);
+        bench.settle();
+        let (reason, outcome) = if ok {
+            (GoodbyeReason::Busy, "split_brain.resolved")
+        } else {
+            (GoodbyeReason::Refused, "split_brain.kept")
+        };
+        assert_eq!(goodbye(&mut bench), Some(reason));
+        assert_eq!(bench.records.last(), Some(&outcome));
+        let generation = bench.replica.status(bench.now).generation.current;
+        assert_eq!(generation, format!("{:016x}", if ok { 5 } else { 6 }));
+    }
+}
+
+#[test]
 fn only_a_word_about_the_split_brain_is_heard_by_a_node_that_stands_alone() {
     let mut bench = split();
     bench.command(Command::Disconnect { peer: 0 });
@@ -208,6 +237,7 @@ fn only_a_word_about_the_split_brain_is_heard_by_a_node_that_stands_alone() {
     });
     assert_eq!(hello, Some(Intent::Replicate));
     peers_marks(&mut bench);
+    recorded(&mut bench, true);
     bench.settle();
     assert!(bench.bundles.is_empty() && bench.records.contains(&"split_brain.resolved"));
 }
@@ -264,6 +294,7 @@ fn a_goodbye_to_the_connection_before_does_not_end_a_resolve() {
     bench.pass(2_000 * MS);
     told(&mut bench, Intent::Replicate);
     peers_marks(&mut bench);
+    recorded(&mut bench, true);
     bench.settle();
     assert!(bench.is_done(id, true));
 }
@@ -291,6 +322,7 @@ fn a_failing_metadata_device_ends_a_resolve() {
     });
     told(&mut bench, Intent::Replicate);
     peers_marks(&mut bench);
+    recorded(&mut bench, true);
     bench.meta_done(false);
     assert!(bench.is_done(id, false));
 }
