@@ -11,13 +11,13 @@
 
 use super::durable::Then;
 use super::fault::{planted, Fault};
-use super::handshake::{Plan, Resolution, Side, Who, BY_PERSON};
+use super::handshake::{Plan, Resolution, Side, Verdict, Who, BY_PERSON};
 use super::links::Phase;
 use super::mark_exchange::bounded_runs;
 use super::replica::Replica;
 use super::types::*;
 use crate::meta::Bitmap;
-use crate::wire::{BlockRun, DiskState, Generations, GoodbyeReason, Intent, Message, HISTORY_LEN};
+use crate::wire::{BlockRun, DiskState, Generations, GoodbyeReason, Intent, Message, NodeState, HISTORY_LEN};
 
 type Fields = Vec<(&'static str, String)>;
 
@@ -73,6 +73,19 @@ pub(super) struct VictimWork {
 pub(super) struct Outcome {
     pub(super) text: String,
     pub(super) fields: Fields,
+    /// Where the victim goes back to; none for a split brain whose ancestor is too old: it becomes like a new disk.
+    ancestor: Option<u64>,
+}
+
+impl Outcome {
+    /// Whether a handshake as the source shows the victim as the rewind leaves it. A victim that comes back as anything
+    /// else (another disk, a copy that was brought back) has not given up what this tells of.
+    pub(super) fn came_true(&self, verdict: &Verdict, victim: &NodeState) -> bool {
+        let (rule, current) = self.ancestor.map_or(("peer-new", 0), |id| ("self-ahead", id));
+        verdict.rule == rule
+            && victim.generations.current == current
+            && victim.disk == DiskState::Inconsistent
+    }
 }
 
 impl Replica {
@@ -108,6 +121,7 @@ impl Replica {
         };
         let outcome = Outcome {
             text,
+            ancestor: is_recent.then_some(state.generations.bitmap),
             fields: vec![
                 ("victim", node.clone()),
                 ("survivor", survivor.name.clone()),

@@ -138,10 +138,10 @@ impl Replica {
 
     /// What a verdict means for the resolve that this node's Hello asked for, and for one that it was waiting to see
     /// the end of.
-    pub(in crate::core) fn answer_resolve(&mut self, slot: PeerSlot, own: &Side, plan: &Plan) {
+    pub(in crate::core) fn answer_resolve(&mut self, slot: PeerSlot, own: &Side, peer: &Side, plan: &Plan) {
         let command = self.resolve_command(slot);
         let outcome = self.peers[slot].outcome.take();
-        if let (Some(outcome), Direction::Source(_)) = (outcome, &plan.verdict.direction) {
+        if let Some(outcome) = outcome.filter(|outcome| outcome.came_true(&plan.verdict, &peer.state)) {
             self.record(
                 "split_brain.resolved",
                 outcome.text,

@@ -164,7 +164,7 @@ impl Replica {
             // The connection serves a person's wish, and goes on like any other.
             state.wanted = true;
         }
-        self.answer_resolve(slot, &own, &plan);
+        self.answer_resolve(slot, &own, &peer, &plan);
         match plan.verdict.direction {
             Direction::Established => self.establish(slot),
             Direction::Source(scope) => self.begin_source(slot, scope == Scope::Whole),

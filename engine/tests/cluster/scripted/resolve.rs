@@ -137,6 +137,28 @@ fn a_survivor_tells_what_a_crash_left_in_doubt() {
 }
 
 #[test]
+fn a_survivor_records_only_what_happened() {
+    // Cut off before it had saved anything, the victim comes back with a blank disk, with a copy of its
+    // disk of before the split, or rewound.
+    let mut blank = state(Role::Secondary, 0);
+    blank.disk = DiskState::Inconsistent;
+    let copied = state(Role::Secondary, 5);
+    let mut rewound = copied.clone();
+    rewound.disk = DiskState::Inconsistent;
+    for (back, resolved) in [(blank, false), (copied, false), (rewound, true)] {
+        let mut bench = split();
+        told(&mut bench, Intent::DiscardMine { bundle: true });
+        bench.settle();
+        bench.lose();
+        bench.pass(60_000 * MS);
+        bench.handshake(back);
+        bench.settle();
+        assert_eq!(bench.replication(), "SyncSource");
+        assert_eq!(bench.records.contains(&"split_brain.resolved"), resolved);
+    }
+}
+
+#[test]
 fn the_rewind_comes_after_the_marks_are_durable_and_is_one_write() {
     let (mut bench, token) = saving();
     saved(&mut bench, token, true);
