@@ -140,6 +140,9 @@ impl Replica {
     // ---- connect and disconnect ----------------------------------------------------------------------
 
     fn connect(&mut self, id: CommandId, slot: PeerSlot) {
+        if let Some(resolve) = &mut self.peers[slot].resolve {
+            resolve.was_wanted = true;
+        }
         if self.peers[slot].draining.is_none() || planted(Fault::ConnectForgotten) {
             self.connect_peer(slot);
             return self.done(id, Ok(()));

@@ -137,7 +137,6 @@ impl Replica {
 
     /// Who this node is, and what it wants.
     fn greet(&mut self, slot: PeerSlot) {
-        self.resolve_has_link(slot, true);
         let nonce = self.random_id();
         let hello = self.own_hello(slot, nonce);
         if let Some(link) = self.peers[slot].link.as_mut() {
@@ -183,7 +182,7 @@ impl Replica {
             return;
         };
         let was_connected = !matches!(link.phase, Phase::Unwanted | Phase::Hello | Phase::State { .. });
-        self.resolve_has_link(slot, false);
+        self.resolve_lost_link(slot);
         self.retry_later(slot, RETRY_FIRST << self.peers[slot].failures.min(5));
         if was_connected {
             let name = self.peers[slot].name.clone();

@@ -164,6 +164,7 @@ impl Replica {
             // The connection serves a person's wish, and goes on like any other.
             state.wanted = true;
         }
+        self.resolve_is_heard(slot);
         self.answer_resolve(slot, &own, &peer, &plan);
         match plan.verdict.direction {
             Direction::Established => self.establish(slot),

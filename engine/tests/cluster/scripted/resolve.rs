@@ -301,6 +301,60 @@ fn a_resolve_is_refused_where_there_is_nothing_to_resolve() {
 }
 
 #[test]
+fn a_resolve_ends_though_the_peer_accepts_and_says_nothing() {
+    // Its kernel accepts, its engine hangs; or that says who it is, and no more.
+    for says_hello in [false, true] {
+        let mut bench = split();
+        told(&mut bench, Intent::Replicate);
+        assert_eq!(bench.replica.status(bench.now).peers[0].connection, "StandAlone");
+        let victim = Victim::Peer(0);
+        let id = bench.command(Command::Resolve { victim, bundle: true });
+        for _ in 0..2 {
+            bench.open();
+            if says_hello {
+                bench.hello();
+            }
+            bench.pass(3_000 * MS);
+            bench.pass(1_000 * MS);
+        }
+        bench.open();
+        assert!(bench.done.iter().all(|(done, _)| *done != id));
+        bench.sent.clear();
+        bench.pass(2_000 * MS);
+        assert!(bench.is_done(id, false));
+        assert_eq!(goodbye(&mut bench), Some(GoodbyeReason::Busy));
+        // As before: it does not go on dialling, and says why.
+        let dials = bench.dials;
+        bench.pass(60_000 * MS);
+        assert_eq!(bench.dials, dials);
+        let status = bench.replica.status(bench.now);
+        assert_eq!(status.peers[0].connection, "StandAlone");
+        assert!(status.peers[0].refusal.is_some());
+    }
+}
+
+#[test]
+fn a_resolve_that_fails_leaves_a_wanted_connection_wanted() {
+    for connect in [false, true] {
+        let mut bench = split();
+        if connect {
+            bench.command(Command::Disconnect { peer: 0 });
+        }
+        let victim = Victim::Peer(0);
+        let id = bench.command(Command::Resolve { victim, bundle: true });
+        if connect {
+            bench.command(Command::Connect { peer: 0 });
+        }
+        bench.pass(10_000 * MS);
+        assert!(bench.is_done(id, false));
+        bench.lose();
+        let dials = bench.dials;
+        bench.pass(10_000 * MS);
+        assert_eq!(bench.dials, dials + 1);
+    }
+}
+
+#[test]
 fn a_goodbye_to_the_connection_before_does_not_end_a_resolve() {
     let mut bench = split();
     bench.open();
