@@ -36,7 +36,7 @@ impl Resolving {
             Resolving::Victim(work) => match work.step {
                 Step::Marks | Step::Settling => "exchanging-marks",
                 Step::Saving(_) if work.bundle => "saving-bundle",
-                Step::Saving(_) | Step::Rewinding => "rewinding",
+                Step::Saving(_) | Step::Marking | Step::Rewinding => "rewinding",
             },
         }
     }
@@ -50,7 +50,9 @@ enum Step {
     Settling,
     /// What is given up is being saved, or that it is not is being recorded.
     Saving(Token),
-    /// It is saved, or need not be: the marks are being made durable, and then the rewind.
+    /// It is saved, or need not be: the marks are being made durable.
+    Marking,
+    /// They are, and the superblock is on its way: nothing can hold it back.
     Rewinding,
 }
 
@@ -259,7 +261,7 @@ impl Replica {
         };
         let mut bundle = true;
         if let Some(work) = self.victim_mut(slot) {
-            work.step = Step::Rewinding;
+            work.step = Step::Marking;
             bundle = work.bundle;
         }
         match result {
@@ -279,15 +281,19 @@ impl Replica {
                     "discard.unrecorded"
                 };
                 self.notice(Severity::Error, name, text.clone());
-                self.resolution_ended(slot, &text);
                 self.resolve_failed(slot, &text);
                 self.refuse_peer(slot, GoodbyeReason::Refused, &text);
             }
         }
     }
 
-    /// The split brain stays: on both nodes the history says why.
+    /// The connection ends before the split brain did, and one of the two nodes wants it so: on both the history says
+    /// why. Not of a victim that is past that.
     pub(super) fn resolution_ended(&mut self, slot: PeerSlot, why: &str) {
+        let past = (self.victim_mut(slot)).is_some_and(|work| work.step == Step::Rewinding);
+        if past || !matches!(self.peers[slot].phase(), Some(Phase::Resolving(_))) {
+            return;
+        }
         self.record(
             "split_brain.kept",
             why,
@@ -318,7 +324,7 @@ impl Replica {
             return;
         };
         if let Some(work) = self.victim_mut(slot) {
-            work.step = Step::Rewinding;
+            work.step = Step::Marking;
         }
         // What is suspect is so by the write-intent log, which stays as it is.
         self.save_all_bitmaps();
@@ -355,6 +361,7 @@ impl Replica {
         let Some(work) = self.victim_mut(slot) else {
             return;
         };
+        work.step = Step::Rewinding;
         let (text, mut fields) = (work.outcome.text.clone(), work.outcome.fields.clone());
         let is_recent = work.rule == "split-brain";
         let superblock = &mut self.superblock;

@@ -258,6 +258,10 @@ impl Replica {
             while text.len() > wire::TEXT_MAX {
                 text.pop();
             }
+            // Busy is no decision: the next handshake begins anew.
+            if reason != GoodbyeReason::Busy {
+                self.resolution_ended(slot, &text);
+            }
             self.send(
                 slot,
                 Message::Goodbye {
@@ -411,7 +415,6 @@ impl Replica {
 
     fn on_goodbye(&mut self, slot: PeerSlot, reason: GoodbyeReason, text: String) {
         let established = self.peers[slot].is_established();
-        let resolving = matches!(self.peers[slot].phase(), Some(Phase::Resolving(_)));
         let unwanted = matches!(self.peers[slot].phase(), Some(Phase::Unwanted));
         let peer_is_primary = self.peers[slot]
             .known
@@ -425,6 +428,7 @@ impl Replica {
         }
         // Before the end of this connection lets commands go on that waited for it, and may want another.
         if reason != GoodbyeReason::Busy {
+            self.resolution_ended(slot, &text);
             self.resolve_failed(slot, &text);
         }
         if reason == GoodbyeReason::Refused && !unwanted {
@@ -433,9 +437,6 @@ impl Replica {
         self.drop_link(slot, &text);
         if unwanted {
             return;
-        }
-        if resolving && reason != GoodbyeReason::Busy {
-            self.resolution_ended(slot, &text);
         }
         match reason {
             GoodbyeReason::Disconnect => {

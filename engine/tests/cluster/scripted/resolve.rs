@@ -217,6 +217,41 @@ fn a_bundle_that_fails_is_told_to_the_survivor_and_a_late_answer_to_nobody() {
 }
 
 #[test]
+fn a_disconnect_that_ends_a_resolution_is_in_the_history() {
+    let kept = |bench: &Bench| bench.records.contains(&"split_brain.kept");
+    // Of the victim, where it was typed and where it is heard.
+    for here in [true, false] {
+        let disconnect = |bench: &mut Bench| {
+            if here {
+                bench.command(Command::Disconnect { peer: 0 });
+            } else {
+                bench.receive(Message::Goodbye {
+                    reason: GoodbyeReason::Disconnect,
+                    text: "disconnected by an administrator".into(),
+                });
+            }
+        };
+        let (mut bench, _) = saving();
+        disconnect(&mut bench);
+        assert!(kept(&bench));
+        // Too late: the rewind is on its way to the metadata.
+        let (mut bench, token) = saving();
+        saved(&mut bench, token, true);
+        while !bench.records.contains(&"split_brain.resolved") {
+            bench.meta_done(true);
+        }
+        disconnect(&mut bench);
+        bench.settle();
+        assert!(!kept(&bench));
+    }
+    // Of the survivor.
+    let mut bench = split();
+    told(&mut bench, Intent::DiscardMine { bundle: true });
+    bench.command(Command::Disconnect { peer: 0 });
+    assert!(kept(&bench));
+}
+
+#[test]
 fn nothing_goes_without_a_bundle_before_that_is_on_record() {
     for ok in [true, false] {
         let mut bench = split();
