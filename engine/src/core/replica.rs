@@ -319,6 +319,7 @@ impl Replica {
 
     fn on_time(&mut self) {
         self.resolve_on_time();
+        self.resolutions_on_time();
         self.save_bundles();
         self.links_on_time();
         self.commands_on_time();

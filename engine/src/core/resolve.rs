@@ -19,6 +19,9 @@ use super::types::*;
 use crate::meta::Bitmap;
 use crate::wire::{BlockRun, DiskState, Generations, GoodbyeReason, Intent, Message, NodeState, HISTORY_LEN};
 
+/// A survivor that sends no marks for so many times the peers' timeout has an engine that hangs, though it is heard.
+const MARKS_PATIENCE: u64 = 10;
+
 type Fields = Vec<(&'static str, String)>;
 
 /// A connection on which a split brain is being resolved.
@@ -34,18 +37,29 @@ impl Resolving {
         match self {
             Resolving::Survivor => "waiting-for-victim",
             Resolving::Victim(work) => match work.step {
-                Step::Marks | Step::Settling => "exchanging-marks",
+                Step::Marks { .. } | Step::Settling => "exchanging-marks",
                 Step::Saving(_) if work.bundle => "saving-bundle",
                 Step::Saving(_) | Step::Marking | Step::Rewinding => "rewinding",
             },
+        }
+    }
+
+    /// When the survivor must have said more.
+    pub(super) fn due(&self) -> Option<Time> {
+        match self {
+            Resolving::Victim(work) => match work.step {
+                Step::Marks { due } => Some(due),
+                _ => None,
+            },
+            Resolving::Survivor => None,
         }
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// The survivor's marks are on their way.
-    Marks,
+    /// The survivor's marks are on their way; until then the next of them has to come.
+    Marks { due: Time },
     /// They are here; a write of a time before may still be under way, and must not change what is saved.
     Settling,
     /// What is given up is being saved, or that it is not is being recorded.
@@ -151,7 +165,9 @@ impl Replica {
             union.set_all();
         }
         let work = VictimWork {
-            step: Step::Marks,
+            step: Step::Marks {
+                due: self.marks_due(),
+            },
             rule: plan.verdict.rule,
             why,
             bundle: resolution.bundle,
@@ -164,6 +180,29 @@ impl Replica {
         self.set_phase(slot, Phase::Resolving(Resolving::Victim(Box::new(work))));
     }
 
+    fn marks_due(&self) -> Time {
+        self.now + MARKS_PATIENCE * self.config.peer_timeout_ns
+    }
+
+    /// Until its changes are safe a victim cannot be promoted: it waits for a survivor that lives, not for ever.
+    pub(super) fn resolutions_on_time(&mut self) {
+        for slot in 0..self.peers.len() {
+            let due = match self.peers[slot].phase() {
+                Some(Phase::Resolving(resolving)) => resolving.due(),
+                _ => None,
+            };
+            if due.is_some_and(|at| self.now >= at) {
+                let name = &self.peers[slot].name;
+                let text =
+                    format!("{name} does not send its marks, though it is connected: its daemon hangs");
+                self.notice(Severity::Error, "peer.split_brain_kept", text.clone());
+                self.resolution_ended(slot, &text);
+                self.resolve_failed(slot, &text);
+                self.close_with(slot, GoodbyeReason::Busy, &text);
+            }
+        }
+    }
+
     fn victim_mut(&mut self, slot: PeerSlot) -> Option<&mut VictimWork> {
         match &mut self.peers[slot].link.as_mut()?.phase {
             Phase::Resolving(Resolving::Victim(work)) => Some(work),
@@ -173,7 +212,9 @@ impl Replica {
 
     /// All that one says to the other meanwhile are the survivor's marks.
     pub(super) fn on_resolving_message(&mut self, slot: PeerSlot, message: Message) {
-        let Some(work) = self.victim_mut(slot).filter(|work| work.step == Step::Marks) else {
+        let due = self.marks_due();
+        let in_marks = |work: &&mut VictimWork| matches!(work.step, Step::Marks { .. });
+        let Some(work) = self.victim_mut(slot).filter(in_marks) else {
             return self.protocol_error(slot, "an unexpected message while a split brain is resolved");
         };
         let Message::BitmapRuns { runs, last } = message else {
@@ -188,9 +229,7 @@ impl Replica {
                 work.union.set(run.first, run.count);
             }
         }
-        if last {
-            work.step = Step::Settling;
-        }
+        work.step = if last { Step::Settling } else { Step::Marks { due } };
     }
 
     /// After every event: whether a bundle can begin.

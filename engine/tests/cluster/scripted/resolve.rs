@@ -252,6 +252,33 @@ fn a_disconnect_that_ends_a_resolution_is_in_the_history() {
 }
 
 #[test]
+fn a_survivor_that_only_lives_does_not_hold_its_victim_for_ever() {
+    let mut bench = split();
+    told(&mut bench, Intent::DiscardYours { bundle: true });
+    bench.sent.clear();
+    let alive = |bench: &mut Bench, seconds: u64| {
+        for _ in 0..seconds {
+            bench.pass(1_000 * MS);
+            bench.receive(Message::Ping { sent_ns: 1 });
+        }
+    };
+    // Ten times the peers' timeout, from the last that came.
+    alive(&mut bench, 29);
+    bench.receive(Message::BitmapRuns {
+        runs: Vec::new(),
+        last: false,
+    });
+    alive(&mut bench, 29);
+    assert_eq!(goodbye(&mut bench), None);
+    alive(&mut bench, 1);
+    assert_eq!(goodbye(&mut bench), Some(GoodbyeReason::Busy));
+    assert!(bench.records.contains(&"split_brain.kept"));
+    let id = bench.command(Command::Promote { force: true });
+    bench.settle();
+    assert!(bench.is_done(id, true));
+}
+
+#[test]
 fn nothing_goes_without_a_bundle_before_that_is_on_record() {
     for ok in [true, false] {
         let mut bench = split();
