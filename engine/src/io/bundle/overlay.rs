@@ -163,7 +163,7 @@ pub(super) mod tests {
     use std::fs;
     use std::path::Path;
 
-    use super::super::save::{save, Saved};
+    use super::super::save::{save, Progress, Saved};
     use super::*;
     use crate::bundle::Facts;
     use crate::io::disk::Driver;
@@ -208,7 +208,7 @@ pub(super) mod tests {
             into.copy_from_slice(&old[offset as usize..][..into.len()]);
             Ok(())
         };
-        let saved = save(folder, &facts, runs, &mut read, &|| true).unwrap();
+        let saved = save(folder, &facts, runs, &mut read, &Progress::default()).unwrap();
         since.end(1, Some(saved.id));
         let device = Arc::new(Device::open(&path, Driver::Auto).unwrap());
         for run in runs {

@@ -43,11 +43,10 @@ impl Reactor {
                 self.bundles.folder.display()
             ),
         );
-        // An earlier one that nobody waits for any more ends first.
-        self.saver = None;
         let (device, inbox) = (self.device.clone(), self.inbox.clone());
         let folder = self.bundles.folder.clone();
         match start(token, device, inbox, folder, facts, bundle.runs) {
+            // An earlier one that nobody waits for any more is stopped.
             Ok(saver) => self.saver = Some((token, saver)),
             Err(error) => {
                 let why = format!("no thread can be started to save the bundle: {error}; try again");
@@ -79,7 +78,8 @@ impl Reactor {
         self.tell(Event::BundleSaved { token, result });
     }
 
-    /// Interrupts it where it is not complete yet; its answer comes all the same, and finds nobody.
+    /// Stops it where it is not complete yet, before any action that comes after it; its answer comes all the same, and
+    /// finds nobody.
     pub(super) fn drop_bundle(&mut self, token: Token) {
         self.saver.take_if(|(saving, _)| *saving == token);
     }
@@ -118,7 +118,7 @@ fn start(
     facts: Facts,
     runs: Vec<BlockRun>,
 ) -> io::Result<Saver> {
-    Saver::start(move |go_on| {
+    Saver::start(move |progress| {
         let mut answer = Answer {
             token,
             inbox,
@@ -131,7 +131,7 @@ fn start(
             into.copy_from_slice(&bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
             Ok(())
         };
-        answer.result = save(&folder, &facts, &runs, &mut read, go_on);
+        answer.result = save(&folder, &facts, &runs, &mut read, progress);
     })
 }
 
@@ -205,16 +205,15 @@ mod tests {
             runs.clone(),
         )
         .unwrap();
-        if !interrupt {
-            let mut answered = libc::pollfd {
-                fd: inbox.fd(),
-                events: libc::POLLIN,
-                revents: 0,
-            };
-            // SAFETY: one valid pollfd.
-            assert_eq!(unsafe { libc::poll(&mut answered, 1, 30_000) }, 1, "no answer");
-        }
-        // Waits for its end.
+        // Kept until it has answered, or stopped at once.
+        let saver = Some(saver).filter(|_| !interrupt);
+        let mut answered = libc::pollfd {
+            fd: inbox.fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one valid pollfd.
+        assert_eq!(unsafe { libc::poll(&mut answered, 1, 30_000) }, 1, "no answer");
         drop(saver);
         let Some(Input::BundleSaved {
             token: Token(7),
