@@ -200,6 +200,7 @@ impl World {
             return self.fail(format!("I6: {name} gives up its changes while it serves"));
         }
         if bundle == "none" {
+            self.counts.add("resolutions without a bundle", 1);
             if !self.no_bundle_asked {
                 self.fail(format!(
                     "I6: {name} saves nothing, and nobody asked for that"

@@ -463,7 +463,10 @@ impl Run {
             .status(survivor)
             .is_none_or(|s| s.disk == DiskState::Inconsistent);
         if spoilt || self.world.nodes[survivor].broken {
-            // Its disk failed meanwhile: the person waits for the other one.
+            // Its disk failed meanwhile: the person waits for the other one, and for what that had flushed.
+            if power {
+                self.oracle.only_flushed_counts();
+            }
             self.world.start(primary, true);
             return Ok(());
         }

@@ -34,7 +34,7 @@ impl Scenario {
     }
 }
 
-pub const ALL: [Scenario; 19] = [
+pub const ALL: [Scenario; 20] = [
     scenario(
         "equal-generation-dirty-bits",
         40,
@@ -67,6 +67,11 @@ pub const ALL: [Scenario; 19] = [
         .with(SplitBrainPolicy::DiscardYoungerPrimary),
     scenario("split-brain-ends-by-hand", 120, split_brain_by_hand),
     scenario("no-room-for-the-bundle", 12, no_room_for_the_bundle),
+    scenario(
+        "split-brain-older-than-the-bitmaps",
+        120,
+        split_brain_older_than_the_bitmaps,
+    ),
 ];
 
 impl Scenario {
@@ -396,5 +401,33 @@ fn no_room_for_the_bundle(run: &mut Run, k: u64) -> Result<(), Violation> {
         other => return Err(format!("without room for a bundle: {other:?}")),
     }
     run.expect("both stay apart", |run| (0..2).all(|n| run.is_told(n)))?;
+    run.reconcile()
+}
+
+/// The target of a resync dies as it ends, and is promoted by force all the same; both are written.
+fn split_brain_older_than_the_bitmaps(run: &mut Run, k: u64) -> Result<(), Violation> {
+    begin_resync(run)?;
+    // The source has noted that the end of it is near; its target has not heard so, mostly.
+    for _ in 0..2_000 {
+        let source = run.world.durable(run.primary);
+        if source.is_some_and(|source| source.superblock.peers[0].bitmap_generation == 0) {
+            break;
+        }
+        run.pass(MS / 20)?;
+    }
+    run.pass(k % 8 * MS / 4)?;
+    let target = 1 - run.primary;
+    run.world.crash(target, k.is_multiple_of(2));
+    run.world.set_cable(Cable::Cut);
+    run.world.start(target, false);
+    run.go_apart()?;
+    run.both_secondary()?;
+    run.world.set_cable(Cable::Fine);
+    run.pass(3_000 * MS)?;
+    run.resolve_by_hand((k % 2) as usize, (k / 2 % 2) as usize, true);
+    run.pass(k % 16 * 10 * MS)?;
+    if k.is_multiple_of(3) {
+        run.world.crash((k % 4 / 2) as usize, k.is_multiple_of(2));
+    }
     run.reconcile()
 }

@@ -175,6 +175,7 @@ impl Replica {
                 name: config.peers[superblock.peers.len()].name.clone(),
                 bitmap_generation: 0,
                 full_sync: true,
+                split_brain: false,
             });
         }
         let crashed_primary = superblock.role_primary && !superblock.clean;

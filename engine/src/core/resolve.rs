@@ -417,6 +417,7 @@ impl Replica {
             self.peers[slot].dirty.set_all();
         }
         superblock.peers[slot].bitmap_generation = 0;
+        superblock.peers[slot].split_brain = false;
         superblock.disk = DiskState::Inconsistent;
         superblock.role_primary = false;
         superblock.last_primary = false;
@@ -436,7 +437,6 @@ impl Replica {
 
     /// An ordinary target from here on: the next handshake says so to both.
     pub(super) fn rewound(&mut self, slot: PeerSlot, connection: ConnectionId) {
-        self.peers[slot].split_brain = false;
         if matches!(self.intent(slot), Intent::DiscardMine { .. }) {
             self.end_resolve(slot, Ok(()));
         }

@@ -206,7 +206,7 @@ impl Replica {
                 text: refusal.text.clone(),
             }),
             rule: peer.rule,
-            split_brain: peer.split_brain,
+            split_brain: self.superblock.peers[slot].split_brain,
             resolving: match peer.phase() {
                 Some(Phase::Resolving(resolving)) => Some(resolving.step()),
                 _ => None,

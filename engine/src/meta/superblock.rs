@@ -52,7 +52,7 @@
 //! | offset | size | field of a peer record |                                                           |
 //! |--------|------|------------------------|-----------------------------------------------------------|
 //! | 0      | 1    | name length            | 0: a slot without a peer                                  |
-//! | 1      | 1    | flags                  | 1 full_sync                                               |
+//! | 1      | 1    | flags                  | 1 full_sync, 2 split_brain                                |
 //! | 2      | 6    |                        | reserved                                                  |
 //! | 8      | 8    | bitmap_generation      | since when changes are tracked for this peer, 0 none      |
 //! | 16     | 64   | name                   |                                                           |
@@ -85,7 +85,8 @@ mod flag {
     pub const ALL: u32 = (1 << 4) - 1;
 
     pub const PEER_FULL_SYNC: u8 = 1 << 0;
-    pub const PEER_ALL: u8 = 1;
+    pub const PEER_SPLIT_BRAIN: u8 = 1 << 1;
+    pub const PEER_ALL: u8 = (1 << 2) - 1;
 }
 
 /// See the table and the invariants above.
@@ -136,6 +137,8 @@ pub struct PeerRecord {
     pub bitmap_generation: u64,
     /// Everything is out of sync, whatever the bitmap says.
     pub full_sync: bool,
+    /// The last handshake found a split brain. For status after a restart; no verdict looks at it.
+    pub split_brain: bool,
 }
 
 /// Why a copy cannot be used.
@@ -156,6 +159,7 @@ impl Superblock {
             name: name.clone(),
             bitmap_generation: 0,
             full_sync: true,
+            split_brain: false,
         };
         Superblock {
             sequence,
@@ -240,7 +244,14 @@ impl Superblock {
         for (slot, peer) in self.peers.iter().enumerate() {
             let record = &mut page[PEERS_OFFSET + slot * PEER_BYTES..][..PEER_BYTES];
             record[0] = peer.name.len() as u8;
-            record[1] = if peer.full_sync { flag::PEER_FULL_SYNC } else { 0 };
+            let flags = [
+                (peer.full_sync, flag::PEER_FULL_SYNC),
+                (peer.split_brain, flag::PEER_SPLIT_BRAIN),
+            ];
+            record[1] = flags
+                .iter()
+                .filter(|(set, _)| *set)
+                .fold(0, |all, (_, flag)| all | flag);
             put(record, 8, &peer.bitmap_generation.to_le_bytes());
             put(record, 16, peer.name.as_bytes());
         }
@@ -302,6 +313,7 @@ impl Superblock {
                 name: name(record, 16, record[0])?,
                 bitmap_generation: u64::from_le_bytes(take(record, 8)),
                 full_sync: record[1] & flag::PEER_FULL_SYNC != 0,
+                split_brain: record[1] & flag::PEER_SPLIT_BRAIN != 0,
             });
         }
         let superblock = Superblock {

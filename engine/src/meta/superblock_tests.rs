@@ -31,6 +31,7 @@ fn sample(sequence: u64) -> Superblock {
             name: "beta".to_owned(),
             bitmap_generation: 77,
             full_sync: false,
+            split_brain: false,
         }],
     }
 }
@@ -44,8 +45,9 @@ prop_compose! {
         name in prop_oneof![9 => valid_name(), 1 => Just(String::new())],
         bitmap_generation in any::<u64>(),
         full_sync in any::<bool>(),
+        split_brain in any::<bool>(),
     ) -> PeerRecord {
-        PeerRecord { name, bitmap_generation, full_sync }
+        PeerRecord { name, bitmap_generation, full_sync, split_brain }
     }
 }
 
@@ -183,7 +185,7 @@ fn what_a_newer_build_wrote_is_refused_not_misread() {
         ("flag", 81, &[1]),
         ("reserved", 400, &[1]),
         ("reserved at the end", PAGE_BYTES - 1, &[1]),
-        ("peer flag", 513, &[2]),
+        ("peer flag", 513, &[4]),
         ("reserved of a peer", 512 + 100, &[1]),
         ("peer record beyond the last", 512 + 256, &[1]),
     ] {

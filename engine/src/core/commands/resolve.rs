@@ -38,7 +38,7 @@ impl Replica {
     pub(in crate::core) fn resolve(&mut self, id: CommandId, victim: Victim, bundle: bool) {
         let slot = match victim {
             Victim::Peer(slot) => slot,
-            Victim::Myself => (self.peers.iter().position(|peer| peer.split_brain)).unwrap_or(0),
+            Victim::Myself => (self.superblock.peers.iter().position(|peer| peer.split_brain)).unwrap_or(0),
         };
         if let Err(error) = self.may_resolve(slot, victim) {
             return self.done(id, Err(error));

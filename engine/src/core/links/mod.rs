@@ -148,7 +148,9 @@ impl Replica {
 
     /// Only a person's decision about a split brain is a reason to talk now.
     fn on_unwanted_hello(&mut self, slot: PeerSlot, hello: Hello) {
-        if hello.intent.resolves() {
+        // A split brain keeps apart only until something has changed: the other node's restart, its new disk.
+        let is_split = self.superblock.peers[slot].split_brain && self.peers[slot].refusal.is_some();
+        if hello.intent.resolves() || is_split {
             self.greet(slot);
             return self.on_hello(slot, hello);
         }

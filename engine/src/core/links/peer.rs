@@ -172,8 +172,6 @@ pub(in crate::core) struct Peer {
     pub(super) refusals: u32,
     pub(in crate::core) refusal: Option<Refusal>,
     pub(in crate::core) rule: Option<&'static str>,
-    /// The last handshake found that both have gone on alone.
-    pub(in crate::core) split_brain: bool,
     /// A person at this node ends that.
     pub(in crate::core) resolve: Option<Resolve>,
     /// The peer is at work to end it: what the history is told when it has.
@@ -224,7 +222,6 @@ impl Peer {
             refusals: 0,
             refusal: None,
             rule: None,
-            split_brain: false,
             resolve: None,
             outcome: None,
             known: None,

@@ -159,10 +159,12 @@ impl Replica {
         state.failures = 0;
         state.refusals = 0;
         state.refusal = None;
-        state.split_brain = verdict.direction == Direction::SplitBrain;
-        if own.intent.resolves() || peer.intent.resolves() {
-            // The connection serves a person's wish, and goes on like any other.
-            state.wanted = true;
+        // One that was answered only because of a split brain goes on like any other.
+        state.wanted = true;
+        let split_brain = verdict.direction == Direction::SplitBrain;
+        if self.superblock.peers[slot].split_brain != split_brain {
+            self.superblock.peers[slot].split_brain = split_brain;
+            self.save_superblock(Then::Nothing);
         }
         self.resolve_is_heard(slot);
         self.answer_resolve(slot, &own, &peer, &plan);

@@ -133,6 +133,11 @@ fn a_survivor_tells_what_a_crash_left_in_doubt() {
     let per_extent = EXTENT_BYTES / u64::from(BLOCK);
     let run = |first, count| BlockRun { first, count };
     assert_eq!(runs, Some(vec![run(3, 1), run(per_extent, per_extent)]));
+    // Nothing but the finding itself is written here.
+    assert_eq!(
+        superblock_in(&bench.meta_done(true)).map(|superblock| superblock.current),
+        Some(6)
+    );
     assert!(bench.bundles.is_empty() && bench.meta.is_empty());
 }
 
@@ -324,6 +329,45 @@ fn only_a_word_about_the_split_brain_is_heard_by_a_node_that_stands_alone() {
     recorded(&mut bench, true);
     bench.settle();
     assert!(bench.bundles.is_empty() && bench.records.contains(&"split_brain.resolved"));
+}
+
+#[test]
+fn a_node_that_a_split_brain_keeps_apart_hears_a_peer_that_is_back() {
+    let mut bench = split();
+    told(&mut bench, Intent::Replicate);
+    assert_eq!(goodbye(&mut bench), Some(GoodbyeReason::Refused));
+    // The peer was started again, with a new disk.
+    bench.sent.clear();
+    bench.open();
+    bench.hello();
+    bench.receive(Message::State(state(Role::Secondary, 0)));
+    assert_eq!(goodbye(&mut bench), None);
+    let status = bench.replica.status(bench.now);
+    assert_eq!(status.peers[0].rule, Some("peer-new"));
+    assert!(!status.peers[0].split_brain);
+    // What an administrator has disconnected stays so.
+    let mut bench = split();
+    told(&mut bench, Intent::Replicate);
+    bench.command(Command::Disconnect { peer: 0 });
+    bench.sent.clear();
+    bench.open();
+    bench.hello();
+    assert_eq!(goodbye(&mut bench), Some(GoodbyeReason::Disconnect));
+}
+
+#[test]
+fn a_split_brain_is_remembered_over_a_restart() {
+    let mut bench = split();
+    told(&mut bench, Intent::Replicate);
+    let saved = superblock_in(&bench.meta_done(true)).expect("saved at once");
+    assert!(saved.peers[0].split_brain);
+    let mut bench = Bench::with_marks(saved, false, &[3], &[]);
+    assert!(bench.replica.status(bench.now).peers[0].split_brain);
+    told(&mut bench, Intent::DiscardMine { bundle: true });
+    assert!(
+        bench.replica.status(bench.now).peers[0].split_brain,
+        "until it has ended"
+    );
 }
 
 #[test]
