@@ -288,6 +288,7 @@ fn nothing_goes_without_a_bundle_before_that_is_on_record() {
     for ok in [true, false] {
         let mut bench = split();
         told(&mut bench, Intent::DiscardYours { bundle: false });
+        bench.settle_meta();
         peers_marks(&mut bench);
         assert!(bench.records.contains(&"split_brain.discarding"));
         assert!(bench.meta.is_empty(), "not even the marks before");
