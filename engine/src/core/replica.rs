@@ -314,6 +314,11 @@ impl Replica {
         self.superblock.epoch
     }
 
+    /// Of the superblock that was written last.
+    pub fn metadata_sequence(&self) -> u64 {
+        self.superblock.sequence
+    }
+
     pub fn role(&self) -> Role {
         self.role
     }

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 
 use _engine::bundle::Bundle;
+use _engine::io::bundle::copy_image;
 use _engine::io::engine::Engine;
 use serde_json::json;
 
@@ -92,6 +93,50 @@ fn the_loser_becomes_a_copy_and_its_bundle_is_its_device() {
         assert!(overlaid(&found[0], now) == was, "something of the loser is lost");
         cluster.assert_equal_copies();
     }
+}
+
+/// Starts b again, its bundles in a folder of that name.
+fn restart(cluster: &mut Cluster, folder: &str) {
+    if let Some(engine) = cluster.nodes[1].engine.take() {
+        engine.stop().unwrap();
+    }
+    let mut spec = cluster.spec(1);
+    spec["bundles"] = json!(cluster.directory.path().join(folder));
+    let engine = Engine::start(&spec.to_string(), &cluster.nodes[1].listener).unwrap();
+    cluster.nodes[1].engine = Some(engine);
+}
+
+/// The image of the loser's device, as an export of its bundle shows it; none if not all of it is known.
+fn image(cluster: &Cluster) -> Option<Vec<u8>> {
+    let bundle = cluster.directory.path().join("bundles/b");
+    let bundle = fs::read_dir(bundle)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .next()
+        .unwrap();
+    let (socket, image) = (
+        cluster.directory.path().join("x"),
+        cluster.directory.path().join("image"),
+    );
+    cluster.engine(1).export_bundle(&bundle, &socket).unwrap();
+    let copied = copy_image(&socket, &File::create(&image).unwrap());
+    copied.ok().map(|_| fs::read(&image).unwrap())
+}
+
+#[test]
+fn an_export_does_not_show_what_an_engine_with_its_bundles_elsewhere_changed() {
+    let (mut cluster, was) = split();
+    restart(&mut cluster, "bundles/b");
+    cluster.call(0, json!({"command": "resolve", "victim": "b", "bundle": true}));
+    cluster.wait_in_sync();
+    restart(&mut cluster, "bundles/b");
+    assert!(image(&cluster) == Some(was), "known over a stop");
+    restart(&mut cluster, "elsewhere");
+    cluster.wait_in_sync();
+    let (mut nbd, _) = NbdClient::connect(&cluster.socket(0)).unwrap();
+    nbd.write(12 * MIB, &noise(5, BLOCK), FUA);
+    restart(&mut cluster, "bundles/b");
+    assert!(image(&cluster).is_none());
 }
 
 #[test]

@@ -202,7 +202,7 @@ pub(super) mod tests {
             data_size_bytes: BLOCKS * BLOCK as u64,
             blocks: runs.iter().map(|run| run.count).sum(),
         };
-        let since = Arc::new(Since::take_over(folder, BLOCKS, BLOCK as u64).unwrap());
+        let since = Arc::new(Since::take_over(folder, BLOCKS, BLOCK as u64, 1).unwrap());
         since.begin(1, BLOCKS, BLOCK as u64);
         let mut read = |offset: u64, into: &mut [u8]| {
             into.copy_from_slice(&old[offset as usize..][..into.len()]);

@@ -95,7 +95,7 @@ impl Reactor {
 
     /// Nothing changes the disk any more: the next engine may know what has changed until here.
     pub(super) fn keep_changed(&self) {
-        if let Err(error) = self.bundles.since.save() {
+        if let Err(error) = self.bundles.since.save(self.replica.metadata_sequence()) {
             self.notice(
                 Severity::Warning,
                 "bundle.changes-lost",
