@@ -120,6 +120,7 @@ class Running:
         bundles: str,
         history: str,
         resume: bool,
+        stale_generation: str | None,
         connect: bool,
     ) -> None:
         spec = {
@@ -130,6 +131,7 @@ class Running:
             "protocol": config.protocol,
             "policy": config.split_brain,
             "priority": config.priority,
+            "on_io_error": config.on_io_error,
             "peers": [
                 {"name": peer.name, "host": peer.address.host, "port": peer.address.port}
                 for peer in config.peers
@@ -138,6 +140,7 @@ class Running:
             "history": history,
             "peer_timeout_ms": round(config.peer_timeout * 1000),
             "resume": resume,
+            "stale_generation": stale_generation,
             "resume_wait_ms": round(config.resume_wait * 1000),
             "disk_driver": config.disk_driver,
             "connect": connect,

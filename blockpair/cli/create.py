@@ -9,7 +9,7 @@ import click
 
 from blockpair.cli.output import daemon, json_option, name_argument, print_json
 from blockpair.config.names import check_name, parse_address
-from blockpair.config.resource import MAX_PRIORITY, SplitBrainPolicy
+from blockpair.config.resource import MAX_PRIORITY, OnIoError, SplitBrainPolicy
 from blockpair.errors import BlockpairError, ErrorKind
 
 
@@ -63,6 +63,14 @@ def parse_peer(text: str) -> tuple[str, str]:
     help="This node's, for --split-brain priority: the higher one keeps its changes.",
 )
 @click.option(
+    "--on-io-error",
+    type=click.Choice(get_args(OnIoError)),
+    default="detach",
+    show_default=True,
+    help="When the device returns an error, detach: go on without it where the peer has a good copy; "
+    "pass-on: hand the error to who asked.",
+)
+@click.option(
     "--force",
     is_flag=True,
     help="Even where the device carries a file system or other data, or metadata of an earlier resource. "
@@ -81,6 +89,7 @@ def command(
     protocol: str,
     split_brain: str,
     priority: int,
+    on_io_error: str,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -119,6 +128,7 @@ def command(
                 "protocol": protocol.upper(),
                 "split_brain": split_brain,
                 "priority": priority,
+                "on_io_error": on_io_error,
                 "force": force,
             },
         )

@@ -65,6 +65,9 @@ class Locations:
     def primary_marker(self, name: str) -> Path:
         return self.run / "primary" / name
 
+    def stale_marker(self, name: str) -> Path:
+        return self.state / "stale" / name
+
     def device_link(self, name: str) -> Path:
         return self.dev / name
 

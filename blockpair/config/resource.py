@@ -22,6 +22,7 @@ SplitBrainPolicy = Literal[
     "discard-younger-primary",
     "priority",
 ]
+OnIoError = Literal["detach", "pass-on"]
 DiskDriver = Literal["auto", "inline", "io_uring", "threads"]
 
 DEFAULT_POLICY: SplitBrainPolicy = "discard-zero-changes"
@@ -59,7 +60,8 @@ class NbdTable(Struct, forbid_unknown_fields=True, frozen=True):
 
 class ResourceFile(Struct, forbid_unknown_fields=True, frozen=True):
     """The whole file. ``split_brain``: who loses a split brain without a person; ``priority``: this node's,
-    for the policy of that name: the higher one survives.
+    for the policy of that name: the higher one survives. ``on_io_error``: what an error of the backing device
+    means.
     """
 
     device: str
@@ -69,6 +71,7 @@ class ResourceFile(Struct, forbid_unknown_fields=True, frozen=True):
     protocol: Protocol = "C"
     split_brain: SplitBrainPolicy = DEFAULT_POLICY
     priority: int = 0
+    on_io_error: OnIoError = "detach"
     disk_driver: DiskDriver = "auto"
     timeouts: TimeoutsTable = field(default_factory=TimeoutsTable)
     nbd: NbdTable = field(default_factory=NbdTable)
@@ -96,6 +99,7 @@ class ResourceConfig:
     protocol: Protocol = "C"
     split_brain: SplitBrainPolicy = DEFAULT_POLICY
     priority: int = 0
+    on_io_error: OnIoError = "detach"
     disk_driver: DiskDriver = "auto"
     peer_timeout: float = 3.0
     resume_wait: float = 5.0
@@ -143,6 +147,7 @@ def resource_config(content: ResourceFile, file: Path, node: str) -> ResourceCon
         protocol=content.protocol,
         split_brain=content.split_brain,
         priority=content.priority,
+        on_io_error=content.on_io_error,
         disk_driver=content.disk_driver,
         peer_timeout=_duration(file, "timeouts.peer", content.timeouts.peer, 0.1, 300),
         resume_wait=_duration(file, "timeouts.resume_wait", content.timeouts.resume_wait, 0, 3600),
@@ -238,6 +243,8 @@ def resource_text(content: ResourceFile) -> str:
         values["split_brain"] = content.split_brain
     if content.priority:
         values["priority"] = content.priority
+    if content.on_io_error != "detach":
+        values["on_io_error"] = content.on_io_error
     if content.disk_driver != "auto":
         values["disk_driver"] = content.disk_driver
     for key, value in values.items():

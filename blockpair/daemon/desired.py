@@ -98,6 +98,40 @@ class PrimaryMarker:
             return False
 
 
+class StaleMarker:
+    """The generation of this node's copy when a peer went on from there, while the metadata might not say so:
+    they must not be believed, should they come back to life and still call it the newest.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def set(self, generation: str) -> None:
+        """Durable. Raises `OSError`."""
+        write_atomically(self._file, generation + "\n")
+
+    def get(self) -> str | None:
+        """What was set last; it means nothing to a copy that has another generation by now. Raises
+        `BlockpairError`.
+        """
+        try:
+            return self._file.read_text().strip() or None
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise BlockpairError(
+                ErrorKind.DAMAGED,
+                f"{self._file}, which may say that this copy is not the newest, cannot be read: {error}",
+                "make it readable; to take this copy for good all the same, remove it",
+            ) from None
+
+    def clear(self) -> None:
+        """Raises `OSError`."""
+        if self._file.exists():
+            self._file.unlink()
+            sync_directory(self._file.parent)
+
+
 class DaemonLock:
     """Held for the daemon's life; the kernel releases it however the daemon ends."""
 

@@ -15,7 +15,7 @@ from blockpair.config.files import ConfigError
 from blockpair.config.locations import Locations
 from blockpair.config.node import NodeConfig
 from blockpair.config.resource import INTERNAL, ResourceConfig, read_resource
-from blockpair.daemon.desired import Desired, DesiredState, PrimaryMarker
+from blockpair.daemon.desired import Desired, DesiredState, PrimaryMarker, StaleMarker
 from blockpair.daemon.kernel import LockedMemory
 from blockpair.daemon.runtime import Runtime
 from blockpair.errors import BlockpairError, ErrorKind
@@ -95,6 +95,7 @@ class Manager:
         """Drop what was desired of a resource that is being deleted. Raises `OSError`."""
         self._desired.forget(name)
         self.marker(name).clear()
+        StaleMarker(self.places.stale_marker(name)).clear()
         self._locks.pop(name, None)
 
     async def start_all(self) -> None:

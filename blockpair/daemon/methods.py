@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from blockpair import __version__, bridge, bundles
 from blockpair.config.names import check_name
-from blockpair.config.resource import INTERNAL, PeerTable, Protocol, SplitBrainPolicy
+from blockpair.config.resource import INTERNAL, OnIoError, PeerTable, Protocol, SplitBrainPolicy
 from blockpair.daemon import provision
 from blockpair.daemon.asker import asked_by, describe_asker
 from blockpair.daemon.exports import Exports
@@ -50,6 +50,7 @@ class CreateParams(Struct, forbid_unknown_fields=True):
     protocol: Protocol = "C"
     split_brain: SplitBrainPolicy = "discard-zero-changes"
     priority: int = 0
+    on_io_error: OnIoError = "detach"
     force: bool = False
 
 
@@ -272,6 +273,7 @@ class Methods:
             protocol=params.protocol,
             split_brain=params.split_brain,
             priority=params.priority,
+            on_io_error=params.on_io_error,
             force=params.force,
         )
         return {

@@ -11,6 +11,7 @@ from blockpair import bridge, bundles
 from blockpair.config.files import ConfigError, sync_directory
 from blockpair.config.names import check_name
 from blockpair.config.resource import (
+    OnIoError,
     PeerTable,
     Protocol,
     ResourceConfig,
@@ -41,6 +42,7 @@ async def create(
     protocol: Protocol,
     split_brain: SplitBrainPolicy,
     priority: int,
+    on_io_error: OnIoError,
     force: bool,
 ) -> tuple[ResourceConfig, bridge.Created]:
     """Make ``device`` a copy of the new resource ``name``. Raises `BlockpairError`, and then nothing was
@@ -60,6 +62,7 @@ async def create(
             protocol=protocol,
             split_brain=split_brain,
             priority=priority,
+            on_io_error=on_io_error,
         )
         return await asyncio.to_thread(_create, manager, name, content, metadata is None, force)
 

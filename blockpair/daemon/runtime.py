@@ -17,7 +17,7 @@ from blockpair.config.node import KernelDevice
 from blockpair.config.resource import ResourceConfig
 from blockpair.daemon.asker import asked_by
 from blockpair.daemon.clients import describe
-from blockpair.daemon.desired import Desired, PrimaryMarker
+from blockpair.daemon.desired import Desired, PrimaryMarker, StaleMarker
 from blockpair.daemon.kernel import LockedMemory, ResourceDevice
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.files.losses import side_loss
@@ -47,6 +47,7 @@ class Runtime:
         self._node = node
         self._places = places
         self._marker = marker
+        self._stale = StaleMarker(places.stale_marker(config.name))
         self._running: Running | None = None
         self._events: deque[EventRecord] = deque(maxlen=_EVENTS_KEPT)
         self._changed = asyncio.Event()
@@ -104,6 +105,7 @@ class Runtime:
                 bundles=str(self._places.bundles(self.config.name)),
                 history=str(self._places.history_file(self.config.name)),
                 resume=self._marker.is_set(),
+                stale_generation=self._stale.get(),
                 connect=connect,
             )
         except BlockpairError as error:
@@ -207,12 +209,24 @@ class Runtime:
         if running is None:
             return
         status = await asyncio.to_thread(running.status)
+        self._check_not_stand_in(status)
         if status.state == "running" and (status.role == "Primary" or status.resuming):
             await self.demote()
         await asyncio.to_thread(self._device.abandon)
         await self._stop(running)
         await asyncio.to_thread(self._marker.clear)
         self._log.info("resource.down")
+
+    def _check_not_stand_in(self, status: EngineStatus) -> None:
+        """Raises `BlockpairError` where a Primary without a disk lives on this node's copy."""
+        for peer in status.peers:
+            if (peer.connection, peer.role, peer.disk) == ("Connected", "Primary", "Diskless"):
+                name = self.config.name
+                raise BlockpairError(
+                    ErrorKind.UNSAFE,
+                    f"{peer.name} has no disk and goes on through {self._node}: all I/O of {name} would fail",
+                    f"demote it first: blockpair demote {name} (on {peer.name})",
+                )
 
     async def suspend(self) -> None:
         """The daemon ends: stop the engine, keep the role and the kernel device for the next daemon."""
@@ -239,6 +253,8 @@ class Runtime:
         if running is None:
             return
         status = await asyncio.to_thread(running.status)
+        if status.state == "running" and status.disk == "Diskless":
+            await asyncio.to_thread(self._marker.clear)
         if status.state == "running" and status.role == "Primary" and not status.resuming:
             if self._device.attached:
                 await asyncio.to_thread(self._device.mend, running, status)
@@ -254,10 +270,25 @@ class Runtime:
         if running is not None:
             for notice in running.events():
                 self._record(notice)
+                if notice.name in ("disk.detached", "disk.served"):
+                    self._forget_role(running, served=notice.name == "disk.served")
             # After the events, which take the wake-up back: who asks from here on gives another.
             for peer in running.reports_asked():
                 self._report_to(running, peer)
         self._announce()
+
+    def _forget_role(self, running: Running, *, served: bool) -> None:
+        """Metadata that failed may come back to life with the next start, and say what is no longer true: a
+        daemon that starts must not make this node Primary by itself.
+        """
+        try:
+            self._marker.clear()
+            if served:
+                self._stale.set(running.status().generation.current)
+        except OSError as error:
+            self._log.error("resource.marker-not-written", text=f"{error.filename}: {error.strerror}")
+        except BlockpairError as error:
+            self._log.error("resource.marker-not-written", text=error.message)
 
     def _report_to(self, running: Running, peer: str) -> None:
         """Tell a peer that asks what this node would lose; one at a time, for whoever asks meanwhile."""

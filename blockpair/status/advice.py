@@ -83,8 +83,8 @@ def _local(name: str, engine: EngineStatus) -> Iterator[Advice]:
             yield Advice(
                 "critical",
                 "diskless",
-                f"the backing device {engine.backing.path} is detached{why}",
-                "repair or replace it (`dmesg`, `smartctl -a`), then: "
+                f"the backing device {engine.backing.path} is detached{why}{_served(engine)}",
+                _hand_over(name, engine) + "repair or replace it (`dmesg`, `smartctl -a`), then: "
                 f"blockpair down {name} && blockpair up {name}",
             )
         case "Inconsistent":
@@ -117,9 +117,32 @@ def _local(name: str, engine: EngineStatus) -> Iterator[Advice]:
         yield Advice(
             "warning",
             "disk-error",
-            f"the backing device {engine.backing.path} has had an error: {engine.disk_error}",
+            f"the backing device {engine.backing.path} has had an error: {engine.disk_error}"
+            + _healed(engine),
             "look at its health (`dmesg`, `smartctl -a`)",
         )
+
+
+def _served(engine: EngineStatus) -> str:
+    if engine.served_by is None:
+        return "; all I/O fails" if engine.role == "Primary" else ""
+    return f"; reads and writes go to {engine.served_by}, whose copy is the only good one"
+
+
+def _hand_over(name: str, engine: EngineStatus) -> str:
+    if engine.served_by is None:
+        return ""
+    return (
+        f"hand the role over as soon as the application allows: blockpair demote {name}; then on "
+        f"{engine.served_by}: blockpair promote {name}; "
+    )
+
+
+def _healed(engine: EngineStatus) -> str:
+    if not engine.io.healed_reads:
+        return ""
+    size = format_size(engine.io.healed_bytes)
+    return f"; {engine.io.healed_reads} failed reads ({size}) were answered and mended from the peer"
 
 
 def _syncing_to_us(engine: EngineStatus) -> bool:
@@ -127,10 +150,26 @@ def _syncing_to_us(engine: EngineStatus) -> bool:
 
 
 def _peer(name: str, engine: EngineStatus, peer: PeerStatus) -> Iterator[Advice]:
+    diskless = peer.refusal is not None and peer.refusal.reason == "Diskless"
+    if engine.served_by == peer.name:
+        return
     if peer.connection == "Connected":
         yield from _connected(name, engine, peer)
-    else:
+    elif not diskless:
         yield _unconnected(name, engine, peer)
+    elif engine.disk != "Diskless":
+        yield _peer_diskless(name, peer)
+
+
+def _peer_diskless(name: str, peer: PeerStatus) -> Advice:
+    why = "" if peer.refusal is None else f" ({peer.refusal.text})"
+    return Advice(
+        "critical",
+        "peer-diskless",
+        f"{peer.name} has given its disk up{why}: there is one copy left; {_behind(peer)}",
+        f"on {peer.name}: mend or replace the disk (`blockpair status {name}` there says what failed), then "
+        f"there: blockpair down {name} && blockpair up {name}; the resync begins by itself",
+    )
 
 
 # Goodbyes that pass by themselves.
@@ -334,8 +373,9 @@ def _settled(name: str, peer: PeerStatus) -> Iterator[Advice]:
         yield Advice(
             "critical",
             "peer-diskless",
-            f"the backing device of {peer.name} is detached: there is one copy left",
-            f"on {peer.name}: blockpair status {name}",
+            f"the backing device of {peer.name} is detached, and this node's copy stands in: "
+            "there is one copy left",
+            f"leave this node up; on {peer.name}: blockpair status {name}",
         )
     elif peer.out_of_sync_bytes or peer.full_sync or peer.disk in ("Inconsistent", "Outdated"):
         yield Advice(

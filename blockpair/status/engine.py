@@ -20,7 +20,9 @@ class Requests(Struct, frozen=True):
 
 
 class IoCounters(Struct, frozen=True):
-    """What the application has done since the resource came up."""
+    """What the application has done since the resource came up; ``healed_*``: reads that the disk failed,
+    that the peer answered, and whose blocks were written anew.
+    """
 
     reads: int
     read_bytes: int
@@ -29,6 +31,8 @@ class IoCounters(Struct, frozen=True):
     flushes: int
     trims: int
     zeroes: int
+    healed_reads: int
+    healed_bytes: int
 
 
 class Backing(Struct, frozen=True):
@@ -123,7 +127,9 @@ class PeerStatus(Struct, frozen=True):
 
 
 class EngineStatus(Struct, frozen=True):
-    """All of it; ``resource_id`` (32 digits) is null until the first sync."""
+    """All of it; ``resource_id`` (32 digits) is null until the first sync; ``served_by`` is the peer whose
+    copy stands in for this node's.
+    """
 
     resource: str
     resource_id: str | None
@@ -134,6 +140,7 @@ class EngineStatus(Struct, frozen=True):
     resuming: bool
     disk: str
     disk_error: str | None
+    served_by: str | None
     size_bytes: int
     block_size_bytes: int
     extent_size_bytes: int

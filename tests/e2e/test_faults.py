@@ -32,6 +32,8 @@ class SmallFileSystem:
         self._mount("-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs")
         undo.callback(subprocess.run, ["umount", "--lazy", str(self._path)], check=False, capture_output=True)
         self.device = self._path / "disk"
+        # Where its bytes end up, whatever is in a cache above.
+        self.stored = self.device
 
     def _mount(self, *arguments: str) -> None:
         subprocess.run(["mount", *arguments, str(self._path)], check=True, capture_output=True)
@@ -68,7 +70,7 @@ class FileSizeLimit:
         if shutil.which("prlimit") is None:
             pytest.skip("prlimit is not installed")
         self._node = node
-        self.device = node.disk
+        self.device = self.stored = node.disk
 
     def start(self) -> None:
         """Limit the running daemon."""
@@ -150,11 +152,60 @@ def ended_equal(cluster: Cluster, devices: dict[str, Path]) -> bytes:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_primarys_disk_fails(cluster: Cluster, undo: contextlib.ExitStack, kind: str) -> None:
+def test_the_primarys_disk_fails_and_its_peer_stands_in(
+    cluster: Cluster, undo: contextlib.ExitStack, kind: str
+) -> None:
     disk = KINDS[kind](cluster.a, undo)
     a, b = cluster.nodes
     devices = {"a": disk.device}
     mirrored(cluster, devices)
+    disk.start()
+    with NbdClient(a.nbd) as client:
+        # The application notices nothing.
+        assert fill(client, 8) == []
+        client.flush()
+        assert client.read(0, SIZE) == random.Random(8).randbytes(SIZE)
+        engine = a.rpc("resource.status", name="r0")["engine"]
+        assert (engine["disk"], engine["served_by"]) == ("Diskless", "b")
+        # Metadata that come back with this generation are not believed.
+        assert (a.dir / "state/stale/r0").read_text().strip() == engine["generation"]["current"]
+        assert a.cli("status").code == 4 and b.cli("status").code == 4
+        assert "reads and writes go to b" in a.cli("status").out
+        assert "demote r0" in a.refused(3, "disconnect", "r0")
+        assert "demote" in b.refused(3, "down", "r0")
+        client.write(0, b"through b".ljust(4096, b"."))
+        client.flush()
+    nobody(a)
+    # Nothing is forced: b knows that its copy is the newest.
+    a.ok("demote", "r0")
+    b.ok("promote", "r0")
+    with NbdClient(b.nbd) as client:
+        assert client.read(0, 4096) == b"through b".ljust(4096, b".")
+        assert client.read(4096, SIZE - 4096) == random.Random(8).randbytes(SIZE)[4096:]
+        client.write(4096, b"by b alone".ljust(4096, b"."))
+        client.flush()
+    nobody(b)
+    disk.heal()
+    a.ok("down", "r0")
+    a.ok("up", "r0")
+    a.wait("synced")
+    b.wait("synced")
+    ended = ended_equal(cluster, devices)
+    expected = random.Random(8).randbytes(SIZE)
+    assert ended[:4096] == b"through b".ljust(4096, b".")
+    assert ended[4096:8192] == b"by b alone".ljust(4096, b".")
+    assert ended[8192:] == expected[8192:]
+    assert disk.stored.read_bytes() == ended
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_pass_on_the_application_hears_of_the_primarys_disk(
+    cluster: Cluster, undo: contextlib.ExitStack, kind: str
+) -> None:
+    disk = KINDS[kind](cluster.a, undo)
+    a, b = cluster.nodes
+    devices = {"a": disk.device}
+    mirrored(cluster, devices, "--on-io-error", "pass-on")
     disk.start()
     with NbdClient(a.nbd) as client:
         errors = fill(client, 8)
@@ -195,23 +246,22 @@ def test_the_secondarys_disk_fails(cluster: Cluster, undo: contextlib.ExitStack,
 
     def told() -> bool:
         engine = b.rpc("resource.status", name="r0")["engine"]
-        return bool(engine["disk_error"]) and engine["disk"] == "Inconsistent"
+        return bool(engine["disk_error"]) and engine["disk"] == "Diskless"
 
-    eventually(told, "b knows that its copy is bad")
+    eventually(told, "b has given its disk up")
     assert a.cli("status").code == 4 and b.cli("status").code == 4
     assert a.status()["engine"]["peers"][0]["out_of_sync_bytes"] > 0
-    assert "Inconsistent" in b.refused(3, "promote", "r0")
-    assert "blockpair connect r0" in a.cli("status").out
+    assert "no usable disk" in b.refused(1, "promote", "r0")
+    assert "on b: mend" in a.cli("status").out
     disk.heal()
     b.ok("down", "r0")
     b.ok("up", "r0")
-    a.ok("connect", "r0")
     b.wait("synced")
     a.wait("synced")
     assert ended_equal(cluster, devices)[-4096:] == random.Random(8).randbytes(SIZE)[-4096:]
 
 
-def test_a_read_error_is_told_and_changes_nothing(cluster: Cluster, undo: contextlib.ExitStack) -> None:
+def test_a_read_error_is_mended_from_the_peer(cluster: Cluster, undo: contextlib.ExitStack) -> None:
     need_root("losetup")
     a, b = cluster.nodes
     backing = a.dir / "backing"
@@ -233,10 +283,17 @@ def test_a_read_error_is_told_and_changes_nothing(cluster: Cluster, undo: contex
         client.flush()
         # Behind the end of its file, a loop device answers reads with EIO.
         os.truncate(backing, ROOM)
+        a.ok("disconnect", "r0")
         failed = client.call(Command.READ, SIZE - CHUNK, CHUNK)
         assert failed.error == errno.EIO
         assert client.read(0, 4096) == random.Random(8).randbytes(4096)
+        a.ok("connect", "r0")
+        a.wait("synced")
+        assert client.read(SIZE - CHUNK, CHUNK) == random.Random(8).randbytes(SIZE)[-CHUNK:]
+    eventually(lambda: a.status()["engine"]["io"]["healed_reads"] == 1, "the block was written anew")
+    assert backing.read_bytes()[SIZE - CHUNK : SIZE] == random.Random(8).randbytes(SIZE)[-CHUNK:]
     assert "read failed" in a.status()["engine"]["disk_error"]
+    assert "disk.healed" in a.cli("history", "r0", "--json").out
     assert a.cli("status").code == 4
     assert b.status()["engine"]["disk"] == "UpToDate" and b.status()["engine"]["disk_error"] is None
     assert b.disk.read_bytes() == random.Random(8).randbytes(SIZE)

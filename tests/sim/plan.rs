@@ -1,6 +1,6 @@
 //! What a seed does: a list of steps, made before the run, so that any of them can be left out of a replay.
 
-use _engine::core::Errno;
+use _engine::core::{Errno, OnIoError};
 use _engine::wire::{Protocol, SplitBrainPolicy};
 
 use crate::disk::PAGES;
@@ -87,6 +87,7 @@ pub struct Plan {
     pub seed: u64,
     pub protocol: Protocol,
     pub block_size: u32,
+    pub on_io_error: OnIoError,
     pub steps: Vec<Step>,
     /// Before this step come two Primaries, by force, and the end of that; after the last one, if there is none such.
     pub split: Option<usize>,
@@ -220,6 +221,7 @@ impl Plan {
             seed,
             protocol,
             block_size,
+            on_io_error: [OnIoError::Detach, OnIoError::PassOn][(seed % 2) as usize],
             steps,
             split: rng.chance(6).then(|| rng.below(count) as usize),
             policy: [

@@ -5,7 +5,6 @@ use _engine::wire::{DiskState, Protocol};
 
 use crate::disk::stamped;
 use crate::durable::{prospect, would_be_found};
-use crate::network::Cable;
 use crate::oracle::{Oracle, Promise};
 use crate::plan::{places, Op, Plan, Who};
 use crate::resolution::Apart;
@@ -19,6 +18,8 @@ pub struct Run {
     /// Nobody has used force beside a living Primary: there is one writer.
     pub one_writer: bool,
     pub apart: Apart,
+    /// The stand-in of a Primary without a disk lost power: answers of its that are on their way promise less.
+    dark: bool,
 }
 
 /// How a run ended.
@@ -32,6 +33,7 @@ pub fn run(plan: &Plan, traced: bool) -> Outcome {
     let settings = Settings {
         protocol: plan.protocol,
         block_size: plan.block_size,
+        on_io_error: plan.on_io_error,
         policy: plan.policy,
         priority: plan.priority,
     };
@@ -47,6 +49,7 @@ impl Run {
             oracle: Oracle::new(),
             primary: 0,
             one_writer: true,
+            dark: false,
             apart: Apart::default(),
         }
     }
@@ -110,6 +113,17 @@ impl Run {
         Ok(())
     }
 
+    /// Lets so many things happen, however long they take.
+    pub fn steps(&mut self, count: u64) -> Result<(), Violation> {
+        for _ in 0..count {
+            if self.world.next_at().is_some() {
+                self.world.step();
+            }
+            self.check()?;
+        }
+        Ok(())
+    }
+
     /// Lets time pass until `done`; false when it does not come within `span`.
     fn wait(
         &mut self,
@@ -153,9 +167,20 @@ impl Run {
 
     fn check(&mut self) -> Result<(), Violation> {
         for n in std::mem::take(&mut self.world.failed_flushes) {
-            if n == self.primary {
+            // Whose disk the promises rest on: a Primary's own, or its stand-in's.
+            let served = self.world.settings.protocol == Protocol::C
+                && self.is_served()
+                && self.world.replication(1 - self.primary) == "Established";
+            if (n == self.primary) != served {
                 self.oracle.flush_failed();
             }
+        }
+        let alone = self.is_diskless(self.primary) && !self.is_served();
+        // Protocols A and B: what was acknowledged before the peer had it went with this disk.
+        let late = self.world.settings.protocol != Protocol::C && self.is_stale(self.primary);
+        self.dark &= self.is_served();
+        if self.dark || late || alone && self.is_diskless(1 - self.primary) {
+            self.oracle.only_flushed_counts();
         }
         for (n, id, result) in std::mem::take(&mut self.world.replies) {
             if !self.one_writer {
@@ -168,6 +193,9 @@ impl Run {
                 .replied(id, result.is_ok(), data)
                 .map_err(|why| format!("I1: {} answered: {why}", NAMES[n]))?;
             self.check_promise(n, &promise)?;
+        }
+        if self.dark {
+            self.oracle.only_flushed_counts();
         }
         for n in std::mem::take(&mut self.world.opened) {
             if !self.one_writer {
@@ -195,7 +223,13 @@ impl Run {
             return Ok(());
         };
         let follows = self.is_in_sync() && (*stable || self.world.settings.protocol == Protocol::C);
-        let nodes = [Some(n), follows.then_some(1 - n)];
+        // A Primary without a disk promises what its peer has.
+        let served = self.is_diskless(n);
+        let dark = self.dark && !stable;
+        let nodes = [
+            (!served).then_some(n),
+            (follows || served && !dark).then_some(1 - n),
+        ];
         for node in nodes.into_iter().flatten() {
             let disk = &self.world.nodes[node].data;
             for (page, order) in pages {
@@ -219,6 +253,18 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    fn is_diskless(&self, n: usize) -> bool {
+        (self.world.status(n)).is_some_and(|s| s.disk == DiskState::Diskless)
+    }
+
+    fn is_stale(&self, n: usize) -> bool {
+        (self.world.status(n)).is_some_and(|s| s.disk <= DiskState::Inconsistent)
+    }
+
+    pub fn is_served(&self) -> bool {
+        (self.world.status(self.primary)).is_some_and(|s| s.served_by.is_some())
     }
 
     /// I2: should both nodes die now, the next handshake finds every difference. I7: their metadata open.
@@ -289,7 +335,14 @@ impl Run {
             Op::Crash {
                 who: Who::Secondary,
                 power,
-            } => self.world.crash(1 - primary, power),
+            } => {
+                self.dark |= power && self.is_served();
+                if power && self.is_stale(primary) {
+                    // The only good copy: what it had not flushed is on no other.
+                    self.oracle.only_flushed_counts();
+                }
+                self.world.crash(1 - primary, power);
+            }
             Op::Crash { power, .. } => {
                 self.primary_dies(power)?;
                 self.pass(self.world.now % (4_000 * MS))?;
@@ -393,7 +446,7 @@ impl Run {
     fn check_connects(&mut self) -> Result<(), Violation> {
         self.world.mend();
         let wanted =
-            |run: &Run, n: usize| run.world.nodes[n].wants_peer.1 && !run.world.nodes[n].broken;
+            |run: &Run, n: usize| run.world.nodes[n].wants_peer.1 && !run.world.needs_start(n);
         let refused = |run: &Run| {
             let status = (0..2).map(|n| run.world.status(n));
             status.flatten().any(|s| s.peers[0].refusal.is_some())
@@ -428,6 +481,41 @@ impl Run {
         Ok(())
     }
 
+    /// The Primary dies while its peer stands in for its disk, or is about to; a person promotes that peer.
+    pub fn lose_served_primary(&mut self, power: bool) -> Result<(), Violation> {
+        let (old, survivor) = (self.primary, 1 - self.primary);
+        self.check()?;
+        if !self.is_served() {
+            return self.fail_over(power, false, false);
+        }
+        let agreed = self.world.counts.get("Primaries without a disk") > 0;
+        self.world
+            .counts
+            .add("failovers from a Primary without a disk", 1);
+        self.world.crash(old, power);
+        self.check()?;
+        self.oracle.forget_open();
+        self.expect("the survivor notices", |run| {
+            run.world.replication(survivor) != "Established"
+        })?;
+        let answer = |run: &mut Run, force| {
+            let id = run.world.command(survivor, Command::Promote { force });
+            run.wait(20_000 * MS, |run| run.world.commands.contains_key(&id))?;
+            Ok::<_, Violation>(matches!(run.world.commands.get(&id), Some(Ok(()))))
+        };
+        self.primary = survivor;
+        if !answer(self, false)? {
+            if agreed {
+                return Err("the node that stood in may not go on without force".into());
+            }
+            if !answer(self, true)? {
+                return Err("a survivor in step cannot be promoted".into());
+            }
+        }
+        self.world.start(old, !power);
+        Ok(())
+    }
+
     fn fail_over(
         &mut self,
         power: bool,
@@ -438,7 +526,7 @@ impl Run {
         self.check()?;
         if !self.world.nodes[primary].exported
             || !self.is_in_sync()
-            || self.world.nodes[survivor].broken
+            || self.world.needs_start(survivor)
         {
             return Ok(());
         }
@@ -461,7 +549,7 @@ impl Run {
         let spoilt = self
             .world
             .status(survivor)
-            .is_none_or(|s| s.disk == DiskState::Inconsistent);
+            .is_none_or(|s| s.disk <= DiskState::Inconsistent);
         if spoilt || self.world.nodes[survivor].broken {
             // Its disk failed meanwhile: the person waits for the other one, and for what that had flushed.
             if power {
@@ -551,7 +639,7 @@ impl Run {
     pub fn heal(&mut self) {
         self.world.mend();
         for n in 0..2 {
-            if self.world.nodes[n].broken {
+            if self.world.needs_start(n) {
                 self.world.crash(n, false);
                 if n == self.primary {
                     self.oracle.forget_open();

@@ -34,7 +34,7 @@ impl Scenario {
     }
 }
 
-pub const ALL: [Scenario; 20] = [
+pub const ALL: [Scenario; 21] = [
     scenario(
         "equal-generation-dirty-bits",
         40,
@@ -63,6 +63,7 @@ pub const ALL: [Scenario; 20] = [
     scenario("refused-plan-is-not-retried-for-ever", 5, refused_plan),
     scenario("damaged-frames", 60, damaged_frames),
     scenario("disk-errors-on-either-side", 48, disk_errors),
+    scenario("primary-without-a-disk", 5 * 6 * 60, primary_without_a_disk),
     scenario("split-brain-ends-by-policy", 60, split_brain_by_policy)
         .with(SplitBrainPolicy::DiscardYoungerPrimary),
     scenario("split-brain-ends-by-hand", 120, split_brain_by_hand),
@@ -84,6 +85,12 @@ impl Scenario {
             let settings = Settings {
                 protocol: Protocol::C,
                 block_size: 4096,
+                on_io_error: if self.name == "disk-errors-on-either-side" && variation / 12 % 2 == 1
+                {
+                    OnIoError::PassOn
+                } else {
+                    OnIoError::Detach
+                },
                 policy: self.policy,
                 priority: [0, 0],
             };
@@ -357,6 +364,70 @@ fn disk_errors(run: &mut Run, k: u64) -> Result<(), Violation> {
         run.act(Op::Flush)?;
         run.pass(5 * MS)?;
     }
+    run.converge()
+}
+
+/// The Primary's disk fails at each kind of operation, and in the middle of handing over to its peer, after each event of
+/// it, either node dies, or the cable does. What was acknowledged is on whatever serves next.
+fn primary_without_a_disk(run: &mut Run, k: u64) -> Result<(), Violation> {
+    let (part, end, steps) = (k % 5, k / 5 % 6, k / 30 % 60);
+    write(run, 1015, 4)?;
+    run.act(Op::Flush)?;
+    run.pass(20 * MS)?;
+    let fail = |part, times| Op::Fail {
+        who: Who::Primary,
+        part,
+        errno: Errno::EIO,
+        times,
+    };
+    let kinds = [
+        Part::Write,
+        Part::Flush,
+        Part::Meta,
+        Part::Read,
+        Part::Write,
+    ];
+    // With metadata that never recover and a second disk that fails, only a person can say which copy is to be believed.
+    let times = if part == 2 { 1 + k as u32 % 2 } else { 9 };
+    run.act(fail(kinds[part as usize], times))?;
+    if part == 3 {
+        // A read that is mended, if the disk takes it.
+        run.act(fail(Part::Write, (k % 2) as u32))?;
+        run.act(Op::Read {
+            first: 1015,
+            count: 2,
+        })?;
+    }
+    for first in [1016, 1018, 2290] {
+        write(run, first, 4)?;
+        run.act(Op::Flush)?;
+        run.act(Op::Read { first, count: 2 })?;
+    }
+    run.issue(Op::Write {
+        first: 1020,
+        count: 2,
+        fua: true,
+    });
+    run.steps(steps)?;
+    match end {
+        0 | 1 => run.act(crash(Who::Secondary, end == 1))?,
+        2 | 3 => run.lose_served_primary(end == 3)?,
+        4 => run.act(Op::Cable(Cable::Cut))?,
+        // Its stand-in's disk fails too.
+        _ => run.act(Op::Fail {
+            who: Who::Secondary,
+            part: [Part::Write, Part::Flush, Part::Meta][(k % 3) as usize],
+            errno: Errno::EIO,
+            times: 1,
+        })?,
+    }
+    for first in [1017, 2291] {
+        write(run, first, 3)?;
+        run.act(Op::Flush)?;
+        run.act(Op::Read { first, count: 2 })?;
+        run.pass(30 * MS)?;
+    }
+    run.pass(4_000 * MS)?;
     run.converge()
 }
 

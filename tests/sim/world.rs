@@ -7,7 +7,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use _engine::core::*;
 use _engine::meta::{self, Layout, Superblock};
 use _engine::payload::Payload;
-use _engine::wire::{Protocol, SplitBrainPolicy};
+use _engine::wire::{DiskState, Protocol, SplitBrainPolicy};
 
 use crate::bundles::Safe;
 
@@ -32,6 +32,7 @@ pub enum Happening {
     Meta {
         token: Token,
         writes: Vec<MetaWrite>,
+        after_failure: bool,
     },
     Dialled,
     Deliver {
@@ -107,6 +108,10 @@ pub struct Node {
     failing: Vec<Failing>,
     /// A metadata write failed: only a restart helps.
     pub broken: bool,
+    /// It gave its disk up: its daemon has forgotten to make it Primary again.
+    forgotten: bool,
+    /// The generation of its copy when a peer began to stand in: known to its daemon.
+    stale_generation: u64,
     pub exported: bool,
     /// The last connect or disconnect that it was told and that went well: was it a connect?
     pub wants_peer: (CommandId, bool),
@@ -123,6 +128,7 @@ impl Node {
 pub struct Settings {
     pub protocol: Protocol,
     pub block_size: u32,
+    pub on_io_error: OnIoError,
     pub policy: SplitBrainPolicy,
     pub priority: [u32; 2],
 }
@@ -189,6 +195,8 @@ impl World {
             skew: rng.below(1 << 40),
             failing: Vec::new(),
             broken: false,
+            forgotten: false,
+            stale_generation: 0,
             exported: false,
             wants_peer: (CommandId(0), false),
             safe: Safe::default(),
@@ -277,6 +285,7 @@ impl World {
         self.rewind_settled(n, true);
         let skew = self.rng.below(1 << 40);
         let node = &mut self.nodes[n];
+        let resume = resume && !node.forgotten;
         node.skew = skew;
         node.life += 1;
         node.meta_free = self.now;
@@ -296,6 +305,8 @@ impl World {
             seed: self.rng.next(),
             policy: self.settings.policy,
             priority: self.settings.priority[n],
+            on_io_error: self.settings.on_io_error,
+            stale_generation: node.stale_generation,
             // Both show the same time.
             wall_offset_s: 1_800_000_000 - skew / 1_000_000_000,
         };
@@ -334,7 +345,11 @@ impl World {
                 } if self.rng.chance(2) => {
                     self.apply(n, &op, flush_point, true);
                 }
-                Happening::Meta { writes, .. } if meta_goes_on => {
+                Happening::Meta {
+                    writes,
+                    after_failure,
+                    ..
+                } if meta_goes_on && (after_failure || !self.nodes[n].broken) => {
                     meta_goes_on = self.rng.chance(2);
                     self.write_meta(n, &writes, !meta_goes_on);
                 }
@@ -378,6 +393,12 @@ impl World {
             errno,
             left: times,
         });
+    }
+
+    /// Only a start helps this node: it has given its disk up, or may have.
+    pub fn needs_start(&self, n: usize) -> bool {
+        let diskless = |s: CoreStatus| s.disk == DiskState::Diskless;
+        self.nodes[n].broken || self.status(n).is_some_and(diskless)
     }
 
     pub fn mend(&mut self) {
@@ -580,11 +601,23 @@ impl World {
                 };
                 self.schedule(n, delay, what);
             }
-            Action::Meta { token, writes } => {
+            Action::Meta {
+                token,
+                writes,
+                after_failure,
+            } => {
                 let start = self.nodes[n].meta_free.max(self.now);
                 let end = start + 1 + self.rng.below(MS);
                 self.nodes[n].meta_free = end;
-                self.schedule(n, end - self.now, Happening::Meta { token, writes });
+                self.schedule(
+                    n,
+                    end - self.now,
+                    Happening::Meta {
+                        token,
+                        writes,
+                        after_failure,
+                    },
+                );
             }
             Action::Send {
                 connection,
@@ -603,6 +636,7 @@ impl World {
             Action::Export { open } => {
                 self.nodes[n].exported = open;
                 if open {
+                    self.nodes[n].forgotten = false;
                     self.opened.push(n);
                 }
             }
@@ -632,6 +666,18 @@ impl World {
     fn heard(&mut self, n: usize, notice: &Notice) {
         self.note(|| format!("{}: {}: {}", NAMES[n], notice.name, notice.text));
         match notice.name {
+            "disk.detached" => {
+                self.nodes[n].forgotten = true;
+                self.counts.add("detached disks", 1);
+            }
+            "disk.served" => {
+                let current = self.status(n).map(|s| s.generation.current);
+                let current = current.and_then(|id| u64::from_str_radix(&id, 16).ok());
+                self.nodes[n].stale_generation = current.unwrap_or(0);
+                self.counts.add("Primaries without a disk", 1);
+            }
+            "disk.lost_stand_in" => self.counts.add("lost stand-ins", 1),
+            "disk.healed" => self.counts.add("healed reads", 1),
             "resync.started" if notice.text.starts_with("to ") => self.counts.add("resyncs", 1),
             "resync.finished" if notice.text.starts_with("to ") => {
                 self.counts.add("finished resyncs", 1)
@@ -676,7 +722,15 @@ impl World {
                 op,
                 flush_point,
             } => self.disk_done(n, token, &op, flush_point),
-            Happening::Meta { token, writes } => {
+            Happening::Meta {
+                token,
+                after_failure,
+                ..
+            } if self.nodes[n].broken && !after_failure => {
+                let result = Err(Errno::EIO);
+                self.event(n, Event::MetaDone { token, result });
+            }
+            Happening::Meta { token, writes, .. } => {
                 let failure = self.takes_failure(n, Part::Meta);
                 self.nodes[n].broken |= failure.is_some();
                 self.write_meta(n, &writes, failure.is_some());

@@ -75,6 +75,7 @@ CASES: list[tuple[str, EngineStatus, str, str, str]] = [
     ("unknown-node", refusal("UnknownNode"), "refused-unknownnode", "warning", "`a`"),
     ("garbage", refusal("ProtocolError"), "refused-protocolerror", "warning", "logs"),
     ("two-primaries", engine(peer(role="Primary")), "two-primaries", "critical", "blockpair demote r0"),
+    ("peer-gave-its-disk-up", refusal("Diskless"), "peer-diskless", "critical", "on b: mend"),
     ("peer-diskless", engine(peer(disk="Diskless")), "peer-diskless", "critical", "on b:"),
     ("left-over", engine(peer(out_of_sync_bytes=4096)), "out-of-sync", "warning", "connect r0"),
 ]  # fmt: skip
@@ -109,6 +110,25 @@ def test_the_gravest_comes_first() -> None:
     status = engine(away(), disk="Diskless", disk_error="EIO")
     severities = [entry.severity for entry in advice("r0", "running", None, status)]
     assert severities == ["critical", "warning"]
+
+
+def test_a_node_without_a_disk_does_not_blame_its_peer() -> None:
+    alone = away(connection="StandAlone", refusal={"reason": "Diskless", "text": "a has no usable disk"})
+    assert [e.code for e in advice("r0", "running", None, engine(alone, disk="Diskless"))] == ["diskless"]
+
+
+def test_a_primary_without_a_disk_says_who_stands_in() -> None:
+    marked = peer(out_of_sync_bytes=4096)
+    (entry,) = advice("r0", "running", None, engine(marked, disk="Diskless", served_by="b"))
+    assert (entry.code, entry.severity) == ("diskless", "critical")
+    assert "reads and writes go to b" in entry.text and "blockpair demote r0" in entry.remedy
+
+
+def test_what_was_mended_is_told_with_the_error() -> None:
+    status = engine(disk_error="EIO")
+    healed = msgspec.structs.replace(status.io, healed_reads=2, healed_bytes=8192)
+    (entry,) = advice("r0", "running", None, msgspec.structs.replace(status, io=healed))
+    assert "2 failed reads (8 KiB)" in entry.text
 
 
 def test_what_is_out_of_sync_is_told_in_bytes() -> None:

@@ -16,6 +16,7 @@ from blockpair.config.node import NodeFile, NodeTable, node_config, read_node
 from blockpair.config.resource import (
     MAX_PRIORITY,
     NbdTable,
+    OnIoError,
     PeerTable,
     ResourceFile,
     SplitBrainPolicy,
@@ -115,6 +116,7 @@ _text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
     protocol=st.sampled_from(["A", "B", "C"]),
     split_brain=st.sampled_from(get_args(SplitBrainPolicy)),
     priority=st.integers(0, MAX_PRIORITY),
+    on_io_error=st.sampled_from(get_args(OnIoError)),
     timeout=st.sampled_from(["3s", "250ms"]),
     queues=st.integers(0, 16),
 )
@@ -124,6 +126,7 @@ def test_what_is_written_is_read_back(  # noqa: PLR0917 - an argument, a key
     protocol: str,
     split_brain: str,
     priority: int,
+    on_io_error: str,
     timeout: str,
     queues: int,
 ) -> None:
@@ -134,6 +137,7 @@ def test_what_is_written_is_read_back(  # noqa: PLR0917 - an argument, a key
         protocol=protocol,  # type: ignore[arg-type]
         split_brain=split_brain,  # type: ignore[arg-type]
         priority=priority,
+        on_io_error=on_io_error,  # type: ignore[arg-type]
         timeouts=TimeoutsTable(peer=timeout),
         nbd=NbdTable(queues=queues),
     )

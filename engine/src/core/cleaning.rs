@@ -34,6 +34,11 @@ impl Cleaning {
             stage: Stage::Idle,
         }
     }
+
+    /// Ends the cycle under way: its flush and its writes mean nothing any more.
+    pub(super) fn stop(&mut self) {
+        self.stage = Stage::Idle;
+    }
 }
 
 impl Replica {
@@ -59,7 +64,7 @@ impl Replica {
         self.keep_quiet(&mut resting);
         let changed =
             (0..self.peers.len()).any(|slot| self.persists_bitmap(slot) && self.has_changed_pages(slot));
-        if !self.metadata_failed && (!resting.is_empty() || changed) {
+        if self.is_attached() && (!resting.is_empty() || changed) {
             self.cleaning.stage = Stage::Flushing(resting);
             self.start_flush(FlushOwner::Cleaning);
         }
@@ -79,6 +84,13 @@ impl Replica {
         let mut busy = std::collections::HashSet::new();
         for (_, write) in self.writes.iter() {
             busy.extend(self.extents_of(write.offset, write.len));
+        }
+        for (_, heal) in self.heals.iter() {
+            let (offset, len) = heal.range();
+            busy.extend(self.extents_of(offset, len));
+        }
+        for (offset, len) in self.remote_ranges() {
+            busy.extend(self.extents_of(offset, len));
         }
         for peer in &self.peers {
             if let Some(Phase::Source(source)) = peer.phase() {

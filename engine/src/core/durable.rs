@@ -2,7 +2,7 @@
 
 use super::fault::{planted, Fault};
 use super::links::Peer;
-use super::replica::{describe, Replica};
+use super::replica::Replica;
 use super::types::*;
 use crate::meta::EXTENT_BYTES;
 use crate::payload::Payload;
@@ -41,6 +41,13 @@ pub(super) enum Then {
         peer: PeerSlot,
         connection: ConnectionId,
     },
+    /// A Primary gives its disk up; also when it cannot be saved.
+    DetachSaved,
+    /// This copy goes on for a peer without a disk.
+    StandingIn {
+        peer: PeerSlot,
+        connection: ConnectionId,
+    },
     SendResyncEnd {
         peer: PeerSlot,
         connection: ConnectionId,
@@ -75,12 +82,25 @@ pub(super) enum MetaPurpose {
 impl Replica {
     pub(super) fn write_meta(&mut self, purpose: MetaPurpose, writes: Vec<MetaWrite>) {
         let token = Token(self.meta.insert(purpose) as u64);
-        self.out.push(Action::Meta { token, writes });
+        self.out.push(Action::Meta {
+            token,
+            writes,
+            after_failure: self.meta_failed,
+        });
     }
 
     /// Writes the superblock as it is now to the copy that is not the newest.
     pub(super) fn save_superblock(&mut self, then: Then) {
-        self.superblock.sequence += 1;
+        if !self.is_attached() {
+            return self.abandon(then);
+        }
+        self.write_superblock(then);
+    }
+
+    /// Also when nothing else is written any more.
+    pub(super) fn write_superblock(&mut self, then: Then) {
+        // What a failed write left of its copy is not known: that one is written again, never the good one.
+        self.superblock.sequence += 1 + u64::from(std::mem::take(&mut self.superblock_failed));
         let mut copy = crate::meta::next_copy(self.superblock.sequence);
         if planted(Fault::SuperblockCopyFixed) {
             copy = 0;
@@ -98,12 +118,16 @@ impl Replica {
             return;
         };
         if let Err(errno) = result {
+            self.meta_failed = true;
+            self.superblock_failed |= matches!(purpose, MetaPurpose::Superblock(_));
             self.metadata_write_failed(errno);
         }
-        if self.metadata_failed {
+        if !self.is_attached() {
             // Also what was written after the failure: nothing builds on it.
-            if let MetaPurpose::Superblock(then) = purpose {
-                self.abandon(then);
+            match purpose {
+                MetaPurpose::Superblock(Then::DetachSaved) => self.detach_saved(),
+                MetaPurpose::Superblock(then) => self.abandon(then),
+                _ => {}
             }
             return;
         }
@@ -116,6 +140,8 @@ impl Replica {
                 self.intent_writing = false;
                 self.retry_starts();
                 self.retry_sources();
+                self.retry_heals();
+                self.retry_unlogged();
             }
             MetaPurpose::IntentCleared => {}
             MetaPurpose::BitmapPages => self.bitmap_pages_saved(),
@@ -124,7 +150,8 @@ impl Replica {
 
     fn superblock_saved(&mut self, then: Then) {
         match then {
-            Then::Nothing => {}
+            // The disk was given up before this was saved: see `on_meta_done`.
+            Then::Nothing | Then::DetachSaved => {}
             Then::GenerationBumped => self.generation_bumped(),
             Then::Promoted { command } => self.promoted(command),
             Then::Demoted { command } => self.demoted(command),
@@ -139,6 +166,7 @@ impl Replica {
             }
             Then::SourceSaved { peer, connection } => self.source_saved(peer, connection),
             Then::TargetReady { peer, connection } => self.target_ready(peer, connection),
+            Then::StandingIn { peer, connection } => self.standing_in(peer, connection),
             Then::SendResyncEnd { peer, connection } => self.send_resync_end(peer, connection),
             Then::Adopted { peer, connection } => self.adopted(peer, connection),
             Then::VictimMarked { peer, connection } => self.victim_marked(peer, connection),
@@ -166,6 +194,8 @@ impl Replica {
             Then::PromotionAllowed { .. } => self.allowing = false,
             Then::Nothing
             | Then::GenerationBumped
+            | Then::DetachSaved
+            | Then::StandingIn { .. }
             | Then::SourceSaved { .. }
             | Then::TargetReady { .. }
             | Then::SendResyncEnd { .. }
@@ -173,26 +203,6 @@ impl Replica {
             | Then::VictimMarked { .. }
             | Then::Rewound { .. } => {}
         }
-    }
-
-    /// Without metadata nothing can be promised any more: all I/O fails, the peers are let go.
-    fn metadata_write_failed(&mut self, errno: Errno) {
-        if self.metadata_failed {
-            return;
-        }
-        self.metadata_failed = true;
-        let why = format!("metadata of {}: {}", self.config.resource, describe(errno));
-        self.disk_error = Some(why.clone());
-        self.notice(Severity::Error, "metadata.failed", why);
-        self.fail_all_requests(Errno::EIO);
-        for peer in 0..self.peers.len() {
-            self.refuse_peer(
-                peer,
-                crate::wire::GoodbyeReason::Refused,
-                "this node's metadata device failed",
-            );
-        }
-        self.fail_commands(METADATA_FAILED, METADATA_REMEDY);
     }
 
     // ---- write-intent log ----------------------------------------------------------------------------
@@ -222,7 +232,7 @@ impl Replica {
 
     /// One metadata write for all extents asked for since the last one was started.
     pub(super) fn save_intent(&mut self) {
-        if self.intent_writing || self.intent_unsaved.is_empty() || self.metadata_failed {
+        if self.intent_writing || self.intent_unsaved.is_empty() || !self.is_attached() {
             return;
         }
         self.intent_writing = true;
@@ -256,7 +266,7 @@ impl Replica {
     /// Opens a new generation, lazily: only when a write is about to exist that a peer lacks.
     pub(super) fn want_new_generation(&mut self) {
         // A handshake's verdict is being made over the present generation.
-        if self.bumping || self.metadata_failed || self.peers.iter().any(Peer::is_shaking_hands) {
+        if self.bumping || !self.is_attached() || self.peers.iter().any(Peer::is_shaking_hands) {
             return;
         }
         self.bumping = true;
@@ -301,8 +311,8 @@ impl Replica {
     }
 }
 
-pub(super) const METADATA_FAILED: &str = "the metadata device failed";
-pub(super) const METADATA_REMEDY: &str = "replace it, then `blockpair down` and `up`";
+pub(super) const METADATA_FAILED: &str = "the disk or its metadata failed";
+pub(super) const METADATA_REMEDY: &str = "mend or replace it, then `blockpair down` and `up`";
 
 pub(super) fn push_history(history: &mut [u64; HISTORY_LEN], id: u64) {
     if id != 0 && history[0] != id {

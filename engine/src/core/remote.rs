@@ -17,6 +17,8 @@ pub(super) struct RemoteWrite {
     offset: u64,
     len: u64,
     fua: bool,
+    /// On behalf of a peer without a disk: what it changes, that peer lacks.
+    served: bool,
 }
 
 impl RemoteWrite {
@@ -35,6 +37,7 @@ impl Replica {
         let follows = match self.peers[slot].phase() {
             Some(Phase::Established) => is_flush || self.role == Role::Secondary && !self.promoting,
             Some(Phase::Target(target)) => target.ready,
+            Some(Phase::Diskless { served }) => *served,
             _ => false,
         };
         if !follows {
@@ -96,6 +99,7 @@ impl Replica {
             offset,
             len,
             fua,
+            served: self.stands_in_for(slot),
         };
         self.remote_bytes += write.memory();
         let index = self.remote.insert(write);
@@ -105,6 +109,12 @@ impl Replica {
     }
 
     pub(super) fn start_remote_write(&mut self, index: usize) {
+        if !self.is_attached() {
+            return self.forget_remote_write(index);
+        }
+        if !self.log_served_write(index) {
+            return self.unlogged.push(index);
+        }
         if let Some(write) = self.remote.get(index) {
             let op = disk_op(&write.change, write.offset, write.len, write.fua);
             let (peer, connection, seq) = (write.peer, write.connection, write.seq);
@@ -127,8 +137,14 @@ impl Replica {
         });
         if let Err(errno) = result {
             let now = self.peers[write.peer].link.as_ref().map(|link| link.id);
-            self.has_hole |= now == Some(write.connection);
-            self.copy_has_a_hole("write", errno);
+            if self.is_only_copy(write.peer) {
+                self.note_disk_error("write", errno);
+                // Made stable by a flush of its own, which may have been told of other writes' loss.
+                self.stand_in_error = self.stand_in_error.or(Some(errno).filter(|_| write.fua));
+            } else {
+                self.has_hole |= now == Some(write.connection);
+                self.copy_has_a_hole("write", errno);
+            }
         }
         if let Some(link) = self.peers[write.peer]
             .link
@@ -144,10 +160,52 @@ impl Replica {
         self.peers_write_ended();
     }
 
+    /// For a peer without a disk: that it lacks this write is on record before the write can exist. False while the
+    /// write-intent log is being written.
+    fn log_served_write(&mut self, index: usize) -> bool {
+        let Some(write) = self.remote.get(index) else {
+            return true;
+        };
+        let (slot, offset, len) = (write.peer, write.offset, write.len);
+        let served = write.served || self.stands_in_for(slot);
+        if served && !self.intent_is_durable(offset, len) {
+            if let Some(write) = self.remote.get_mut(index) {
+                write.served = true;
+            }
+            return false;
+        }
+        if served {
+            self.mark_dirty(slot, offset, len);
+            for extent in self.extents_of(offset, len) {
+                self.touched.set(extent, 1);
+            }
+        }
+        true
+    }
+
+    /// The write-intent log grew.
+    pub(super) fn retry_unlogged(&mut self) {
+        for index in std::mem::take(&mut self.unlogged) {
+            self.start_remote_write(index);
+        }
+    }
+
+    /// There is no disk to write it to, and its sender knows.
+    fn forget_remote_write(&mut self, index: usize) {
+        if let Some(write) = self.remote.remove(index) {
+            self.remote_bytes -= write.memory();
+            self.release_range(Holder::Remote(index));
+        }
+    }
+
+    /// A peer's writes on their way, as ranges.
+    pub(super) fn remote_ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.remote.iter().map(|(_, write)| (write.offset, write.len))
+    }
+
     /// This copy lacks a write that the Primary has: it is no good until it was resynced.
     pub(super) fn copy_has_a_hole(&mut self, what: &str, errno: Errno) {
-        self.note_disk_error(what, errno);
-        if self.superblock.disk != DiskState::Inconsistent {
+        if !self.detaches_for(what, errno) && self.superblock.disk != DiskState::Inconsistent {
             self.superblock.disk = DiskState::Inconsistent;
             self.save_superblock(Then::Nothing);
         }
@@ -157,16 +215,7 @@ impl Replica {
     /// had on its way here when a connection ended, it has marked itself.
     pub(super) fn lost_replicated_writes(&mut self, errno: Errno) {
         for slot in 0..self.peers.len() {
-            let peer = &self.peers[slot];
-            let follows = match peer.phase() {
-                Some(Phase::Established) => peer
-                    .known
-                    .as_ref()
-                    .is_some_and(|known| known.role == Role::Primary),
-                Some(Phase::Target(_)) => true,
-                _ => false,
-            };
-            if follows {
+            if self.follows(slot) {
                 self.has_hole = true;
                 self.copy_has_a_hole("flush", errno);
                 self.close_with(
@@ -236,12 +285,20 @@ impl Replica {
         result: Result<(), Errno>,
     ) {
         self.remote_flushes -= 1;
+        let stands_in = self.stands_in_for(slot);
+        let result = match self.stand_in_error.take_if(|_| stands_in) {
+            Some(errno) => result.and(Err(errno)),
+            None => result,
+        };
         if let Err(errno) = result {
             let now = self.peers[slot].link.as_ref().map(|link| link.id);
             if self.role == Role::Primary {
                 // Asked for when both were Secondary: by now this is the copy that the other one lacks.
+                if !self.detaches_for("flush", errno) {
+                    self.lost_what_was_not_flushed(errno);
+                }
+            } else if self.is_only_copy(slot) {
                 self.note_disk_error("flush", errno);
-                self.lost_what_was_not_flushed(errno);
             } else {
                 self.has_hole |= now == Some(connection);
                 self.copy_has_a_hole("flush", errno);

@@ -2,18 +2,22 @@
 //!
 //! This file holds the state and the dispatch of events. The behaviour stands beside it, one concern a file:
 //! `requests` (the application's I/O), `remote` (a peer's I/O), `links` (connections and handshake), `source` and
-//! `target` (resync), `resolve` (split brain), `commands`, `durable` (superblock, write-intent log, generations), `cleaning`.
+//! `target` (resync), `resolve` (split brain), `commands`, `durable` (superblock, write-intent log, generations), `detach`
+//! (failed disks), `heal` (reads through the peer), `serve` (standing in for a peer), `cleaning`.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use super::cleaning::Cleaning;
 use super::commands::{HeldPromotion, Promotion, Quiesce, SyncAsked};
+use super::detach::{Attachment, BeforeDetach};
 use super::durable::MetaPurpose;
 use super::fault::{planted, Fault};
+use super::heal::Heal;
 use super::links::Peer;
 use super::ranges::RangeQueue;
 use super::remote::RemoteWrite;
 use super::requests::{LocalFlush, LocalWrite};
+use super::serve::Answer;
 use super::slab::Slab;
 use super::target::TargetChunk;
 use super::types::*;
@@ -31,6 +35,8 @@ pub(super) enum Holder {
     Remote(usize),
     Source(u64),
     Target(u64),
+    Heal(usize),
+    Answer(usize),
 }
 
 /// Why a disk operation was started.
@@ -38,11 +44,14 @@ pub(super) enum Holder {
 pub(super) enum Purpose {
     Read {
         id: RequestId,
+        offset: u64,
         len: u32,
     },
     LocalWrite(usize),
     LocalFlush(usize),
     RemoteWrite(usize),
+    Heal(usize),
+    Answer(usize),
     RemoteFlush {
         peer: PeerSlot,
         connection: ConnectionId,
@@ -82,6 +91,9 @@ pub struct IoCounters {
     pub flushes: u64,
     pub trims: u64,
     pub zeroes: u64,
+    /// Reads that the disk failed, that the peer answered, and that were mended here.
+    pub healed_reads: u64,
+    pub healed_bytes: u64,
 }
 
 /// See the module's documentation.
@@ -115,7 +127,16 @@ pub struct Replica {
     pub(super) disk_error: Option<String>,
     /// A flush failed, and no flush of the application has said so yet.
     pub(super) flush_error: Option<Errno>,
-    pub(super) metadata_failed: bool,
+    pub(super) attachment: Attachment,
+    /// A metadata write has failed.
+    pub(super) meta_failed: bool,
+    /// The last write of the superblock failed: its copy may be torn.
+    pub(super) superblock_failed: bool,
+    pub(super) before_detach: Option<BeforeDetach>,
+    /// While this node stands in for another: an error that no flush of the other one has heard of.
+    pub(super) stand_in_error: Option<Errno>,
+    /// Writes of the other one that wait for the write-intent log.
+    pub(super) unlogged: Vec<usize>,
     pub(super) peers: Vec<Peer>,
 
     /// Write-intent log: bits as they are, or are being made, durable.
@@ -132,7 +153,9 @@ pub struct Replica {
     pub(super) ranges: RangeQueue<Holder>,
     pub(super) writes: Slab<LocalWrite>,
     pub(super) flushes: Slab<LocalFlush>,
+    pub(super) heals: Slab<Heal>,
     pub(super) remote: Slab<RemoteWrite>,
+    pub(super) answers: Slab<Answer>,
     pub(super) target_chunks: BTreeMap<u64, TargetChunk>,
     pub(super) purposes: Slab<Purpose>,
     pub(super) meta: Slab<MetaPurpose>,
@@ -178,6 +201,9 @@ impl Replica {
                 split_brain: false,
             });
         }
+        if config.stale_generation != 0 && superblock.current == config.stale_generation {
+            super::detach::mark_stale(&mut superblock);
+        }
         let crashed_primary = superblock.role_primary && !superblock.clean;
         let nothing = Bitmap::new_intent(intent.len());
         let suspects = if planted(Fault::SuspectsIgnored) {
@@ -219,7 +245,12 @@ impl Replica {
             deferred: Vec::new(),
             disk_error: None,
             flush_error: None,
-            metadata_failed: false,
+            attachment: Attachment::Attached,
+            meta_failed: false,
+            superblock_failed: false,
+            before_detach: None,
+            stand_in_error: None,
+            unlogged: Vec::new(),
             peers,
             intent,
             intent_pending: HashSet::new(),
@@ -230,7 +261,9 @@ impl Replica {
             ranges: RangeQueue::new(),
             writes: Slab::new(),
             flushes: Slab::new(),
+            heals: Slab::new(),
             remote: Slab::new(),
+            answers: Slab::new(),
             target_chunks: BTreeMap::new(),
             purposes: Slab::new(),
             meta: Slab::new(),
@@ -306,7 +339,8 @@ impl Replica {
     /// False while so much of the peers' data waits for the disk that their sockets must not be read.
     pub fn accepts_messages(&self, _peer: PeerSlot) -> bool {
         self.remote_bytes + self.target_bytes < IN_FLIGHT_BYTES_MAX
-            && self.remote.len() + self.remote_flushes + self.target_writes < IN_FLIGHT_WRITES_MAX
+            && self.remote.len() + self.answers.len() + self.remote_flushes + self.target_writes
+                < IN_FLIGHT_WRITES_MAX
     }
 
     /// The configuration epoch that every frame carries.
@@ -412,7 +446,7 @@ impl Replica {
 
     /// The disk state as others shall see it.
     pub(super) fn disk_state(&self) -> DiskState {
-        if self.metadata_failed {
+        if !self.is_attached() {
             return DiskState::Diskless;
         }
         match self.superblock.disk {
@@ -439,10 +473,12 @@ impl Replica {
             return;
         };
         match purpose {
-            Purpose::Read { id, len } => self.read_done(id, len, result),
+            Purpose::Read { id, offset, len } => self.read_done(id, offset, len, result),
             Purpose::LocalWrite(index) => self.local_write_done(index, result.map(drop)),
             Purpose::LocalFlush(index) => self.local_flush_done(index, result.map(drop)),
             Purpose::RemoteWrite(index) => self.remote_write_done(index, result.map(drop)),
+            Purpose::Heal(index) => self.healed(index, result.map(drop)),
+            Purpose::Answer(index) => self.answer_read(index, result),
             Purpose::RemoteFlush {
                 peer,
                 connection,
@@ -479,6 +515,8 @@ impl Replica {
             Holder::Remote(index) => self.start_remote_write(index),
             Holder::Source(chunk) => self.start_source_read(chunk),
             Holder::Target(chunk) => self.start_target_chunk(chunk),
+            Holder::Heal(index) => self.ask_for_heal(index),
+            Holder::Answer(index) => self.start_answer(index),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The application's I/O on the Primary.
 
+use super::detach::Attachment;
 use super::fault::{planted, Fault};
 use super::replica::{describe, Holder, PeerMask, Purpose, Replica};
 use super::types::*;
@@ -23,6 +24,8 @@ pub(super) struct LocalWrite {
     replied: bool,
     local_done: bool,
     failed: Option<Errno>,
+    /// The error of the disk that stands in for this node's.
+    refused: Option<Errno>,
     /// Peers whose confirmation the reply waits for.
     need: PeerMask,
     /// Peers that have not reported it done.
@@ -43,6 +46,10 @@ pub(super) struct LocalFlush {
     pub(super) owner: FlushOwner,
     local_done: bool,
     failed: Option<Errno>,
+    /// As of a write.
+    refused: Option<Errno>,
+    /// Peers that were sent it, and those that have not answered.
+    sent: PeerMask,
     need: PeerMask,
 }
 
@@ -78,7 +85,7 @@ impl Replica {
         if self.role != Role::Primary || self.quiescing.is_some() {
             return self.reply(id, Err(Errno::ESHUTDOWN));
         }
-        if self.metadata_failed {
+        if self.attachment == Attachment::Failed {
             return self.reply(id, Err(Errno::EIO));
         }
         match kind {
@@ -90,7 +97,11 @@ impl Replica {
                 self.counters.read_bytes += u64::from(len);
                 self.reads_in_flight += 1;
                 self.in_flight_bytes += u64::from(len);
-                self.disk(Purpose::Read { id, len }, DiskOp::Read { offset, len });
+                if self.is_attached() {
+                    self.disk(Purpose::Read { id, offset, len }, DiskOp::Read { offset, len });
+                } else {
+                    self.read_through(id, offset, len, Errno::EIO);
+                }
             }
             RequestKind::Write { offset, payload, fua } => {
                 self.counters.writes += 1;
@@ -131,12 +142,24 @@ impl Replica {
         self.out.push(Action::Reply { id, result });
     }
 
-    pub(super) fn read_done(&mut self, id: RequestId, len: u32, result: Result<Option<Payload>, Errno>) {
+    pub(super) fn read_done(
+        &mut self,
+        id: RequestId,
+        offset: u64,
+        len: u32,
+        result: Result<Option<Payload>, Errno>,
+    ) {
+        match result {
+            Err(errno) => self.read_failed(id, offset, len, errno),
+            // Given up meanwhile: what a disk says after it lost a flush may be older than what was acknowledged.
+            Ok(_) if !self.is_attached() => self.read_through(id, offset, len, Errno::EIO),
+            data => self.read_answered(id, len, data),
+        }
+    }
+
+    pub(super) fn read_answered(&mut self, id: RequestId, len: u32, result: Result<Option<Payload>, Errno>) {
         self.reads_in_flight -= 1;
         self.in_flight_bytes -= u64::from(len);
-        if let Err(errno) = result {
-            self.note_disk_error("read", errno);
-        }
         self.reply(id, result);
         self.quiesce_step();
     }
@@ -164,6 +187,7 @@ impl Replica {
             replied: false,
             local_done: false,
             failed: None,
+            refused: None,
             need: 0,
             unacked: 0,
         };
@@ -190,13 +214,17 @@ impl Replica {
         if write.replied {
             return true;
         }
+        if !self.is_attached() {
+            // Nothing is logged here any more: the stand-in does, once it is one.
+            return !self.is_detaching();
+        }
         let (offset, len) = (write.offset, write.len);
         let logged = self.intent_is_durable(offset, len);
         let tracked = self.generation_is_tracked();
         if !tracked {
             self.want_new_generation();
         }
-        logged && tracked && !self.metadata_failed
+        logged && tracked
     }
 
     /// Tries again, in order, what waited for metadata or for a verdict.
@@ -223,6 +251,9 @@ impl Replica {
             self.forget_write(index);
             self.release_range(Holder::Local(index));
             return self.quiesce_step();
+        }
+        if let Attachment::Served(slot) = self.attachment {
+            return self.start_served_write(index, slot);
         }
         let (offset, len, fua, change) = (write.offset, write.len, write.fua, write.change.clone());
         let (mut need, mut unacked) = (0, 0);
@@ -253,7 +284,7 @@ impl Replica {
     }
 
     /// Returns true when the reply need not wait for this peer (protocol A, with room).
-    fn send_write(
+    pub(super) fn send_write(
         &mut self,
         slot: PeerSlot,
         index: usize,
@@ -309,8 +340,7 @@ impl Replica {
             for slot in 0..self.peers.len() {
                 self.mark_dirty(slot, offset, len);
             }
-            self.note_disk_error("write", errno);
-            if fua {
+            if !self.detaches_for("write", errno) && fua {
                 // Made stable by a flush of its own, which may have been told of other writes' loss.
                 self.lost_what_was_not_flushed(errno);
             }
@@ -323,7 +353,7 @@ impl Replica {
     pub(super) fn write_received(&mut self, slot: PeerSlot, index: usize) {
         let protocol = self.config.protocol;
         if let Some(write) = self.writes.get_mut(index) {
-            if protocol == Protocol::B && !write.fua {
+            if protocol == Protocol::B && !write.fua && self.attachment == Attachment::Attached {
                 write.need &= !(1 << slot);
                 self.try_complete_write(index);
             }
@@ -350,13 +380,13 @@ impl Replica {
         if !write.local_done {
             return;
         }
-        if write.need == 0 && !write.replied {
+        if write.need == 0 && !write.replied && !self.is_detaching() {
             if write.failed.is_none() && !self.generation_is_tracked() {
                 self.want_new_generation();
                 self.writes_to_reply.push_back(index);
                 return;
             }
-            let (id, result) = (write.id, write.failed.map_or(Ok(None), Err));
+            let (id, result) = (write.id, write.failed.or(write.refused).map_or(Ok(None), Err));
             self.reply(id, result);
             if let Some(write) = self.writes.get_mut(index) {
                 write.replied = true;
@@ -402,11 +432,15 @@ impl Replica {
         } else {
             None
         };
-        let local_done = only.is_some();
+        let local_done = only.is_some() || !self.is_attached();
+        let tells = matches!(owner, FlushOwner::Request(_)) && !self.is_attached();
+        let refused = self.flush_error.take_if(|_| tells);
         let index = self.flushes.insert(LocalFlush {
             owner,
             local_done,
             failed: None,
+            refused,
+            sent: 0,
             need: 0,
         });
         let mut need = 0;
@@ -416,6 +450,7 @@ impl Replica {
                 .as_ref()
                 .is_some_and(|known| known.role == Role::Secondary);
             let wanted = only.map_or(follows && self.peers[slot].is_mirrored(), |peer| peer == slot)
+                && !self.is_detaching()
                 && !planted(Fault::FlushNotForwarded);
             let Some(link) = self.peers[slot].link.as_mut().filter(|_| wanted) else {
                 continue;
@@ -426,6 +461,7 @@ impl Replica {
             need |= 1 << slot;
         }
         if let Some(flush) = self.flushes.get_mut(index) {
+            flush.sent = need;
             flush.need = need;
         }
         if local_done {
@@ -437,12 +473,16 @@ impl Replica {
 
     pub(super) fn local_flush_done(&mut self, index: usize, result: Result<(), Errno>) {
         if let Err(errno) = result {
-            self.note_disk_error("flush", errno);
-            self.lost_what_was_not_flushed(errno);
+            if !self.detaches_for("flush", errno) {
+                self.lost_what_was_not_flushed(errno);
+            }
         }
+        let attached = self.is_attached();
         if let Some(flush) = self.flushes.get_mut(index) {
             flush.local_done = true;
-            if matches!(flush.owner, FlushOwner::Request(_)) {
+            if !attached {
+                // What the disk says means nothing any more.
+            } else if matches!(flush.owner, FlushOwner::Request(_)) {
                 flush.failed = flush.failed.or(self.flush_error.take());
             } else {
                 flush.failed = flush.failed.or(result.err());
@@ -461,6 +501,7 @@ impl Replica {
             }
         }
         if self.role == Role::Secondary {
+            self.stand_in_error = Some(errno);
             return self.lost_replicated_writes(errno);
         }
         for (_, flush) in self.flushes.iter_mut() {
@@ -481,7 +522,7 @@ impl Replica {
         let Some(flush) = self.flushes.get(index) else {
             return;
         };
-        if !flush.local_done || flush.need != 0 {
+        if !flush.local_done || flush.need != 0 || self.is_detaching() {
             return;
         }
         // A flush promises stability on every in-sync node: a peer that was lost with data of ours still
@@ -498,7 +539,7 @@ impl Replica {
         let Some(flush) = self.flushes.remove(index) else {
             return;
         };
-        let result = flush.failed.map_or(Ok(()), Err);
+        let result = flush.failed.or(flush.refused).map_or(Ok(()), Err);
         match flush.owner {
             FlushOwner::Request(id) => {
                 self.reply(id, result.map(|()| None));
@@ -508,6 +549,84 @@ impl Replica {
             FlushOwner::Quiesce => self.quiesce_flushed(result),
             FlushOwner::Drain(slot) => self.drained(slot),
             FlushOwner::Nobody => {}
+        }
+    }
+
+    // ---- through a peer that stands in ---------------------------------------------------------------
+
+    /// Everything that is open depends on `slot` alone: what this node's disk did with it means nothing, and what
+    /// the peer was told early or not at all counts.
+    pub(super) fn hand_over_requests(&mut self, slot: PeerSlot) {
+        let bit = 1 << slot;
+        let mut writes = Vec::new();
+        for (index, write) in self.writes.iter_mut() {
+            write.failed = None;
+            if !write.replied {
+                write.need |= write.unacked & bit;
+                writes.push(index);
+            }
+        }
+        let mut unsent = Vec::new();
+        for (index, flush) in self.flushes.iter_mut() {
+            flush.failed = None;
+            if flush.sent & bit == 0 {
+                flush.sent |= bit;
+                flush.need |= bit;
+                unsent.push(index);
+            }
+        }
+        for index in unsent {
+            if let Some(link) = self.peers[slot].link.as_mut() {
+                let seq = link.push_sent(Sent::Flush(index));
+                self.send(slot, Message::Flush { seq });
+            }
+        }
+        for index in writes {
+            self.try_complete_write(index);
+        }
+        self.complete_flushes();
+    }
+
+    /// No disk here: the peer keeps the order of what overlaps.
+    fn start_served_write(&mut self, index: usize, slot: PeerSlot) {
+        if let Some(write) = self.writes.get_mut(index) {
+            write.local_done = true;
+            (write.need, write.unacked) = (1 << slot, 1 << slot);
+            let (offset, len, fua, change) = (write.offset, write.len, write.fua, write.change.clone());
+            self.send_write(slot, index, &change, offset, len, fua);
+            self.release_range(Holder::Local(index));
+        }
+    }
+
+    /// The stand-in's disk failed an operation: there is no other copy that would have it.
+    pub(super) fn refused_by_stand_in(&mut self, sent: Sent, errno: Errno) {
+        match sent {
+            Sent::Write { index, .. } => {
+                let Some(write) = self.writes.get_mut(index) else {
+                    return;
+                };
+                write.refused = Some(errno);
+                if write.replied {
+                    // Acknowledged early, by protocol A or B, and lost: the next flush says so.
+                    self.flush_error = Some(errno);
+                    self.fail_flushes(errno);
+                }
+            }
+            // The kernel tells an error to one flush of those under way.
+            Sent::Flush(_) => self.fail_flushes(errno),
+        }
+    }
+
+    pub(super) fn fail_flushes(&mut self, errno: Errno) {
+        for (_, flush) in self.flushes.iter_mut() {
+            flush.refused = flush.refused.or(Some(errno));
+        }
+    }
+
+    pub(super) fn complete_flushes(&mut self) {
+        let open: Vec<usize> = self.flushes.iter().map(|(index, _)| index).collect();
+        for index in open {
+            self.try_complete_flush(index);
         }
     }
 
@@ -530,6 +649,7 @@ impl Replica {
                 self.try_complete_write(index);
             }
         }
+        self.fail_heals(None);
         let open: Vec<usize> = self.flushes.iter().map(|(i, _)| i).collect();
         for index in open {
             let Some(flush) = self.flushes.get_mut(index) else {

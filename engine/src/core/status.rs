@@ -18,6 +18,8 @@ pub struct CoreStatus {
     pub resuming: bool,
     pub disk: DiskState,
     pub disk_error: Option<String>,
+    /// The peer whose copy stands in for this node's.
+    pub served_by: Option<String>,
     pub size_bytes: u64,
     pub block_size_bytes: u32,
     pub extent_size_bytes: u64,
@@ -124,6 +126,7 @@ impl Replica {
             resuming: self.resuming.is_some(),
             disk: self.disk_state(),
             disk_error: self.disk_error.clone(),
+            served_by: self.stand_in().map(|slot| self.peers[slot].name.clone()),
             size_bytes: superblock.data_size_bytes,
             block_size_bytes: superblock.block_size_bytes,
             extent_size_bytes: EXTENT_BYTES,
@@ -192,7 +195,7 @@ impl Replica {
                 _ => "Connecting",
             },
             replication: match peer.phase() {
-                Some(Phase::Established) => "Established",
+                Some(Phase::Established | Phase::Diskless { .. }) => "Established",
                 Some(Phase::Source(_)) => "SyncSource",
                 Some(Phase::Target(_)) => "SyncTarget",
                 Some(Phase::Waiting) => "Waiting",

@@ -368,7 +368,11 @@ impl Replica {
         chunk.outstanding -= 1;
         if let Err(errno) = result {
             chunk.failed = Some(errno);
-            self.note_disk_error("write", errno);
+            if chunk.orphan {
+                self.note_disk_error("write", errno);
+            } else if self.detaches_for("write", errno) {
+                return;
+            }
         }
         self.chunk_step(key);
     }
@@ -472,7 +476,9 @@ impl Replica {
             );
         }
         if let Err(errno) = result {
-            self.note_disk_error("flush", errno);
+            if self.detaches_for("flush", errno) {
+                return;
+            }
             let text = format!(
                 "the flush at the end of the resync failed on {}",
                 self.config.node

@@ -207,10 +207,13 @@ pub enum Action {
         token: Token,
         op: DiskOp,
     },
-    /// Durable, all of it, before [`Event::MetaDone`]. Metadata operations run one after the other.
+    /// Durable, all of it, before [`Event::MetaDone`]. Metadata operations run one after the other, and each may build on
+    /// those before it: once one has failed, those behind it fail untouched, but for what was asked for `after_failure`.
     Meta {
         token: Token,
         writes: Vec<MetaWrite>,
+        /// The core knows that one has failed.
+        after_failure: bool,
     },
     Send {
         peer: PeerSlot,
@@ -307,6 +310,17 @@ pub struct Notice {
     pub text: String,
 }
 
+/// What an error of the backing device means. An error of the metadata always detaches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnIoError {
+    /// The disk is given up, where another node has a good copy: the node goes on without it.
+    #[default]
+    Detach,
+    /// The error goes to whoever asked; what it leaves behind is marked.
+    PassOn,
+}
+
 /// Fixed properties of a resource on this node.
 #[derive(Clone, Debug)]
 pub struct ReplicaConfig {
@@ -324,6 +338,9 @@ pub struct ReplicaConfig {
     pub policy: SplitBrainPolicy,
     /// For [`SplitBrainPolicy::Priority`]: the higher one survives.
     pub priority: u32,
+    pub on_io_error: OnIoError,
+    /// Generation that another node is known to have gone beyond, while these metadata could not be written: 0 none.
+    pub stale_generation: u64,
     /// Seconds since 1970 at [`Time`] 0. Labels only: no decision about a copy's safety looks at it.
     pub wall_offset_s: u64,
 }

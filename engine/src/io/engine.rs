@@ -29,7 +29,8 @@ use super::metadata::{MetadataFile, MetadataPlace};
 use super::reactor::{Bundles, Clock, Parts, PeerAddress, Reactor};
 use super::shared::Shared;
 use crate::core::{
-    Command, Notice, PeerConfig, Replica, ReplicaConfig, ReplicaMetadata, Severity, SyncSource, Victim,
+    Command, Notice, OnIoError, PeerConfig, Replica, ReplicaConfig, ReplicaMetadata, Severity, SyncSource,
+    Victim,
 };
 use crate::front::nbd::{Export, ExportInfo};
 use crate::wire::{Protocol, SplitBrainPolicy};
@@ -62,6 +63,11 @@ pub struct EngineSpec {
     pub policy: SplitBrainPolicy,
     #[serde(default)]
     pub priority: u32,
+    #[serde(default)]
+    pub on_io_error: OnIoError,
+    /// As in the status; what these metadata call current, while another node has gone on from there.
+    #[serde(default)]
+    pub stale_generation: Option<String>,
     pub peers: Vec<PeerSpec>,
     /// Path of the NBD export's Unix socket.
     pub socket: PathBuf,
@@ -205,6 +211,16 @@ impl Engine {
             })?),
             None => None,
         };
+        let stale_generation = match &spec.stale_generation {
+            Some(id) => u64::from_str_radix(id, 16).map_err(|error| {
+                Failure::new(
+                    FailureKind::Invalid,
+                    format!("{id:?} is no generation id: {error}"),
+                    "use a control plane and an engine of the same version",
+                )
+            })?,
+            None => 0,
+        };
         let clock = Clock::start();
         let config = ReplicaConfig {
             resource: spec.resource.clone(),
@@ -224,6 +240,8 @@ impl Engine {
             seed: RandomState::new().build_hasher().finish(),
             policy: spec.policy,
             priority: spec.priority,
+            on_io_error: spec.on_io_error,
+            stale_generation,
             wall_offset_s: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |now| now.as_secs()),

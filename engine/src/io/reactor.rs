@@ -397,7 +397,11 @@ impl Reactor {
                         self.mark_changed(&op);
                         self.disk_ops.push_back((token, op));
                     }
-                    Action::Meta { token, writes } => written.push_back((token, writes)),
+                    Action::Meta {
+                        token,
+                        writes,
+                        after_failure,
+                    } => written.push_back((token, writes, after_failure)),
                     Action::Reply { id, result } => self.reply(id, result),
                     Action::Close { connection, .. } => self.close_peer(connection),
                     Action::Dial { peer } => self.dial(peer),
@@ -438,8 +442,8 @@ impl Reactor {
             if sent {
                 self.flush_peers();
             }
-            for (token, writes) in written {
-                if let Some(result) = self.meta.submit(token, writes) {
+            for (token, writes, after_failure) in written {
+                if let Some(result) = self.meta.submit(token, writes, after_failure) {
                     self.tell(Event::MetaDone { token, result });
                 }
             }

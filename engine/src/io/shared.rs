@@ -66,6 +66,7 @@ impl Shared {
         published.status["state"] = json!(state);
         published.status["failure"] = json!(failure);
         published.status["clients"] = json!([]);
+        published.status["served_by"] = json!(null);
         if failure.is_some() {
             published.status["disk"] = json!("Diskless");
         }

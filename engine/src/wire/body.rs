@@ -191,6 +191,7 @@ pub(super) fn goodbye_reason(status: u16) -> GoodbyeReason {
         10 => GoodbyeReason::UnknownNode,
         11 => GoodbyeReason::Busy,
         12 => GoodbyeReason::Policy,
+        13 => GoodbyeReason::Diskless,
         _ => GoodbyeReason::Refused,
     }
 }

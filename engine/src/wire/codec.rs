@@ -70,10 +70,15 @@ fn fill(message: &Message, header: &mut Header, out: &mut Vec<u8>) -> Option<Pay
             (header.seq, header.offset, header.length) = (*seq, *offset, *len);
             header.flags = when(*fua, flag::FUA);
         }
-        Message::Done { seq, status } | Message::ChunkDone { id: seq, status } => {
+        Message::Done { seq, status }
+        | Message::ChunkDone { id: seq, status }
+        | Message::ReadFailed { id: seq, status } => {
             (header.seq, header.status) = (*seq, *status);
         }
-        Message::PromoteRequest | Message::SyncRequest => {}
+        Message::ReadRequest { id, offset, len } => {
+            (header.seq, header.offset, header.length) = (*id, *offset, u64::from(*len));
+        }
+        Message::PromoteRequest | Message::SyncRequest | Message::Detached | Message::DetachedOk => {}
         Message::PromoteReply { allowed } | Message::SyncReply { allowed } => {
             header.flags = when(*allowed, flag::ALLOWED);
         }
@@ -97,7 +102,9 @@ fn fill(message: &Message, header: &mut Header, out: &mut Vec<u8>) -> Option<Pay
             header.seq = *id;
             body::put_hashes(out, hashes);
         }
-        Message::ChunkData { id, offset, payload } | Message::ChunkWhole { id, offset, payload } => {
+        Message::ReadData { id, offset, payload }
+        | Message::ChunkData { id, offset, payload }
+        | Message::ChunkWhole { id, offset, payload } => {
             (header.seq, header.offset) = (*id, *offset);
             return Some(payload.clone());
         }
@@ -125,6 +132,11 @@ impl Kind {
             Message::Flush { .. } => Kind::Flush,
             Message::Received { .. } => Kind::Received,
             Message::Done { .. } => Kind::Done,
+            Message::Detached => Kind::Detached,
+            Message::DetachedOk => Kind::DetachedOk,
+            Message::ReadRequest { .. } => Kind::ReadRequest,
+            Message::ReadData { .. } => Kind::ReadData,
+            Message::ReadFailed { .. } => Kind::ReadFailed,
             Message::PromoteRequest => Kind::PromoteRequest,
             Message::PromoteReply { .. } => Kind::PromoteReply,
             Message::SyncRequest => Kind::SyncRequest,
@@ -233,6 +245,7 @@ impl Decoder {
                 payload,
                 fua: header.has(flag::FUA),
             },
+            Kind::ReadData => Message::ReadData { id, offset, payload },
             Kind::ChunkWhole => Message::ChunkWhole { id, offset, payload },
             _ => Message::ChunkData { id, offset, payload },
         };
@@ -311,6 +324,14 @@ fn small(header: &Header, body: &[u8]) -> Result<Message, FrameError> {
         Kind::Flush => Message::Flush { seq },
         Kind::Received => Message::Received { seq },
         Kind::Done => Message::Done { seq, status },
+        Kind::Detached => Message::Detached,
+        Kind::DetachedOk => Message::DetachedOk,
+        Kind::ReadRequest => Message::ReadRequest {
+            id: seq,
+            offset,
+            len: length as u32,
+        },
+        Kind::ReadFailed => Message::ReadFailed { id: seq, status },
         Kind::PromoteRequest => Message::PromoteRequest,
         Kind::PromoteReply => Message::PromoteReply { allowed },
         Kind::SyncRequest => Message::SyncRequest,
@@ -346,7 +367,7 @@ fn small(header: &Header, body: &[u8]) -> Result<Message, FrameError> {
         Kind::Report => Message::Report {
             text: body::report_text(body)?,
         },
-        Kind::Write | Kind::ChunkData | Kind::ChunkWhole => {
+        Kind::Write | Kind::ReadData | Kind::ChunkData | Kind::ChunkWhole => {
             unreachable!("bulk kinds are completed by finish")
         }
     })

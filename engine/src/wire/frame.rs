@@ -7,11 +7,11 @@
 //! |  0 |     4 | `magic`          | the bytes `BPRF`                                                     |
 //! |  4 |     1 | `kind`           | which message ([`Kind`])                                             |
 //! |  5 |     1 | `flags`          | FUA 1, UNMAP 2, ZERO 4, LAST 8, ALLOWED 16                           |
-//! |  6 |     2 | `status`         | errno of Done and ChunkDone (0: fine); reason of Goodbye             |
+//! |  6 |     2 | `status`         | errno of Done, ChunkDone (0: fine) and ReadFailed; reason of Goodbye |
 //! |  8 |     4 | `payload_len`    | bytes after the header; bounded by the kind                          |
 //! | 12 |     4 | `reserved`       | 0                                                                    |
 //! | 16 |     8 | `epoch`          | the sender's configuration epoch                                     |
-//! | 24 |     8 | `seq`            | sequence number; chunk id; `sent_ns` of Ping and Pong; `current` of ResyncEnded |
+//! | 24 |     8 | `seq`            | sequence number; id of a chunk or read; `sent_ns` of Ping and Pong; `current` of ResyncEnded |
 //! | 32 |     8 | `offset`         | first byte on the device                                             |
 //! | 40 |     8 | `length`         | bytes on the device, where no payload says it; `blocks` of ResyncStart |
 //! | 48 |     8 | `payload_digest` | XXH3-64 of the payload; 0 without one                                |
@@ -27,8 +27,8 @@
 //! In these two kinds a receiver ignores unknown flags, unused fields and bytes after the known body. Everything
 //! else may differ from version 2 on.
 //!
-//! Kinds with a *bulk* payload (Write, ChunkData, ChunkWhole) carry raw block data, meant to be read into its own aligned
-//! buffer. All other payloads are small *bodies*, decoded where they lie in the receive buffer.
+//! Kinds with a *bulk* payload (Write, ReadData, ChunkData, ChunkWhole) carry raw block data, meant to be read into its own
+//! aligned buffer. All other payloads are small *bodies*, decoded where they lie in the receive buffer.
 
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
@@ -77,7 +77,9 @@ macro_rules! kinds {
 kinds! {
     Hello = 1, Goodbye = 2, State = 3, Ping = 4, Pong = 5,
     Write = 16, WriteZeroes = 17, Trim = 18, Flush = 19, Received = 20, Done = 21,
+    ReadRequest = 22, ReadData = 23, ReadFailed = 24,
     PromoteRequest = 32, PromoteReply = 33, SyncRequest = 34, SyncReply = 35,
+    Detached = 36, DetachedOk = 37,
     BitmapRuns = 48, ResyncStart = 49, ChunkHash = 50, ChunkSame = 51, ChunkDiffers = 52, ChunkData = 53,
     ChunkEnd = 54, ChunkDone = 55, ResyncEnd = 56, ResyncEnded = 57, ChunkWhole = 58,
     Report = 64,
@@ -136,7 +138,10 @@ struct Shape {
 impl Kind {
     /// True when the payload is block data for a buffer of its own.
     pub fn is_bulk(self) -> bool {
-        matches!(self, Kind::Write | Kind::ChunkData | Kind::ChunkWhole)
+        matches!(
+            self,
+            Kind::Write | Kind::ReadData | Kind::ChunkData | Kind::ChunkWhole
+        )
     }
 
     /// True for the kinds that every version must read; see the module's text.
@@ -154,15 +159,16 @@ impl Kind {
             Kind::WriteZeroes => (flag::FUA | flag::UNMAP, SEQ | OFFSET | LENGTH, 0, 0),
             Kind::Trim => (flag::FUA, SEQ | OFFSET | LENGTH, 0, 0),
             Kind::Flush | Kind::Received => (0, SEQ, 0, 0),
-            Kind::Done | Kind::ChunkDone => (0, SEQ | STATUS, 0, 0),
-            Kind::PromoteRequest | Kind::SyncRequest => (0, 0, 0, 0),
+            Kind::Done | Kind::ChunkDone | Kind::ReadFailed => (0, SEQ | STATUS, 0, 0),
+            Kind::ReadRequest => (0, SEQ | OFFSET | LENGTH, 0, 0),
+            Kind::PromoteRequest | Kind::SyncRequest | Kind::Detached | Kind::DetachedOk => (0, 0, 0, 0),
             Kind::PromoteReply | Kind::SyncReply => (flag::ALLOWED, 0, 0, 0),
             Kind::BitmapRuns => (flag::LAST, 0, 0, RUN_LEN * BITMAP_RUNS_MAX),
             Kind::ResyncStart => (0, LENGTH, 0, 0),
             Kind::ChunkHash => (flag::ZERO, SEQ | OFFSET | LENGTH, HASH_LEN, HASH_LEN),
             Kind::ChunkSame | Kind::ChunkEnd => (0, SEQ, 0, 0),
             Kind::ChunkDiffers => (0, SEQ, HASH_LEN, HASH_LEN * CHUNK_BLOCKS_MAX as usize),
-            Kind::ChunkData | Kind::ChunkWhole => (0, SEQ | OFFSET, 1, PAYLOAD_MAX as usize),
+            Kind::ReadData | Kind::ChunkData | Kind::ChunkWhole => (0, SEQ | OFFSET, 1, PAYLOAD_MAX as usize),
             Kind::ResyncEnd => (0, 0, RESYNC_END_LEN, RESYNC_END_LEN),
             Kind::ResyncEnded => (0, SEQ, 0, 0),
             Kind::Report => (0, 0, 0, REPORT_MAX),
@@ -324,7 +330,12 @@ impl Header {
         } else {
             self.length
         };
-        let fits = self.kind != Kind::ChunkHash || length <= u64::from(u32::MAX);
+        let fits = match self.kind {
+            Kind::ChunkHash => length <= u64::from(u32::MAX),
+            // The answer is one frame.
+            Kind::ReadRequest => length <= u64::from(PAYLOAD_MAX),
+            _ => true,
+        };
         if length == 0 || !fits {
             return Err(FrameError::Field {
                 kind: self.kind,

@@ -218,6 +218,8 @@ pub enum GoodbyeReason {
     Busy = 11,
     /// The nodes have different split brain policies.
     Policy = 12,
+    /// The sender's disk or metadata failed, and are detached: come back until it has another one.
+    Diskless = 13,
 }
 
 /// One run of blocks that are out of sync.
@@ -277,6 +279,29 @@ pub enum Message {
     /// Done: on disk, or failed with an errno.
     Done {
         seq: u64,
+        status: Status,
+    },
+
+    // A Primary whose disk failed, and the node that stands in for it.
+    /// The sender is Primary, and its disk is detached: once it hears [`Message::DetachedOk`], it goes on through
+    /// the receiver's copy alone.
+    Detached,
+    /// The receiver's copy is durably ahead of the sender's of [`Message::Detached`], and keeps track of the difference.
+    DetachedOk,
+    /// The sender cannot read this itself. Answered after every write that was sent before it.
+    ReadRequest {
+        id: u64,
+        offset: u64,
+        len: u32,
+    },
+    ReadData {
+        id: u64,
+        offset: u64,
+        payload: Payload,
+    },
+    /// The receiver cannot read it either: an errno.
+    ReadFailed {
+        id: u64,
         status: Status,
     },
 

@@ -197,7 +197,7 @@ fn any_state() -> impl Strategy<Value = Message> {
         })
 }
 
-const REASONS: [GoodbyeReason; 12] = [
+const REASONS: [GoodbyeReason; 13] = [
     GoodbyeReason::Disconnect,
     GoodbyeReason::UnknownResource,
     GoodbyeReason::OtherResource,
@@ -210,6 +210,7 @@ const REASONS: [GoodbyeReason; 12] = [
     GoodbyeReason::UnknownNode,
     GoodbyeReason::Busy,
     GoodbyeReason::Policy,
+    GoodbyeReason::Diskless,
 ];
 
 fn payload() -> impl Strategy<Value = Payload> {
@@ -252,6 +253,16 @@ fn any_replication() -> impl Strategy<Value = Message> {
         (seq(), any::<u16>()).prop_map(|(seq, status)| Message::Done { seq, status }),
         seq().prop_map(|sent_ns| Message::Ping { sent_ns }),
         seq().prop_map(|sent_ns| Message::Pong { sent_ns }),
+        Just(Message::Detached),
+        Just(Message::DetachedOk),
+        (seq(), 0..u64::MAX - u64::from(PAYLOAD_MAX), 1..=PAYLOAD_MAX)
+            .prop_map(|(id, offset, len)| Message::ReadRequest { id, offset, len }),
+        (seq(), 0..u64::MAX - 9000, payload()).prop_map(|(id, offset, payload)| Message::ReadData {
+            id,
+            offset,
+            payload
+        }),
+        (seq(), any::<u16>()).prop_map(|(id, status)| Message::ReadFailed { id, status }),
         Just(Message::PromoteRequest),
         any::<bool>().prop_map(|allowed| Message::PromoteReply { allowed }),
         Just(Message::SyncRequest),
@@ -369,6 +380,19 @@ fn samples() -> Vec<Message> {
         Message::Flush { seq },
         Message::Received { seq },
         Message::Done { seq, status: 5 },
+        Message::Detached,
+        Message::DetachedOk,
+        Message::ReadRequest {
+            id,
+            offset,
+            len: 4096,
+        },
+        Message::ReadData {
+            id,
+            offset,
+            payload: payload.clone(),
+        },
+        Message::ReadFailed { id, status: 5 },
         Message::PromoteRequest,
         Message::PromoteReply { allowed: true },
         Message::SyncRequest,
@@ -533,7 +557,10 @@ fn lengths_are_bounded_before_memory_is_taken() {
     for message in samples() {
         let frame = frame_of(&message);
         let max = match message {
-            Message::Write { .. } | Message::ChunkData { .. } | Message::ChunkWhole { .. } => PAYLOAD_MAX,
+            Message::Write { .. }
+            | Message::ReadData { .. }
+            | Message::ChunkData { .. }
+            | Message::ChunkWhole { .. } => PAYLOAD_MAX,
             Message::Hello(_) => HELLO_BODY_MAX as u32,
             Message::Goodbye { .. } => TEXT_MAX as u32,
             Message::BitmapRuns { .. } => 16 * BITMAP_RUNS_MAX as u32,

@@ -1,8 +1,11 @@
 //! One real core against a peer, a disk and a metadata device that a test plays by hand: every completion and
 //! every message comes exactly when the test says so.
 
+mod detach;
 mod ending;
+mod heal;
 mod resolve;
+mod serve;
 
 use std::collections::VecDeque;
 
@@ -21,12 +24,14 @@ const ID: [u8; 16] = [7; 16];
 struct Bench {
     replica: Replica,
     now: Time,
+    protocol: Protocol,
     connection: u64,
     next: u64,
     disk: VecDeque<(Token, DiskOp)>,
     meta: VecDeque<(Token, Vec<MetaWrite>)>,
     sent: VecDeque<Message>,
     replies: Vec<(RequestId, bool)>,
+    read: Vec<(RequestId, Payload)>,
     done: Vec<(CommandId, bool)>,
     dials: usize,
     exported: bool,
@@ -37,6 +42,23 @@ struct Bench {
     /// Discards without a bundle whose records are not durable yet.
     discards: Vec<Token>,
 }
+
+/// What a test may want otherwise.
+struct Setup<'a> {
+    on_io_error: OnIoError,
+    protocol: Protocol,
+    stale_generation: u64,
+    marked: &'a [u64],
+    hot: &'a [u64],
+}
+
+const SETUP: Setup = Setup {
+    on_io_error: OnIoError::PassOn,
+    protocol: Protocol::C,
+    stale_generation: 0,
+    marked: &[],
+    hot: &[],
+};
 
 /// Of a good copy at this generation.
 fn superblock(current: u64) -> Superblock {
@@ -73,11 +95,28 @@ fn state(role: Role, current: u64) -> NodeState {
 
 impl Bench {
     fn new(superblock: Superblock, resume: bool) -> Bench {
-        Bench::with_marks(superblock, resume, &[], &[])
+        Bench::with(superblock, resume, OnIoError::PassOn)
+    }
+
+    fn with(superblock: Superblock, resume: bool, on_io_error: OnIoError) -> Bench {
+        let setup = Setup { on_io_error, ..SETUP };
+        Bench::made(superblock, resume, setup)
     }
 
     /// With blocks marked for the peer, and extents in the write-intent log.
     fn with_marks(superblock: Superblock, resume: bool, marked: &[u64], hot: &[u64]) -> Bench {
+        let setup = Setup { marked, hot, ..SETUP };
+        Bench::made(superblock, resume, setup)
+    }
+
+    fn made(superblock: Superblock, resume: bool, setup: Setup) -> Bench {
+        let Setup {
+            on_io_error,
+            protocol,
+            stale_generation,
+            marked,
+            hot,
+        } = setup;
         let layout = Layout::new(SIZE, BLOCK, 1);
         let mut marks = Bitmap::new(layout.blocks());
         for block in marked {
@@ -90,7 +129,7 @@ impl Bench {
         let config = ReplicaConfig {
             resource: "r0".into(),
             node: "a".into(),
-            protocol: Protocol::C,
+            protocol,
             peers: vec![PeerConfig {
                 name: "b".into(),
                 dial: true,
@@ -100,6 +139,8 @@ impl Bench {
             seed: 1,
             policy: SplitBrainPolicy::Manual,
             priority: 0,
+            on_io_error,
+            stale_generation,
             wall_offset_s: 1_800_000_000,
         };
         let metadata = ReplicaMetadata {
@@ -111,12 +152,14 @@ impl Bench {
         let mut bench = Bench {
             replica: Replica::new(config, metadata, resume, MS),
             now: MS,
+            protocol: Protocol::C,
             connection: 0,
             next: 0,
             disk: VecDeque::new(),
             meta: VecDeque::new(),
             sent: VecDeque::new(),
             replies: Vec::new(),
+            read: Vec::new(),
             done: Vec::new(),
             dials: 0,
             exported: false,
@@ -132,14 +175,36 @@ impl Bench {
 
     /// In step with its peer, and Primary.
     fn primary() -> Bench {
-        let mut bench = Bench::new(superblock(5), false);
+        Bench::primary_with(OnIoError::PassOn)
+    }
+
+    fn primary_with(on_io_error: OnIoError) -> Bench {
+        Bench::with(superblock(5), false, on_io_error).promoted()
+    }
+
+    fn with_protocol(protocol: Protocol) -> Bench {
+        let mut bench = Bench::made(
+            superblock(5),
+            false,
+            Setup {
+                on_io_error: OnIoError::Detach,
+                protocol,
+                ..SETUP
+            },
+        );
+        bench.protocol = protocol;
+        bench.promoted()
+    }
+
+    fn promoted(mut self) -> Bench {
+        let bench = &mut self;
         bench.handshake(state(Role::Secondary, 5));
         let id = bench.command(Command::Promote { force: false });
         bench.receive(Message::PromoteReply { allowed: true });
         bench.settle();
         assert!(bench.is_done(id, true) && bench.exported);
         bench.sent.clear();
-        bench
+        self
     }
 
     fn event(&mut self, event: Event) {
@@ -150,11 +215,14 @@ impl Bench {
         for action in actions {
             match action {
                 Action::Disk { token, op } => self.disk.push_back((token, op)),
-                Action::Meta { token, writes } => self.meta.push_back((token, writes)),
+                Action::Meta { token, writes, .. } => self.meta.push_back((token, writes)),
                 Action::Send { message, .. } => self.sent.push_back(message),
                 Action::Close { .. } => {}
                 Action::Dial { .. } => self.dials += 1,
-                Action::Reply { id, result } => self.replies.push((id, result.is_ok())),
+                Action::Reply { id, result } => {
+                    self.replies.push((id, result.is_ok()));
+                    self.read.extend(result.ok().flatten().map(|data| (id, data)));
+                }
                 Action::Export { open } => self.exported = open,
                 Action::CommandDone { id, result } => {
                     assert!(self.done.iter().all(|(d, _)| *d != id), "{id:?} answered twice");
@@ -247,7 +315,7 @@ impl Bench {
             peer: "a".into(),
             data_size_bytes: SIZE,
             block_size_bytes: BLOCK,
-            protocol: Protocol::C,
+            protocol: self.protocol,
             channel: 0,
             nonce: 1,
             intent,
@@ -295,6 +363,7 @@ impl Bench {
         }
     }
 
+    /// Every metadata write completes, and nothing else.
     fn settle_meta(&mut self) {
         while !self.meta.is_empty() {
             self.meta_done(true);

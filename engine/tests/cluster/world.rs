@@ -251,6 +251,8 @@ impl World {
             seed: self.rng.next(),
             policy: self.policy,
             priority: self.priority[n],
+            on_io_error: OnIoError::PassOn,
+            stale_generation: 0,
             wall_offset_s: 1_800_000_000,
         };
         let metadata = ReplicaMetadata {
@@ -460,7 +462,7 @@ impl World {
                     },
                 );
             }
-            Action::Meta { token, writes } => {
+            Action::Meta { token, writes, .. } => {
                 let start = self.nodes[n].meta_free.max(self.now);
                 let end = start + 1 + self.rng.below(MS);
                 self.nodes[n].meta_free = end;

@@ -4,6 +4,7 @@ mod first_sync;
 mod promotion;
 mod resolve;
 
+use super::detach::Attachment;
 use super::durable::{Then, METADATA_FAILED, METADATA_REMEDY};
 use super::fault::{planted, Fault};
 use super::links::{Peer, Phase};
@@ -140,6 +141,10 @@ impl Replica {
     // ---- connect and disconnect ----------------------------------------------------------------------
 
     fn connect(&mut self, id: CommandId, slot: PeerSlot) {
+        if !self.is_attached() {
+            let text = format!("{} has no usable disk", self.config.node);
+            return self.done(id, Err(failed(text, METADATA_REMEDY.into())));
+        }
         if let Some(resolve) = &mut self.peers[slot].resolve {
             resolve.was_wanted = true;
         }
@@ -168,6 +173,19 @@ impl Replica {
         }
         if let Some((commands, _)) = &mut self.peers[slot].draining {
             return commands.push(id);
+        }
+        if self.stand_in() == Some(slot) || self.stands_in_for(slot) {
+            let name = &self.peers[slot].name;
+            let (without, with) = match self.stand_in() {
+                Some(_) => (&self.config.node, name),
+                None => (name, &self.config.node),
+            };
+            let resource = &self.config.resource;
+            let error = refused(
+                format!("{without} has no disk and goes on through {with}: all I/O would fail"),
+                format!("demote it first: blockpair demote {resource} (on {without})"),
+            );
+            return self.done(id, Err(error));
         }
         self.resolve_failed(slot, "disconnected by an administrator");
         self.peers[slot].refusal = None;
@@ -222,6 +240,10 @@ impl Replica {
         if let Some(quiesce) = &mut self.quiescing {
             quiesce.flushing = true;
         }
+        if self.attachment == Attachment::Failed {
+            // There is nothing left that a flush could make stable.
+            return self.quiesce_flushed(Ok(()));
+        }
         self.start_flush(FlushOwner::Quiesce);
     }
 
@@ -239,6 +261,9 @@ impl Replica {
         if stop {
             // First: nobody who waits may set something going while the connections end.
             self.fail_commands("the resource is going down", "blockpair up");
+            if !self.is_attached() {
+                self.attachment = Attachment::Failed;
+            }
             let text = format!("{} is shutting down", self.config.node);
             for slot in 0..self.peers.len() {
                 self.peers[slot].wanted = false;
@@ -248,7 +273,7 @@ impl Replica {
             // No request may come between here and the last write.
             self.role = Role::Secondary;
             self.stopped = true;
-            if self.metadata_failed {
+            if !self.is_attached() {
                 return self.done(command, Ok(()));
             }
             self.save_all_bitmaps();
@@ -268,6 +293,10 @@ impl Replica {
                 None,
                 self.generation_fields(),
             );
+            if !self.is_attached() {
+                self.demoted(command);
+                return self.end_service();
+            }
             self.demoting = true;
             self.save_all_bitmaps();
             self.save_superblock(Then::MarksSaved { command, stop });

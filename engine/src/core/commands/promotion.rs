@@ -18,7 +18,7 @@ pub(in crate::core) struct Promotion {
 
 /// A promotion that is durable, and whom to tell when it counts.
 pub(in crate::core) struct HeldPromotion {
-    command: Option<CommandId>,
+    pub(in crate::core) command: Option<CommandId>,
 }
 
 impl Replica {
@@ -38,7 +38,7 @@ impl Replica {
     pub(super) fn may_promote(&self, force: bool) -> Result<(), CommandError> {
         let node = &self.config.node;
         let resource = &self.config.resource;
-        if self.metadata_failed {
+        if !self.is_attached() {
             return Err(failed(
                 format!("{resource} on {node} has no usable disk"),
                 "mend or replace it, then `blockpair down` and `up`".into(),

@@ -62,7 +62,7 @@ impl Replica {
                 "nothing is to be resolved".into(),
             ));
         };
-        if self.metadata_failed {
+        if !self.is_attached() {
             return Err(failed(METADATA_FAILED.into(), METADATA_REMEDY.into()));
         }
         let resolving = matches!(peer.phase(), Some(Phase::Resolving(_)));

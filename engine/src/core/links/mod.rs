@@ -104,12 +104,14 @@ impl Replica {
 
     pub(super) fn on_connection_opened(&mut self, slot: PeerSlot, connection: ConnectionId) {
         self.peers[slot].dialing = false;
-        if self.stopped || self.metadata_failed {
-            let text = self.no_wish();
-            let message = Message::Goodbye {
-                reason: GoodbyeReason::Disconnect,
-                text,
+        if self.stopped || !self.is_attached() {
+            let (reason, text) = if self.is_attached() {
+                (GoodbyeReason::Disconnect, self.no_wish())
+            } else {
+                let text = format!("{} has no usable disk", self.config.node);
+                (GoodbyeReason::Diskless, text)
             };
+            let message = Message::Goodbye { reason, text };
             self.out.push(Action::Send {
                 peer: slot,
                 connection,
@@ -180,7 +182,10 @@ impl Replica {
 
     /// Ends the connection in the state machine; the caller has closed the socket, or it is gone.
     pub(super) fn drop_link(&mut self, slot: PeerSlot, why: &str) {
-        let Some(link) = self.peers[slot].link.take() else {
+        if self.peers[slot].link.is_some() {
+            self.stand_in_lost(slot, why);
+        }
+        let Some(mut link) = self.peers[slot].link.take() else {
             return;
         };
         let was_connected = !matches!(link.phase, Phase::Unwanted | Phase::Hello | Phase::State { .. });
@@ -196,6 +201,31 @@ impl Replica {
         } else {
             self.peers[slot].failures += 1;
         }
+        self.fail_heals(Some(slot));
+        let sent = link.take_all_sent();
+        match link.phase {
+            Phase::Source(source) => self.source_ended(slot, *source),
+            Phase::Target(target) => self.target_ended(slot, *target),
+            Phase::Diskless { .. } => self.service_ended(),
+            Phase::Resolving(resolving) => self.resolving_lost(resolving),
+            _ => {}
+        }
+        self.settle(slot, sent);
+        self.end_draining(slot);
+        self.promotion_lost_peer(slot);
+        self.handshake_settled();
+    }
+
+    /// The peer's disk is gone, not its connection: no answer to what was sent means anything any more.
+    pub(super) fn settle_unanswered(&mut self, slot: PeerSlot) {
+        if let Some(link) = self.peers[slot].link.as_mut() {
+            let sent = link.take_all_sent();
+            self.settle(slot, sent);
+        }
+    }
+
+    /// Nothing that the peer has not flushed can be counted on, and nothing waits for it.
+    fn settle(&mut self, slot: PeerSlot, sent: Vec<Sent>) {
         // What the peer confirmed and did not flush may be gone with it.
         let peer = &mut self.peers[slot];
         peer.cover_seq = None;
@@ -204,16 +234,10 @@ impl Replica {
                 peer.suspect.set(extent, 1);
             }
         }
-        match link.phase {
-            Phase::Source(source) => self.source_ended(slot, *source),
-            Phase::Target(target) => self.target_ended(slot, *target),
-            Phase::Resolving(resolving) => self.resolving_lost(resolving),
-            _ => {}
-        }
         // What it did not confirm may be missing there: marked before anyone is answered without it.
         let mut writes = Vec::new();
         let mut flushes = Vec::new();
-        for sent in link.sent.into_iter().flatten() {
+        for sent in sent {
             match sent {
                 Sent::Write { index, .. } => writes.push(index),
                 Sent::Flush(index) => flushes.push(index),
@@ -230,9 +254,6 @@ impl Replica {
         for index in flushes {
             self.flush_settled(slot, index);
         }
-        self.end_draining(slot);
-        self.promotion_lost_peer(slot);
-        self.handshake_settled();
     }
 
     /// Answers whoever waited for this disconnect.
@@ -322,15 +343,16 @@ impl Replica {
             (Message::State(state), _) => self.on_state(slot, state),
             (Message::Ping { sent_ns }, _) => self.send(slot, Message::Pong { sent_ns }),
             (Message::Pong { .. }, _) => {}
+            (Message::Received { .. } | Message::Done { .. }, Phase::Diskless { .. }) => {
+                // Of what was sent before: it is settled.
+            }
             (Message::Received { seq }, _) => self.on_received(slot, seq),
             (Message::Done { seq, status }, _) => self.on_done(slot, seq, status),
-            (message, Phase::Established | Phase::Waiting | Phase::Source(_) | Phase::Target(_)) => {
-                self.on_connected_message(slot, message);
-            }
             (message, Phase::Resolving(_)) => self.on_resolving_message(slot, message),
             (message, Phase::Hello | Phase::State { .. }) => {
                 self.protocol_error(slot, &format!("{} before the handshake ended", kind_of(&message)));
             }
+            (message, _) => self.on_connected_message(slot, message),
         }
     }
 
@@ -340,6 +362,11 @@ impl Replica {
             | Message::WriteZeroes { .. }
             | Message::Trim { .. }
             | Message::Flush { .. } => self.on_replicated(slot, message),
+            Message::Detached => self.on_detached(slot),
+            Message::DetachedOk => self.on_detached_ok(slot),
+            Message::ReadRequest { id, offset, len } => self.on_read_request(slot, id, offset, len),
+            Message::ReadData { id, offset, payload } => self.on_read_data(slot, id, offset, payload),
+            Message::ReadFailed { id, status } => self.on_read_failed(slot, id, status),
             Message::PromoteRequest => self.on_promote_request(slot),
             Message::PromoteReply { allowed } => self.on_promote_reply(slot, allowed),
             Message::SyncRequest => self.on_sync_request(slot),
@@ -383,7 +410,10 @@ impl Replica {
         else {
             return self.protocol_error(slot, "an answer to nothing that was sent");
         };
-        if status != 0 {
+        let refused = status != 0 && self.stand_in() == Some(slot);
+        if refused {
+            self.refused_by_stand_in(sent, Errno(i32::from(status)));
+        } else if status != 0 {
             // Put it back among what the peer lacks, then let the peer go: it has a hole.
             if let Sent::Write { index, .. } = sent {
                 if let Some((offset, len)) = self.write_range(index) {
@@ -417,6 +447,7 @@ impl Replica {
 
     fn on_goodbye(&mut self, slot: PeerSlot, reason: GoodbyeReason, text: String) {
         let established = self.peers[slot].is_established();
+        let connected = self.peers[slot].is_connected();
         let unwanted = matches!(self.peers[slot].phase(), Some(Phase::Unwanted));
         let peer_is_primary = self.peers[slot]
             .known
@@ -427,6 +458,9 @@ impl Replica {
                 peer: slot,
                 connection: id,
             });
+        }
+        if reason == GoodbyeReason::Diskless {
+            self.stand_in_has_no_disk(slot);
         }
         // Before the end of this connection lets commands go on that waited for it, and may want another.
         if reason != GoodbyeReason::Busy {
@@ -447,6 +481,16 @@ impl Replica {
                     // It goes on writing without this copy.
                     self.superblock.disk = DiskState::Outdated;
                     self.save_superblock(Then::Nothing);
+                }
+            }
+            GoodbyeReason::Diskless => {
+                // Asked again until it has another disk: then the handshake finds what is marked for it.
+                self.retry_later(slot, RETRY_LAST);
+                if let Some(known) = &mut self.peers[slot].known {
+                    known.disk = DiskState::Diskless;
+                }
+                if connected {
+                    self.notice(Severity::Error, "peer.disk_failed", text.clone());
                 }
             }
             GoodbyeReason::Busy | GoodbyeReason::ProtocolError => return,

@@ -32,6 +32,10 @@ pub(in crate::core) enum Phase {
     /// Neither copy ever had data.
     Waiting,
     Established,
+    /// The peer gave its disk up: this copy stands in, once that is on record (`served`).
+    Diskless {
+        served: bool,
+    },
     Source(Box<Source>),
     Target(Box<Target>),
 }
@@ -133,6 +137,13 @@ impl Link {
             self.unacked_bytes -= bytes;
         }
         sent
+    }
+
+    /// Forgets what is unanswered, and returns it, oldest first.
+    pub(super) fn take_all_sent(&mut self) -> Vec<Sent> {
+        self.sent_base += self.sent.len() as u64;
+        self.unacked_bytes = 0;
+        std::mem::take(&mut self.sent).into_iter().flatten().collect()
     }
 
     /// Its socket is not being read: that nothing is heard is no silence of the peer's.

@@ -63,10 +63,10 @@ impl Replica {
         let (record, peer) = (&self.superblock.peers[slot], &self.peers[slot]);
         NodeState {
             role: if self.promoting { Role::Primary } else { self.role },
-            disk: if self.metadata_failed {
-                DiskState::Diskless
-            } else {
+            disk: if self.is_attached() {
                 self.superblock.disk
+            } else {
+                DiskState::Diskless
             },
             generations: Generations {
                 current: self.superblock.current,
@@ -104,7 +104,13 @@ impl Replica {
             return self.protocol_error(slot, "a state at the wrong time");
         }
         self.peers[slot].known = Some(state);
-        if peer_is_primary && self.superblock.last_primary && self.role == Role::Secondary && !expected {
+        let ahead = self.stands_in_for(slot);
+        if peer_is_primary
+            && self.superblock.last_primary
+            && self.role == Role::Secondary
+            && !expected
+            && !ahead
+        {
             self.superblock.last_primary = false;
             self.save_superblock(Then::Nothing);
         }

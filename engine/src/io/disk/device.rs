@@ -46,6 +46,13 @@ pub struct Device {
     no_zero_range: AtomicBool,
 }
 
+/// Drops what the page cache holds: pages that could not be written back stay there, clean, and would be taken for what
+/// is on the disk when a resync compares them.
+fn forget_cached(file: &File) {
+    // SAFETY: the descriptor is open. It is advice: dirty pages stay, and a refusal changes nothing.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+}
+
 impl Device {
     /// Opens `path`, with O_DIRECT unless `driver` is inline, or the file lives in memory, or its file system
     /// refuses it.
@@ -87,6 +94,9 @@ impl Device {
                     Err(error) => return Err(fail(error)),
                 };
             }
+        }
+        if alignment == 1 && !in_memory {
+            forget_cached(&file);
         }
         let size = match kind {
             DeviceKind::File => file.metadata().map_err(fail)?.len(),
