@@ -112,8 +112,10 @@ impl World {
         let done = node.safe.saving.take();
         let result = match (failure, done) {
             (None, Some(saving)) => {
+                // Without a block it was the record of a discard.
+                self.counts
+                    .add("bundles", u64::from(!saving.bundle.is_empty()));
                 node.safe.saved.push(saving.bundle);
-                self.counts.add("bundles", 1);
                 Ok(())
             }
             _ => Err("no room".to_owned()),
