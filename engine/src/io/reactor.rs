@@ -257,14 +257,6 @@ impl Reactor {
         })
     }
 
-    /// The core waits for the answer before it lets anything be lost.
-    fn remember_discard(&mut self, token: Token, record: &Record) {
-        let result = self.remember(record).map_err(|error| {
-            format!("the history cannot be written: {error}; make room for it and correct its mode, or resolve with a bundle")
-        });
-        self.tell(Event::BundleSaved { token, result });
-    }
-
     fn attend(&mut self, ready: Ready) {
         let id = ready.key & ((1 << source::SHIFT) - 1);
         match ready.key >> source::SHIFT {
