@@ -589,7 +589,8 @@ impl Run {
         }
         self.world.counts.add("planned restarts", 1);
         let id = self.world.command(primary, Command::Stop);
-        let stopped = self.wait(20_000 * MS, |run| run.world.commands.contains_key(&id))?;
+        // On a slow cable its flush comes behind all that a resync has on its way.
+        let stopped = self.wait(120_000 * MS, |run| run.world.commands.contains_key(&id))?;
         if !stopped {
             return Err(format!("a stop was never answered; {}", self.describe()));
         }
