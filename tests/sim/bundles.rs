@@ -68,6 +68,18 @@ impl World {
         self.save_on(n, token);
     }
 
+    /// In a bundle's place: it ends, well or not, as one without blocks.
+    pub(crate) fn record_discard(&mut self, n: usize, token: Token) {
+        let safe = &mut self.nodes[n].safe;
+        safe.guarded = Some(self.last_connection);
+        safe.saving = Some(Saving {
+            token,
+            left: Vec::new(),
+            bundle: Bundle::new(),
+        });
+        self.save_on(n, token);
+    }
+
     fn save_on(&mut self, n: usize, token: Token) {
         let delay = 1 + self.rng.below(4 * MS);
         self.schedule(n, delay, Happening::Bundle { token });
@@ -100,8 +112,10 @@ impl World {
         let done = node.safe.saving.take();
         let result = match (failure, done) {
             (None, Some(saving)) => {
+                // Without a block it was the record of a discard.
+                self.counts
+                    .add("bundles", u64::from(!saving.bundle.is_empty()));
                 node.safe.saved.push(saving.bundle);
-                self.counts.add("bundles", 1);
                 Ok(())
             }
             _ => Err("no room".to_owned()),

@@ -655,6 +655,10 @@ impl World {
             Action::Notice(notice) => self.heard(n, &notice),
             Action::Record(record) => self.recorded(n, &record),
             Action::SaveBundle { token, bundle } => self.save_bundle(n, token, &bundle),
+            Action::RecordDiscard { token, record } => {
+                self.recorded(n, &record);
+                self.record_discard(n, token);
+            }
             Action::DropBundle { token } => self.drop_bundle(n, token),
         }
     }

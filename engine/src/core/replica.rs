@@ -348,12 +348,18 @@ impl Replica {
         self.superblock.epoch
     }
 
+    /// Of the superblock that was written last.
+    pub fn metadata_sequence(&self) -> u64 {
+        self.superblock.sequence
+    }
+
     pub fn role(&self) -> Role {
         self.role
     }
 
     fn on_time(&mut self) {
         self.resolve_on_time();
+        self.resolutions_on_time();
         self.save_bundles();
         self.links_on_time();
         self.commands_on_time();
@@ -379,14 +385,25 @@ impl Replica {
         peer: Option<PeerSlot>,
         fields: Vec<(&'static str, String)>,
     ) {
-        let by = command.and_then(|id| self.askers.get(&id).cloned());
-        self.out.push(Action::Record(Record {
+        let record = self.record_of(what, text, command, peer, fields);
+        self.out.push(Action::Record(record));
+    }
+
+    pub(super) fn record_of(
+        &self,
+        what: &'static str,
+        text: impl Into<String>,
+        command: Option<CommandId>,
+        peer: Option<PeerSlot>,
+        fields: Vec<(&'static str, String)>,
+    ) -> Record {
+        Record {
             what,
             text: text.into(),
-            by,
+            by: command.and_then(|id| self.askers.get(&id).cloned()),
             peer: peer.map(|slot| self.peers[slot].name.clone()),
             fields,
-        }));
+        }
     }
 
     pub(super) fn disk(&mut self, purpose: Purpose, op: DiskOp) {

@@ -11,13 +11,16 @@
 
 use super::durable::Then;
 use super::fault::{planted, Fault};
-use super::handshake::{Plan, Resolution, Side, Who, BY_PERSON};
+use super::handshake::{Plan, Resolution, Side, Verdict, Who, BY_PERSON};
 use super::links::Phase;
 use super::mark_exchange::bounded_runs;
 use super::replica::Replica;
 use super::types::*;
 use crate::meta::Bitmap;
-use crate::wire::{BlockRun, DiskState, Generations, GoodbyeReason, Intent, Message, HISTORY_LEN};
+use crate::wire::{BlockRun, DiskState, Generations, GoodbyeReason, Intent, Message, NodeState, HISTORY_LEN};
+
+/// A survivor that sends no marks for so many times the peers' timeout has an engine that hangs, though it is heard.
+const MARKS_PATIENCE: u64 = 10;
 
 type Fields = Vec<(&'static str, String)>;
 
@@ -34,23 +37,36 @@ impl Resolving {
         match self {
             Resolving::Survivor => "waiting-for-victim",
             Resolving::Victim(work) => match work.step {
-                Step::Marks | Step::Settling => "exchanging-marks",
-                Step::Saving(_) => "saving-bundle",
-                Step::Rewinding => "rewinding",
+                Step::Marks { .. } | Step::Settling => "exchanging-marks",
+                Step::Saving(_) if work.bundle => "saving-bundle",
+                Step::Saving(_) | Step::Marking | Step::Rewinding => "rewinding",
             },
+        }
+    }
+
+    /// When the survivor must have said more.
+    pub(super) fn due(&self) -> Option<Time> {
+        match self {
+            Resolving::Victim(work) => match work.step {
+                Step::Marks { due } => Some(due),
+                _ => None,
+            },
+            Resolving::Survivor => None,
         }
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// The survivor's marks are on their way.
-    Marks,
+    /// The survivor's marks are on their way; until then the next of them has to come.
+    Marks { due: Time },
     /// They are here; a write of a time before may still be under way, and must not change what is saved.
     Settling,
-    /// What is given up is being saved.
+    /// What is given up is being saved, or that it is not is being recorded.
     Saving(Token),
-    /// It is saved, or need not be: the marks are being made durable, and then the rewind.
+    /// It is saved, or need not be: the marks are being made durable.
+    Marking,
+    /// They are, and the superblock is on its way: nothing can hold it back.
     Rewinding,
 }
 
@@ -73,6 +89,19 @@ pub(super) struct VictimWork {
 pub(super) struct Outcome {
     pub(super) text: String,
     pub(super) fields: Fields,
+    /// Where the victim goes back to; none for a split brain whose ancestor is too old: it becomes like a new disk.
+    ancestor: Option<u64>,
+}
+
+impl Outcome {
+    /// Whether a handshake as the source shows the victim as the rewind leaves it. A victim that comes back as anything
+    /// else (another disk, a copy that was brought back) has not given up what this tells of.
+    pub(super) fn came_true(&self, verdict: &Verdict, victim: &NodeState) -> bool {
+        let (rule, current) = self.ancestor.map_or(("peer-new", 0), |id| ("self-ahead", id));
+        verdict.rule == rule
+            && victim.generations.current == current
+            && victim.disk == DiskState::Inconsistent
+    }
 }
 
 impl Replica {
@@ -108,6 +137,7 @@ impl Replica {
         };
         let outcome = Outcome {
             text,
+            ancestor: is_recent.then_some(state.generations.bitmap),
             fields: vec![
                 ("victim", node.clone()),
                 ("survivor", survivor.name.clone()),
@@ -135,7 +165,9 @@ impl Replica {
             union.set_all();
         }
         let work = VictimWork {
-            step: Step::Marks,
+            step: Step::Marks {
+                due: self.marks_due(),
+            },
             rule: plan.verdict.rule,
             why,
             bundle: resolution.bundle,
@@ -148,6 +180,29 @@ impl Replica {
         self.set_phase(slot, Phase::Resolving(Resolving::Victim(Box::new(work))));
     }
 
+    fn marks_due(&self) -> Time {
+        self.now + MARKS_PATIENCE * self.config.peer_timeout_ns
+    }
+
+    /// Until its changes are safe a victim cannot be promoted: it waits for a survivor that lives, not for ever.
+    pub(super) fn resolutions_on_time(&mut self) {
+        for slot in 0..self.peers.len() {
+            let due = match self.peers[slot].phase() {
+                Some(Phase::Resolving(resolving)) => resolving.due(),
+                _ => None,
+            };
+            if due.is_some_and(|at| self.now >= at) {
+                let name = &self.peers[slot].name;
+                let text =
+                    format!("{name} does not send its marks, though it is connected: its daemon hangs");
+                self.notice(Severity::Error, "peer.split_brain_kept", text.clone());
+                self.resolution_ended(slot, &text);
+                self.resolve_failed(slot, &text);
+                self.close_with(slot, GoodbyeReason::Busy, &text);
+            }
+        }
+    }
+
     fn victim_mut(&mut self, slot: PeerSlot) -> Option<&mut VictimWork> {
         match &mut self.peers[slot].link.as_mut()?.phase {
             Phase::Resolving(Resolving::Victim(work)) => Some(work),
@@ -157,7 +212,9 @@ impl Replica {
 
     /// All that one says to the other meanwhile are the survivor's marks.
     pub(super) fn on_resolving_message(&mut self, slot: PeerSlot, message: Message) {
-        let Some(work) = self.victim_mut(slot).filter(|work| work.step == Step::Marks) else {
+        let due = self.marks_due();
+        let in_marks = |work: &&mut VictimWork| matches!(work.step, Step::Marks { .. });
+        let Some(work) = self.victim_mut(slot).filter(in_marks) else {
             return self.protocol_error(slot, "an unexpected message while a split brain is resolved");
         };
         let Message::BitmapRuns { runs, last } = message else {
@@ -172,9 +229,7 @@ impl Replica {
                 work.union.set(run.first, run.count);
             }
         }
-        if last {
-            work.step = Step::Settling;
-        }
+        work.step = if last { Step::Settling } else { Step::Marks { due } };
     }
 
     /// After every event: whether a bundle can begin.
@@ -198,10 +253,13 @@ impl Replica {
         let Some(work) = self.victim_mut(slot) else {
             return;
         };
-        if !work.has_changes || !work.bundle || planted(Fault::RewindBeforeBundle) {
+        if !work.has_changes || planted(Fault::RewindBeforeBundle) {
             return self.save_marks(slot);
         }
         work.step = Step::Saving(token);
+        if !work.bundle {
+            return self.record_discard(slot, token);
+        }
         let bundle = BundleRequest {
             peer: slot,
             rule: work.rule,
@@ -218,31 +276,63 @@ impl Replica {
         self.out.push(Action::SaveBundle { token, bundle });
     }
 
+    /// All that will be left of the victim's changes is what the history says of them.
+    fn record_discard(&mut self, slot: PeerSlot, token: Token) {
+        let Some(work) = self.victim_mut(slot) else {
+            return;
+        };
+        let (why, fields) = (work.why.clone(), work.outcome.fields.clone());
+        let text = format!(
+            "{} is about to give up its changes without a bundle: {why}",
+            self.config.node
+        );
+        let command = self.resolve_command(slot);
+        let record = self.record_of("split_brain.discarding", text, command, Some(slot), fields);
+        self.next_bundle += 1;
+        self.out.push(Action::RecordDiscard { token, record });
+    }
+
     pub(super) fn on_bundle_saved(&mut self, token: Token, result: Result<(), String>) {
         let waits = |work: &mut VictimWork| work.step == Step::Saving(token);
         let Some(slot) = (0..self.peers.len()).find(|slot| self.victim_mut(*slot).is_some_and(waits)) else {
             // Its connection is gone, and with it what it was for.
             return;
         };
+        let mut bundle = true;
         if let Some(work) = self.victim_mut(slot) {
-            work.step = Step::Rewinding;
+            work.step = Step::Marking;
+            bundle = work.bundle;
         }
         match result {
             Err(_) if planted(Fault::BundleFailureIgnored) => self.save_marks(slot),
             Ok(()) => self.save_marks(slot),
             Err(why) => {
                 let node = &self.config.node;
-                let text = format!("{node} keeps its changes: they could not be saved: {why}");
-                self.notice(Severity::Error, "bundle.failed", text.clone());
-                self.resolution_ended(slot, &text);
+                let mut text = format!("{node} keeps its changes: they could not be saved: {why}");
+                if !bundle {
+                    text = format!(
+                        "{node} keeps its changes: that they go unsaved could not be recorded: {why}"
+                    );
+                }
+                let name = if bundle {
+                    "bundle.failed"
+                } else {
+                    "discard.unrecorded"
+                };
+                self.notice(Severity::Error, name, text.clone());
                 self.resolve_failed(slot, &text);
                 self.refuse_peer(slot, GoodbyeReason::Refused, &text);
             }
         }
     }
 
-    /// The split brain stays: on both nodes the history says why.
+    /// The connection ends before the split brain did, and one of the two nodes wants it so: on both the history says
+    /// why. Not of a victim that is past that.
     pub(super) fn resolution_ended(&mut self, slot: PeerSlot, why: &str) {
+        let past = (self.victim_mut(slot)).is_some_and(|work| work.step == Step::Rewinding);
+        if past || !matches!(self.peers[slot].phase(), Some(Phase::Resolving(_))) {
+            return;
+        }
         self.record(
             "split_brain.kept",
             why,
@@ -273,7 +363,7 @@ impl Replica {
             return;
         };
         if let Some(work) = self.victim_mut(slot) {
-            work.step = Step::Rewinding;
+            work.step = Step::Marking;
         }
         // What is suspect is so by the write-intent log, which stays as it is.
         self.save_all_bitmaps();
@@ -310,6 +400,7 @@ impl Replica {
         let Some(work) = self.victim_mut(slot) else {
             return;
         };
+        work.step = Step::Rewinding;
         let (text, mut fields) = (work.outcome.text.clone(), work.outcome.fields.clone());
         let is_recent = work.rule == "split-brain";
         let superblock = &mut self.superblock;

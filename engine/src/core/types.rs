@@ -190,7 +190,8 @@ pub enum Event {
         /// Who asked, for the history: "root via blockpair promote".
         by: String,
     },
-    /// The victim's blocks are stable and verified, or nothing was saved and why, for people.
+    /// The victim's blocks are stable and verified, or nothing was saved and why, for people. Also of
+    /// [`Action::RecordDiscard`]: that they go unsaved is durably in the history, or why it is not.
     BundleSaved {
         token: Token,
         result: Result<(), String>,
@@ -248,6 +249,12 @@ pub enum Action {
     SaveBundle {
         token: Token,
         bundle: BundleRequest,
+    },
+    /// In a bundle's place, where a person wants none: nothing goes before the history durably says so. Ends in
+    /// [`Event::BundleSaved`].
+    RecordDiscard {
+        token: Token,
+        record: Record,
     },
     /// Nobody waits for this bundle any more; what is there of it may go.
     DropBundle {

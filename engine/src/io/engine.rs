@@ -197,6 +197,7 @@ impl Engine {
             &spec.bundles,
             loaded.layout.blocks(),
             u64::from(loaded.layout.block_size_bytes()),
+            loaded.superblock.sequence,
         );
         let since = Arc::new(since.map_err(in_bundles)?);
         // Refused now, rather than found out when something happens that must not go unrecorded.

@@ -240,17 +240,21 @@ impl Reactor {
     }
 
     /// Makes a record durable before anything that it tells of is done.
-    fn remember(&mut self, record: &Record) {
-        if let Some(history) = &mut self.history {
-            if let Err(error) = history.append(record, SystemTime::now()) {
-                // A full disk of the state must not stop the data: the log has it at least.
-                self.notice(
-                    Severity::Error,
-                    "history.unwritten",
-                    format!("the history lacks {}: {error}", record.what),
-                );
-            }
-        }
+    ///
+    /// # Errors
+    /// When it could not be. A full disk of the state must not stop the data: for most records the log, which has
+    /// it at least, is enough then.
+    fn remember(&mut self, record: &Record) -> io::Result<()> {
+        let Some(history) = &mut self.history else {
+            return Ok(());
+        };
+        history.append(record, SystemTime::now()).inspect_err(|error| {
+            self.notice(
+                Severity::Error,
+                "history.unwritten",
+                format!("the history lacks {}: {error}", record.what),
+            );
+        })
     }
 
     fn attend(&mut self, ready: Ready) {
@@ -410,7 +414,13 @@ impl Reactor {
                         if std::mem::take(&mut sent) {
                             self.flush_peers();
                         }
-                        self.remember(&record);
+                        let _ = self.remember(&record);
+                    }
+                    Action::RecordDiscard { token, record } => {
+                        if std::mem::take(&mut sent) {
+                            self.flush_peers();
+                        }
+                        self.remember_discard(token, &record);
                     }
                     Action::SaveBundle { token, bundle } => unsaved.push((token, bundle)),
                     Action::DropBundle { token } => {

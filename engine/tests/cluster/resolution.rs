@@ -273,6 +273,29 @@ fn a_survivor_goes_on_writing_meanwhile() {
     }
 }
 
+/// A chunk is compared whole: rot between its marked blocks is mended from the survivor, and is not what a bundle is for.
+#[test]
+fn an_unmarked_block_that_differs_is_mended_and_in_no_bundle() {
+    let mut world = pair(Policy::Manual, [0, 0]);
+    let changes = Changes {
+        a: &[10, 20],
+        b: &[12],
+    };
+    split(&mut world, changes);
+    let (gap, rot) = (15, [0xee; BLOCK as usize]);
+    world.nodes[1].data.write(gap * BLOCK, &rot, true);
+    let was = contents(&world);
+    world.set_cable(Cable::Fine);
+    world.run_until("the split brain is found", apart);
+    let victim = Victim::Peer(0);
+    done(&mut world, 0, Command::Resolve { victim, bundle: true }).expect("a resolution");
+    world.run_until("equal copies", both_established);
+    let now = contents(&world);
+    assert!(now[0] == now[1] && now[1] != was[1], "mended");
+    let bundle = world.nodes[1].bundle.as_ref().expect("a bundle");
+    assert_eq!(bundle.keys().copied().collect::<Vec<_>>(), [10, 12, 20]);
+}
+
 #[test]
 fn without_room_for_the_bundle_everything_stays() {
     for (n, victim, loser) in WORDS {

@@ -39,6 +39,8 @@ struct Bench {
     records: Vec<&'static str>,
     bundles: Vec<(Token, BundleRequest)>,
     dropped: Vec<Token>,
+    /// Discards without a bundle whose records are not durable yet.
+    discards: Vec<Token>,
 }
 
 /// What a test may want otherwise.
@@ -165,6 +167,7 @@ impl Bench {
             records: Vec::new(),
             bundles: Vec::new(),
             dropped: Vec::new(),
+            discards: Vec::new(),
         };
         bench.command(Command::Connect { peer: 0 });
         bench
@@ -226,6 +229,10 @@ impl Bench {
                     self.done.push((id, result.is_ok()));
                 }
                 Action::Record(record) => self.records.push(record.what),
+                Action::RecordDiscard { token, record } => {
+                    self.records.push(record.what);
+                    self.discards.push(token);
+                }
                 Action::DropBundle { token } => self.dropped.push(token),
                 Action::SaveBundle { token, bundle } => self.bundles.push((token, bundle)),
                 Action::Notice(notice) => self.notices.push(notice.name),

@@ -54,7 +54,8 @@ enum Happening {
         node: usize,
         life: u32,
         token: Token,
-        bundle: Bundle,
+        /// None: there is only a record of it.
+        bundle: Option<Bundle>,
     },
 }
 
@@ -498,6 +499,19 @@ impl World {
                 self.note(format!("{}: {}: {}", NAMES[n], record.what, record.text));
                 self.nodes[n].records.push(record.what);
             }
+            Action::RecordDiscard { token, record } => {
+                self.note(format!("{}: {}: {}", NAMES[n], record.what, record.text));
+                self.nodes[n].records.push(record.what);
+                self.nodes[n].saving = true;
+                let what = Happening::Bundle {
+                    node: n,
+                    life,
+                    token,
+                    bundle: None,
+                };
+                let delay = 1 + self.rng.below(MS);
+                self.schedule(delay, what);
+            }
             Action::DropBundle { .. } => self.nodes[n].saving = false,
             Action::SaveBundle { token, bundle } => {
                 self.nodes[n].saving = true;
@@ -513,7 +527,7 @@ impl World {
                     node: n,
                     life,
                     token,
-                    bundle,
+                    bundle: Some(bundle),
                 };
                 self.schedule(delay, what);
             }
@@ -671,10 +685,10 @@ impl World {
                 bundle,
             } => {
                 if self.nodes[node].life == life {
-                    let result = if self.bundles_fail {
+                    let result = if self.bundles_fail && bundle.is_some() {
                         Err("no room".into())
                     } else {
-                        self.nodes[node].bundle = Some(bundle);
+                        self.nodes[node].bundle = bundle.or(self.nodes[node].bundle.take());
                         Ok(())
                     };
                     self.event(node, Event::BundleSaved { token, result });

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 
 use _engine::bundle::Bundle;
+use _engine::io::bundle::copy_image;
+use _engine::io::engine::Engine;
 use serde_json::json;
 
 use crate::client::{NbdClient, FUA};
@@ -91,6 +93,74 @@ fn the_loser_becomes_a_copy_and_its_bundle_is_its_device() {
         assert!(overlaid(&found[0], now) == was, "something of the loser is lost");
         cluster.assert_equal_copies();
     }
+}
+
+/// Starts b again, its bundles in a folder of that name.
+fn restart(cluster: &mut Cluster, folder: &str) {
+    if let Some(engine) = cluster.nodes[1].engine.take() {
+        engine.stop().unwrap();
+    }
+    let mut spec = cluster.spec(1);
+    spec["bundles"] = json!(cluster.directory.path().join(folder));
+    let engine = Engine::start(&spec.to_string(), &cluster.nodes[1].listener).unwrap();
+    cluster.nodes[1].engine = Some(engine);
+}
+
+/// The image of the loser's device, as an export of its bundle shows it; none if not all of it is known.
+fn image(cluster: &Cluster) -> Option<Vec<u8>> {
+    let bundle = cluster.directory.path().join("bundles/b");
+    let bundle = fs::read_dir(bundle)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .next()
+        .unwrap();
+    let (socket, image) = (
+        cluster.directory.path().join("x"),
+        cluster.directory.path().join("image"),
+    );
+    cluster.engine(1).export_bundle(&bundle, &socket).unwrap();
+    let copied = copy_image(&socket, &File::create(&image).unwrap());
+    copied.ok().map(|_| fs::read(&image).unwrap())
+}
+
+#[test]
+fn an_export_does_not_show_what_an_engine_with_its_bundles_elsewhere_changed() {
+    let (mut cluster, was) = split();
+    restart(&mut cluster, "bundles/b");
+    cluster.call(0, json!({"command": "resolve", "victim": "b", "bundle": true}));
+    cluster.wait_in_sync();
+    restart(&mut cluster, "bundles/b");
+    assert!(image(&cluster) == Some(was), "known over a stop");
+    restart(&mut cluster, "elsewhere");
+    cluster.wait_in_sync();
+    let (mut nbd, _) = NbdClient::connect(&cluster.socket(0)).unwrap();
+    nbd.write(12 * MIB, &noise(5, BLOCK), FUA);
+    restart(&mut cluster, "bundles/b");
+    assert!(image(&cluster).is_none());
+}
+
+#[test]
+fn nothing_is_given_up_without_a_bundle_when_the_history_cannot_say_so() {
+    let (mut cluster, was) = split();
+    cluster.nodes[1].engine.take().unwrap().stop().unwrap();
+    let history = cluster.directory.path().join("history.jsonl");
+    fs::write(&history, vec![b'\n'; 2 << 20]).unwrap();
+    // It is as long as it may be, and cannot be put aside: nothing can be appended.
+    fs::create_dir(cluster.directory.path().join("history.jsonl.1")).unwrap();
+    let mut spec = cluster.spec(1);
+    spec["history"] = json!(history);
+    let engine = Engine::start(&spec.to_string(), &cluster.nodes[1].listener).unwrap();
+    cluster.nodes[1].engine = Some(engine);
+    let command = json!({"command": "resolve", "victim": "b", "bundle": false});
+    let failed = cluster.engine(0).call(&command.to_string()).unwrap_err();
+    assert!(failed.message.contains("could not be recorded"), "{failed:?}");
+    assert!(fs::read(cluster.backing(1)).unwrap() == was);
+    // With room for it, it goes through.
+    fs::remove_dir(cluster.directory.path().join("history.jsonl.1")).unwrap();
+    cluster.call(0, json!({"command": "resolve", "victim": "b", "bundle": false}));
+    cluster.wait_in_sync();
+    let text = fs::read_to_string(&history).unwrap();
+    assert!(text.contains("split_brain.discarding") && text.contains("\"bundle\":\"none\""));
 }
 
 #[test]

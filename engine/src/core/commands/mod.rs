@@ -145,6 +145,9 @@ impl Replica {
             let text = format!("{} has no usable disk", self.config.node);
             return self.done(id, Err(failed(text, METADATA_REMEDY.into())));
         }
+        if let Some(resolve) = &mut self.peers[slot].resolve {
+            resolve.was_wanted = true;
+        }
         if self.peers[slot].draining.is_none() || planted(Fault::ConnectForgotten) {
             self.connect_peer(slot);
             return self.done(id, Ok(()));

@@ -7,7 +7,7 @@ use crate::core::handshake::{Direction, Plan, Side};
 use crate::core::links::Phase;
 use crate::core::replica::Replica;
 use crate::core::types::*;
-use crate::wire::{Intent, Role};
+use crate::wire::{GoodbyeReason, Intent, Role};
 
 /// How long a resolve tries to reach the other node.
 const PATIENCE: Time = 10_000_000_000;
@@ -17,8 +17,11 @@ pub(in crate::core) struct Resolve {
     command: CommandId,
     victim: Victim,
     bundle: bool,
-    /// When it is given up for want of a connection.
+    /// When it is given up for want of a handshake that comes to a verdict.
     pub(in crate::core) deadline: Option<Time>,
+    /// Whether the connection was wanted without it, and why not: so it is again when this comes to nothing.
+    pub(super) was_wanted: bool,
+    refusal: Option<Refusal>,
 }
 
 impl Resolve {
@@ -45,6 +48,8 @@ impl Replica {
             victim,
             bundle,
             deadline: Some(self.now + PATIENCE),
+            was_wanted: self.peers[slot].wanted,
+            refusal: self.peers[slot].refusal.clone(),
         });
         self.connect_peer(slot);
     }
@@ -106,6 +111,11 @@ impl Replica {
     }
 
     pub(in crate::core) fn resolve_failed(&mut self, slot: PeerSlot, message: &str) {
+        let peer = &mut self.peers[slot];
+        if let Some(resolve) = peer.resolve.as_mut().filter(|resolve| !resolve.was_wanted) {
+            peer.wanted = false;
+            peer.refusal = peer.refusal.take().or(resolve.refusal.take());
+        }
         let remedy = format!("see `blockpair status {}`", self.config.resource);
         self.end_resolve(slot, Err(failed(message.into(), remedy)));
     }
@@ -122,26 +132,39 @@ impl Replica {
                 .as_ref()
                 .and_then(|resolve| resolve.deadline);
             if deadline.is_some_and(|at| self.now >= at) {
-                let text = format!("{} cannot be reached", self.peers[slot].name);
+                let name = &self.peers[slot].name;
+                let text = match self.peers[slot].phase() {
+                    None => format!("{name} cannot be reached"),
+                    // What hangs there would hang the next command, too.
+                    Some(_) => format!("{name} does not answer: its daemon or its network hangs"),
+                };
                 self.resolve_failed(slot, &text);
+                self.close_with(slot, GoodbyeReason::Busy, &text);
             }
         }
     }
 
-    /// Its patience counts only while there is no connection.
-    pub(in crate::core) fn resolve_has_link(&mut self, slot: PeerSlot, linked: bool) {
+    /// A verdict: what follows from it takes its time, and patience begins anew only when this connection is lost.
+    pub(in crate::core) fn resolve_is_heard(&mut self, slot: PeerSlot) {
+        if let Some(resolve) = &mut self.peers[slot].resolve {
+            resolve.deadline = None;
+        }
+    }
+
+    /// A connection without a verdict, however many there are, buys no more time: its end leaves the deadline as it is.
+    pub(in crate::core) fn resolve_lost_link(&mut self, slot: PeerSlot) {
         let deadline = self.now + PATIENCE;
         if let Some(resolve) = &mut self.peers[slot].resolve {
-            resolve.deadline = (!linked).then_some(deadline);
+            resolve.deadline.get_or_insert(deadline);
         }
     }
 
     /// What a verdict means for the resolve that this node's Hello asked for, and for one that it was waiting to see
     /// the end of.
-    pub(in crate::core) fn answer_resolve(&mut self, slot: PeerSlot, own: &Side, plan: &Plan) {
+    pub(in crate::core) fn answer_resolve(&mut self, slot: PeerSlot, own: &Side, peer: &Side, plan: &Plan) {
         let command = self.resolve_command(slot);
         let outcome = self.peers[slot].outcome.take();
-        if let (Some(outcome), Direction::Source(_)) = (outcome, &plan.verdict.direction) {
+        if let Some(outcome) = outcome.filter(|outcome| outcome.came_true(&plan.verdict, &peer.state)) {
             self.record(
                 "split_brain.resolved",
                 outcome.text,

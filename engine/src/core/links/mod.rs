@@ -139,7 +139,6 @@ impl Replica {
 
     /// Who this node is, and what it wants.
     fn greet(&mut self, slot: PeerSlot) {
-        self.resolve_has_link(slot, true);
         let nonce = self.random_id();
         let hello = self.own_hello(slot, nonce);
         if let Some(link) = self.peers[slot].link.as_mut() {
@@ -190,7 +189,7 @@ impl Replica {
             return;
         };
         let was_connected = !matches!(link.phase, Phase::Unwanted | Phase::Hello | Phase::State { .. });
-        self.resolve_has_link(slot, false);
+        self.resolve_lost_link(slot);
         self.retry_later(slot, RETRY_FIRST << self.peers[slot].failures.min(5));
         if was_connected {
             let name = self.peers[slot].name.clone();
@@ -281,6 +280,10 @@ impl Replica {
             let mut text = text.to_owned();
             while text.len() > wire::TEXT_MAX {
                 text.pop();
+            }
+            // Busy is no decision: the next handshake begins anew.
+            if reason != GoodbyeReason::Busy {
+                self.resolution_ended(slot, &text);
             }
             self.send(
                 slot,
@@ -445,7 +448,6 @@ impl Replica {
     fn on_goodbye(&mut self, slot: PeerSlot, reason: GoodbyeReason, text: String) {
         let established = self.peers[slot].is_established();
         let connected = self.peers[slot].is_connected();
-        let resolving = matches!(self.peers[slot].phase(), Some(Phase::Resolving(_)));
         let unwanted = matches!(self.peers[slot].phase(), Some(Phase::Unwanted));
         let peer_is_primary = self.peers[slot]
             .known
@@ -462,6 +464,7 @@ impl Replica {
         }
         // Before the end of this connection lets commands go on that waited for it, and may want another.
         if reason != GoodbyeReason::Busy {
+            self.resolution_ended(slot, &text);
             self.resolve_failed(slot, &text);
         }
         if reason == GoodbyeReason::Refused && !unwanted {
@@ -470,9 +473,6 @@ impl Replica {
         self.drop_link(slot, &text);
         if unwanted {
             return;
-        }
-        if resolving && reason != GoodbyeReason::Busy {
-            self.resolution_ended(slot, &text);
         }
         match reason {
             GoodbyeReason::Disconnect => {

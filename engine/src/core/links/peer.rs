@@ -321,7 +321,14 @@ impl Peer {
         let ping = self.link.as_ref().and_then(|link| link.ping_at(patience));
         let drain = self.draining.as_ref().map(|(_, deadline)| *deadline);
         let resolve = self.resolve.as_ref().and_then(|resolve| resolve.deadline);
-        [redial, link, ping, drain, resolve].into_iter().flatten().min()
+        let marks = match self.phase() {
+            Some(Phase::Resolving(resolving)) => resolving.due(),
+            _ => None,
+        };
+        [redial, link, ping, drain, resolve, marks]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Turns suspect extents into marked blocks: from here on they are compared like any other.

@@ -172,7 +172,8 @@ impl Replica {
             self.superblock.peers[slot].split_brain = split_brain;
             self.save_superblock(Then::Nothing);
         }
-        self.answer_resolve(slot, &own, &plan);
+        self.resolve_is_heard(slot);
+        self.answer_resolve(slot, &own, &peer, &plan);
         match plan.verdict.direction {
             Direction::Established => self.establish(slot),
             Direction::Source(scope) => self.begin_source(slot, scope == Scope::Whole),

@@ -16,5 +16,5 @@ mod since;
 pub use export::Export;
 pub use overlay::{Overlay, Present};
 pub use restore::{copy_image, restore};
-pub use save::{remove_leftovers, save, Saved, Saver, SUFFIX};
+pub use save::{remove_leftovers, save, Progress, Saved, Saver, SUFFIX};
 pub use since::Since;

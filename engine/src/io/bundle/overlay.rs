@@ -163,7 +163,7 @@ pub(super) mod tests {
     use std::fs;
     use std::path::Path;
 
-    use super::super::save::{save, Saved};
+    use super::super::save::{save, Progress, Saved};
     use super::*;
     use crate::bundle::Facts;
     use crate::io::disk::Driver;
@@ -202,13 +202,13 @@ pub(super) mod tests {
             data_size_bytes: BLOCKS * BLOCK as u64,
             blocks: runs.iter().map(|run| run.count).sum(),
         };
-        let since = Arc::new(Since::take_over(folder, BLOCKS, BLOCK as u64).unwrap());
+        let since = Arc::new(Since::take_over(folder, BLOCKS, BLOCK as u64, 1).unwrap());
         since.begin(1, BLOCKS, BLOCK as u64);
         let mut read = |offset: u64, into: &mut [u8]| {
             into.copy_from_slice(&old[offset as usize..][..into.len()]);
             Ok(())
         };
-        let saved = save(folder, &facts, runs, &mut read, &|| true).unwrap();
+        let saved = save(folder, &facts, runs, &mut read, &Progress::default()).unwrap();
         since.end(1, Some(saved.id));
         let device = Arc::new(Device::open(&path, Driver::Auto).unwrap());
         for run in runs {

@@ -8,9 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use crate::bundle::{self, Bundle, BundleError, Facts};
 use crate::wire::BlockRun;
@@ -34,36 +33,62 @@ pub struct Saved {
 /// Reads the victim's device: fills the buffer from an offset in bytes.
 pub type Source<'a> = &'a mut dyn FnMut(u64, &mut [u8]) -> io::Result<()>;
 
-/// One save on a thread of its own; dropped, it is interrupted and leaves nothing behind.
+/// Where a save stands. It leaves `RUNNING` once: by itself, right before the file gets its name, or because nobody
+/// waits for it any more. So a save that was stopped never shows a file, without anybody having to wait for its thread.
+#[derive(Default)]
+pub struct Progress(AtomicU8);
+
+const RUNNING: u8 = 0;
+const COMMITTED: u8 = 1;
+const STOPPED: u8 = 2;
+
+impl Progress {
+    pub fn goes_on(&self) -> bool {
+        self.0.load(Ordering::Acquire) != STOPPED
+    }
+
+    /// From here on the file counts; false if nobody wants it.
+    fn commit(&self) -> bool {
+        self.leave(COMMITTED)
+    }
+
+    /// The caller may change the device again: what is read from now on never becomes a bundle.
+    pub fn stop(&self) {
+        self.leave(STOPPED);
+    }
+
+    fn leave(&self, to: u8) -> bool {
+        (self
+            .0
+            .compare_exchange(RUNNING, to, Ordering::AcqRel, Ordering::Acquire))
+        .is_ok()
+    }
+}
+
+/// One save on a thread of its own. Dropped, it is stopped and left to itself: its thread may hang in a read or an
+/// fsync, and nobody waits for that. It removes what it has written when it comes back.
 pub struct Saver {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    progress: Arc<Progress>,
 }
 
 impl Saver {
-    /// Runs `work` on a new thread; it is given what to ask whether it shall go on.
-    pub fn start(work: impl FnOnce(&dyn Fn() -> bool) + Send + 'static) -> io::Result<Saver> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let asked = stop.clone();
-        let thread = std::thread::Builder::new()
+    /// Runs `work` on a new thread.
+    pub fn start(work: impl FnOnce(&Progress) + Send + 'static) -> io::Result<Saver> {
+        let progress = Arc::new(Progress::default());
+        let asked = progress.clone();
+        std::thread::Builder::new()
             .name("bp-bundle".into())
             .spawn(move || {
                 // A panic was reported by the panic hook; the engine must not hear of a bundle then.
-                let _ = catch_unwind(AssertUnwindSafe(|| work(&|| !asked.load(Ordering::Relaxed))));
+                let _ = catch_unwind(AssertUnwindSafe(|| work(&asked)));
             })?;
-        Ok(Saver {
-            stop,
-            thread: Some(thread),
-        })
+        Ok(Saver { progress })
     }
 }
 
 impl Drop for Saver {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.progress.stop();
     }
 }
 
@@ -77,32 +102,35 @@ pub fn save(
     facts: &Facts,
     runs: &[BlockRun],
     read: Source<'_>,
-    go_on: &dyn Fn() -> bool,
+    progress: &Progress,
 ) -> Result<Saved, String> {
+    let go_on = || progress.goes_on();
     make_folder(folder).map_err(|error| unwritable(folder, &error))?;
-    check_room(folder, facts, runs, read, go_on)?;
-    let path = free_name(folder, facts);
-    let mut partial = path.clone().into_os_string();
-    partial.push(PARTIAL);
-    let partial = PathBuf::from(partial);
-    let saved = write_and_verify(&partial, facts, runs, read, go_on)
-        .map_err(|error| told(folder, &error))
-        .and_then(|(id, size_bytes)| {
-            fs::rename(&partial, &path)
-                .and_then(|()| sync_folder(folder))
-                .map_err(|error| unwritable(folder, &error))?;
-            Ok(Saved {
-                path: path.clone(),
-                id,
-                size_bytes,
-            })
-        });
-    if saved.is_err() {
-        // Of a file that is not durable nobody hears; the next start looks for what cannot be removed now.
+    check_room(folder, facts, runs, read, &go_on)?;
+    let (path, partial, file) = reserve_name(folder, facts).map_err(|error| unwritable(folder, &error))?;
+    let written = write_and_verify(&file, &partial, facts, runs, read, &go_on).and_then(|written| {
+        if progress.commit() {
+            Ok(written)
+        } else {
+            Err(BundleError::Interrupted)
+        }
+    });
+    let (id, size_bytes) = match written {
+        Ok(written) => written,
+        Err(error) => {
+            // The next start looks for what cannot be removed now.
+            let _ = fs::remove_file(&partial);
+            return Err(told(folder, &error));
+        }
+    };
+    let named = fs::rename(&partial, &path).and_then(|()| sync_folder(folder));
+    if let Err(error) = named {
+        // Of a file that is not durable nobody hears.
         let _ = fs::remove_file(&partial);
         let _ = fs::remove_file(&path);
+        return Err(unwritable(folder, &error));
     }
-    saved
+    Ok(Saved { path, id, size_bytes })
 }
 
 /// Removes what saves that were killed left in `folder`; a folder that is not there has none.
@@ -121,21 +149,14 @@ pub fn remove_leftovers(folder: &Path) -> io::Result<()> {
 }
 
 fn write_and_verify(
+    file: &File,
     partial: &Path,
     facts: &Facts,
     runs: &[BlockRun],
     read: Source<'_>,
     go_on: &dyn Fn() -> bool,
 ) -> Result<(u128, u64), BundleError> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        // The victim's data: no less private than its device.
-        .mode(0o600)
-        .custom_flags(libc::O_CLOEXEC)
-        .open(partial)?;
-    let mut out = BufWriter::with_capacity(BUFFER, &file);
+    let mut out = BufWriter::with_capacity(BUFFER, file);
     let size = bundle::write(&mut out, facts, runs, read, go_on)?;
     out.flush()?;
     drop(out);
@@ -209,17 +230,34 @@ fn free_bytes(folder: &Path) -> io::Result<u64> {
     Ok(info.f_bavail.saturating_mul(info.f_frsize))
 }
 
-/// A name that no bundle has: time and generation, and a number where that is not enough.
-fn free_name(folder: &Path, facts: &Facts) -> PathBuf {
+/// A name that no bundle has, time and generation, and a number where that is not enough; and the file to write until
+/// then. As long as that is there no other save takes the name: one that was stopped may still be at its end.
+fn reserve_name(folder: &Path, facts: &Facts) -> io::Result<(PathBuf, PathBuf, File)> {
     let base = format!("{}-{}", utc(facts.created_s), facts.victim.current);
     let mut path = folder.join(format!("{base}{SUFFIX}"));
-    for number in 2.. {
-        if !path.exists() {
-            break;
+    let mut number = 2;
+    loop {
+        let mut partial = path.clone().into_os_string();
+        partial.push(PARTIAL);
+        let partial = PathBuf::from(partial);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            // The victim's data: no less private than its device.
+            .mode(0o600)
+            .custom_flags(libc::O_CLOEXEC)
+            .open(&partial);
+        match file {
+            Ok(file) if !path.exists() => return Ok((path, partial, file)),
+            // Only who has the partial file gives the name: it was taken before.
+            Ok(_) => fs::remove_file(&partial)?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
         }
         path = folder.join(format!("{base}-{number}{SUFFIX}"));
+        number += 1;
     }
-    path
 }
 
 /// `20261124T221500Z`.
@@ -248,7 +286,7 @@ fn told(folder: &Path, error: &BundleError) -> String {
             "block {block} of this node's device cannot be read for the bundle: {error}; check the disk (kernel log, smartctl), {REMEDY}"
         ),
         BundleError::Interrupted => {
-            "the resource was stopped while its bundle was saved; bring it up and resolve again".into()
+            "nobody waited for it any more: the connection or the resource ended; resolve again".into()
         }
         other => format!(
             "the bundle in {} was not saved: {other}; check that disk, {REMEDY}",
@@ -271,6 +309,8 @@ fn unwritable(folder: &Path, error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::channel;
+
     use super::*;
     use crate::wire::Generations;
 
@@ -323,8 +363,8 @@ mod tests {
     fn a_saved_bundle_is_whole_under_its_name() {
         let base = tempfile::tempdir().unwrap();
         let folder = base.path().join("bundles/r0");
-        let saved = save(&folder, &facts(9), &all(9), &mut noise, &|| true).unwrap();
-        let again = save(&folder, &facts(9), &all(9), &mut noise, &|| true).unwrap();
+        let saved = save(&folder, &facts(9), &all(9), &mut noise, &Progress::default()).unwrap();
+        let again = save(&folder, &facts(9), &all(9), &mut noise, &Progress::default()).unwrap();
         let name = "20231114T221320Z-0000000000000abc";
         assert_eq!(names(&folder), [format!("{name}-2.bpb"), format!("{name}.bpb")]);
         assert_eq!((saved.id, saved.path == again.path), (again.id, false));
@@ -339,11 +379,53 @@ mod tests {
     fn a_bundle_that_fails_leaves_nothing() {
         let base = tempfile::tempdir().unwrap();
         let mut broken = |_: u64, _: &mut [u8]| Err(io::Error::from_raw_os_error(libc::EIO));
-        let why = save(base.path(), &facts(9), &all(9), &mut broken, &|| true).unwrap_err();
+        let progress = Progress::default();
+        let why = save(base.path(), &facts(9), &all(9), &mut broken, &progress).unwrap_err();
         assert!(why.contains("block 0") && why.contains("--no-bundle"), "{why}");
-        let why = save(base.path(), &facts(9), &all(9), &mut noise, &|| false).unwrap_err();
-        assert!(why.contains("stopped"), "{why}");
+        progress.stop();
+        let why = save(base.path(), &facts(9), &all(9), &mut noise, &progress).unwrap_err();
+        assert!(why.contains("nobody waited"), "{why}");
         assert!(names(base.path()).is_empty());
+    }
+
+    #[test]
+    fn a_save_is_committed_or_stopped_and_never_both() {
+        let progress = Progress::default();
+        assert!(progress.commit());
+        progress.stop();
+        assert!(progress.goes_on(), "it counts");
+        let progress = Progress::default();
+        progress.stop();
+        assert!(!progress.commit() && !progress.goes_on());
+    }
+
+    /// The engine's thread drops it: it must not stand while a disk hangs.
+    #[test]
+    fn a_save_that_hangs_is_left_to_itself_and_shows_nothing_when_it_comes_back() {
+        let base = tempfile::tempdir().unwrap();
+        let folder = base.path().to_owned();
+        let (reading, in_read) = channel();
+        let (let_go, gate) = channel::<()>();
+        let (ended, end) = channel();
+        let saver = Saver::start(move |progress| {
+            // The last read before the rename hangs.
+            let mut read = |offset: u64, into: &mut [u8]| {
+                reading.send(()).unwrap();
+                gate.recv().unwrap();
+                noise(offset, into)
+            };
+            let result = save(&folder, &facts(1), &all(1), &mut read, progress);
+            ended.send(result).unwrap();
+        })
+        .unwrap();
+        in_read.recv().unwrap();
+        drop(saver);
+        // Meanwhile the same name is wanted again, and finished first.
+        let again = save(base.path(), &facts(1), &all(1), &mut noise, &Progress::default()).unwrap();
+        let_go.send(()).unwrap();
+        end.recv().unwrap().unwrap_err();
+        let name = again.path.file_name().unwrap().to_str().unwrap();
+        assert_eq!(names(base.path()), [name]);
     }
 
     #[test]
@@ -359,7 +441,8 @@ mod tests {
             assert!(names(base.path()).is_empty(), "written before the room was known");
             Err(io::Error::from_raw_os_error(libc::EIO))
         };
-        save(base.path(), &facts(blocks), &all(blocks), &mut read, &|| true).unwrap_err();
+        let progress = Progress::default();
+        save(base.path(), &facts(blocks), &all(blocks), &mut read, &progress).unwrap_err();
     }
 
     #[test]

@@ -13,9 +13,9 @@ use super::save::sync_folder;
 use crate::meta::Bitmap;
 use crate::wire::BlockRun;
 
-const MAGIC: [u8; 8] = *b"BPSINCE1";
+const MAGIC: [u8; 8] = *b"BPSINCE2";
 const FILE: &str = "changed-since";
-const HEADER: usize = 48;
+const HEADER: usize = 56;
 const RUN: usize = 16;
 const CHECKSUM: usize = 16;
 /// Runs that are kept over a restart, at most: 16 MiB of them. With more, what changed is not known any more.
@@ -46,11 +46,13 @@ pub struct Since {
 
 impl Since {
     /// Takes over what an engine that was stopped in good order left in `folder`. It is removed, durably, before
-    /// anything can change: after a crash nothing is known, instead of something that is not true any more.
+    /// anything can change: after a crash nothing is known, instead of something that is not true any more. Nor is it
+    /// when the metadata are not at the sequence number at which that engine left them: another one ran since, and kept
+    /// its bundles elsewhere, or they are of another time.
     ///
     /// # Errors
     /// When it cannot be removed.
-    pub fn take_over(folder: &Path, device_blocks: u64, block_size: u64) -> io::Result<Since> {
+    pub fn take_over(folder: &Path, device_blocks: u64, block_size: u64, sequence: u64) -> io::Result<Since> {
         let file = folder.join(FILE);
         let bytes = match fs::read(&file) {
             Ok(bytes) => bytes,
@@ -62,6 +64,8 @@ impl Since {
             sync_folder(folder)?;
         }
         let tracked = decode(&bytes)
+            .filter(|(of, _)| *of == sequence)
+            .map(|(_, tracked)| tracked)
             .filter(|tracked| tracked.changed.len() == device_blocks && tracked.block_size == block_size);
         Ok(Since {
             file,
@@ -143,11 +147,13 @@ impl Since {
         })
     }
 
-    /// Keeps it for the next engine; for when nothing can change the device any more.
+    /// Keeps it for the next engine; for when nothing can change the device any more. `sequence` is that of the metadata's
+    /// last superblock.
     ///
     /// # Errors
     /// When it cannot be written: nothing is known after the next start then.
-    pub fn save(&self) -> io::Result<()> {
+    pub fn save(&self, sequence: u64) -> io::Result<()> {
+        let encode = |tracked| encode(tracked, sequence);
         let Some(bytes) = self.lock().tracked.as_ref().and_then(encode) else {
             return Ok(());
         };
@@ -159,14 +165,19 @@ impl Since {
     }
 }
 
-fn encode(tracked: &Tracked) -> Option<Vec<u8>> {
+fn encode(tracked: &Tracked, sequence: u64) -> Option<Vec<u8>> {
     let runs: Vec<(u64, u64)> = tracked.changed.runs().take(RUNS_MAX + 1).collect();
     if runs.len() > RUNS_MAX {
         return None;
     }
     let mut out = MAGIC.to_vec();
     out.extend(tracked.bundle.to_le_bytes());
-    for number in [tracked.block_size, tracked.changed.len(), runs.len() as u64] {
+    for number in [
+        sequence,
+        tracked.block_size,
+        tracked.changed.len(),
+        runs.len() as u64,
+    ] {
         out.extend(number.to_le_bytes());
     }
     for (first, count) in runs {
@@ -177,7 +188,7 @@ fn encode(tracked: &Tracked) -> Option<Vec<u8>> {
     Some(out)
 }
 
-fn decode(bytes: &[u8]) -> Option<Tracked> {
+fn decode(bytes: &[u8]) -> Option<(u64, Tracked)> {
     let body = bytes.len().checked_sub(CHECKSUM).filter(|body| *body >= HEADER)?;
     let (body, checksum) = bytes.split_at(body);
     if body[..8] != MAGIC || xxh3_128(body).to_le_bytes() != checksum {
@@ -185,8 +196,8 @@ fn decode(bytes: &[u8]) -> Option<Tracked> {
     }
     let number = |at: usize| u64::from_le_bytes(body[at..at + 8].try_into().expect("eight bytes"));
     let runs = &body[HEADER..];
-    let units = number(32);
-    if units > 1 << 40 || runs.len() as u64 != number(40).checked_mul(RUN as u64)? {
+    let units = number(40);
+    if units > 1 << 40 || runs.len() as u64 != number(48).checked_mul(RUN as u64)? {
         return None;
     }
     let mut changed = Bitmap::new(units);
@@ -198,11 +209,12 @@ fn decode(bytes: &[u8]) -> Option<Tracked> {
         }
         changed.set(first, count);
     }
-    Some(Tracked {
+    let tracked = Tracked {
         bundle: u128::from_le_bytes(body[8..24].try_into().expect("sixteen bytes")),
-        block_size: number(24),
+        block_size: number(32),
         changed,
-    })
+    };
+    Some((number(24), tracked))
 }
 
 #[cfg(test)]
@@ -212,7 +224,7 @@ mod tests {
     const BLOCKS: u64 = 1000;
 
     fn fresh(folder: &Path) -> Since {
-        Since::take_over(folder, BLOCKS, 4096).unwrap()
+        Since::take_over(folder, BLOCKS, 4096, 3).unwrap()
     }
 
     fn saved(since: &Since, bundle: u128) {
@@ -253,7 +265,7 @@ mod tests {
         let since = fresh(folder.path());
         saved(&since, 7);
         since.mark(10 * 4096, 3 * 4096);
-        since.save().unwrap();
+        since.save(3).unwrap();
         let next = fresh(folder.path());
         assert_eq!(next.changed(7), Some(3));
         assert!(!next.unchanged(7, 12, 1) && next.unchanged(7, 13, 1));
@@ -262,11 +274,23 @@ mod tests {
     }
 
     #[test]
+    fn what_another_engine_did_meanwhile_is_not_known() {
+        let folder = tempfile::tempdir().unwrap();
+        for (sequence, known) in [(3, Some(0)), (4, None)] {
+            let since = fresh(folder.path());
+            saved(&since, 7);
+            since.save(3).unwrap();
+            let next = Since::take_over(folder.path(), BLOCKS, 4096, sequence).unwrap();
+            assert_eq!(next.changed(7), known);
+        }
+    }
+
+    #[test]
     fn damage_and_another_device_count_as_unknown() {
         let folder = tempfile::tempdir().unwrap();
         let since = fresh(folder.path());
         saved(&since, 7);
-        since.save().unwrap();
+        since.save(3).unwrap();
         let file = folder.path().join(FILE);
         let good = fs::read(&file).unwrap();
         for at in 0..good.len() {
@@ -278,6 +302,9 @@ mod tests {
             assert_eq!(fresh(folder.path()).changed(7), None, "cut at {at}");
         }
         fs::write(&file, &good).unwrap();
-        assert_eq!(Since::take_over(folder.path(), 5, 4096).unwrap().changed(7), None);
+        assert_eq!(
+            Since::take_over(folder.path(), 5, 4096, 3).unwrap().changed(7),
+            None
+        );
     }
 }

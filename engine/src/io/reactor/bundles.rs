@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Reactor;
 use crate::bundle::Facts;
-use crate::core::{BundleRequest, DiskOp, Event, Severity, Token};
+use crate::core::{BundleRequest, DiskOp, Event, Record, Severity, Token};
 use crate::io::bundle::{save, Saved, Saver};
 use crate::io::disk::Device;
 use crate::io::inbox::{Inbox, Input};
@@ -43,11 +43,10 @@ impl Reactor {
                 self.bundles.folder.display()
             ),
         );
-        // An earlier one that nobody waits for any more ends first.
-        self.saver = None;
         let (device, inbox) = (self.device.clone(), self.inbox.clone());
         let folder = self.bundles.folder.clone();
         match start(token, device, inbox, folder, facts, bundle.runs) {
+            // An earlier one that nobody waits for any more is stopped.
             Ok(saver) => self.saver = Some((token, saver)),
             Err(error) => {
                 let why = format!("no thread can be started to save the bundle: {error}; try again");
@@ -79,7 +78,16 @@ impl Reactor {
         self.tell(Event::BundleSaved { token, result });
     }
 
-    /// Interrupts it where it is not complete yet; its answer comes all the same, and finds nobody.
+    /// The core waits for the answer before it lets anything be lost.
+    pub(super) fn remember_discard(&mut self, token: Token, record: &Record) {
+        let result = self.remember(record).map_err(|error| {
+            format!("the history cannot be written: {error}; make room for it and correct its mode, or resolve with a bundle")
+        });
+        self.tell(Event::BundleSaved { token, result });
+    }
+
+    /// Stops it where it is not complete yet, before any action that comes after it; its answer comes all the same, and
+    /// finds nobody.
     pub(super) fn drop_bundle(&mut self, token: Token) {
         self.saver.take_if(|(saving, _)| *saving == token);
     }
@@ -95,7 +103,7 @@ impl Reactor {
 
     /// Nothing changes the disk any more: the next engine may know what has changed until here.
     pub(super) fn keep_changed(&self) {
-        if let Err(error) = self.bundles.since.save() {
+        if let Err(error) = self.bundles.since.save(self.replica.metadata_sequence()) {
             self.notice(
                 Severity::Warning,
                 "bundle.changes-lost",
@@ -118,7 +126,7 @@ fn start(
     facts: Facts,
     runs: Vec<BlockRun>,
 ) -> io::Result<Saver> {
-    Saver::start(move |go_on| {
+    Saver::start(move |progress| {
         let mut answer = Answer {
             token,
             inbox,
@@ -131,7 +139,7 @@ fn start(
             into.copy_from_slice(&bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
             Ok(())
         };
-        answer.result = save(&folder, &facts, &runs, &mut read, go_on);
+        answer.result = save(&folder, &facts, &runs, &mut read, progress);
     })
 }
 
@@ -205,16 +213,15 @@ mod tests {
             runs.clone(),
         )
         .unwrap();
-        if !interrupt {
-            let mut answered = libc::pollfd {
-                fd: inbox.fd(),
-                events: libc::POLLIN,
-                revents: 0,
-            };
-            // SAFETY: one valid pollfd.
-            assert_eq!(unsafe { libc::poll(&mut answered, 1, 30_000) }, 1, "no answer");
-        }
-        // Waits for its end.
+        // Kept until it has answered, or stopped at once.
+        let saver = Some(saver).filter(|_| !interrupt);
+        let mut answered = libc::pollfd {
+            fd: inbox.fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one valid pollfd.
+        assert_eq!(unsafe { libc::poll(&mut answered, 1, 30_000) }, 1, "no answer");
         drop(saver);
         let Some(Input::BundleSaved {
             token: Token(7),

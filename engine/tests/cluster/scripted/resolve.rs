@@ -1,5 +1,7 @@
 //! The end of a split brain, step by step.
 
+mod command;
+
 use _engine::meta::next_copy;
 use _engine::wire::{BlockRun, GoodbyeReason};
 
@@ -58,6 +60,12 @@ fn saving() -> (Bench, Token) {
 fn saved(bench: &mut Bench, token: Token, ok: bool) {
     let result = if ok { Ok(()) } else { Err("no room".into()) };
     bench.event(Event::BundleSaved { token, result });
+}
+
+/// The record of a discard without a bundle is durable, or cannot be.
+fn recorded(bench: &mut Bench, ok: bool) {
+    let token = bench.discards.pop().expect("a discard to record");
+    saved(bench, token, ok);
 }
 
 fn goodbye(bench: &mut Bench) -> Option<GoodbyeReason> {
@@ -136,6 +144,28 @@ fn a_survivor_tells_what_a_crash_left_in_doubt() {
 }
 
 #[test]
+fn a_survivor_records_only_what_happened() {
+    // Cut off before it had saved anything, the victim comes back with a blank disk, with a copy of its
+    // disk of before the split, or rewound.
+    let mut blank = state(Role::Secondary, 0);
+    blank.disk = DiskState::Inconsistent;
+    let copied = state(Role::Secondary, 5);
+    let mut rewound = copied.clone();
+    rewound.disk = DiskState::Inconsistent;
+    for (back, resolved) in [(blank, false), (copied, false), (rewound, true)] {
+        let mut bench = split();
+        told(&mut bench, Intent::DiscardMine { bundle: true });
+        bench.settle();
+        bench.lose();
+        bench.pass(60_000 * MS);
+        bench.handshake(back);
+        bench.settle();
+        assert_eq!(bench.replication(), "SyncSource");
+        assert_eq!(bench.records.contains(&"split_brain.resolved"), resolved);
+    }
+}
+
+#[test]
 fn the_rewind_comes_after_the_marks_are_durable_and_is_one_write() {
     let (mut bench, token) = saving();
     saved(&mut bench, token, true);
@@ -194,149 +224,89 @@ fn a_bundle_that_fails_is_told_to_the_survivor_and_a_late_answer_to_nobody() {
 }
 
 #[test]
-fn only_a_word_about_the_split_brain_is_heard_by_a_node_that_stands_alone() {
+fn a_disconnect_that_ends_a_resolution_is_in_the_history() {
+    let kept = |bench: &Bench| bench.records.contains(&"split_brain.kept");
+    // Of the victim, where it was typed and where it is heard.
+    for here in [true, false] {
+        let disconnect = |bench: &mut Bench| {
+            if here {
+                bench.command(Command::Disconnect { peer: 0 });
+            } else {
+                bench.receive(Message::Goodbye {
+                    reason: GoodbyeReason::Disconnect,
+                    text: "disconnected by an administrator".into(),
+                });
+            }
+        };
+        let (mut bench, _) = saving();
+        disconnect(&mut bench);
+        assert!(kept(&bench));
+        // Too late: the rewind is on its way to the metadata.
+        let (mut bench, token) = saving();
+        saved(&mut bench, token, true);
+        while !bench.records.contains(&"split_brain.resolved") {
+            bench.meta_done(true);
+        }
+        disconnect(&mut bench);
+        bench.settle();
+        assert!(!kept(&bench));
+    }
+    // Of the survivor.
     let mut bench = split();
-    bench.command(Command::Disconnect { peer: 0 });
-    bench.open();
-    assert!(bench.sent.is_empty(), "it listens first");
-    bench.pass(2_000 * MS);
-    assert!(bench.sent.is_empty(), "nothing comes before a Hello");
-    bench.hello();
-    assert_eq!(goodbye(&mut bench), Some(GoodbyeReason::Disconnect));
-    bench.open();
-    bench.pass(3_100 * MS);
-    assert_eq!(goodbye(&mut bench), None);
-    told(&mut bench, Intent::DiscardYours { bundle: false });
-    let hello = bench.find(|message| match message {
-        Message::Hello(hello) => Some(hello.intent),
-        _ => None,
-    });
-    assert_eq!(hello, Some(Intent::Replicate));
-    peers_marks(&mut bench);
-    bench.settle();
-    assert!(bench.bundles.is_empty() && bench.records.contains(&"split_brain.resolved"));
-}
-
-#[test]
-fn a_node_that_a_split_brain_keeps_apart_hears_a_peer_that_is_back() {
-    let mut bench = split();
-    told(&mut bench, Intent::Replicate);
-    assert_eq!(goodbye(&mut bench), Some(GoodbyeReason::Refused));
-    // The peer was started again, with a new disk.
-    bench.sent.clear();
-    bench.open();
-    bench.hello();
-    bench.receive(Message::State(state(Role::Secondary, 0)));
-    assert_eq!(goodbye(&mut bench), None);
-    let status = bench.replica.status(bench.now);
-    assert_eq!(status.peers[0].rule, Some("peer-new"));
-    assert!(!status.peers[0].split_brain);
-    // What an administrator has disconnected stays so.
-    let mut bench = split();
-    told(&mut bench, Intent::Replicate);
-    bench.command(Command::Disconnect { peer: 0 });
-    bench.sent.clear();
-    bench.open();
-    bench.hello();
-    assert_eq!(goodbye(&mut bench), Some(GoodbyeReason::Disconnect));
-}
-
-#[test]
-fn a_split_brain_is_remembered_over_a_restart() {
-    let mut bench = split();
-    told(&mut bench, Intent::Replicate);
-    let saved = superblock_in(&bench.meta_done(true)).expect("saved at once");
-    assert!(saved.peers[0].split_brain);
-    let mut bench = Bench::with_marks(saved, false, &[3], &[]);
-    assert!(bench.replica.status(bench.now).peers[0].split_brain);
     told(&mut bench, Intent::DiscardMine { bundle: true });
-    assert!(
-        bench.replica.status(bench.now).peers[0].split_brain,
-        "until it has ended"
-    );
-}
-
-#[test]
-fn a_connect_takes_up_a_connection_that_had_not_been_wanted() {
-    let mut bench = split();
     bench.command(Command::Disconnect { peer: 0 });
-    bench.open();
-    bench.command(Command::Connect { peer: 0 });
-    bench.hello();
-    let state = bench.find(|message| match message {
-        Message::State(state) => Some(state.generations.current),
-        _ => None,
-    });
-    assert_eq!(state, Some(6));
+    assert!(kept(&bench));
 }
 
 #[test]
-fn a_resolve_is_refused_where_there_is_nothing_to_resolve() {
-    let mut bench = Bench::primary();
-    let victim = Victim::Peer(0);
-    let id = bench.command(Command::Resolve { victim, bundle: true });
-    assert!(bench.is_done(id, false), "connected");
-    bench.lose();
-    let id = bench.command(Command::Resolve {
-        victim: Victim::Myself,
-        bundle: true,
-    });
-    assert!(bench.is_done(id, false), "Primary");
-    // Nobody is there to ask.
-    let id = bench.command(Command::Resolve { victim, bundle: true });
-    let twice = bench.command(Command::Resolve { victim, bundle: true });
-    assert!(bench.is_done(twice, false));
-    bench.pass(9_900 * MS);
-    assert!(!bench.is_done(id, false));
-    bench.pass(200 * MS);
-    assert!(bench.is_done(id, false));
-}
-
-#[test]
-fn a_goodbye_to_the_connection_before_does_not_end_a_resolve() {
+fn a_survivor_that_only_lives_does_not_hold_its_victim_for_ever() {
     let mut bench = split();
-    bench.open();
-    let victim = Victim::Myself;
-    let id = bench.command(Command::Resolve {
-        victim,
-        bundle: false,
+    told(&mut bench, Intent::DiscardYours { bundle: true });
+    bench.sent.clear();
+    let alive = |bench: &mut Bench, seconds: u64| {
+        for _ in 0..seconds {
+            bench.pass(1_000 * MS);
+            bench.receive(Message::Ping { sent_ns: 1 });
+        }
+    };
+    // Ten times the peers' timeout, from the last that came.
+    alive(&mut bench, 29);
+    bench.receive(Message::BitmapRuns {
+        runs: Vec::new(),
+        last: false,
     });
-    bench.receive(Message::Goodbye {
-        reason: GoodbyeReason::Refused,
-        text: "a split brain".into(),
-    });
-    bench.pass(2_000 * MS);
-    told(&mut bench, Intent::Replicate);
-    peers_marks(&mut bench);
+    alive(&mut bench, 29);
+    assert_eq!(goodbye(&mut bench), None);
+    alive(&mut bench, 1);
+    assert_eq!(goodbye(&mut bench), Some(GoodbyeReason::Busy));
+    assert!(bench.records.contains(&"split_brain.kept"));
+    let id = bench.command(Command::Promote { force: true });
     bench.settle();
     assert!(bench.is_done(id, true));
 }
 
 #[test]
-fn a_resolve_hears_why_the_other_side_refuses() {
-    let mut bench = split();
-    let victim = Victim::Peer(0);
-    let id = bench.command(Command::Resolve { victim, bundle: true });
-    told(&mut bench, Intent::Replicate);
-    bench.receive(Message::Goodbye {
-        reason: GoodbyeReason::Refused,
-        text: "no room for the bundle".into(),
-    });
-    assert!(bench.is_done(id, false) && bench.records.contains(&"split_brain.kept"));
-}
-
-#[test]
-fn a_failing_metadata_device_ends_a_resolve() {
-    let mut bench = split();
-    let victim = Victim::Myself;
-    let id = bench.command(Command::Resolve {
-        victim,
-        bundle: false,
-    });
-    told(&mut bench, Intent::Replicate);
-    peers_marks(&mut bench);
-    bench.meta_done(false);
-    assert!(bench.is_done(id, false));
+fn nothing_goes_without_a_bundle_before_that_is_on_record() {
+    for ok in [true, false] {
+        let mut bench = split();
+        told(&mut bench, Intent::DiscardYours { bundle: false });
+        bench.settle_meta();
+        peers_marks(&mut bench);
+        assert!(bench.records.contains(&"split_brain.discarding"));
+        assert!(bench.meta.is_empty(), "not even the marks before");
+        bench.sent.clear();
+        recorded(&mut bench, ok);
+        bench.settle();
+        let (reason, outcome) = if ok {
+            (GoodbyeReason::Busy, "split_brain.resolved")
+        } else {
+            (GoodbyeReason::Refused, "split_brain.kept")
+        };
+        assert_eq!(goodbye(&mut bench), Some(reason));
+        assert_eq!(bench.records.last(), Some(&outcome));
+        let generation = bench.replica.status(bench.now).generation.current;
+        assert_eq!(generation, format!("{:016x}", if ok { 5 } else { 6 }));
+    }
 }
 
 #[test]
