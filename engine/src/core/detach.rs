@@ -255,7 +255,7 @@ impl Replica {
             self.generation_fields(),
         );
         self.notice(Severity::Warning, "disk.served", text);
-        self.flush_error = None;
+        // `flush_error` stays, told or not: what was lost with it, while alone, the stand-in never had.
         self.hand_over_requests(slot);
         self.retry_starts();
     }

@@ -55,7 +55,12 @@ impl Replica {
             Some(link) if fit => link.id,
             _ => {
                 let text = format!("{} cannot stand in for {name} now", self.config.node);
-                return self.close_with(slot, GoodbyeReason::Busy, &text);
+                // With a hole in this copy the other one is the better: it must not stay stale as well.
+                let reason = match self.superblock.disk {
+                    DiskState::UpToDate => GoodbyeReason::Busy,
+                    _ => GoodbyeReason::Diskless,
+                };
+                return self.close_with(slot, reason, &text);
             }
         };
         if let Some(known) = &mut self.peers[slot].known {

@@ -1194,3 +1194,18 @@ fn a_stop_ends_a_connect_that_waits_for_a_drain() {
     bench.pass(10_000 * MS);
     assert_eq!(bench.dials, dials, "a stopped resource tries nothing");
 }
+
+#[test]
+fn a_peer_that_asks_again_and_again_to_be_primary_costs_one_metadata_write() {
+    let mut bench = Bench::with(superblock(5), false, OnIoError::PassOn);
+    bench.handshake(state(Role::Secondary, 5));
+    bench.settle();
+    bench.sent.clear();
+    for _ in 0..100 {
+        bench.receive(Message::PromoteRequest);
+    }
+    assert_eq!(bench.meta.len(), 1);
+    bench.settle();
+    let allowed = |message: &&Message| matches!(message, Message::PromoteReply { allowed: true });
+    assert_eq!(bench.sent.iter().filter(allowed).count(), 1);
+}

@@ -249,6 +249,8 @@ impl Replica {
         let mine_wins = self.promotion.is_some() && self.config.node < self.peers[slot].name;
         let busy = self.role == Role::Primary
             || self.promoting
+            // One permission at a time: each costs a metadata write.
+            || self.allowing
             || self.resuming.is_some()
             || self.quiescing.is_some()
             || self.superblock.role_primary && !self.crashed_primary;

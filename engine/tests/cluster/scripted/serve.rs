@@ -550,3 +550,64 @@ fn metadata_that_missed_the_stand_in_do_not_go_on_alone() {
         }
     }
 }
+
+#[test]
+fn what_was_lost_while_alone_fails_the_next_flush_whoever_stands_in_by_then() {
+    let mut bench = Bench::primary_with(OnIoError::Detach);
+    bench.lose();
+    bench.settle();
+    let lost = bench.write(0);
+    bench.settle();
+    assert!(bench.replies.contains(&(lost, true)));
+    // A flush of the node's own has the error that the application's would have had.
+    while bench.disk.is_empty() {
+        bench.pass(1_000 * MS);
+    }
+    assert_eq!(bench.finish_disk(false), DiskOp::Flush);
+    bench.settle();
+    // The peer comes back, and becomes equal to what is left here.
+    bench.handshake(state(Role::Secondary, 5));
+    let (runs, last) = (Vec::new(), true);
+    bench.receive(Message::BitmapRuns { runs, last });
+    while bench.replication() != "Established" {
+        bench.settle();
+        match bench.sent.pop_front().expect("the resync goes on") {
+            Message::ChunkHash { id, .. } => bench.receive(Message::ChunkSame { id }),
+            Message::ResyncEnd { current, .. } => bench.receive(Message::ResyncEnded { current }),
+            _ => {}
+        }
+    }
+    bench.write(u64::from(BLOCK));
+    bench.settle_meta();
+    bench.finish_disk(false);
+    bench.settle_meta();
+    bench.receive(Message::DetachedOk);
+    bench.receive(Message::Done { seq: 1, status: 0 });
+    let flush = bench.request(RequestKind::Flush);
+    bench.receive(Message::Done { seq: 2, status: 0 });
+    assert!(
+        bench.replies.contains(&(flush, false)),
+        "the lost write was never told"
+    );
+    // Told once.
+    let flush = bench.request(RequestKind::Flush);
+    bench.receive(Message::Done { seq: 3, status: 0 });
+    assert!(bench.replies.contains(&(flush, true)));
+}
+
+#[test]
+fn a_copy_with_a_hole_says_that_the_other_one_is_better() {
+    // Its disk fails a write, and before the Primary hears of it, the Primary's metadata fail.
+    let mut bench = Bench::with(superblock(5), false, OnIoError::PassOn);
+    bench.handshake(state(Role::Primary, 5));
+    bench.settle();
+    bench.served_write(1, 0, false);
+    bench.finish_disk(false);
+    bench.settle();
+    bench.receive(Message::Detached);
+    let reason = bench.find(|message| match message {
+        Message::Goodbye { reason, .. } => Some(*reason),
+        _ => None,
+    });
+    assert_eq!(reason, Some(GoodbyeReason::Diskless));
+}
