@@ -45,11 +45,8 @@ def exporting(node: Node, which: str) -> Iterator[tuple[subprocess.Popen[str], A
     )
     try:
         assert process.stdout is not None and process.stderr is not None
-        told = ""
-        while not told.endswith("\n}\n"):
-            line = process.stdout.readline()
-            assert line, process.stderr.read()
-            told += line
+        told = process.stdout.readline()
+        assert told, process.stderr.read()
         yield process, json.loads(told)
     finally:
         process.kill()
