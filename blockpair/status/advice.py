@@ -100,7 +100,7 @@ def _local(name: str, engine: EngineStatus) -> Iterator[Advice]:
             yield Advice(
                 "warning",
                 "outdated",
-                "this node's copy is intact but old: the peer has written without it",
+                "this node's copy is intact but old: the peer went on without it",
                 f"connect to that peer, the resync begins by itself: blockpair connect {name}",
             )
         case "Consistent" if all(peer.connection != "Connected" for peer in engine.peers):
@@ -280,7 +280,9 @@ def _split_brain(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:
         f"what a connect would do, and why: blockpair plan {name}\n"
         f"what each node would lose: blockpair resolve {name}\n"
         "give up the changes of one, here or there; they are saved in a bundle on it first: "
-        f"blockpair resolve {name} --discard NODE",
+        f"blockpair resolve {name} --discard NODE\n"
+        f"that node must be Secondary, on it: blockpair demote {name}; where the policy then knows whose go, "
+        f"this is enough, on both: blockpair connect {name}",
     )
 
 
