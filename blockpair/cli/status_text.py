@@ -35,8 +35,10 @@ def resource_lines(resource: ResourceReport) -> list[Text]:
         lines = [Text.assemble((resource.name, "bold"), "  ", (resource.state, style))]
     else:
         lines = [_head(resource, engine)]
-    lines.append(_row("device", Text(resource.device + _driver(engine))))
-    lines.append(_row("metadata", Text(resource.metadata)))
+    # Empty where the configuration cannot be read.
+    if resource.device:
+        lines.append(_row("device", Text(resource.device + _driver(engine))))
+        lines.append(_row("metadata", Text(resource.metadata)))
     if resource.kernel_device.attached:
         device = resource.kernel_device
         lines.append(_row("offered as", Text(f"{device.link} ({device.path})")))
