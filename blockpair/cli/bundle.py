@@ -172,6 +172,8 @@ def restore(directory: str | None, bundle: str, image: str | None, yes: bool, as
 def delete(directory: str | None, bundle: str, yes: bool, as_json: bool) -> None:
     """Remove a bundle of this node for good: what the victim lost is gone then.
 
+    Refused (exit code 3) while it is exported.
+
     \b
     Examples:
       blockpair bundle delete 20261124T221500Z-00f1c4d20a6be1aa.bpb
