@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 which_argument = click.argument("bundle", metavar="BUNDLE|RES|FILE")
 
 
-@click.group("bundle")
+@click.group("bundle", short_help="What a split brain's loser lost, kept as it was.")
 def command() -> None:
     """What a split brain's loser lost: every bundle has its blocks as they were.
 
@@ -45,7 +45,7 @@ def list_(directory: str | None, resource: str | None, as_json: bool) -> None:
     import msgspec
 
     from blockpair.bundles import Entry
-    from blockpair.cli.bundle_text import table
+    from blockpair.cli.bundle_text import natural_width, table
 
     entries = msgspec.convert(answer, type=list[Entry])
     if not entries:
@@ -53,10 +53,12 @@ def list_(directory: str | None, resource: str | None, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    Console(highlight=False, soft_wrap=True).print(table(entries))
+    shown = table(entries)
+    # As wide as it is: a name that is cut off names no bundle.
+    Console(highlight=False, width=natural_width(shown)).print(shown)
 
 
-@command.command("show")
+@command.command("show", short_help="What a bundle is of; checks all of it.")
 @which_argument
 @json_option
 @click.pass_obj
@@ -78,7 +80,7 @@ def show(directory: str | None, bundle: str, as_json: bool) -> None:
     click.echo("\n".join([*lines(_bundle(answer)), "all blocks match their checksums"]))
 
 
-@command.command("export")
+@command.command("export", short_help="Serve the victim's whole device as it was.")
 @which_argument
 @json_option
 @click.pass_obj
@@ -96,7 +98,9 @@ def export(directory: str | None, bundle: str, as_json: bool) -> None:
     """
     with _exported(directory, _absolute(bundle)) as (exported, wait):
         if as_json:
-            print_json(exported)
+            import msgspec
+
+            click.echo(msgspec.json.encode(exported))
         else:
             from blockpair.cli.bundle_text import export_lines
 
@@ -115,7 +119,7 @@ def export(directory: str | None, bundle: str, as_json: bool) -> None:
     )
 
 
-@command.command("restore")
+@command.command("restore", short_help="Write a bundle's blocks back to the device.")
 @which_argument
 @click.option("--to", "image", metavar="FILE", help="Write the whole device as it was to a new file instead.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -160,13 +164,15 @@ def restore(directory: str | None, bundle: str, image: str | None, yes: bool, as
         click.echo(f"{answer['bytes']} bytes of {name} are as they were on {shown.facts.node}")
 
 
-@command.command("delete")
+@command.command("delete", short_help="Remove a bundle of this node for good.")
 @which_argument
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @click.pass_obj
 def delete(directory: str | None, bundle: str, yes: bool, as_json: bool) -> None:
     """Remove a bundle of this node for good: what the victim lost is gone then.
+
+    Refused (exit code 3) while it is exported.
 
     \b
     Examples:

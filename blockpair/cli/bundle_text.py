@@ -36,6 +36,15 @@ def table(entries: list[Entry]) -> Table:
     return shown
 
 
+def natural_width(shown: Table) -> int:
+    """The columns that a table takes if nothing is cut off or wrapped."""
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    console = Console(width=1 << 16)
+    return Measurement.get(console, console.options, shown).maximum
+
+
 def lines(bundle: BundleFile) -> list[str]:
     """The facts of one bundle."""
     facts = bundle.facts
@@ -45,7 +54,8 @@ def lines(bundle: BundleFile) -> list[str]:
         f"resource    {facts.resource}, {facts.data_size_bytes} bytes ({format_size(facts.data_size_bytes)})",
         f"loser       {facts.node}, whose blocks these are; {facts.peer}'s took their place",
         f"saved       {time}: {facts.blocks} blocks of {format_size(facts.block_size_bytes)}, "
-        f"{bundle.saved_bytes} bytes ({format_size(bundle.saved_bytes)}) in {bundle.size_bytes}",
+        f"{bundle.saved_bytes} bytes ({format_size(bundle.saved_bytes)}) "
+        f"in a file of {bundle.size_bytes} bytes",
         f"why         {facts.why} (rule {facts.rule})",
         f"generation  {facts.victim.current}; the survivor's {facts.survivor.current}",
     ]

@@ -7,7 +7,7 @@ import click
 from blockpair.cli.output import daemon, json_option, name_argument, print_json
 
 
-@click.command("demote")
+@click.command("demote", short_help="Make this node Secondary for NAME.")
 @name_argument
 @json_option
 @click.pass_obj

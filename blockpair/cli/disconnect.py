@@ -7,7 +7,7 @@ import click
 from blockpair.cli.output import daemon, json_option, name_argument, print_json
 
 
-@click.command("disconnect")
+@click.command("disconnect", short_help="Disconnect NAME from its peers until `connect`.")
 @name_argument
 @click.option("--peer", metavar="NODE", help="Only this peer; otherwise every one.")
 @json_option

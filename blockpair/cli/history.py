@@ -10,7 +10,7 @@ from blockpair.cli.output import daemon, json_option, name_argument, print_json
 from blockpair.errors import BlockpairError, ErrorKind
 
 
-@click.command("history")
+@click.command("history", short_help="What was decided about NAME on this node.")
 @name_argument
 @click.option(
     "--limit",

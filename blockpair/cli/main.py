@@ -57,7 +57,7 @@ def group(ctx: click.Context, directory: str | None) -> None:
 
     \b
     Exit codes: 0 fine, 1 failed, 2 usage, 3 refused because it would be
-    unsafe, 4 degraded (status), 5 no daemon.
+    unsafe, 4 degraded (status, plan), 5 no daemon.
     """
     ctx.obj = directory
 

@@ -15,7 +15,7 @@ def command() -> None:
     """Read a resource's metadata on the disk; nothing is changed."""
 
 
-@command.command("show")
+@command.command("show", short_help="Sizes, generations, what is out of sync.")
 @name_argument
 @json_option
 @click.pass_obj
@@ -36,7 +36,7 @@ def show(directory: str | None, name: str, as_json: bool) -> None:
     click.echo("\n".join(lines(answer)))
 
 
-@command.command("dump")
+@command.command("dump", short_help="All of it: also each run of marks.")
 @name_argument
 @json_option
 @click.pass_obj

@@ -8,7 +8,7 @@ from blockpair.cli.output import daemon, json_option, name_argument, print_error
 from blockpair.errors import BlockpairError, ErrorKind
 
 
-@click.command("plan")
+@click.command("plan", short_help="What a connect of NAME would do now.")
 @name_argument
 @click.option("--peer", metavar="NODE", help="The peer to ask; by default the first.")
 @json_option

@@ -113,6 +113,13 @@ def _words(plan: Plan, decision: Decision) -> list[str]:
             return [f"refused: {decision.reason}"]
 
 
+def _demote(resource: str, sides: dict[str, Side]) -> str:
+    in_use = [name for name, side in sides.items() if side.role == "Primary" or side.resuming]
+    if not in_use:
+        return ""
+    return f"; first, if that is {' or '.join(in_use)}, there: blockpair demote {resource}"
+
+
 def _split(plan: Plan, decision: Decision) -> list[str]:
     sides = {side.node: side for side in (plan.own, plan.other) if side is not None}
     if decision.victim is None:
@@ -121,7 +128,7 @@ def _split(plan: Plan, decision: Decision) -> list[str]:
             f"split brain: {decision.reason}",
             *losses,
             f"what that is: blockpair resolve {plan.resource}",
-            f"to decide: blockpair resolve {plan.resource} --discard NODE",
+            f"to decide: blockpair resolve {plan.resource} --discard NODE{_demote(plan.resource, sides)}",
         ]
     return [
         f"split brain: {decision.victim} gives up its changes by the policy {decision.by}: {decision.reason}",

@@ -84,7 +84,8 @@ def show(
                 raise BlockpairError(
                     ErrorKind.TIMEOUT,
                     f"not in sync after {limit:g} s: {plain(report)}",
-                    f"it goes on by itself; to follow it: blockpair sync {report.name} --wait",
+                    f"what is in its way, and what to do: blockpair status {report.name}; "
+                    f"to follow it further: blockpair sync {report.name} --wait",
                 )
             try:
                 time.sleep(poll)

@@ -7,7 +7,7 @@ import click
 from blockpair.cli.output import daemon, json_option, name_argument, print_json
 
 
-@click.command("promote")
+@click.command("promote", short_help="Make this node Primary for NAME.")
 @name_argument
 @click.option(
     "--force",

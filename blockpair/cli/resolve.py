@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.1
 
 
-@click.command("resolve")
+@click.command("resolve", short_help="What a split brain's sides would lose; end it.")
 @name_argument
 @click.option("--discard", "victim", metavar="NODE", help="Give up the changes of NODE, on either node.")
 @click.option(

@@ -56,7 +56,7 @@ def _files(files: FileList) -> list[str]:
     if len(files.paths) > _PATHS_SHOWN:
         found.append(f"    … {len(files.paths) - _PATHS_SHOWN} more with --json")
     if files.other_blocks:
-        found.append(f"  {files.other_blocks} blocks of no file: the file system's own, or free")
+        found.append(f"    and {files.other_blocks} blocks of the file system that belong to no file")
     return found
 
 

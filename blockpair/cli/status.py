@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _WATCH_SECONDS = 1.0
 
 
-@click.command("status")
+@click.command("status", short_help="Show what is going on and what to do next.")
 @click.argument("name", metavar="[NAME]", required=False)
 @click.option(
     "--watch", is_flag=True, help="Show it again every second until interrupted; with --json, a line each."

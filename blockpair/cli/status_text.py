@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Group
 from rich.text import Text
 
+from blockpair.status.advice import behind
 from blockpair.status.engine import EngineStatus, PeerStatus
 from blockpair.status.report import Advice, ResourceReport, StatusReport
 from blockpair.units import format_duration, format_size
@@ -22,19 +23,22 @@ def screen(report: StatusReport) -> Group:
         parts.append(Text("no resources; make one: blockpair create --help"))
     for resource in report.resources:
         parts.append(Text())
-        parts += _resource(resource)
+        parts += resource_lines(resource)
     return Group(*parts)
 
 
-def _resource(resource: ResourceReport) -> list[Text]:
+def resource_lines(resource: ResourceReport) -> list[Text]:
+    """A resource, what it consists of, and what to do next."""
     engine = resource.engine
     if engine is None or resource.state != "running":
         style = "bold red" if resource.state == "failed" else "yellow"
         lines = [Text.assemble((resource.name, "bold"), "  ", (resource.state, style))]
     else:
         lines = [_head(resource, engine)]
-    lines.append(_row("device", Text(resource.device + _driver(engine))))
-    lines.append(_row("metadata", Text(resource.metadata)))
+    # Empty where the configuration cannot be read.
+    if resource.device:
+        lines.append(_row("device", Text(resource.device + _driver(engine))))
+        lines.append(_row("metadata", Text(resource.metadata)))
     if resource.kernel_device.attached:
         device = resource.kernel_device
         lines.append(_row("offered as", Text(f"{device.link} ({device.path})")))
@@ -84,8 +88,8 @@ def _peer(peer: PeerStatus) -> list[Text]:
         text.append(f"ending a split brain: {peer.resolving}", "yellow")
     elif peer.full_sync:
         text.append("needs a full sync", "yellow")
-    elif peer.out_of_sync_bytes:
-        text.append(f"{format_size(peer.out_of_sync_bytes)} out of sync", "yellow")
+    elif peer.out_of_sync_bytes or peer.suspect_bytes:
+        text.append(behind(peer), "yellow")
     elif peer.connection == "Connected":
         text.append("in sync")
     else:

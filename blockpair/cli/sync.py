@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.1
 
 
-@click.command("sync")
+@click.command("sync", short_help="Start the first sync of NAME, or follow one.")
 @name_argument
 @click.option("--from", "source", metavar="NODE", help="Sync everything with NODE's copy as the good one.")
 @click.option(

@@ -7,7 +7,7 @@ import click
 from blockpair.cli.output import daemon, json_option, name_argument, print_json
 
 
-@click.command("up")
+@click.command("up", short_help="Start NAME: open its device, connect to its peers.")
 @name_argument
 @json_option
 @click.pass_obj

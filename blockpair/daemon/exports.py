@@ -24,6 +24,8 @@ class Exports:
         self._numbers = itertools.count(1)
         # Of exports that are not held yet: the resource, and the timer that ends it.
         self._unheld: dict[str, tuple[str, asyncio.TimerHandle]] = {}
+        # The bundle behind each socket that is served.
+        self._served: dict[str, Path] = {}
 
     async def start(self, which: str) -> Exported:
         """Serve a bundle over its resource's present device. Raises `BlockpairError`."""
@@ -37,6 +39,7 @@ class Exports:
         # The daemon's lock is held: one that is there was left by a daemon that was killed.
         await asyncio.to_thread(socket.unlink, missing_ok=True)
         changed = await asyncio.to_thread(running.export_bundle, path, socket)
+        self._served[str(socket)] = path
         loop = asyncio.get_running_loop()
         timer = loop.call_later(_UNHELD_SECONDS, self._drop, name, socket)
         self._unheld[str(socket)] = name, timer
@@ -60,8 +63,18 @@ class Exports:
         finally:
             self._drop(name, Path(socket))
 
+    def check_unserved(self, path: Path) -> None:
+        """Raises `BlockpairError` while the bundle at ``path`` is exported."""
+        if any(served.resolve() == path.resolve() for served in self._served.values()):
+            raise BlockpairError(
+                ErrorKind.IN_USE,
+                f"the bundle {path} is being exported",
+                "unmount what was mounted of it, end its `blockpair bundle export`, then try again",
+            )
+
     def _drop(self, name: str, socket: Path) -> None:
         self._unheld.pop(str(socket), None)
+        self._served.pop(str(socket), None)
         try:
             running = self._manager.runtime(name).engine()
         except BlockpairError:

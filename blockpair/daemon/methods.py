@@ -234,7 +234,9 @@ class Methods:
         return {"path": str(path), "bytes": await self._manager.restore(path)}
 
     async def _bundle_delete(self, params: NameParams) -> Any:
-        return {"path": str(await asyncio.to_thread(bundles.delete, self._manager.places, params.name))}
+        path = await asyncio.to_thread(bundles.find, self._manager.places, params.name)
+        self._exports.check_unserved(path)
+        return {"path": str(await asyncio.to_thread(bundles.delete, self._manager.places, str(path)))}
 
     async def _loss(self, caller: Caller, params: PeerParams) -> Any:
         return await self._manager.losses(params.name, params.peer)

@@ -100,8 +100,10 @@ def _create(
         created = bridge.create_metadata(config, manager.node.name, overwrite=force)
         write_resource(file, content)
     except BaseException as error:
-        if isinstance(error, BlockpairError) and error.kind is ErrorKind.UNSAFE and not force:
-            error.remedy = f"{error.remedy} (`--force`)"
+        if isinstance(error, BlockpairError) and error.kind is ErrorKind.UNSAFE:
+            # The engine's remedy may name it already.
+            named = force or "--force" in error.remedy
+            error.remedy += "" if named else " (`--force`)"
         if made and config.metadata is not None:
             config.metadata.unlink(missing_ok=True)
         if isinstance(error, OSError):

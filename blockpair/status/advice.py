@@ -100,7 +100,7 @@ def _local(name: str, engine: EngineStatus) -> Iterator[Advice]:
             yield Advice(
                 "warning",
                 "outdated",
-                "this node's copy is intact but old: the peer has written without it",
+                "this node's copy is intact but old: the peer went on without it",
                 f"connect to that peer, the resync begins by itself: blockpair connect {name}",
             )
         case "Consistent" if all(peer.connection != "Connected" for peer in engine.peers):
@@ -166,7 +166,7 @@ def _peer_diskless(name: str, peer: PeerStatus) -> Advice:
     return Advice(
         "critical",
         "peer-diskless",
-        f"{peer.name} has given its disk up{why}: there is one copy left; {_behind(peer)}",
+        f"{peer.name} has given its disk up{why}: there is one copy left; {behind(peer)}",
         f"on {peer.name}: mend or replace the disk (`blockpair status {name}` there says what failed), then "
         f"there: blockpair down {name} && blockpair up {name}; the resync begins by itself",
     )
@@ -226,7 +226,7 @@ def _unconnected(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:
         return Advice(
             "warning",
             "disconnected",
-            f"disconnected from {peer.name} by command; {_behind(peer)}",
+            f"disconnected from {peer.name} by command; {behind(peer)}",
             f"blockpair connect {name}",
         )
     if peer.last_contact_seconds is not None:
@@ -236,7 +236,7 @@ def _unconnected(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:
     return Advice(
         "warning",
         "unreachable",
-        f"{peer.name} ({peer.address}) is not connected, {heard}; {_behind(peer)}",
+        f"{peer.name} ({peer.address}) is not connected, {heard}; {behind(peer)}",
         f"see that {peer.name} runs, blockpaird on it too, and that its port is open; it reconnects by "
         f"itself, unless {peer.name} was told not to; on {peer.name}: blockpair status {name}",
     )
@@ -280,7 +280,9 @@ def _split_brain(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:
         f"what a connect would do, and why: blockpair plan {name}\n"
         f"what each node would lose: blockpair resolve {name}\n"
         "give up the changes of one, here or there; they are saved in a bundle on it first: "
-        f"blockpair resolve {name} --discard NODE",
+        f"blockpair resolve {name} --discard NODE\n"
+        f"that node must be Secondary, on it: blockpair demote {name}; where the policy then knows whose go, "
+        f"this is enough, on both: blockpair connect {name}",
     )
 
 
@@ -315,12 +317,15 @@ def _create_anew(name: str, engine: EngineStatus) -> str:
     return shlex.join([*words, "--force"])
 
 
-def _behind(peer: PeerStatus) -> str:
+def behind(peer: PeerStatus) -> str:
+    """What the peer lacks, or may lack: suspect extents count too, a crash has cost them their marks."""
     if peer.full_sync:
         return "it needs a full sync"
-    if not peer.out_of_sync_bytes:
+    if not peer.out_of_sync_bytes and not peer.suspect_bytes:
         return "nothing was written here without it"
-    return f"{format_size(peer.out_of_sync_bytes)} out of sync"
+    marked = f"{format_size(peer.out_of_sync_bytes)} out of sync" if peer.out_of_sync_bytes else ""
+    suspect = f"{format_size(peer.suspect_bytes)} may differ" if peer.suspect_bytes else ""
+    return ", ".join(part for part in (marked, suspect) if part)
 
 
 def _connected(name: str, engine: EngineStatus, peer: PeerStatus) -> Iterator[Advice]:
@@ -381,6 +386,6 @@ def _settled(name: str, peer: PeerStatus) -> Iterator[Advice]:
         yield Advice(
             "warning",
             "out-of-sync",
-            f"the copy of {peer.name} is {peer.disk or 'unknown'}; {_behind(peer)}, and no resync runs",
+            f"the copy of {peer.name} is {peer.disk or 'unknown'}; {behind(peer)}, and no resync runs",
             f"blockpair disconnect {name} && blockpair connect {name}",
         )

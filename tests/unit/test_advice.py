@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from blockpair.cli.progress import hopeless, plain
+from blockpair.cli.status_text import resource_lines
 from blockpair.status.advice import advice, healthy
 from blockpair.status.conditions import CONDITIONS, holds, missing
 from blockpair.status.engine import EngineStatus, PeerStatus
@@ -200,3 +201,15 @@ def test_waiting_for_a_sync_ends_where_no_waiting_helps() -> None:
         assert hopeless(report(status)) is not None
     for status in (engine(away()), engine(peer(replication="SyncSource")), refusal("UnknownResource")):
         assert hopeless(report(status)) is None
+
+
+def test_what_a_crash_made_suspect_is_no_lack_of_changes() -> None:
+    for marked, suspect, expected in (
+        (0, 4 << 20, "4 MiB may differ"),
+        (8192, 4 << 20, "8 KiB out of sync, 4 MiB may differ"),
+        (8192, 0, "8 KiB out of sync"),
+    ):
+        status = engine(away(out_of_sync_bytes=marked, suspect_bytes=suspect))
+        (entry,) = advice("r0", "running", None, status)
+        assert entry.text.endswith(f"; {expected}")
+        assert expected in "\n".join(line.plain for line in resource_lines(report(status)))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from blockpair import bundles
+from blockpair.cli.main import group
 from blockpair.config.locations import Locations, locations
 from blockpair.errors import BlockpairError, ErrorKind
 from tests.bundle_file import BLOCK, write_bundle
@@ -67,3 +68,13 @@ def test_what_changed_is_forgotten_with_the_device(places: Locations) -> None:
     bundles.forget_changes(places, "r0")
     bundles.forget_changes(places, "r9")
     assert not kept.exists() and len(bundles.listing(places, "r0")) == 2
+
+
+def test_a_list_cuts_no_name_off_however_narrow_the_terminal(
+    places: Locations, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    run = group.main(["--dir", str(places.run.parent), "bundle", "list", "r0"], standalone_mode=False)
+    assert not run
+    told = capsys.readouterr().out
+    assert OLD in told and NEW in told and "RESOURCE" in told

@@ -81,7 +81,11 @@ def side(node: str, peer: str, listed: FileList) -> SideLoss:
 def test_for_a_person() -> None:
     both = BothLosses("r0", (side("a", "b", files("/x", "/\x1b[2J")), SideLoss("b", "it is down")), None)
     text = "\n".join(loss_lines(both))
-    assert "4 blocks, 16 KiB, in 2 places" in text and "    /x\n" in text and "3 blocks of no file" in text
+    assert (
+        "4 blocks, 16 KiB, in 2 places" in text
+        and "    /x\n" in text
+        and "3 blocks of the file system that belong to no file" in text
+    )
     assert "since 2023-11-14T22:13:20Z" in text and "2023-11-14T22:15:00Z" in text
     assert "what b would lose is not known: it is down" in text
     assert "\x1b" not in text

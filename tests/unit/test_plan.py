@@ -81,6 +81,14 @@ def test_every_outcome_in_words(changes: dict[str, Any], words: list[str], code:
     assert screen(found)
 
 
+def test_a_primary_must_be_demoted_before_it_gives_up_its_changes() -> None:
+    told = "\n".join(outcome(plan({"role": "Primary"})))
+    assert "--discard NODE; first, if that is a, there: blockpair demote r0" in told
+    told = "\n".join(outcome(plan({"resuming": True})))
+    assert "if that is a, there" in told
+    assert "demote" not in "\n".join(outcome(plan()))
+
+
 def test_without_an_answer_this_side_is_shown() -> None:
     found = unanswered()
     assert "not known" in "\n".join(outcome(found)) and exit_code(found) is ExitCode.FAILED
