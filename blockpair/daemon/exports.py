@@ -22,10 +22,10 @@ class Exports:
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
         self._numbers = itertools.count(1)
-        # Of exports that are not held yet: the resource, and the timer that ends it.
-        self._unheld: dict[str, tuple[str, asyncio.TimerHandle]] = {}
-        # The bundle behind each socket that is served.
-        self._served: dict[str, Path] = {}
+        # Of exports that are not held yet: the resource, the bundle, and the timer that ends it.
+        self._unheld: dict[str, tuple[str, Path, asyncio.TimerHandle]] = {}
+        # The bundles that somebody holds, by socket.
+        self._held: dict[str, Path] = {}
 
     async def start(self, which: str) -> Exported:
         """Serve a bundle over its resource's present device. Raises `BlockpairError`."""
@@ -39,10 +39,9 @@ class Exports:
         # The daemon's lock is held: one that is there was left by a daemon that was killed.
         await asyncio.to_thread(socket.unlink, missing_ok=True)
         changed = await asyncio.to_thread(running.export_bundle, path, socket)
-        self._served[str(socket)] = path
         loop = asyncio.get_running_loop()
         timer = loop.call_later(_UNHELD_SECONDS, self._drop, name, socket)
-        self._unheld[str(socket)] = name, timer
+        self._unheld[str(socket)] = name, path, timer
         return Exported(str(socket), bundle, changed)
 
     async def hold(self, socket: str) -> None:
@@ -54,8 +53,9 @@ class Exports:
             raise BlockpairError(
                 ErrorKind.NOT_FOUND, f"no export on {socket} waits to be held", "start one: bundle.export"
             )
-        name, timer = waiting
+        name, bundle, timer = waiting
         timer.cancel()
+        self._held[socket] = bundle
         try:
             runtime = self._manager.runtime(name)
             while runtime.running:
@@ -63,9 +63,9 @@ class Exports:
         finally:
             self._drop(name, Path(socket))
 
-    def check_unserved(self, path: Path) -> None:
+    def check_unheld(self, path: Path) -> None:
         """Raises `BlockpairError` while the bundle at ``path`` is exported."""
-        if any(served.resolve() == path.resolve() for served in self._served.values()):
+        if any(served.resolve() == path.resolve() for served in self._held.values()):
             raise BlockpairError(
                 ErrorKind.IN_USE,
                 f"the bundle {path} is being exported",
@@ -74,7 +74,7 @@ class Exports:
 
     def _drop(self, name: str, socket: Path) -> None:
         self._unheld.pop(str(socket), None)
-        self._served.pop(str(socket), None)
+        self._held.pop(str(socket), None)
         try:
             running = self._manager.runtime(name).engine()
         except BlockpairError:

@@ -235,7 +235,7 @@ class Methods:
 
     async def _bundle_delete(self, params: NameParams) -> Any:
         path = await asyncio.to_thread(bundles.find, self._manager.places, params.name)
-        self._exports.check_unserved(path)
+        self._exports.check_unheld(path)
         return {"path": str(await asyncio.to_thread(bundles.delete, self._manager.places, str(path)))}
 
     async def _loss(self, caller: Caller, params: PeerParams) -> Any:
