@@ -103,7 +103,10 @@ def _local(name: str, engine: EngineStatus) -> Iterator[Advice]:
                 "this node's copy is intact but old: the peer went on without it",
                 f"connect to that peer, the resync begins by itself: blockpair connect {name}",
             )
-        case "Consistent" if all(peer.connection != "Connected" for peer in engine.peers):
+        # One that resumes goes on by itself, and no --force decides a split brain.
+        case "Consistent" if not engine.resuming and not any(
+            peer.connection == "Connected" or peer.split_brain for peer in engine.peers
+        ):
             yield Advice(
                 "warning",
                 "consistent",

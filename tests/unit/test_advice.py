@@ -213,3 +213,11 @@ def test_what_a_crash_made_suspect_is_no_lack_of_changes() -> None:
         (entry,) = advice("r0", "running", None, status)
         assert entry.text.endswith(f"; {expected}")
         assert expected in "\n".join(line.plain for line in resource_lines(report(status)))
+
+
+def test_force_is_not_advised_where_it_decides_nothing() -> None:
+    torn = {"role": "Secondary", "disk": "Consistent"}
+    split_peer = away(connection="StandAlone", split_brain=True, rule="split-brain")
+    for status in (engine(away(), resuming=True, **torn), engine(split_peer, **torn)):
+        entries = advice("r0", "running", None, status)
+        assert entries and not any("--force" in entry.remedy for entry in entries)
