@@ -131,14 +131,13 @@ fn same_device(mine: &Hello, theirs: &Hello) -> Result<(), (GoodbyeReason, Strin
         };
         let text = format!(
             "resource {}: node {} has {} bytes, node {} only {}: sizes must be equal; enlarge the device on node {} to \
-             at least that size and create the resource there again with {} bytes",
+             the size of the other, with the metadata as there (internal or not), and create the resource there again",
             mine.resource,
             larger.node,
             larger.data_size_bytes,
             smaller.node,
             smaller.data_size_bytes,
-            smaller.node,
-            larger.data_size_bytes
+            smaller.node
         );
         return Err((GoodbyeReason::Size, text));
     }
