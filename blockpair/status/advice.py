@@ -276,16 +276,18 @@ def _split_brain(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:
     if not text.startswith("split brain"):
         known = f"split brain: {engine.node} and {peer.name} were both written without each other"
         text = f"{known}; nothing was overwritten" + (f". {text}" if text else "")
+    by_policy = ""
+    if engine.split_brain_policy != "manual":
+        by_policy = f"\nor let the policy decide anew after a demote, on both nodes: blockpair connect {name}"
     return Advice(
         "critical",
         "split-brain",
         text,
         f"what a connect would do, and why: blockpair plan {name}\n"
         f"what each node would lose: blockpair resolve {name}\n"
-        "give up the changes of one, here or there; they are saved in a bundle on it first: "
-        f"blockpair resolve {name} --discard NODE\n"
-        f"that node must be Secondary, on it: blockpair demote {name}; where the policy then knows whose go, "
-        f"this is enough, on both: blockpair connect {name}",
+        f"on the node whose changes shall go, if it is Primary: blockpair demote {name}\n"
+        "give up its changes, here or there; they are saved in a bundle on it first: "
+        f"blockpair resolve {name} --discard NODE" + by_policy,
     )
 
 

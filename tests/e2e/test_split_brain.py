@@ -55,10 +55,10 @@ def test_the_advice_leads_out(cluster: Cluster, keep: str, options: tuple[str, .
     assert keeper.status()["engine"]["peers"][0]["split_brain"] is True
     # The commands as the advice prints them; the one is asked for a decision on either node.
     lines = [line.partition("blockpair ")[2] for line in keeper.status()["advice"][0]["remedy"].splitlines()]
-    plan, losses, discard = (line.split() for line in lines)
+    plan, losses, demote, discard, _connect = (line.split() for line in lines)
     assert keeper.cli(*plan).code == 4
     assert victim.name in keeper.ok(*losses).out
-    victim.ok("demote", "r0")
+    victim.ok(*demote)
     keeper.ok(*(victim.name if word == "NODE" else word for word in discard), "--yes", "--wait")
     keeper.wait("synced,primary")
     victim.wait("synced,secondary")

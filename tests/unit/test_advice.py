@@ -183,6 +183,13 @@ def test_a_split_brain_says_why_nobody_gives_way() -> None:
         assert entry.text == expected
 
 
+def test_a_split_brain_is_left_to_the_policy_only_where_there_is_one() -> None:
+    for policy, lines in (("priority", 5), ("manual", 4)):
+        status = msgspec.structs.replace(split(), split_brain_policy=policy)
+        (entry,) = advice("r0", "running", None, status)
+        assert len(entry.remedy.splitlines()) == lines and "blockpair demote r0" in entry.remedy
+
+
 def test_a_copy_is_made_anew_as_it_was_made() -> None:
     told = {"reason": "Refused", "text": "the words"}
     status = engine(
