@@ -211,7 +211,15 @@ class Runtime:
         status = await asyncio.to_thread(running.status)
         self._check_not_stand_in(status)
         if status.state == "running" and (status.role == "Primary" or status.resuming):
-            await self.demote()
+            await self._take_from_users(running)
+            try:
+                await self.call("demote")
+            except BlockpairError as error:
+                if error.kind is not ErrorKind.FAILED:
+                    raise
+                # A disk that cannot flush must not keep the resource up: stopped as Primary, its metadata say
+                # what may differ.
+                self._log.error("resource.demote-failed", text=error.message)
         await asyncio.to_thread(self._device.abandon)
         await self._stop(running)
         await asyncio.to_thread(self._marker.clear)

@@ -46,7 +46,7 @@ pub(super) struct LocalFlush {
     pub(super) owner: FlushOwner,
     local_done: bool,
     failed: Option<Errno>,
-    /// As of a write.
+    /// As of a write; or an older error, of which the application was not told yet.
     refused: Option<Errno>,
     /// Peers that were sent it, and those that have not answered.
     sent: PeerMask,
@@ -480,11 +480,11 @@ impl Replica {
         let attached = self.is_attached();
         if let Some(flush) = self.flushes.get_mut(index) {
             flush.local_done = true;
-            if !attached {
-                // What the disk says means nothing any more.
-            } else if matches!(flush.owner, FlushOwner::Request(_)) {
-                flush.failed = flush.failed.or(self.flush_error.take());
-            } else {
+            if matches!(flush.owner, FlushOwner::Request(_)) {
+                // Counts whoever stands in before this one is answered: see `hand_over_requests`.
+                flush.refused = flush.refused.or(self.flush_error.take());
+            } else if attached {
+                // What a disk says that was given up means nothing.
                 flush.failed = flush.failed.or(result.err());
             }
         }

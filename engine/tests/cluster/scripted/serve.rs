@@ -551,8 +551,8 @@ fn metadata_that_missed_the_stand_in_do_not_go_on_alone() {
     }
 }
 
-#[test]
-fn what_was_lost_while_alone_fails_the_next_flush_whoever_stands_in_by_then() {
+/// Lost an acknowledged write while alone, and in step again with a peer that never had it.
+fn lost_a_write_alone() -> Bench {
     let mut bench = Bench::primary_with(OnIoError::Detach);
     bench.lose();
     bench.settle();
@@ -565,7 +565,6 @@ fn what_was_lost_while_alone_fails_the_next_flush_whoever_stands_in_by_then() {
     }
     assert_eq!(bench.finish_disk(false), DiskOp::Flush);
     bench.settle();
-    // The peer comes back, and becomes equal to what is left here.
     bench.handshake(state(Role::Secondary, 5));
     let (runs, last) = (Vec::new(), true);
     bench.receive(Message::BitmapRuns { runs, last });
@@ -577,22 +576,36 @@ fn what_was_lost_while_alone_fails_the_next_flush_whoever_stands_in_by_then() {
             _ => {}
         }
     }
-    bench.write(u64::from(BLOCK));
-    bench.settle_meta();
-    bench.finish_disk(false);
-    bench.settle_meta();
-    bench.receive(Message::DetachedOk);
-    bench.receive(Message::Done { seq: 1, status: 0 });
-    let flush = bench.request(RequestKind::Flush);
-    bench.receive(Message::Done { seq: 2, status: 0 });
-    assert!(
-        bench.replies.contains(&(flush, false)),
-        "the lost write was never told"
-    );
-    // Told once.
-    let flush = bench.request(RequestKind::Flush);
-    bench.receive(Message::Done { seq: 3, status: 0 });
-    assert!(bench.replies.contains(&(flush, true)));
+    bench
+}
+
+#[test]
+fn what_was_lost_while_alone_fails_the_next_flush_whoever_stands_in_by_then() {
+    // Asked for after the detach; and before, with this node's part of it done before or after.
+    for (early, done) in [(false, false), (true, true), (true, false)] {
+        let mut bench = lost_a_write_alone();
+        bench.write(u64::from(BLOCK));
+        bench.settle_meta();
+        let before = early.then(|| bench.request(RequestKind::Flush));
+        if done {
+            bench.disk.rotate_left(1);
+            assert_eq!(bench.disk_done(), DiskOp::Flush);
+        }
+        bench.finish_disk(false);
+        bench.settle();
+        bench.receive(Message::DetachedOk);
+        let flush = before.unwrap_or_else(|| bench.request(RequestKind::Flush));
+        for seq in [1, 2] {
+            bench.receive(Message::Done { seq, status: 0 });
+        }
+        assert!(
+            bench.replies.contains(&(flush, false)),
+            "never told: {early} {done}"
+        );
+        let flush = bench.request(RequestKind::Flush);
+        bench.receive(Message::Done { seq: 3, status: 0 });
+        assert!(bench.replies.contains(&(flush, true)), "told twice");
+    }
 }
 
 #[test]

@@ -1,0 +1,74 @@
+"""A resource in the daemon, over an engine whose disk fails."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from blockpair.bridge import Running
+from blockpair.config.locations import locations
+from blockpair.config.resource import PeerTable, ResourceFile, resource_config
+from blockpair.daemon import runtime
+from blockpair.daemon.desired import Desired, PrimaryMarker
+from blockpair.daemon.kernel import LockedMemory
+from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.status.engine import EngineStatus
+from tests.unit.status_samples import engine
+
+
+class Engine:
+    """A Primary that refuses to be demoted."""
+
+    def __init__(self, kind: ErrorKind) -> None:
+        self._kind = kind
+        self._events = os.eventfd(0)
+        self.stopped = False
+
+    def event_fd(self) -> int:
+        return self._events
+
+    def status(self) -> EngineStatus:
+        return engine()
+
+    def call(self, command: str, **_: object) -> None:
+        assert command == "demote"
+        raise BlockpairError(self._kind, "the flush before demoting failed", "blockpair down")
+
+    def stop(self) -> None:
+        self.stopped = True
+        os.close(self._events)
+
+
+@pytest.mark.parametrize("kind", [ErrorKind.FAILED, ErrorKind.IN_USE])
+def test_a_disk_that_cannot_flush_does_not_keep_a_primary_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: ErrorKind
+) -> None:
+    made = Engine(kind)
+    places = locations(directory=str(tmp_path))
+    marker = PrimaryMarker(places.primary_marker("r0"), "this boot")
+    config = resource_config(ResourceFile("/d", "internal", [PeerTable("b", "h:1")]), Path("r0.toml"), "a")
+
+    def running(*_: object, **__: object) -> Running:
+        return cast(Running, made)
+
+    async def life() -> bool:
+        subject = runtime.Runtime(
+            config, node="a", places=places, marker=marker, kernel_device="off", locked=LockedMemory()
+        )
+        await subject.start(cast(Any, None), Desired(up=True))
+        marker.set()
+        if kind is ErrorKind.FAILED:
+            await subject.down()
+        else:
+            with pytest.raises(BlockpairError):
+                await subject.down()
+        return subject.running
+
+    monkeypatch.setattr(runtime, "Running", running)
+    left = asyncio.run(life())
+    down = kind is ErrorKind.FAILED
+    assert (left, made.stopped, marker.is_set()) == (not down, down, not down)
