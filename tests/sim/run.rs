@@ -22,6 +22,8 @@ pub struct Run {
     dark: bool,
     /// Whose storage has failed or was replaced.
     ailing: [bool; 2],
+    /// The Primary's disk was given up, or is stale, and what went with it is accounted for.
+    written_off: bool,
 }
 
 /// How a run ended.
@@ -53,6 +55,7 @@ impl Run {
             one_writer: true,
             dark: false,
             ailing: [false; 2],
+            written_off: false,
             apart: Apart::default(),
         }
     }
@@ -171,16 +174,17 @@ impl Run {
     fn check(&mut self) -> Result<(), Violation> {
         for n in std::mem::take(&mut self.world.failed_flushes) {
             // Whose disk the promises rest on: a Primary's own, or its stand-in's.
-            let served = self.world.settings.protocol == Protocol::C
-                && self.is_served()
-                && self.world.replication(1 - self.primary) == "Established";
+            let served =
+                self.is_served() && self.world.replication(1 - self.primary) == "Established";
             if (n == self.primary) != served {
                 self.oracle.flush_failed();
             }
         }
         let alone = self.is_diskless(self.primary) && !self.is_served();
-        // Protocols A and B: what was acknowledged before the peer had it went with this disk.
-        let late = self.world.settings.protocol != Protocol::C && self.is_stale(self.primary);
+        // Protocols A and B: what was acknowledged before the peer had it went with this disk. From then on they wait.
+        let stale = self.is_stale(self.primary);
+        let fresh = !std::mem::replace(&mut self.written_off, stale) && stale;
+        let late = self.world.settings.protocol != Protocol::C && fresh;
         self.dark &= self.is_served();
         if self.dark || late || alone && self.is_diskless(1 - self.primary) {
             self.oracle.only_flushed_counts();
