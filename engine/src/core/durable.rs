@@ -183,7 +183,6 @@ impl Replica {
                 self.fail_command(command);
             }
             Then::Demoted { command } | Then::MarksSaved { command, stop: false } => {
-                self.out.push(Action::Export { open: false });
                 self.fail_command(Some(command));
                 self.demote_ended();
             }

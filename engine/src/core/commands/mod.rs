@@ -285,6 +285,8 @@ impl Replica {
             self.save_superblock(Then::Stopped { command });
         } else {
             self.role = Role::Secondary;
+            // At once: from here on a handshake may find that this copy is the one to give way.
+            self.out.push(Action::Export { open: false });
             let text = format!("{} becomes Secondary", self.config.node);
             self.record(
                 "role.secondary",
@@ -321,7 +323,6 @@ impl Replica {
             "role.secondary",
             format!("{} is Secondary", self.config.node),
         );
-        self.out.push(Action::Export { open: false });
         self.announce_state();
         self.done(command, Ok(()));
         self.demote_ended();

@@ -56,6 +56,18 @@ fn the_log_goes_only_when_the_marks_are_durable() {
     }
 }
 
+/// A handshake in the middle of a demotion may find that this copy gives way: nobody must be reading it.
+#[test]
+fn a_node_serves_no_more_as_soon_as_it_is_no_primary() {
+    let mut bench = alone();
+    bench.command(Command::Demote);
+    while bench.meta.is_empty() {
+        bench.disk_done();
+    }
+    assert!(!bench.exported, "before anything of it is durable");
+    assert_eq!(bench.replica.role(), Role::Secondary);
+}
+
 #[test]
 fn nor_does_it_go_after_a_cleaning_cycle_that_could_not_save_the_marks() {
     for command in [Command::Demote, Command::Stop] {
