@@ -60,9 +60,10 @@ def test_no_seed_violates_anything() -> None:
         "resolutions by priority",
         "failed bundles",
         "bundles cut by a crash",
-        "rewinds cut by a crash",
     ):
         assert summary["counts"][what] > SEEDS / 500, what
+    # A rewind takes no longer than one write.
+    assert summary["counts"]["rewinds cut by a crash"] > 0
 
 
 def test_every_planted_fault_is_found() -> None:
