@@ -69,10 +69,7 @@ impl Replica {
     pub(super) fn follows(&self, slot: PeerSlot) -> bool {
         let peer = &self.peers[slot];
         match peer.phase() {
-            Some(Phase::Established) => peer
-                .known
-                .as_ref()
-                .is_some_and(|known| known.role == Role::Primary),
+            Some(Phase::Established) => peer.is_known_as(Role::Primary),
             Some(Phase::Target(_)) => true,
             _ => false,
         }

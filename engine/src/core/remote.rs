@@ -229,11 +229,7 @@ impl Replica {
 
     /// Answers on the connection that asked, if it still stands.
     fn answer(&mut self, slot: PeerSlot, connection: ConnectionId, seq: u64, result: Result<(), Errno>) {
-        if self.peers[slot]
-            .link
-            .as_ref()
-            .is_some_and(|link| link.id == connection)
-        {
+        if self.peers[slot].is_on(connection) {
             let status = result.err().map_or(0, |errno| errno.0.unsigned_abs() as u16);
             self.send(slot, Message::Done { seq, status });
         }

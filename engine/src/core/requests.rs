@@ -445,10 +445,7 @@ impl Replica {
         });
         let mut need = 0;
         for slot in 0..self.peers.len() {
-            let follows = self.peers[slot]
-                .known
-                .as_ref()
-                .is_some_and(|known| known.role == Role::Secondary);
+            let follows = self.peers[slot].is_known_as(Role::Secondary);
             let wanted = only.map_or(follows && self.peers[slot].is_mirrored(), |peer| peer == slot)
                 && !self.is_detaching()
                 && !planted(Fault::FlushNotForwarded);

@@ -393,7 +393,7 @@ impl Replica {
 
     /// Back to the common ancestor, in one write: this copy is the target of whoever is ahead of that.
     pub(super) fn victim_marked(&mut self, slot: PeerSlot, connection: ConnectionId) {
-        let same = (self.peers[slot].link.as_ref()).is_some_and(|link| link.id == connection);
+        let same = self.peers[slot].is_on(connection);
         if !same || !self.is_as_planned(slot) {
             return;
         }
@@ -440,7 +440,7 @@ impl Replica {
         if matches!(self.intent(slot), Intent::DiscardMine { .. }) {
             self.end_resolve(slot, Ok(()));
         }
-        if (self.peers[slot].link.as_ref()).is_some_and(|link| link.id == connection) {
+        if self.peers[slot].is_on(connection) {
             let text = format!("{} gave its changes up: the resync follows", self.config.node);
             self.close_with(slot, GoodbyeReason::Busy, &text);
         }

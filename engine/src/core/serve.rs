@@ -154,10 +154,7 @@ impl Replica {
                 Message::ReadFailed { id, status }
             }
         };
-        let alive = self.peers[answer.peer]
-            .link
-            .as_ref()
-            .is_some_and(|link| link.id == answer.connection);
+        let alive = self.peers[answer.peer].is_on(answer.connection);
         if alive {
             self.send(answer.peer, message);
         }

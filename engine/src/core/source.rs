@@ -155,7 +155,7 @@ impl Replica {
 
     /// The target may learn now whose copy it becomes: should this node die, its marks say what is missing there.
     pub(super) fn source_saved(&mut self, slot: PeerSlot, connection: ConnectionId) {
-        let same = (self.peers[slot].link.as_ref()).is_some_and(|link| link.id == connection);
+        let same = self.peers[slot].is_on(connection);
         if let Some(source) = self.source_mut(slot).filter(|_| same) {
             source.saved = true;
             if source.marks_known {
@@ -562,11 +562,7 @@ impl Replica {
     // ---- the end -------------------------------------------------------------------------------------
 
     pub(super) fn send_resync_end(&mut self, slot: PeerSlot, connection: ConnectionId) {
-        if self.peers[slot]
-            .link
-            .as_ref()
-            .is_none_or(|link| link.id != connection)
-        {
+        if !self.peers[slot].is_on(connection) {
             return;
         }
         // Since then the peer may have been cut off from our writes: it must not take the label for them.

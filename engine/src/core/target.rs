@@ -98,11 +98,7 @@ impl Replica {
     }
 
     pub(super) fn target_ready(&mut self, slot: PeerSlot, connection: ConnectionId) {
-        if self.peers[slot]
-            .link
-            .as_ref()
-            .is_none_or(|link| link.id != connection)
-        {
+        if !self.peers[slot].is_on(connection) {
             return;
         }
         let Some(target) = self.target_mut(slot) else {
@@ -399,10 +395,7 @@ impl Replica {
         let Some(chunk) = self.target_chunks.remove(&key) else {
             return;
         };
-        let alive = self.peers[chunk.peer]
-            .link
-            .as_ref()
-            .is_some_and(|link| link.id == chunk.connection);
+        let alive = self.peers[chunk.peer].is_on(chunk.connection);
         if let Some(target) = self.target_mut(chunk.peer).filter(|_| alive) {
             target.chunks.remove(&chunk.id);
             if matches!(answer, Message::ChunkSame { .. }) {
@@ -460,11 +453,7 @@ impl Replica {
         connection: ConnectionId,
         result: Result<(), Errno>,
     ) {
-        if self.peers[slot]
-            .link
-            .as_ref()
-            .is_none_or(|link| link.id != connection)
-        {
+        if !self.peers[slot].is_on(connection) {
             return;
         }
         if self.has_hole {
@@ -508,11 +497,7 @@ impl Replica {
     }
 
     pub(super) fn adopted(&mut self, slot: PeerSlot, connection: ConnectionId) {
-        if self.peers[slot]
-            .link
-            .as_ref()
-            .is_none_or(|link| link.id != connection)
-        {
+        if !self.peers[slot].is_on(connection) {
             return;
         }
         if self.has_hole {

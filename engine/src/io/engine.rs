@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{sync_channel, RecvTimeoutError};
+use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -412,10 +412,15 @@ impl Engine {
     fn ask(&self, command: Command, by: String, patience: Duration) -> Result<(), Failure> {
         let (reply, answer) = sync_channel(1);
         self.inbox.push(Input::Command { command, by, reply });
+        self.answer(&answer, patience)?
+    }
+
+    /// Waits for the thread's answer, as long as the thread lives.
+    fn answer<T>(&self, answer: &Receiver<T>, patience: Duration) -> Result<T, Failure> {
         let mut waited = Duration::ZERO;
         loop {
             match answer.recv_timeout(LIFE_CHECK) {
-                Ok(result) => return result,
+                Ok(told) => return Ok(told),
                 Err(RecvTimeoutError::Timeout) if !self.shared.has_ended() => {}
                 Err(_) => {
                     return Err(Failure::new(

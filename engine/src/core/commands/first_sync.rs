@@ -114,11 +114,7 @@ impl Replica {
         let text = format!("{} holds the first generation of the data", self.config.node);
         self.notice(Severity::Info, "resync.first_source", text);
         if let Some((slot, connection)) = asked_by {
-            if self.peers[slot]
-                .link
-                .as_ref()
-                .is_some_and(|link| link.id == connection)
-            {
+            if self.peers[slot].is_on(connection) {
                 self.send(slot, Message::SyncReply { allowed: true });
             }
         }

@@ -162,10 +162,7 @@ impl Replica {
 
     fn disconnect(&mut self, id: CommandId, slot: PeerSlot) {
         let deadline = self.now + self.config.peer_timeout_ns;
-        let follower = self.peers[slot]
-            .known
-            .as_ref()
-            .is_some_and(|known| known.role == Role::Secondary);
+        let follower = self.peers[slot].is_known_as(Role::Secondary);
         let mirrored = self.peers[slot].is_mirrored();
         for connect in std::mem::take(&mut self.peers[slot].reconnect) {
             let error = failed("a disconnect came after it".into(), "connect again".into());

@@ -267,11 +267,7 @@ impl Replica {
     }
 
     pub(in crate::core) fn promotion_allowed(&mut self, slot: PeerSlot, connection: ConnectionId) {
-        if self.peers[slot]
-            .link
-            .as_ref()
-            .is_some_and(|link| link.id == connection)
-        {
+        if self.peers[slot].is_on(connection) {
             self.send(slot, Message::PromoteReply { allowed: true });
         }
         // What was asked of this node meanwhile comes after the permission, on the same connection.

@@ -165,11 +165,7 @@ impl Replica {
     }
 
     pub(super) fn on_connection_lost(&mut self, slot: PeerSlot, connection: ConnectionId, why: &str) {
-        if self.peers[slot]
-            .link
-            .as_ref()
-            .is_some_and(|link| link.id == connection)
-        {
+        if self.peers[slot].is_on(connection) {
             self.drop_link(slot, why);
         } else if self.peers[slot].dialing {
             let peer = &mut self.peers[slot];
@@ -449,10 +445,7 @@ impl Replica {
         let established = self.peers[slot].is_established();
         let connected = self.peers[slot].is_connected();
         let unwanted = matches!(self.peers[slot].phase(), Some(Phase::Unwanted));
-        let peer_is_primary = self.peers[slot]
-            .known
-            .as_ref()
-            .is_some_and(|known| known.role == Role::Primary);
+        let peer_is_primary = self.peers[slot].is_known_as(Role::Primary);
         if let Some(id) = self.peers[slot].link.as_ref().map(|link| link.id) {
             self.out.push(Action::Close {
                 peer: slot,

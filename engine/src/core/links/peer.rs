@@ -10,7 +10,7 @@ use crate::core::source::{Progress, Source};
 use crate::core::target::Target;
 use crate::core::types::*;
 use crate::meta::Bitmap;
-use crate::wire::{Hello, Intent, NodeState};
+use crate::wire::{Hello, Intent, NodeState, Role};
 
 /// Operations that a connection remembers from its oldest unanswered one on. Past this many, requests wait:
 /// one write that hangs on the peer must not cost memory without end.
@@ -250,6 +250,16 @@ impl Peer {
 
     pub(in crate::core) fn phase(&self) -> Option<&Phase> {
         self.link.as_ref().map(|link| &link.phase)
+    }
+
+    /// Whether this connection is still the one to it.
+    pub(in crate::core) fn is_on(&self, connection: ConnectionId) -> bool {
+        self.link.as_ref().is_some_and(|link| link.id == connection)
+    }
+
+    /// By its last word.
+    pub(in crate::core) fn is_known_as(&self, role: Role) -> bool {
+        self.known.as_ref().is_some_and(|known| known.role == role)
     }
 
     pub(in crate::core) fn is_established(&self) -> bool {

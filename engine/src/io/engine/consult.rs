@@ -1,11 +1,12 @@
 //! Asking peers, and what they are told besides.
 
-use std::sync::mpsc::{sync_channel, RecvTimeoutError};
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{invalid_json, Engine, LIFE_CHECK};
+use super::{invalid_json, Engine};
 use crate::core::{Consultation, PeerSlot};
 use crate::io::consult;
 use crate::io::failure::{Failure, FailureKind};
@@ -61,19 +62,7 @@ impl Engine {
     fn own_consultation(&self, peer: PeerSlot, report: bool) -> Result<Consultation, Failure> {
         let (reply, answer) = sync_channel(1);
         self.inbox.push(Input::Consultation { peer, report, reply });
-        loop {
-            match answer.recv_timeout(LIFE_CHECK) {
-                Ok(told) => return Ok(told),
-                Err(RecvTimeoutError::Timeout) if !self.shared.has_ended() => {}
-                Err(_) => {
-                    return Err(Failure::new(
-                        FailureKind::Failed,
-                        "the engine has ended",
-                        "bring the resource up again: blockpair up",
-                    ))
-                }
-            }
-        }
+        self.answer(&answer, Duration::MAX)
     }
 
     /// The peers that ask for this node's report and were not named before.

@@ -4,7 +4,7 @@ use super::super::*;
 use super::{Blocks, Contents, Decide, ALL, BLOCKS};
 use crate::core::durable::push_history;
 use crate::core::resolve::before;
-use crate::wire::{Generations, HISTORY_LEN};
+use crate::wire::HISTORY_LEN;
 use std::collections::BTreeMap;
 
 #[derive(Clone)]
@@ -66,8 +66,8 @@ impl Node {
     }
 
     pub(super) fn side(&self, name: &str) -> Side {
+        let blank = tests::side(name, self.current, self.bitmap, &self.history);
         Side {
-            name: name.into(),
             state: NodeState {
                 role: if self.primary {
                     Role::Primary
@@ -75,28 +75,15 @@ impl Node {
                     Role::Secondary
                 },
                 disk: self.disk,
-                generations: Generations {
-                    current: self.current,
-                    bitmap: self.bitmap,
-                    history: self.history,
-                },
                 dirty_blocks: u64::from(self.marks.count_ones()),
                 suspect_extents: u64::from(self.suspect.count_ones()),
                 full_sync: self.full_sync,
                 crashed_primary: self.crashed_primary,
                 last_primary: self.last_primary,
-                epoch: 0,
-                promised: 0,
-                diverged_at_s: 0,
-                changed_at_s: 0,
-                resuming: false,
-                handshake: true,
+                ..blank.state.clone()
             },
             resource_id: self.resource_id,
-            block_size_bytes: 4096,
-            intent: Intent::Replicate,
-            policy: SplitBrainPolicy::Manual,
-            priority: 0,
+            ..blank
         }
     }
 
