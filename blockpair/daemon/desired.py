@@ -71,6 +71,13 @@ def boot_id() -> str:
     return _BOOT_ID.read_text().strip()
 
 
+def _remove(file: Path) -> None:
+    """Durable; nothing where there is none."""
+    if file.exists():
+        file.unlink()
+        sync_directory(file.parent)
+
+
 class PrimaryMarker:
     """Says that this node is Primary for a resource, in this boot only: its daemon, killed and restarted,
     resumes.
@@ -86,9 +93,7 @@ class PrimaryMarker:
 
     def clear(self) -> None:
         """Raises `OSError`."""
-        if self._file.exists():
-            self._file.unlink()
-            sync_directory(self._file.parent)
+        _remove(self._file)
 
     def is_set(self) -> bool:
         """Whether it was set in this boot."""
@@ -127,9 +132,7 @@ class StaleMarker:
 
     def clear(self) -> None:
         """Raises `OSError`."""
-        if self._file.exists():
-            self._file.unlink()
-            sync_directory(self._file.parent)
+        _remove(self._file)
 
 
 class DaemonLock:

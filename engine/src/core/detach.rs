@@ -135,14 +135,13 @@ impl Replica {
     /// The cycles and promises that rest on the metadata end with them.
     fn freeze(&mut self, attachment: Attachment, why: &str) {
         let text = format!("{} gives its disk up: {why}", self.config.node);
-        self.record(
+        self.tell(
+            Severity::Error,
             "disk.detached",
-            text.clone(),
-            None,
+            text,
             None,
             self.generation_fields(),
         );
-        self.notice(Severity::Error, "disk.detached", text);
         self.attachment = attachment;
         self.bumping = false;
         self.cleaning.stop();
@@ -244,14 +243,13 @@ impl Replica {
         self.attachment = Attachment::Served(slot);
         let name = self.peers[slot].name.clone();
         let text = format!("{} has no disk: reads and writes go to {name}", self.config.node);
-        self.record(
+        self.tell(
+            Severity::Warning,
             "disk.served",
-            text.clone(),
-            None,
+            text,
             Some(slot),
             self.generation_fields(),
         );
-        self.notice(Severity::Warning, "disk.served", text);
         // `flush_error` stays, told or not: what was lost with it, while alone, the stand-in never had.
         self.hand_over_requests(slot);
         self.retry_starts();
@@ -268,8 +266,13 @@ impl Replica {
             "{name} was lost, whose disk stood in for {}: {why}; all I/O fails",
             self.config.node
         );
-        self.record("disk.lost_stand_in", text.clone(), None, Some(slot), Vec::new());
-        self.notice(Severity::Error, "disk.lost_stand_in", text.clone());
+        self.tell(
+            Severity::Error,
+            "disk.lost_stand_in",
+            text.clone(),
+            Some(slot),
+            Vec::new(),
+        );
         let reason = GoodbyeReason::Diskless;
         self.peers[slot].wanted = false;
         self.peers[slot].refusal = Some(Refusal { reason, text });

@@ -179,8 +179,7 @@ impl Replica {
                 let text =
                     format!("{len} bytes at {offset} could not be read, and were mended from the peer");
                 let fields = vec![("offset", offset.to_string()), ("bytes", len.to_string())];
-                self.record("disk.healed", text.clone(), None, None, fields);
-                self.notice(Severity::Warning, "disk.healed", text);
+                self.tell(Severity::Warning, "disk.healed", text, None, fields);
             }
             Err(errno) => {
                 for slot in 0..self.peers.len() {

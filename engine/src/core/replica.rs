@@ -406,6 +406,19 @@ impl Replica {
         }
     }
 
+    /// For the history and for the log, under one name.
+    pub(super) fn tell(
+        &mut self,
+        severity: Severity,
+        what: &'static str,
+        text: String,
+        peer: Option<PeerSlot>,
+        fields: Vec<(&'static str, String)>,
+    ) {
+        self.record(what, text.clone(), None, peer, fields);
+        self.notice(severity, what, text);
+    }
+
     pub(super) fn disk(&mut self, purpose: Purpose, op: DiskOp) {
         let token = Token(self.purposes.insert(purpose) as u64);
         self.out.push(Action::Disk { token, op });

@@ -89,14 +89,13 @@ impl Replica {
         };
         link.phase = Phase::Diskless { served: true };
         let text = format!("{} stands in for {name}, whose disk failed", self.config.node);
-        self.record(
+        self.tell(
+            Severity::Warning,
             "disk.standing_in",
-            text.clone(),
-            None,
+            text,
             Some(slot),
             self.generation_fields(),
         );
-        self.notice(Severity::Warning, "disk.standing_in", text);
         self.send(slot, Message::DetachedOk);
     }
 

@@ -94,6 +94,16 @@ fn state(role: Role, current: u64) -> NodeState {
 }
 
 impl Bench {
+    /// In the middle of becoming a copy.
+    fn target(on_io_error: OnIoError) -> Bench {
+        let mut bench = Bench::with(superblock(5), false, on_io_error);
+        let mut newer = state(Role::Primary, 6);
+        newer.generations.bitmap = 5;
+        bench.handshake(newer);
+        bench.settle();
+        bench
+    }
+
     fn new(superblock: Superblock, resume: bool) -> Bench {
         Bench::with(superblock, resume, OnIoError::PassOn)
     }
@@ -937,11 +947,7 @@ fn flushes_and_resync_data_of_a_peer_are_bounded() {
     bench.settle();
     assert!(bench.replica.accepts_messages(0));
 
-    let mut bench = Bench::new(superblock(5), false);
-    let mut newer = state(Role::Primary, 6);
-    newer.generations.bitmap = 5;
-    bench.handshake(newer);
-    bench.settle();
+    let mut bench = Bench::target(OnIoError::PassOn);
     assert_eq!(bench.replication(), "SyncTarget");
     let (offset, len) = (0, 256 << 10);
     let (id, hash, zero) = (1, 0, false);
@@ -969,11 +975,7 @@ fn flushes_and_resync_data_of_a_peer_are_bounded() {
 
 #[test]
 fn resync_data_that_waits_when_the_connection_ends_is_let_go() {
-    let mut bench = Bench::new(superblock(5), false);
-    let mut newer = state(Role::Primary, 6);
-    newer.generations.bitmap = 5;
-    bench.handshake(newer);
-    bench.settle();
+    let mut bench = Bench::target(OnIoError::PassOn);
     bench.receive(Message::ResyncStart { blocks: 64 });
     let payload = Payload::copy_from(&vec![1; 256 << 10]);
     // Both take the same range: the second waits for the first.

@@ -267,14 +267,13 @@ impl Replica {
         if self.role == Role::Primary || self.resuming.is_some() || promoting {
             let text =
                 format!("{by} has newer data: this node is Primary no more, its open requests get an error");
-            self.record(
+            self.tell(
+                Severity::Error,
                 "role.superseded",
-                text.clone(),
-                None,
+                text,
                 None,
                 self.generation_fields(),
             );
-            self.notice(Severity::Error, "role.superseded", text);
             self.role = Role::Secondary;
             self.resuming = None;
             self.out.push(Action::Export { open: false });

@@ -15,11 +15,7 @@ fn secondary(on_io_error: OnIoError) -> Bench {
 
 /// Target of a resync, with one chunk of data under way to its disk.
 fn target(on_io_error: OnIoError) -> Bench {
-    let mut bench = Bench::with(superblock(5), false, on_io_error);
-    let mut newer = state(Role::Primary, 6);
-    newer.generations.bitmap = 5;
-    bench.handshake(newer);
-    bench.settle();
+    let mut bench = Bench::target(on_io_error);
     bench.receive(Message::ResyncStart { blocks: 64 });
     let payload = Payload::copy_from(&vec![1; 256 << 10]);
     let (id, offset) = (1, 0);

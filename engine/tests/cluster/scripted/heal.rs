@@ -247,11 +247,7 @@ fn a_peers_reads_are_bounded_and_only_a_copy_answers_them() {
     bench.settle();
     assert!(bench.replica.accepts_messages(0));
     // In the middle of becoming a copy.
-    let mut bench = Bench::new(superblock(5), false);
-    let mut newer = state(Role::Primary, 6);
-    newer.generations.bitmap = 5;
-    bench.handshake(newer);
-    bench.settle();
+    let mut bench = Bench::target(OnIoError::PassOn);
     bench.receive(Message::ReadRequest {
         id: 1,
         offset: 0,
