@@ -22,13 +22,15 @@ JOBS = (
     fio.Job("4 KiB random writes, depth 32", "randwrite", 4096, 32),
     fio.Job("128 KiB sequential writes, depth 8", "write", 131072, 8),
 )
+# Two pairs of each: where a file happens to lie in memory makes more of a difference than the log.
+CONTENDERS: tuple[tuple[str, dict[str, str]], ...] = 2 * (("with the log", {}), ("without", {"BLOCKPAIR_PLANT": "IntentSkipped"}))
 RATIO_MIN = 0.95
 WARM_UP_S = 1.0
 
 
 def main() -> None:
-    command_line = options.parser(__doc__ or "", runs=7, size_mib=512)
-    command_line.add_argument("--seconds", type=float, default=3, help="length of each run")
+    command_line = options.parser(__doc__ or "", runs=5, size_mib=512)
+    command_line.add_argument("--seconds", type=float, default=2, help="length of each run")
     arguments = command_line.parse_args()
     options.race(lambda console, _private: race(console, arguments))
 
@@ -39,11 +41,11 @@ def race(console: Console, arguments: argparse.Namespace) -> int:
     report = Report("intent-log", f"The write-intent log, {arguments.size} MiB, copies in {arguments.folder}")
     iops: dict[tuple[str, str], list[float]] = {}
     cost: dict[tuple[str, str], list[float]] = {}
-    with workplace(arguments.folder, 5 * size) as folder, contextlib.ExitStack() as stack:
+    with workplace(arguments.folder, 9 * size) as folder, contextlib.ExitStack() as stack:
         package = build(console, folder)
         pairs = []
-        for name, planted in (("with the log", {}), ("without", {"BLOCKPAIR_PLANT": "IntentSkipped"})):
-            place = folder / name.replace(" ", "-")
+        for index, (name, planted) in enumerate(CONTENDERS):
+            place = folder / f"pair{index}"
             place.mkdir()
             copies = place / "near.img", place / "far.img"
             images.fill_randomly(copies[0], size)
@@ -59,8 +61,9 @@ def race(console: Console, arguments: argparse.Namespace) -> int:
             for pair in pairs if run % 2 == 0 else pairs[::-1]:
                 with pair.running() as export:
                     for job in JOBS:
-                        fio.run(job, export.uri, size, WARM_UP_S)
                         wait_until_quiet(3)
+                        # No pause after it: extents that rest for two seconds leave the log.
+                        fio.run(job, export.uri, size, WARM_UP_S)
                         cpu = sum(map(cpu_seconds, export.pids))
                         outcome = fio.run(job, export.uri, size, arguments.seconds)
                         cpu = sum(map(cpu_seconds, export.pids)) - cpu
@@ -77,9 +80,9 @@ def race(console: Console, arguments: argparse.Namespace) -> int:
             for name, done in (("with the log", with_log), ("without", without))
         ]
         ratios = [one / other for one, other in zip(with_log, without, strict=True)]
-        ratio = Figure("without", job.name, "x", ratios)
-        report.ratios.append(ratio)
-        report.targets.append(Target(f"{job.name}, times without the log", "x", ratio.median, RATIO_MIN))
+        report.ratios.append(Figure("without", job.name, "x", ratios))
+        ratio = median(with_log) / median(without)
+        report.targets.append(Target(f"{job.name}, median by median without the log", "x", ratio, RATIO_MIN))
     report.notes.append("both from one build with the feature `faults`, in which the log can be switched off")
     return report.finish(console, arguments.check)
 
