@@ -15,7 +15,8 @@ from blockpair.cli.output import daemon, json_option, name_argument, print_json
     help="Promote even where it is unsafe. RISK: what only the peer has is lost or, if the peer writes too, "
     "the two copies fork (split brain) and the changes of one of them must be thrown away later. On an "
     "Inconsistent copy, one whose resync was cut off, it serves a mixture of old and new blocks: a state "
-    "that the data never had. Only for when no other copy is left.",
+    "that the data never had; should the source come back, that is a split brain. Only for when no other "
+    "copy is left.",
 )
 @json_option
 @click.pass_obj

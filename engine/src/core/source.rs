@@ -83,8 +83,8 @@ enum Ending {
 
 /// A resync towards one peer.
 pub(super) struct Source {
-    /// That the target lacks everything is durable here.
-    saved: bool,
+    /// Superblocks under way that say what the target is about to lack.
+    saves: u32,
     /// The target's marks have arrived.
     marks_known: bool,
     /// The target's marks have arrived: comparing has begun, and writes are mirrored.
@@ -130,7 +130,7 @@ impl Replica {
         }
         let unsaved = whole && !self.superblock.peers[slot].full_sync;
         let source = Source {
-            saved: !unsaved,
+            saves: 0,
             marks_known: false,
             running: false,
             cursor: 0,
@@ -143,22 +143,32 @@ impl Replica {
             progress: Progress::new(true, now),
         };
         self.set_phase(slot, Phase::Source(Box::new(source)));
-        if let (true, Some(link)) = (unsaved, self.peers[slot].link.as_ref()) {
-            let connection = link.id;
+        if unsaved {
             self.superblock.peers[slot].full_sync = true;
-            self.save_superblock(Then::SourceSaved {
-                peer: slot,
-                connection,
-            });
+            self.save_source(slot);
         }
+    }
+
+    /// Nothing is compared before what the superblock says of it now is durable.
+    fn save_source(&mut self, slot: PeerSlot) {
+        let Some(connection) = self.peers[slot].link.as_ref().map(|link| link.id) else {
+            return;
+        };
+        if let Some(source) = self.source_mut(slot) {
+            source.saves += 1;
+        }
+        self.save_superblock(Then::SourceSaved {
+            peer: slot,
+            connection,
+        });
     }
 
     /// The target may learn now whose copy it becomes: should this node die, its marks say what is missing there.
     pub(super) fn source_saved(&mut self, slot: PeerSlot, connection: ConnectionId) {
         let same = self.peers[slot].is_on(connection);
         if let Some(source) = self.source_mut(slot).filter(|_| same) {
-            source.saved = true;
-            if source.marks_known {
+            source.saves -= 1;
+            if source.saves == 0 && source.marks_known {
                 self.run_source(slot);
             }
         }
@@ -184,7 +194,8 @@ impl Replica {
                 if std::mem::replace(&mut source.marks_known, true) {
                     return self.protocol_error(slot, "marks after the resync began");
                 }
-                if source.saved {
+                self.part_from_target(slot);
+                if self.source_mut(slot).is_some_and(|source| source.saves == 0) {
                     self.run_source(slot);
                 }
             }
@@ -193,6 +204,21 @@ impl Replica {
             Message::ChunkDone { id, status } => self.on_chunk_done(slot, id, status),
             Message::ResyncEnded { current } => self.on_resync_ended(slot, current),
             _ => {}
+        }
+    }
+
+    /// From here on the target, which has noted it durably, is a mixture of both copies. Where the two share a
+    /// generation, this one leaves it first: a target that a person forces to be Primary half-way is a split brain then,
+    /// and not the newer copy.
+    fn part_from_target(&mut self, slot: PeerSlot) {
+        let peer = &self.peers[slot];
+        let theirs = peer.known.as_ref().map(|known| known.generations.current);
+        let shared = theirs == Some(self.superblock.current);
+        if shared {
+            self.open_generation("a peer's copy is about to be overwritten");
+        }
+        if shared || self.bumping {
+            self.save_source(slot);
         }
     }
 

@@ -1079,6 +1079,39 @@ fn a_forced_promotion_is_ahead_of_the_former_primary_before_it_wrote() {
 }
 
 #[test]
+fn a_target_that_is_forced_half_way_is_a_split_brain_and_no_newer_copy() {
+    // Equal generations, and a block that the target confirmed and may have lost.
+    let mut bench = Bench::primary();
+    bench.write(0);
+    bench.settle();
+    bench.receive(Message::Done { seq: 1, status: 0 });
+    bench.lose();
+    bench.settle();
+    bench.pass(100 * MS);
+    bench.handshake(state(Role::Secondary, 5));
+    assert_eq!(bench.replica.status(bench.now).peers[0].rule, Some("same-dirty"));
+    bench.receive(Message::BitmapRuns {
+        runs: Vec::new(),
+        last: true,
+    });
+    let started = |m: &Message| matches!(m, Message::ResyncStart { .. }).then_some(());
+    assert!(
+        bench.find(started).is_none(),
+        "nothing is overwritten before the new generation is durable"
+    );
+    bench.meta_done(true);
+    assert!(bench.find(started).is_some());
+    bench.lose();
+    bench.settle();
+    bench.pass(100 * MS);
+    let mut forced = state(Role::Primary, 77);
+    forced.generations.bitmap = 5;
+    forced.generations.history[0] = 5;
+    bench.handshake(forced);
+    assert_eq!(bench.replica.status(bench.now).peers[0].rule, Some("split-brain"));
+}
+
+#[test]
 fn a_flush_during_a_disconnect_is_not_promised_without_what_the_peer_has_not_flushed() {
     let mut bench = Bench::primary();
     bench.write(0);

@@ -11,7 +11,7 @@
 //! acknowledged a write, a flush while the peer might lack something, or began to serve by force. From that follows
 //! what a verdict must be; see [`Walk::judge`].
 //!
-//! Who uses force on an Inconsistent copy declares that mixture to be the truth.
+//! Who uses force on an Inconsistent copy declares that mixture to be the truth, and parts from the copy it was to become.
 
 mod model;
 

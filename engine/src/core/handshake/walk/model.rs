@@ -94,10 +94,16 @@ impl Node {
     /// A generation is wanted only where the peer is not known, durably, to be behind.
     pub(super) fn open_generation_unless_tracked(&mut self, new: u64) {
         if self.bitmap == 0 && !self.full_sync {
-            self.bitmap = self.current;
-            push_history(&mut self.history, self.current);
-            self.current = new;
+            self.open_generation(new);
         }
+    }
+
+    pub(super) fn open_generation(&mut self, new: u64) {
+        if self.bitmap == 0 {
+            self.bitmap = self.current;
+        }
+        push_history(&mut self.history, self.current);
+        self.current = new;
     }
 }
 
@@ -488,6 +494,14 @@ impl Walk {
         if self.chance(8) {
             return self.drop_link();
         }
+        let new = self.id();
+        let theirs = self.nodes[1 - source].current;
+        let node = &mut self.nodes[source];
+        if node.current == theirs {
+            node.open_generation(new);
+        }
+        // The target is to become like it: a target that a person forces half-way has parted from it.
+        node.changed = true;
         let target = &mut self.nodes[1 - source];
         if target.resource_id == [0; 16] {
             target.resource_id = id;
