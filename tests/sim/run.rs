@@ -20,6 +20,8 @@ pub struct Run {
     pub apart: Apart,
     /// The stand-in of a Primary without a disk lost power: answers of its that are on their way promise less.
     dark: bool,
+    /// The Secondary lost power and has not been in sync since: what it had not flushed is on the Primary's disk alone.
+    cold: bool,
     /// Whose storage has failed or was replaced.
     ailing: [bool; 2],
     /// The Primary's disk was given up, or is stale, and what went with it is accounted for.
@@ -54,6 +56,7 @@ impl Run {
             primary: 0,
             one_writer: true,
             dark: false,
+            cold: false,
             ailing: [false; 2],
             written_off: false,
             apart: Apart::default(),
@@ -181,12 +184,13 @@ impl Run {
             }
         }
         let alone = self.is_diskless(self.primary) && !self.is_served();
-        // Protocols A and B: what was acknowledged before the peer had it went with this disk. From then on they wait.
         let stale = self.is_stale(self.primary);
         let fresh = !std::mem::replace(&mut self.written_off, stale) && stale;
-        let late = self.world.settings.protocol != Protocol::C && fresh;
+        self.cold &= !self.is_in_sync();
+        // Protocols A and B: what was acknowledged before the peer had it went with this disk. From then on they wait.
+        let only_here = self.cold || self.world.settings.protocol != Protocol::C;
         self.dark &= self.is_served();
-        if self.dark || late || alone && self.is_diskless(1 - self.primary) {
+        if self.dark || fresh && only_here || alone && self.is_diskless(1 - self.primary) {
             self.oracle.only_flushed_counts();
         }
         for (n, id, result) in std::mem::take(&mut self.world.replies) {
@@ -344,6 +348,7 @@ impl Run {
                 power,
             } => {
                 self.dark |= power && self.is_served();
+                self.cold |= power;
                 if power && self.is_stale(primary) {
                     // The only good copy: what it had not flushed is on no other.
                     self.oracle.only_flushed_counts();
