@@ -103,7 +103,7 @@ class Server:
             method = self.method(request)
             try:
                 params = msgspec.json.decode(request.params, type=method.params)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 key, reason, _ = explain(str(error))
                 raise RpcError(
                     messages.INVALID_PARAMS, f"{request.method}: {key or 'params'}: {reason}"
