@@ -212,6 +212,11 @@ def fingerprint_der(certificate: bytes) -> bytes:
     return hashlib.sha256(certificate).digest()
 
 
+def der(certificate: str) -> bytes:
+    """The binary form of a certificate. Raises `TrustError`."""
+    return _load(certificate).public_bytes(serialization.Encoding.DER)
+
+
 def renewal_due(facts: Facts, now: datetime) -> bool:
     """Whether two thirds of a certificate's life are over."""
     return now >= facts.not_before + (facts.not_after - facts.not_before) * _RENEW_AFTER
