@@ -171,7 +171,7 @@ def cluster_text(content: ClusterFile) -> str:
     document.add(
         tomlkit.comment("The configuration of the whole cluster. Change it with `blockpair config edit`.")
     )
-    for key, value in _without_defaults(content).items():
+    for key, value in as_tables(content).items():
         document.add(key, value)
     return tomlkit.dumps(document)
 
@@ -287,8 +287,8 @@ def _check_resource(file: Path, name: str, entry: ResourceEntry, content: Cluste
             raise ConfigError(file, where, error.reason, error.remedy) from None
 
 
-def _without_defaults(value: Struct) -> dict[str, Any]:
-    """A struct as tables, without the keys that have their default."""
+def as_tables(value: Struct) -> dict[str, Any]:
+    """A part of the file as tables, without the keys that have their default."""
     found: dict[str, Any] = {}
     for info in msgspec.structs.fields(value):
         item = getattr(value, info.name)
@@ -300,7 +300,7 @@ def _without_defaults(value: Struct) -> dict[str, Any]:
 
 def _plain(item: Any) -> Any:
     if isinstance(item, Struct):
-        return _without_defaults(item)
+        return as_tables(item)
     if isinstance(item, dict):
         return {key: _plain(part) for key, part in item.items()}
     return item

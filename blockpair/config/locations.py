@@ -46,6 +46,20 @@ class Locations:
         return self.resources / f"{name}.toml"
 
     @property
+    def cluster_file(self) -> Path:
+        return self.config / "cluster.toml"
+
+    @property
+    def cluster_history(self) -> Path:
+        """The versions of the cluster's configuration."""
+        return self.state / "cluster" / "history"
+
+    @property
+    def creating(self) -> Path:
+        """A file a resource whose creation on several nodes has begun and not ended."""
+        return self.state / "cluster" / "creating"
+
+    @property
     def rpc_socket(self) -> Path:
         return self.run / "blockpaird.sock"
 
