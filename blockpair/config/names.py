@@ -31,6 +31,28 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+def check_host(host: str) -> str:
+    """``host``, if it is a host name or an address; an IPv6 one without brackets. Raises `ValueError`."""
+    if ":" in host:
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise ValueError(f"{host!r} is not an IPv6 address, nor a host without a port") from None
+    elif _HOST.fullmatch(host) is None:
+        raise ValueError(f"{host!r} is not a host name or address")
+    return host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is an address of this machine's loopback. A name is not: what it resolves to may
+    change.
+    """
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def parse_address(text: str, *, any_port: bool = False) -> Address:
     """``HOST:PORT``, ``1.2.3.4:PORT`` or ``[IPv6]:PORT``; port 0 with ``any_port``. Raises `ValueError`."""
     host, separator, port_text = text.strip().rpartition(":")
