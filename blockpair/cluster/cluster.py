@@ -10,9 +10,10 @@ from typing import Any
 
 import structlog
 
-from blockpair.cluster.configuration import Configuration
 from blockpair.cluster.peers import Peers
+from blockpair.cluster.replicate import Configuration, Local
 from blockpair.cluster.server import ControlServer, PeerMethod, Policy
+from blockpair.cluster.store import Store
 from blockpair.config.cluster import ClusterFile, control_addresses
 from blockpair.config.locations import Locations
 from blockpair.config.names import Address
@@ -31,7 +32,8 @@ def utc_now() -> datetime:
 
 
 class Cluster:
-    """Membership of one node. ``give_trust`` tells the replication listener whom to trust (None: nobody).
+    """Membership of one node. ``local`` knows its resources; ``give_trust`` tells the replication listener
+    whom to trust (None: nobody).
 
     ``methods``: what members may call; whoever has some to offer adds them before `start`. ``guest`` is set
     by who lets nodes join.
@@ -41,19 +43,20 @@ class Cluster:
         self,
         node: NodeConfig,
         places: Locations,
-        configuration: Configuration,
+        local: Local,
         give_trust: Callable[[Generation | None], Awaitable[None]],
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self.node = node
         self.places = places
-        self.configuration = configuration
         self.store = TrustStore(places.trust)
         self.tokens = TokenFile(places.trust / "tokens.json")
         self.now = now
         self.methods: dict[str, PeerMethod] = {}
         self.guest: Callable[[str], dict[str, PeerMethod]] = lambda _: {}
         self.peers = Peers(self.control_addresses, self.client_context)
+        self.configuration = Configuration(node.name, Store(places, node.name), self.peers, local)
+        self.methods.update(self.configuration.methods())
         self.failure: BlockpairError | None = None
         """Why this node does not take part, though it has, or had, a cluster's trust."""
         self.lock = asyncio.Lock()
@@ -68,7 +71,7 @@ class Cluster:
     @property
     def member(self) -> bool:
         """Whether this node has a cluster, and can take part in it."""
-        return self._generation is not None and self.configuration.current() is not None
+        return self._generation is not None and self.configuration.content is not None
 
     @property
     def generation(self) -> Generation:
@@ -83,10 +86,16 @@ class Cluster:
     def content(self) -> ClusterFile:
         """The cluster's configuration. Raises `BlockpairError` on a node in no cluster."""
         _ = self.generation
-        content = self.configuration.current()
+        content = self.configuration.content
         if content is None:
             raise BlockpairError(ErrorKind.FAILED, f"{self.node.name} is in no cluster", JOIN_FIRST)
         return content
+
+    @property
+    def version(self) -> str:
+        """The configuration's version for a person; equal on nodes that have the same."""
+        history = self.configuration.history
+        return "" if history is None else f"{history.head.number}-{history.head_id[:8]}"
 
     @property
     def confirmed(self) -> bool:
@@ -124,7 +133,9 @@ class Cluster:
         not keep the daemon from its resources.
         """
         try:
-            await self.configuration.load()
+            await self.configuration.open()
+            if self.configuration.failure is not None:
+                raise self.configuration.failure
             await self.reload()
         except BlockpairError as error:
             self.failure = error
@@ -143,7 +154,7 @@ class Cluster:
         self._generation = self._client = None
         try:
             generation = await asyncio.to_thread(self.store.load)
-            content = self.configuration.current()
+            content = self.configuration.content
             if generation is None and content is not None:
                 raise BlockpairError(
                     ErrorKind.DAMAGED,

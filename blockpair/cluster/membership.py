@@ -16,12 +16,15 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from blockpair.cluster.cluster import CONFIRM, Cluster
+from blockpair.cluster.history import Relation, Version, history_of, relation
 from blockpair.cluster.local_addresses import default_addresses
+from blockpair.cluster.nodes import with_node, without_node
 from blockpair.cluster.peers import call_at, connect, exchange, explain_tls
 from blockpair.cluster.rekey import Rekey
+from blockpair.cluster.rules import Task
 from blockpair.cluster.server import PeerMethod
 from blockpair.cluster.tls import TlsStream
-from blockpair.config.cluster import ClusterFile, ClusterTable, NodeEntry, check_cluster
+from blockpair.config.cluster import ClusterFile, ClusterTable, NodeEntry, check_cluster, cluster_text
 from blockpair.config.files import ConfigError, write_atomically
 from blockpair.config.names import Address, check_host, check_name
 from blockpair.errors import BlockpairError, ErrorKind
@@ -102,7 +105,7 @@ class Membership:
             certificate = authority.issue(made, authority.new_request(node, key), node, now)
             try:
                 await asyncio.to_thread(cluster.store.replace, made, certificate, key)
-                await cluster.configuration.found(content, why=f"cluster {name} begun on {node}")
+                await cluster.configuration.begin(cluster_text(content), f"the cluster {name} was begun")
                 await cluster.reload()
             except BaseException:
                 await self._forget()
@@ -162,7 +165,7 @@ class Membership:
             try:
                 await asyncio.to_thread(write_atomically, self._joining_file, _entry_text(entry))
                 await asyncio.to_thread(cluster.store.replace, made, answer.certificate, key)
-                await cluster.configuration.adopt(answer.configuration)
+                await self._adopt(answer.configuration)
                 await cluster.reload()
                 await self._confirm([member], name, entry)
             except BlockpairError as error:
@@ -217,7 +220,7 @@ class Membership:
         answer = await call_at(
             addresses, member, cluster.client_context(), CONFIRM, entry, timeout=_ANSWER_SECONDS
         )
-        await cluster.configuration.adopt(answer)
+        await self._adopt(answer)
         await asyncio.to_thread(self._joining_file.unlink, missing_ok=True)
 
     async def confirm(self) -> None:
@@ -239,6 +242,24 @@ class Membership:
                     return
             if failures:
                 raise failures[0]
+
+    def _export(self) -> list[Version]:
+        """The configuration's whole history, for a node that joins."""
+        history = self._cluster.configuration.history
+        return [] if history is None else list(history.versions)
+
+    async def _adopt(self, exported: Any) -> None:
+        """Take a history that a member exported, unless this node has it or went on from there."""
+        configuration = self._cluster.configuration
+        try:
+            theirs = history_of(_as(list[Version], exported))
+        except ValueError as error:
+            raise BlockpairError(
+                ErrorKind.DAMAGED, f"the member's configuration: {error}", "see that node's status"
+            ) from None
+        ours = configuration.history
+        if ours is None or relation(ours, theirs) is Relation.BEHIND:
+            await configuration.adopt(theirs)
 
     @property
     def _joining_file(self) -> Path:
@@ -311,7 +332,7 @@ class Membership:
             certificate,
             generation.authority.certificate,
             generation.authority.key,
-            cluster.configuration.export(),
+            self._export(),
         )
 
     async def _confirmed(self, caller: str, entry: NodeEntry) -> Any:
@@ -328,10 +349,10 @@ class Membership:
             if known is None:
                 self._with(caller, entry)
                 await cluster.configuration.change(
-                    lambda content: _joined(content, caller, entry), why=f"{caller} joined"
+                    lambda text: with_node(text, caller, entry), f"{caller} joined", Task("nodes")
                 )
                 self._log.info("cluster.node-added", node=caller, addresses=entry.addresses)
-            return cluster.configuration.export()
+            return self._export()
 
     def _with(self, name: str, entry: NodeEntry) -> None:
         """Raises `BlockpairError` where the configuration could not have that node."""
@@ -354,10 +375,7 @@ class Membership:
             staying = [name for name in cluster.others() if name != node]
             done = await self._rekey.change(staying, why=f"{node} is removed")
             await cluster.configuration.change(
-                lambda found: replace(
-                    found, node={name: entry for name, entry in found.node.items() if name != node}
-                ),
-                why=f"{node} removed",
+                lambda text: without_node(text, node), f"{node} was removed", Task("nodes"), without=[node]
             )
             self._log.info("cluster.node-removed", node=node)
             try:
@@ -381,7 +399,7 @@ class Membership:
         """Forget the cluster here."""
         cluster = self._cluster
         async with cluster.lock:
-            content = cluster.configuration.current()
+            content = cluster.configuration.content
             if content is None:
                 raise BlockpairError(
                     ErrorKind.NOT_FOUND, f"{cluster.node.name} is in no cluster", "there is nothing to forget"
@@ -411,14 +429,14 @@ class Membership:
 
     async def _forget(self) -> None:
         """The configuration first: trust alone, which a crash then leaves, is no membership."""
-        await self._cluster.configuration.forget()
+        await self._cluster.configuration.leave()
         await asyncio.to_thread(self._cluster.store.forget)
         await self._cluster.reload()
 
     # -- Common
 
     def _check_alone(self) -> None:
-        content = self._cluster.configuration.current()
+        content = self._cluster.configuration.content
         if content is not None:
             node = self._cluster.node.name
             raise BlockpairError(

@@ -82,7 +82,7 @@ class Reporter:
     async def _hello(self, _caller: str, _params: NoParams) -> Hello:
         cluster = self._cluster
         facts = authority.inspect(cluster.generation.certificate)
-        return Hello(cluster.node.name, __version__, cluster.configuration.version(), _text(facts.not_after))
+        return Hello(cluster.node.name, __version__, cluster.version, _text(facts.not_after))
 
     async def look(self) -> ClusterReport:
         """This node's cluster; asks every other member."""
@@ -99,7 +99,7 @@ class Reporter:
         generation, content = cluster.generation, cluster.content
         own = authority.inspect(generation.certificate)
         ca = authority.inspect(generation.authority.certificate)
-        version = cluster.configuration.version()
+        version = cluster.version
         here = Hello(name, __version__, version, _text(own.not_after))
         members = await asyncio.gather(*(self._member(member, here) for member in content.node))
         report = ClusterReport(

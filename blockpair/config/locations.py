@@ -46,10 +46,6 @@ class Locations:
         return self.resources / f"{name}.toml"
 
     @property
-    def cluster_file(self) -> Path:
-        return self.config / "cluster.toml"
-
-    @property
     def cluster_history(self) -> Path:
         """The versions of the cluster's configuration."""
         return self.state / "cluster" / "history"

@@ -15,6 +15,7 @@ from blockpair.config.locations import Locations, check_socket_path
 from blockpair.config.node import NodeConfig
 from blockpair.daemon import logs
 from blockpair.daemon.desired import DaemonLock, DesiredState, boot_id
+from blockpair.daemon.local import LocalResources
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.methods import Methods
 from blockpair.daemon.notify import notify
@@ -62,7 +63,7 @@ async def serve(node: NodeConfig, places: Locations) -> None:
         listener = await asyncio.to_thread(bridge.listen, node.listen)
         try:
             manager = Manager(node, places, desired, boot_id(), listener)
-            part = Part(node, places, listener)
+            part = Part(node, places, listener, LocalResources(manager))
             methods = {**Methods(manager, logs.place()).table(), **part.methods()}
             server = Server(methods, logs.place())
             stop = asyncio.Event()
@@ -83,7 +84,7 @@ async def serve(node: NodeConfig, places: Locations) -> None:
             )
             notify(f"READY=1\nSTATUS=node {node.name}, {len(manager.names())} resources")
             supervisor = asyncio.create_task(manager.supervise())
-            care = asyncio.create_task(part.care.run())
+            care = asyncio.create_task(part.run())
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait({supervisor, stopping}, return_when=asyncio.FIRST_COMPLETED)
             log.info("daemon.stopping")
