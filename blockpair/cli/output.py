@@ -74,12 +74,14 @@ def report_crash(error: Exception, *, as_json: bool) -> None:
     import tempfile
     import traceback
 
+    from blockpair.secrecy import redact
+
     descriptor, path = tempfile.mkstemp(prefix="blockpair-crash-", suffix=".log")
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write("".join(traceback.format_exception(error)))
+        file.write(redact("".join(traceback.format_exception(error))))
     told = BlockpairError(
         ErrorKind.INTERNAL,
-        f"an error that was not expected: {type(error).__name__}: {error}",
+        redact(f"an error that was not expected: {type(error).__name__}: {error}"),
         f"the details are in {path}; please report them",
     )
     print_error(told, as_json=as_json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ _TELL_SECONDS = 3.0
 class MadeToken:
     """A token for a person: ``text``, when it expires, and where the joining node finds this one."""
 
-    text: str
+    text: str = field(repr=False)
     expires: str
     authority_sha256: str
     address: str

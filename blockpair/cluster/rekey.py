@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import structlog
@@ -54,7 +54,7 @@ class StageParams(Struct, forbid_unknown_fields=True):
 class _Prepared:
     id: str
     coordinator: str
-    key: str
+    key: str = field(repr=False)
 
 
 class Rekey:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 
 from blockpair.config.node import LogFormat, LogLevel
+from blockpair.secrecy import redacted
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
@@ -21,17 +24,28 @@ def set_up(form: LogFormat, level: LogLevel) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        # Without local variables, which may be keys: a record of a crash is passed on to strangers.
+        structlog.processors.ExceptionRenderer()
+        if console
+        else structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+        hide_secrets,
     ]
     if console:
         processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()))
     else:
-        processors += [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        processors.append(structlog.processors.JSONRenderer())
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def hide_secrets(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The last processor before a record is written: no key and no join token gets past it."""
+    hidden: dict[str, Any] = redacted(record)
+    return hidden
 
 
 def place() -> str:

@@ -18,8 +18,8 @@ from blockpair.daemon.cluster_methods import ClusterMethods
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.methods import Methods, NoParams
 from blockpair.errors import ErrorKind, ExitCode
-from blockpair.rpc.messages import decode_response, error_from
-from blockpair.rpc.server import Caller, Method, Request, Server
+from blockpair.rpc.messages import Request, decode_response, error_from
+from blockpair.rpc.server import Caller, Method, Server
 
 STRANGER = os.geteuid() + 1
 # Whatever is not here is root's. A method that is added needs no entry to be safe; to be open, it needs one.

@@ -1,0 +1,40 @@
+"""Keeps keys and join tokens out of what is logged or reported. Types that hold one hide it in their
+``repr``; this is for what slips through all the same: a text, a traceback, a field of that name. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+HIDDEN = "[hidden]"
+# In any text: a private key in PEM, whole or cut off, also with its line ends escaped; a join token.
+_SECRETS = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
+    r"|bpj1-[A-Za-z0-9_=-]+",
+    re.DOTALL,
+)
+# Names under which nothing else is kept. (A log's ``token`` is the token's id, which opens nothing.)
+NAMES = frozenset({"secret", "ca_key", "authority_key", "key_pem", "private_key", "password", "proof"})
+
+
+def redact(text: str) -> str:
+    """``text`` without private keys and join tokens."""
+    return _SECRETS.sub(HIDDEN, text)
+
+
+def redacted(value: Any) -> Any:
+    """``value`` of a log record, however deep the secret lies. Bytes are shown as their text would be."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, bytes | bytearray):
+        return redact(value.decode("utf-8", "backslashreplace"))
+    if isinstance(value, Mapping):
+        return {key: HIDDEN if key in NAMES else redacted(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [redacted(item) for item in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    # Whatever it is, the record shows its repr.
+    return redact(repr(value))
