@@ -147,6 +147,7 @@ mod tests {
                 intent: Intent::Replicate,
                 policy: SplitBrainPolicy::Manual,
                 priority: 0,
+                session: None,
             })
         };
         for n in 0..10 {
