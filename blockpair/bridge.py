@@ -81,8 +81,8 @@ def listen(address: Address) -> _engine.Listener:
 
 
 def set_trust(listener: _engine.Listener, trust: Trust | None) -> None:
-    """What new connections trust and show, at any time; None: no TLS. Raises `BlockpairError`, and then nothing
-    has changed.
+    """What new connections trust and show, at any time; None: no TLS. Raises `BlockpairError`, and then what
+    was trusted before still is.
     """
     with translated():
         listener.set_trust(None if trust is None else _text(trust))
