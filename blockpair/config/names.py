@@ -31,6 +31,16 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+def is_loopback(address: Address) -> bool:
+    """Whether it leads to this machine, as far as that can be seen without a look-up."""
+    if address.host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address.host).is_loopback
+    except ValueError:
+        return False
+
+
 def parse_address(text: str, *, any_port: bool = False) -> Address:
     """``HOST:PORT``, ``1.2.3.4:PORT`` or ``[IPv6]:PORT``; port 0 with ``any_port``. Raises `ValueError`."""
     host, separator, port_text = text.strip().rpartition(":")

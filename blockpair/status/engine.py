@@ -115,13 +115,15 @@ class PathStatus(Struct, frozen=True):
 
 class PeerStatus(Struct, frozen=True):
     """What this node knows of a peer; ``role`` and ``disk`` are the last it heard; ``paths`` in the order of
-    preference.
+    preference; ``cipher`` is of the connection that is there.
     """
 
     slot: int
     name: str
     address: str
     paths: list[PathStatus]
+    tls: bool
+    cipher: str | None
     connection: str
     replication: str
     role: str | None
