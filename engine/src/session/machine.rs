@@ -90,8 +90,8 @@ pub enum PathState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathReport {
     pub state: PathState,
-    /// When it came up or went down.
-    pub since: Time,
+    /// When it came up or went down; none if it never was up.
+    pub since: Option<Time>,
     /// Of a path that is down.
     pub why: String,
 }
@@ -108,7 +108,8 @@ enum Stage {
 #[derive(Debug)]
 struct Path {
     stage: Stage,
-    since: Time,
+    /// When it came up or went down last.
+    since: Option<Time>,
     why: String,
     heard: Time,
     said: Time,
@@ -158,8 +159,12 @@ impl<F: Clone> Session<F> {
         let silence = (peer_timeout / SILENCE_PART).max(KEEPALIVES);
         let path = |index| Path {
             stage: if index == first { Stage::Up } else { Stage::Down },
-            since: now,
-            why: "not reached yet".into(),
+            since: (index == first).then_some(now),
+            why: if leads {
+                "it is being reached for the first time".into()
+            } else {
+                "the other node has not made this connection yet".into()
+            },
             heard: now,
             said: now,
             redial_at: now,
@@ -361,7 +366,7 @@ impl<F: Clone> Session<F> {
     fn came_up(&mut self, path: PathIndex, now: Time, out: &mut Vec<Output<F>>) {
         let entry = &mut self.paths[path];
         entry.stage = Stage::Up;
-        entry.since = now;
+        entry.since = Some(now);
         out.push(Output::Changed {
             path,
             change: Change::Up,
@@ -374,13 +379,14 @@ impl<F: Clone> Session<F> {
         let entry = &mut self.paths[path];
         let was_up = entry.stage == Stage::Up;
         if was_up {
-            let forgiven = now.saturating_sub(entry.since) >= settled;
+            let up_for = now.saturating_sub(entry.since.unwrap_or(now));
+            let forgiven = up_for >= settled;
             entry.failures = if forgiven {
                 1
             } else {
                 entry.failures.saturating_add(1)
             };
-            entry.since = now;
+            entry.since = Some(now);
         }
         if was_up || entry.why != why {
             entry.why = why.to_owned();
@@ -408,9 +414,9 @@ impl<F: Clone> Session<F> {
             .any(|path| path.stage == Stage::Up && !self.is_silent(path, now))
     }
 
-    /// How long this path must have been up before a worse one is left for it.
-    fn settle(&self, path: &Path) -> Time {
-        self.silence << path.failures.min(SETTLE_DOUBLINGS)
+    /// When this path has been up for long enough that a worse one is left for it.
+    fn settled_at(&self, path: &Path) -> Time {
+        path.since.unwrap_or_default() + (self.silence << path.failures.min(SETTLE_DOUBLINGS))
     }
 
     /// Takes a turn if there is no active path, or a better one.
@@ -424,7 +430,7 @@ impl<F: Clone> Session<F> {
             None => heard().chain(up()).next(),
             Some(active) => heard()
                 .take_while(|(index, _)| *index < active)
-                .find(|(_, path)| now >= path.since + self.settle(path)),
+                .find(|(_, path)| now >= self.settled_at(path)),
         };
         let Some((path, _)) = best else {
             return;
@@ -491,7 +497,7 @@ impl<F: Clone> Session<F> {
                     at(path.said + keepalive);
                     let better = self.leads && self.active.is_some_and(|active| index < active);
                     if better && !self.resuming && !self.is_silent(path, now) {
-                        at(path.since + self.settle(path));
+                        at(self.settled_at(path));
                     }
                 }
                 Stage::Down if self.leads => at(path.redial_at),
