@@ -22,5 +22,7 @@ mod log;
 mod machine;
 #[cfg(test)]
 mod tests;
+mod types;
 
-pub use machine::{Change, Control, Output, PathIndex, PathReport, PathState, Session, Violation};
+pub use machine::Session;
+pub use types::{Change, Control, Output, PathIndex, PathReport, PathState, Violation};
