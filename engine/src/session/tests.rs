@@ -36,6 +36,7 @@ enum Step {
     Pass {
         milliseconds: u64,
     },
+    Repeat(bool),
 }
 
 fn step(paths: impl Strategy<Value = usize> + Clone + 'static) -> impl Strategy<Value = Step> {
@@ -49,6 +50,7 @@ fn step(paths: impl Strategy<Value = usize> + Clone + 'static) -> impl Strategy<
             .prop_map(|(side, path, held)| Step::Hold { side, path, held }),
         1 => (paths, any::<bool>()).prop_map(|(path, refuses)| Step::Refuse { path, refuses }),
         2 => (1..900_u64).prop_map(|milliseconds| Step::Pass { milliseconds }),
+        1 => any::<bool>().prop_map(Step::Repeat),
     ]
 }
 
@@ -70,6 +72,7 @@ impl World {
             Step::Hold { side, path, held } => self.cables[path].held[side] = held,
             Step::Refuse { path, refuses } => self.cables[path].refuses = refuses,
             Step::Pass { milliseconds } => self.pass(milliseconds * MILLISECOND),
+            Step::Repeat(repeats) => self.repeats = repeats,
         }
     }
 }

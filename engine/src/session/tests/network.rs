@@ -47,6 +47,8 @@ pub struct World {
     pub now: Time,
     pub cables: Vec<Cable>,
     pub sides: [Side; 2],
+    /// What is no frame arrives twice: no stream does that, and it must not matter.
+    pub repeats: bool,
 }
 
 impl World {
@@ -63,6 +65,7 @@ impl World {
         let mut world = World {
             now: 0,
             cables: (0..paths).map(|_| Cable::default()).collect(),
+            repeats: false,
             sides: [side(leader), side(Session::follow(paths, 0, PEER_TIMEOUT, 0))],
         };
         world.connect(0);
@@ -185,7 +188,11 @@ impl World {
                     entry.delivered.push(frame);
                 }
             }
-            Item::Control(control) => entry.session.control(path, control, now, &mut out).unwrap(),
+            Item::Control(control) => {
+                for _ in 0..=u8::from(self.repeats) {
+                    entry.session.control(path, control, now, &mut out).unwrap();
+                }
+            }
             Item::End => {
                 self.close(side, path);
                 self.sides[side].session.down(path, "closed", now, &mut out);
