@@ -1,18 +1,18 @@
-"""One configuration on all nodes: how a change is made on all or none, and how a node that was away catches up.
+"""One configuration on all nodes: how a change is made on all or none, and how a node that was away catches
+up.
 
-A change is prepared on every member that can be reached: each looks whether it could live with it, and holds still
-for a while. Then it is committed where it was made, which decides it, and the others are told. Who is not told, or
-dies, goes forward at the next contact: the versions are a chain, so it is clear who is behind. Two nodes that
-changed it while they were apart are in conflict; nothing is merged, and a person accepts one of the two.
+A change is prepared on every member that can be reached: each looks whether it could live with it, and holds
+still for a while. Then it is committed where it was made, which decides it, and the others are told. Who is
+not told, or dies, goes forward at the next contact: the versions are a chain, so it is clear who is behind.
+Two nodes that changed it while they were apart are in conflict; nothing is merged, and a person accepts one
+of the two.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
-import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,12 +22,18 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from blockpair.cluster.history import History, Relation, Version, accepted, first_version, only_in, relation
-from blockpair.cluster.rules import Effect, Task, check_change, check_local, effects
+from blockpair.cluster.history import (
+    History,
+    Relation,
+    Version,
+    first_version,
+    history_of,
+    relation,
+)
+from blockpair.cluster.rules import Task, check_change, check_local
 from blockpair.cluster.server import PeerMethod
 from blockpair.cluster.store import Store
 from blockpair.config.cluster import ClusterFile, parse_cluster
-from blockpair.config.files import ConfigError
 from blockpair.errors import BlockpairError, ErrorKind
 
 STATE_SECONDS = 3.0
@@ -58,17 +64,6 @@ class Local(Protocol):
 
 
 @dataclass(frozen=True)
-class Changed:
-    """A change that was made. ``pending``: the members that do not have it yet, and why; ``effects``: what must be
-    taken down and up for it.
-    """
-
-    version: Version
-    pending: dict[str, str]
-    effects: list[Effect]
-
-
-@dataclass(frozen=True)
 class Seen:
     """The last contact with a member: its head, and why there is none if it cannot be reached."""
 
@@ -78,11 +73,14 @@ class Seen:
 
 @dataclass(frozen=True)
 class _Hold:
-    """Holding still for one change, made on ``node``; ``until`` by the monotonic clock."""
+    """Holding still for one change, made on ``node``; ``until`` by the monotonic clock; ``version``: the id
+    of what it will make.
+    """
 
     id: str
     node: str
     until: float
+    version: str
 
 
 class StateParams(Struct, forbid_unknown_fields=True):
@@ -119,7 +117,9 @@ class AbortParams(Struct, forbid_unknown_fields=True):
     hold: str
 
 
-class _Head(Struct):
+class HeadAnswer(Struct):
+    """The answering node's head; empty without a configuration."""
+
     head: str
 
 
@@ -127,7 +127,7 @@ class _Fetched(Struct):
     versions: list[Version]
 
 
-class Configuration:
+class Replica:
     """The cluster's configuration as one node has it."""
 
     def __init__(
@@ -139,9 +139,9 @@ class Configuration:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._node = node
+        self.node = node
         self._store = store
-        self._peers = peers
+        self.peers = peers
         self._local = local
         self._clock = clock
         self._history: History | None = None
@@ -176,12 +176,17 @@ class Configuration:
     @property
     def members(self) -> list[str]:
         """The other nodes."""
-        return [] if self._content is None else [node for node in self._content.node if node != self._node]
+        return [] if self._content is None else [node for node in self._content.node if node != self.node]
 
     @property
     def conflicts(self) -> dict[str, History]:
-        """The members that changed the configuration without this node, while this one did; their versions."""
-        return {node: found for node, found in self._conflicts.items() if node in self.members}
+        """Versions of members that changed the configuration without this node, as it did without them."""
+        known = frozenset[str]() if self._history is None else self._history.known
+        return {
+            node: found
+            for node, found in self._conflicts.items()
+            if node in self.members and found.head_id not in known
+        }
 
     @property
     def seen(self) -> dict[str, Seen]:
@@ -195,7 +200,7 @@ class Configuration:
     def renders(self, name: str) -> bool:
         """Whether the configuration has the resource ``name`` on this node."""
         entry = None if self._content is None else self._content.resource.get(name)
-        return entry is not None and self._node in entry.on
+        return entry is not None and self.node in entry.on
 
     # -- Beginning and end
 
@@ -212,90 +217,30 @@ class Configuration:
 
     async def begin(self, text: str, why: str) -> None:
         """Make ``text`` the first version of a new cluster's configuration. Raises `BlockpairError`."""
-        await self.adopt(first_version(text, author=self._node, time=_now(), why=why))
+        await self.adopt(first_version(text, author=self.node, time=present_time(), why=why))
 
     async def adopt(self, history: History) -> None:
         """Take the configuration of the cluster that this node joins. Raises `BlockpairError`."""
         async with self._writing:
             await self._install(history)
 
+    async def decide(self, history: History, after: str) -> None:
+        """Commit a change made here, to what was the version ``after``. Raises `BlockpairError`."""
+        async with self._writing:
+            if self.present().head_id != after:
+                raise BlockpairError(
+                    ErrorKind.FAILED, "the configuration has changed meanwhile", "look at it and try again"
+                )
+            await self._install(history)
+
     async def leave(self) -> None:
-        """Forget the cluster's configuration; resource files stay, as this node's own. Raises `BlockpairError`."""
+        """Forget the cluster's configuration; resource files stay, as this node's own. Raises
+        `BlockpairError`.
+        """
         async with self._writing:
             await asyncio.to_thread(self._store.forget)
             self._history = self._content = self._hold = None
             self._conflicts, self._seen, self.problems = {}, {}, []
-
-    # -- Changing it
-
-    async def change(
-        self,
-        make: Callable[[str], str],
-        why: str,
-        task: Task,
-        *,
-        needed: Collection[str] = (),
-        without: Collection[str] = (),
-        before_commit: Callable[[Version], Awaitable[None]] | None = None,
-    ) -> Changed:
-        """Make what ``make`` makes of the present text the next version, everywhere or nowhere. Members that cannot
-        be reached get it later, unless they are in ``needed``; those in ``without`` are not asked.
-        ``before_commit`` does what must be done before it is decided. Raises `BlockpairError`, and then nothing
-        was changed.
-        """
-        async with _Change(self, without) as change:
-            history = self._present()
-            if self.conflicts.keys() - set(without):
-                raise self._conflict_error()
-            old = _parse(history.head.text)
-            text = make(history.head.text)
-            new = _parse(text)
-            if text == history.head.text:
-                return Changed(history.head, {}, [])
-            check_change(old, new, task)
-            for node in needed:
-                if node in change.away:
-                    raise BlockpairError(
-                        ErrorKind.UNREACHABLE, f"{node} is needed for this: {change.away[node]}", f"start {node}"
-                    )
-            version = history.followed_by(text, author=self._node, time=_now(), why=why)
-            await self._check(old, new, task)
-            await change.prepare(version, task, needed)
-            if before_commit is not None:
-                await before_commit(version)
-            await change.commit(history.with_next(version), history.head_id)
-        return Changed(version, await change.tell(version), effects(old, new))
-
-    async def accept(self, node: str, expected: str) -> Changed:
-        """End the conflict with ``node`` by taking its configuration, whose head must be ``expected``: what only
-        this side has is given up. Raises `BlockpairError`.
-        """
-        async with _Change(self, ()) as change:
-            history = self._present()
-            theirs = self._conflicts.get(node)
-            if node in change.away:
-                raise BlockpairError(ErrorKind.UNREACHABLE, change.away[node], f"see that {node} runs")
-            if theirs is None:
-                raise BlockpairError(
-                    ErrorKind.NOT_FOUND, f"there is no conflict with {node}", "`blockpair config diff` shows them"
-                )
-            if theirs.head_id != expected:
-                raise BlockpairError(
-                    ErrorKind.UNSAFE,
-                    f"the configuration of {node} has changed since it was shown",
-                    "look again: blockpair config diff",
-                )
-            gone = len(only_in(history, theirs))
-            why = f"accepted the configuration of {node}; {gone} version(s) of {self._node}'s side given up"
-            ended = accepted(history, theirs, author=self._node, time=_now(), why=why)
-            old, new = _parse(history.head.text), _parse(ended.head.text)
-            task = Task("accept")
-            await self._check(old, new, task)
-            change.only(node)
-            await change.prepare(ended.head, task, (node,))
-            await change.commit(ended, history.head_id)
-            self._conflicts.pop(node, None)
-        return Changed(ended.head, await change.tell(ended.head), effects(old, new))
 
     # -- Contact
 
@@ -318,22 +263,22 @@ class Configuration:
 
     async def sync(self, node: str) -> None:
         """Compare with ``node``; go forward if this node is behind. Raises `BlockpairError`."""
-        own = self._hold.id if self._hold is not None and self._hold.node == self._node else None
+        own = self._hold.id if self._hold is not None and self._hold.node == self.node else None
         head = "" if self._history is None else self._history.head_id
         try:
-            state = await self._ask(node, "peer.config.state", StateParams(head, own), STATE_SECONDS, _Head)
+            state = await self._ask(
+                node, "peer.config.state", StateParams(head, own), STATE_SECONDS, HeadAnswer
+            )
         except BlockpairError as error:
-            self._note(node, Seen(None, error.message))
+            self.note(node, Seen(None, error.message))
             raise
-        self._note(node, Seen(state.head))
+        self.note(node, Seen(state.head))
         history = self._history
         if not state.head or (history is not None and state.head in history.known):
             self._conflicts.pop(node, None)
         else:
             have = [] if history is None else list(history.ids)
-            answer = await self._ask(
-                node, "peer.config.fetch", FetchParams(have), COMMIT_SECONDS, _Fetched
-            )
+            answer = await self._ask(node, "peer.config.fetch", FetchParams(have), COMMIT_SECONDS, _Fetched)
             await self._compare(node, answer.versions)
         if self.after_contact is not None and node not in self._conflicts:
             await self.after_contact(node)
@@ -353,34 +298,35 @@ class Configuration:
             # It makes no such change any more: it was killed, or its word of the end did not get through.
             self._hold = None
         history = self._history
-        self._note(caller, Seen(params.head))
+        self.note(caller, Seen(params.head))
         if history is None or params.head not in history.known:
             self._wanted.add(caller)
             self._wake.set()
         elif params.head:
             self._conflicts.pop(caller, None)
-        return _Head("" if history is None else history.head_id)
+        return HeadAnswer("" if history is None else history.head_id)
 
     async def _on_fetch(self, caller: str, params: FetchParams) -> Any:
-        return _Fetched(list(self._present().since(set(params.have))))
+        return _Fetched(list(self.present().since(set(params.have))))
 
     async def _on_prepare(self, caller: str, params: PrepareParams) -> Any:
         version = params.version
-        if self._present().head_id != version.parent:
+        if self.present().head_id != version.parent:
             await self.sync(caller)
-        if self._present().head_id != version.parent:
+        if self.present().head_id != version.parent:
+            self._check_free(params.hold)
             raise BlockpairError(
                 ErrorKind.FAILED,
-                f"{self._node} has another version of the configuration",
+                f"{self.node} has another version of the configuration",
                 "see `blockpair config diff`, then try again",
             )
-        self.take(params.hold, caller, HOLD_SECONDS)
+        self.take(params.hold, caller, HOLD_SECONDS, version.id())
         try:
-            old, new = _parse(self._present().head.text), _parse(version.text)
+            old, new = parse_text(self.present().head.text), parse_text(version.text)
             check_change(old, new, params.task)
-            await self._check(old, new, params.task)
+            await self.check(old, new, params.task)
             # What the checks took is not taken from the time for the commit.
-            self.take(params.hold, caller, HOLD_SECONDS)
+            self.take(params.hold, caller, HOLD_SECONDS, version.id())
         except BaseException:
             self.release(params.hold)
             raise
@@ -388,15 +334,15 @@ class Configuration:
 
     async def _on_commit(self, caller: str, params: CommitParams) -> Any:
         async with self._writing:
-            history = self._present()
+            history = self.present()
             if params.version.parent == history.head_id:
-                _parse(params.version.text)
+                parse_text(params.version.text)
                 await self._install(_chained(history.with_next, params.version))
         self.release(params.hold)
-        if params.version.id() not in self._present().known:
+        if params.version.id() not in self.present().known:
             await self.sync(caller)
-        self._note(caller, Seen(params.version.id()))
-        return _Head(self._present().head_id)
+        self.note(caller, Seen(params.version.id()))
+        return HeadAnswer(self.present().head_id)
 
     async def _on_abort(self, caller: str, params: AbortParams) -> Any:
         if self._hold is not None and self._hold.node == caller:
@@ -405,49 +351,58 @@ class Configuration:
 
     # -- Holding still
 
-    def take(self, hold: str, node: str, seconds: float) -> None:
-        """Hold still for a change of ``node``. Raises `BlockpairError` while another one is being made."""
-        now = self._clock()
-        if self._hold is not None and self._hold.until > now and self._hold.id != hold:
+    def take(self, hold: str, node: str, seconds: float, version: str = "") -> None:
+        """Hold still for a change of ``node``, which may make the version of id ``version``. Raises
+        `BlockpairError` while another one is being made.
+        """
+        self._check_free(hold)
+        self._hold = _Hold(hold, node, self._clock() + seconds, version)
+
+    def _check_free(self, hold: str) -> None:
+        if self._hold is not None and self._hold.until > self._clock() and self._hold.id != hold:
             raise BlockpairError(
                 ErrorKind.FAILED,
                 f"the configuration is being changed at this moment (on {self._hold.node})",
                 "try again in a few seconds",
             )
-        self._hold = _Hold(hold, node, now + seconds)
+
+    def agreed(self, node: str) -> None:
+        """The conflict with ``node`` has ended."""
+        self._conflicts.pop(node, None)
 
     def release(self, hold: str) -> None:
         """The change has been made, or will not be."""
         if self._hold is not None and self._hold.id == hold:
             self._hold = None
 
+    def _held_for_another(self, node: str, theirs: History) -> bool:
+        # A change made here notices by itself that the version it follows is no longer the last.
+        hold = self._hold
+        if hold is None or hold.until <= self._clock() or hold.node in (node, self.node):
+            return False
+        return hold.version not in theirs.known
+
     # -- Parts
 
-    def _present(self) -> History:
+    def present(self) -> History:
+        """The versions. Raises `BlockpairError` where there are none."""
         if self.failure is not None:
             raise self.failure
         if self._history is None:
             raise BlockpairError(
                 ErrorKind.NOT_FOUND,
-                f"{self._node} is in no cluster",
+                f"{self.node} is in no cluster",
                 "make one: `blockpair cluster init NAME`, or join one: `blockpair cluster join`",
             )
         return self._history
 
-    def _conflict_error(self) -> BlockpairError:
-        nodes = " and ".join(sorted(self.conflicts))
-        return BlockpairError(
-            ErrorKind.UNSAFE,
-            f"the configuration was changed on {self._node} and on {nodes} without each other: nothing is merged",
-            "see both sides: `blockpair config diff`; then take one: `blockpair config accept NODE`",
-        )
-
-    async def _check(self, old: ClusterFile, new: ClusterFile, task: Task) -> None:
-        check_local(old, new, self._node, self._local.is_up)
+    async def check(self, old: ClusterFile, new: ClusterFile, task: Task) -> None:
+        """Raises `BlockpairError` where this node's resources do not allow the change."""
+        check_local(old, new, self.node, self._local.is_up)
         await self._local.check(old, new, task)
 
     async def _ask(self, node: str, method: str, params: Struct, seconds: float, form: type[Any]) -> Any:
-        answer = await self._peers.call(node, method, msgspec.to_builtins(params), timeout=seconds)
+        answer = await self.peers.call(node, method, msgspec.to_builtins(params), timeout=seconds)
         try:
             return msgspec.convert(answer, type=form)
         except msgspec.ValidationError as error:
@@ -462,7 +417,7 @@ class Configuration:
         async with self._writing:
             ours = self._history
             if ours is None:
-                theirs, found = _chained(_history_of, versions), Relation.BEHIND
+                theirs, found = _chained(history_of, versions), Relation.BEHIND
             elif versions:
                 theirs = _chained(ours.grafted, versions)
                 found = relation(ours, theirs)
@@ -473,21 +428,22 @@ class Configuration:
             elif self._conflicts.get(node) != theirs:
                 self._conflicts[node] = theirs
                 self._log.error("configuration.conflict", peer=node, version=theirs.head.number)
-            held = self._hold is not None and self._hold.until > self._clock() and self._hold.node != node
-            if found is Relation.BEHIND and not held:
-                _parse(theirs.head.text)
+            if found is Relation.BEHIND and not self._held_for_another(node, theirs):
+                parse_text(theirs.head.text)
                 await self._install(theirs)
                 self._log.info("configuration.caught-up", peer=node, version=theirs.head.number)
 
     async def _install(self, history: History) -> None:
-        """Make ``history`` this node's, durably; with the lock held. Raises `BlockpairError`, and then it is not."""
-        _parse(history.head.text)
+        """Make ``history`` this node's, durably; with the lock held. Raises `BlockpairError`, and then it is
+        not.
+        """
+        parse_text(history.head.text)
         await asyncio.to_thread(self._store.save, history)
         self._set(history)
         await self._try_render()
 
     def _set(self, history: History) -> None:
-        self._content = _parse(history.head.text)
+        self._content = parse_text(history.head.text)
         self._history = history
         self.failure = None
 
@@ -506,7 +462,8 @@ class Configuration:
         except BlockpairError as error:
             self.problems = [error.message]
 
-    def _note(self, node: str, seen: Seen) -> None:
+    def note(self, node: str, seen: Seen) -> None:
+        """Remember how a member was at this contact."""
         before = self._seen.get(node)
         self._seen[node] = seen
         if (before is None or before.problem is None) != (seen.problem is None):
@@ -523,102 +480,9 @@ class Configuration:
             self._log.exception("configuration.contact-failed", peer=node)
 
 
-class _Change:
-    """A change under way: holds still here, knows who was reached, and tells everybody when it will not be made."""
-
-    def __init__(self, configuration: Configuration, without: Collection[str]) -> None:
-        self._of = configuration
-        self._without = without
-        self._id = secrets.token_hex(8)
-        self._reached: list[str] = []
-        self._asked: list[str] = []
-        self.away: dict[str, str] = {}
-        """The members that cannot be reached, and why."""
-
-    async def __aenter__(self) -> _Change:
-        self._of._present()
-        self._of.take(self._id, self._of._node, math.inf)
-        try:
-            nodes = [node for node in self._of.members if node not in self._without]
-            ends = await asyncio.gather(*(self._of.sync(node) for node in nodes), return_exceptions=True)
-            for node, end in zip(nodes, ends, strict=True):
-                if end is None:
-                    self._reached.append(node)
-                elif isinstance(end, BlockpairError) and end.kind is ErrorKind.UNREACHABLE:
-                    self.away[node] = end.message
-                else:
-                    raise end
-        except BaseException:
-            self._of.release(self._id)
-            raise
-        return self
-
-    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._of.release(self._id)
-        if error is not None and self._asked:
-            told = (self._call(node, "peer.config.abort", AbortParams(self._id), STATE_SECONDS) for node in self._asked)
-            await asyncio.gather(*told, return_exceptions=True)
-
-    def only(self, node: str) -> None:
-        """Of the members reached, ask ``node`` alone; the others are told."""
-        self._asked_of = [node]
-
-    _asked_of: list[str] | None = None
-
-    async def prepare(self, version: Version, task: Task, needed: Collection[str]) -> None:
-        """Ask who was reached. Raises `BlockpairError` where one of them refuses."""
-        nodes = self._reached if self._asked_of is None else self._asked_of
-        self._asked = list(nodes)
-        params = PrepareParams(self._id, version, task)
-        calls = (self._call(node, "peer.config.prepare", params, PREPARE_SECONDS) for node in nodes)
-        for node, end in zip(nodes, await asyncio.gather(*calls, return_exceptions=True), strict=True):
-            if not isinstance(end, BaseException):
-                continue
-            if not isinstance(end, BlockpairError):
-                raise end
-            if end.kind is ErrorKind.UNREACHABLE and node not in needed:
-                self.away[node] = end.message
-                continue
-            refusal = end.kind is not ErrorKind.UNREACHABLE
-            text = f"{node} refuses: {end.message}" if refusal else end.message
-            raise BlockpairError(end.kind, text, end.remedy)
-        self._reached = [node for node in self._reached if node not in self.away]
-
-    async def commit(self, history: History, after: str) -> None:
-        """Decide it: durable here. Raises `BlockpairError`."""
-        async with self._of._writing:
-            if self._of._present().head_id != after:
-                raise BlockpairError(
-                    ErrorKind.FAILED, "the configuration has changed meanwhile", "look at it and try again"
-                )
-            await self._of._install(history)
-
-    async def tell(self, version: Version) -> dict[str, str]:
-        """Tell the members; who does not have it yet, and why."""
-        pending = dict(self.away)
-        params = CommitParams(self._id, version)
-        calls = (self._call(node, "peer.config.commit", params, COMMIT_SECONDS) for node in self._reached)
-        for node, end in zip(self._reached, await asyncio.gather(*calls, return_exceptions=True), strict=True):
-            if isinstance(end, BlockpairError):
-                pending[node] = end.message
-            elif isinstance(end, BaseException):
-                raise end
-            else:
-                self._of._note(node, Seen(msgspec.convert(end, type=_Head).head))
-        return pending
-
-    async def _call(self, node: str, method: str, params: Struct, seconds: float) -> Any:
-        return await self._of._peers.call(node, method, msgspec.to_builtins(params), timeout=seconds)
-
-
-def _parse(text: str) -> ClusterFile:
+def parse_text(text: str) -> ClusterFile:
+    """A version's content. Raises `ConfigError`."""
     return parse_cluster(text, _TEXT)
-
-
-def _history_of(versions: list[Version]) -> History:
-    from blockpair.cluster.history import history_of
-
-    return history_of(versions)
 
 
 def _chained(make: Callable[[Any], History], given: Any) -> History:
@@ -631,8 +495,6 @@ def _chained(make: Callable[[Any], History], given: Any) -> History:
         ) from None
 
 
-def _now() -> str:
+def present_time() -> str:
+    """The time of a version."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-__all__ = ["Caller", "Changed", "ConfigError", "Configuration", "Local", "Seen"]

@@ -220,8 +220,8 @@ def _json(value: Struct) -> str:
 
 def _edited(file: Path) -> str:
     return (
-        f"{file} was edited by hand and is left alone: make the change by `blockpair config edit`, which begins "
-        "with what is in cluster.toml; or remove the file: it is written again as the cluster has it"
+        f"{file} was edited by hand and is left alone: change it by `blockpair config edit`, which begins "
+        "with what is in cluster.toml; or remove the file, and it is written again as the cluster has it"
     )
 
 
