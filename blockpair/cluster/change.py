@@ -42,11 +42,8 @@ class Changed:
     effects: list[Effect] = field(default_factory=list)
 
 
-class Editor:
-    """Changes the configuration from this node."""
-
-    def __init__(self, replica: Replica) -> None:
-        self._replica = replica
+class Configuration(Replica):
+    """The cluster's configuration, which this node may change."""
 
     async def change(
         self,
@@ -63,11 +60,10 @@ class Editor:
         ``before_commit`` does what must be done before it is decided. Raises `BlockpairError`, and then
         nothing was changed.
         """
-        replica = self._replica
-        async with _Change(replica, without) as change:
-            if replica.conflicts.keys() - set(without):
+        async with _Change(self, without) as change:
+            if self.conflicts.keys() - set(without):
                 raise self._conflict()
-            history = replica.present()
+            history = self.present()
             old = parse_text(history.head.text)
             text = make(history.head.text)
             if text == history.head.text:
@@ -81,25 +77,24 @@ class Editor:
                         f"{node} is needed for this: {change.away[node]}",
                         f"see that blockpaird runs on {node} and can be reached",
                     )
-            version = history.followed_by(text, author=replica.node, time=present_time(), why=why)
-            await replica.check(old, new, task)
+            version = history.followed_by(text, author=self.node, time=present_time(), why=why)
+            await self.check(old, new, task)
             await change.prepare(version, task, needed)
             if before_commit is not None:
                 await before_commit(version)
-            await replica.decide(history.with_next(version), history.head_id)
+            await self.decide(history.with_next(version), history.head_id)
         return Changed(version, pending=await change.tell(version), effects=effects(old, new))
 
     async def accept(self, node: str, expected: str) -> Changed:
         """End the conflict with ``node`` by taking its configuration, whose head must be ``expected``: what
         only this side has is given up. Raises `BlockpairError`, and then nothing was changed.
         """
-        replica = self._replica
-        async with _Change(replica, ()) as change:
+        async with _Change(self, ()) as change:
             if node in change.away:
                 raise BlockpairError(
                     ErrorKind.UNREACHABLE, change.away[node], f"see that blockpaird runs on {node}"
                 )
-            history, theirs = replica.present(), replica.conflicts.get(node)
+            history, theirs = self.present(), self.conflicts.get(node)
             if theirs is None:
                 raise BlockpairError(
                     ErrorKind.NOT_FOUND,
@@ -113,23 +108,23 @@ class Editor:
                     "look again: blockpair config diff",
                 )
             gone = ", ".join(str(version.number) for version in only_in(history, theirs))
-            why = f"accepted the configuration of {node}; given up of {replica.node}: {gone}"
-            ended = accepted(history, theirs, author=replica.node, time=present_time(), why=why)
+            why = f"accepted the configuration of {node}; given up of {self.node}: {gone}"
+            ended = accepted(history, theirs, author=self.node, time=present_time(), why=why)
             old, new = parse_text(history.head.text), parse_text(ended.head.text)
             task = Task("accept")
             check_change(old, new, task)
-            await replica.check(old, new, task)
+            await self.check(old, new, task)
             # Who else went another way is told, and cannot refuse that these two agree.
             await change.prepare(ended.head, task, (node,), only=(node,))
-            await replica.decide(ended, history.head_id)
-            replica.agreed(node)
+            await self.decide(ended, history.head_id)
+            self.agreed(node)
         return Changed(ended.head, pending=await change.tell(ended.head), effects=effects(old, new))
 
     def _conflict(self) -> BlockpairError:
-        nodes = " and ".join(sorted(self._replica.conflicts))
+        nodes = " and ".join(sorted(self.conflicts))
         return BlockpairError(
             ErrorKind.UNSAFE,
-            f"the configuration was changed on {self._replica.node} and on {nodes} while they were apart: "
+            f"the configuration was changed on {self.node} and on {nodes} while they were apart: "
             "nothing is merged",
             "see both sides: `blockpair config diff`; then take one: `blockpair config accept NODE`",
         )

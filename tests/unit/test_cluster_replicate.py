@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blockpair.cluster import store as store_module
-from blockpair.cluster.change import Editor
-from blockpair.cluster.replicate import HOLD_SECONDS, Replica
+from blockpair.cluster.change import Configuration
+from blockpair.cluster.replicate import HOLD_SECONDS
 from blockpair.cluster.rules import Task, with_node, with_setting
 from blockpair.cluster.store import Store
 from blockpair.config import files
@@ -53,7 +53,7 @@ class Net:
         self.time = 0.0
         self.cut: set[frozenset[str]] = set()
         self.daemons = {node: _Daemon() for node in nodes}
-        self.alive: dict[str, Replica] = {}
+        self.alive: dict[str, Configuration] = {}
         self.steps_left: int | None = None
         """Steps (calls, writes) until the power of whoever acts is cut."""
         self.calls: list[str] = []
@@ -69,7 +69,7 @@ class Net:
 
     async def boot(self, node: str) -> None:
         store = Store(locations(directory=str(self.base / node)), node)
-        self.alive[node] = Replica(
+        self.alive[node] = Configuration(
             node, store, _Line(self, node), self.daemons[node], clock=lambda: self.time
         )
         await self.alive[node].open()
@@ -103,7 +103,7 @@ class Net:
             self.steps_left = None
 
     async def edit(self, node: str, value: str) -> Any:
-        return await Editor(self.alive[node]).change(
+        return await self.alive[node].change(
             lambda text: with_setting(text, f"cluster.name={value}"), f"set {value}", Task()
         )
 
@@ -230,10 +230,10 @@ def test_both_sides_changed_it_and_a_person_accepts_one() -> None:
                 await net.edit(node, "more")
             assert caught.value.kind is ErrorKind.UNSAFE
         with pytest.raises(BlockpairError, match="has changed since"):
-            await Editor(a).accept("b", "0" * 64)
+            await a.accept("b", "0" * 64)
         with pytest.raises(BlockpairError, match="no conflict with c"):
-            await Editor(b).accept("c", "0" * 64)
-        done = await Editor(a).accept("b", net.head("b"))
+            await b.accept("c", "0" * 64)
+        done = await a.accept("b", net.head("b"))
         assert done.pending == {}
         assert len({net.head(node) for node in "abc"}) == 1
         assert a.content is not None
@@ -251,7 +251,7 @@ def test_a_resource_that_is_up_there_does_not_go_here() -> None:
     async def body(net: Net) -> None:
         net.daemons["b"].up.add("r0")
         with pytest.raises(BlockpairError, match="b refuses: the resource r0 is up on b"):
-            await Editor(net.alive["a"]).change(
+            await net.alive["a"].change(
                 lambda text: text.partition("[resource.r0]")[0], "delete r0", Task("delete", "r0")
             )
         assert net.alive["b"].renders("r0")
@@ -265,7 +265,7 @@ def test_who_is_needed_must_be_there() -> None:
         net.cut.add(frozenset("ab"))
         before = net.head("a")
         with pytest.raises(BlockpairError, match="b is needed") as caught:
-            await Editor(net.alive["a"]).change(
+            await net.alive["a"].change(
                 lambda text: with_setting(text, "cluster.name=x"), "x", Task(), needed=["b"]
             )
         assert caught.value.kind is ErrorKind.UNREACHABLE
@@ -281,7 +281,7 @@ def test_what_fails_before_the_commit_leaves_everything_as_it_was() -> None:
     async def body(net: Net) -> None:
         before = net.head("a")
         with pytest.raises(BlockpairError, match="no metadata"):
-            await Editor(net.alive["a"]).change(
+            await net.alive["a"].change(
                 lambda text: with_setting(text, "cluster.name=x"), "x", Task(), before_commit=fail
             )
         assert (net.head("a"), net.head("b")) == (before, before)
@@ -341,9 +341,7 @@ def test_a_node_without_a_history_takes_the_others() -> None:
 def test_a_node_joins_by_a_change_and_leaves() -> None:
     async def body(net: Net) -> None:
         entry = NodeEntry(["10.0.0.99"])
-        await Editor(net.alive["a"]).change(
-            lambda text: with_node(text, "z", entry), "z joins", Task("nodes")
-        )
+        await net.alive["a"].change(lambda text: with_node(text, "z", entry), "z joins", Task("nodes"))
         assert net.alive["b"].members == ["a", "z"]
         await net.alive["b"].leave()
         assert net.alive["b"].history is None
@@ -427,7 +425,7 @@ async def _accept(net: Net, node: str, peer: str) -> set[str]:
     ours, theirs = configuration.history, configuration.conflicts[peer]
     assert ours is not None
     try:
-        await Editor(configuration).accept(peer, theirs.head_id)
+        await configuration.accept(peer, theirs.head_id)
     except BlockpairError as error:
         assert error.kind in (ErrorKind.UNREACHABLE, ErrorKind.UNSAFE, ErrorKind.NOT_FOUND, ErrorKind.FAILED)
         return set()
