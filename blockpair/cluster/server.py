@@ -36,6 +36,7 @@ MAX_PROVEN_OF_ONE = 32
 HANDSHAKE_SECONDS = 5.0
 GUEST_SECONDS = 30.0
 IDLE_SECONDS = 60.0
+_LAST_ANSWER_SECONDS = 1.0
 _BACKLOG = 1024
 _TLS_HANDSHAKE = 0x16
 
@@ -219,12 +220,15 @@ class ControlServer:
         who: str,
         admit: Callable[[str], None],
     ) -> None:
-        """A call that has begun is finished, even if this connection is ended meanwhile."""
+        """A call that has begun is finished and answered, even if this connection is ended meanwhile."""
         call = asyncio.ensure_future(self._carry_out(line, methods, who, admit))
         try:
             answer = await asyncio.shield(call)
         except asyncio.CancelledError:
             await asyncio.wait({call})
+            with contextlib.suppress(OSError):
+                async with asyncio.timeout(_LAST_ANSWER_SECONDS):
+                    await stream.write(call.result())
             raise
         async with asyncio.timeout(IDLE_SECONDS):
             await stream.write(answer)
