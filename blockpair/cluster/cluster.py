@@ -11,7 +11,8 @@ from typing import Any
 import structlog
 
 from blockpair.cluster.peers import Peers
-from blockpair.cluster.replicate import Configuration, Local
+from blockpair.cluster.change import Configuration
+from blockpair.cluster.replicate import Local
 from blockpair.cluster.server import ControlServer, PeerMethod, Policy
 from blockpair.cluster.store import Store
 from blockpair.config.cluster import ClusterFile, control_addresses
