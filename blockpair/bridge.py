@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from blockpair import _engine
-from blockpair.config.names import Address, is_loopback
+from blockpair.config.names import Address
 from blockpair.config.resource import ResourceConfig
 from blockpair.errors import BlockpairError, ErrorKind, kind_of
 from blockpair.status.engine import EngineStatus
@@ -163,8 +163,8 @@ class Running:
             "peers": [
                 {
                     "name": peer.name,
-                    "addresses": [{"host": peer.address.host, "port": peer.address.port}],
-                    "tls": not is_loopback(peer.address),
+                    "addresses": [{"host": at.host, "port": at.port} for at in peer.addresses],
+                    "tls": config.tls,
                 }
                 for peer in config.peers
             ],

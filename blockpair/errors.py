@@ -36,6 +36,7 @@ class ErrorKind(StrEnum):
     TIMEOUT = "timeout"
     USAGE = "usage"
     NO_DAEMON = "no_daemon"
+    UNREACHABLE = "unreachable"
     INTERNAL = "internal"
 
 

@@ -29,11 +29,31 @@ class Locations:
         return self.config / "blockpair.toml"
 
     @property
+    def cluster_file(self) -> Path:
+        """What the nodes of the cluster have in common."""
+        return self.config / "cluster.toml"
+
+    @property
+    def trust(self) -> Path:
+        """Certificates, keys and join tokens: for root alone."""
+        return self.state / "trust"
+
+    @property
     def resources(self) -> Path:
         return self.config / "resources"
 
     def resource_file(self, name: str) -> Path:
         return self.resources / f"{name}.toml"
+
+    @property
+    def cluster_history(self) -> Path:
+        """The versions of the cluster's configuration."""
+        return self.state / "cluster" / "history"
+
+    @property
+    def creating(self) -> Path:
+        """A file a resource whose creation on several nodes has begun and not ended."""
+        return self.state / "cluster" / "creating"
 
     @property
     def rpc_socket(self) -> Path:

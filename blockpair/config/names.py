@@ -31,12 +31,24 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def is_loopback(address: Address) -> bool:
-    """Whether it leads to this machine, as far as that can be seen without a look-up."""
-    if address.host == "localhost":
-        return True
+def check_host(host: str) -> str:
+    """``host``, if it is a host name or an address; an IPv6 one without brackets. Raises `ValueError`."""
+    if ":" in host:
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise ValueError(f"{host!r} is not an IPv6 address, nor a host without a port") from None
+    elif _HOST.fullmatch(host) is None:
+        raise ValueError(f"{host!r} is not a host name or address")
+    return host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is an address of this machine's loopback. A name is not: what it resolves to may
+    change.
+    """
     try:
-        return ipaddress.ip_address(address.host).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 

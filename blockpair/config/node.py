@@ -22,6 +22,7 @@ class NodeTable(Struct, forbid_unknown_fields=True, frozen=True):
 
     name: str = ""
     listen: str = "0.0.0.0:7788"
+    control: str = "0.0.0.0:7789"
     kernel_device: KernelDevice = "auto"
 
 
@@ -45,6 +46,7 @@ class NodeConfig:
 
     name: str
     listen: Address
+    control: Address
     kernel_device: KernelDevice
     log_format: LogFormat
     log_level: LogLevel
@@ -68,8 +70,16 @@ def node_config(content: NodeFile, file: Path, host_name: str) -> NodeConfig:
         check_name(name)
     except ValueError as error:
         raise ConfigError(file, "node.name", str(error), f"set name in [node]; {NAME_RULE}") from None
-    try:
-        listen = parse_address(content.node.listen, any_port=True)
-    except ValueError as error:
-        raise ConfigError(file, "node.listen", str(error), 'write it as listen = "0.0.0.0:7788"') from None
-    return NodeConfig(name, listen, content.node.kernel_device, content.log.format, content.log.level)
+    addresses = []
+    for key, text, default in (
+        ("listen", content.node.listen, "0.0.0.0:7788"),
+        ("control", content.node.control, "0.0.0.0:7789"),
+    ):
+        try:
+            addresses.append(parse_address(text, any_port=True))
+        except ValueError as error:
+            raise ConfigError(file, f"node.{key}", str(error), f'write it as {key} = "{default}"') from None
+    listen, control = addresses
+    return NodeConfig(
+        name, listen, control, content.node.kernel_device, content.log.format, content.log.level
+    )

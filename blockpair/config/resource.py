@@ -9,7 +9,7 @@ from typing import Any, Literal
 from msgspec import Struct, field
 
 from blockpair.config.files import ConfigError, read_toml, write_atomically
-from blockpair.config.names import Address, check_name, parse_address
+from blockpair.config.names import Address, check_name, is_loopback, parse_address
 from blockpair.config.node import KernelDevice
 from blockpair.units import format_size, parse_duration, parse_size
 
@@ -24,6 +24,7 @@ SplitBrainPolicy = Literal[
 ]
 OnIoError = Literal["detach", "pass-on"]
 DiskDriver = Literal["auto", "inline", "io_uring", "threads"]
+Tls = Literal["on", "off"]
 
 DEFAULT_POLICY: SplitBrainPolicy = "discard-zero-changes"
 MAX_PRIORITY = 1_000_000
@@ -32,13 +33,15 @@ MAX_BLOCK_SIZE = 1 << 20
 # Metadata and protocol have room for more; what decides between nodes is written for two.
 MAX_PEERS = 1
 INTERNAL = "internal"
+_BY_HAND = "A blockpair resource on this node. Changes take effect at the next `blockpair up`."
 
 
 class PeerTable(Struct, forbid_unknown_fields=True, frozen=True):
-    """``[[peer]]``."""
+    """``[[peer]]``. Exactly one of ``address`` and ``addresses``, the preferred one first."""
 
     name: str
-    address: str
+    address: str = ""
+    addresses: list[str] = field(default_factory=list)
 
 
 class TimeoutsTable(Struct, forbid_unknown_fields=True, frozen=True):
@@ -61,7 +64,7 @@ class NbdTable(Struct, forbid_unknown_fields=True, frozen=True):
 class ResourceFile(Struct, forbid_unknown_fields=True, frozen=True):
     """The whole file. ``split_brain``: who loses a split brain without a person; ``priority``: this node's,
     for the policy of that name: the higher one survives. ``on_io_error``: what an error of the backing device
-    means.
+    means. ``tls``: whether the nodes' connections are encrypted and authenticated; "off" for loopback alone.
     """
 
     device: str
@@ -73,6 +76,7 @@ class ResourceFile(Struct, forbid_unknown_fields=True, frozen=True):
     priority: int = 0
     on_io_error: OnIoError = "detach"
     disk_driver: DiskDriver = "auto"
+    tls: Tls = "on"
     timeouts: TimeoutsTable = field(default_factory=TimeoutsTable)
     nbd: NbdTable = field(default_factory=NbdTable)
 
@@ -82,7 +86,13 @@ class Peer:
     """Another node that keeps a copy."""
 
     name: str
-    address: Address
+    addresses: tuple[Address, ...]
+    """At least one; the preferred one first."""
+
+    @property
+    def address(self) -> Address:
+        """The preferred one."""
+        return self.addresses[0]
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,7 @@ class ResourceConfig:
     priority: int = 0
     on_io_error: OnIoError = "detach"
     disk_driver: DiskDriver = "auto"
+    tls: bool = True
     peer_timeout: float = 3.0
     resume_wait: float = 5.0
     kernel_device: KernelDevice | None = None
@@ -138,17 +149,21 @@ def resource_config(content: ResourceFile, file: Path, node: str) -> ResourceCon
             f"{content.priority} is not from 0 to {MAX_PRIORITY}",
             "choose a number in that range; the node with the higher one keeps its changes",
         )
+    peers = _peers(file, content.peer, node)
+    if content.tls == "off":
+        _check_plain(file, peers)
     return ResourceConfig(
         name=name,
         device=_path(file, "device", content.device),
         metadata=None if content.metadata == INTERNAL else _path(file, "metadata", content.metadata),
-        peers=_peers(file, content.peer, node),
+        peers=peers,
         block_size=_block_size(file, content.block_size),
         protocol=content.protocol,
         split_brain=content.split_brain,
         priority=content.priority,
         on_io_error=content.on_io_error,
         disk_driver=content.disk_driver,
+        tls=content.tls == "on",
         peer_timeout=_duration(file, "timeouts.peer", content.timeouts.peer, 0.1, 300),
         resume_wait=_duration(file, "timeouts.resume_wait", content.timeouts.resume_wait, 0, 3600),
         kernel_device=nbd.kernel_device,
@@ -214,25 +229,53 @@ def _peers(file: Path, tables: list[PeerTable], node: str) -> tuple[Peer, ...]:
                 f"{name!r} is this node itself",
                 "name the other node, or rename one of them",
             )
-        try:
-            peers.append(Peer(name, parse_address(table.address)))
-        except ValueError as error:
-            raise ConfigError(
-                file, f"{key}.address", str(error), 'write it as address = "10.0.0.2:7788"'
-            ) from None
+        peers.append(Peer(name, _addresses(file, key, table)))
     return tuple(peers)
 
 
-def resource_text(content: ResourceFile) -> str:
+def _addresses(file: Path, key: str, table: PeerTable) -> tuple[Address, ...]:
+    if bool(table.address) == bool(table.addresses):
+        raise ConfigError(
+            file,
+            f"{key}.address",
+            "address and addresses are both given" if table.address else "is missing",
+            "write one address, or addresses with the preferred one first",
+        )
+    found: list[Address] = []
+    for index, text in enumerate(table.addresses or [table.address]):
+        where = f"{key}.addresses[{index}]" if table.addresses else f"{key}.address"
+        try:
+            address = parse_address(text)
+        except ValueError as error:
+            raise ConfigError(file, where, str(error), 'write it as "10.0.0.2:7788"') from None
+        if address in found:
+            raise ConfigError(file, where, f"{address} is there twice", "remove one of them")
+        found.append(address)
+    return tuple(found)
+
+
+def _check_plain(file: Path, peers: tuple[Peer, ...]) -> None:
+    """Raises `ConfigError` where a connection without TLS would leave this machine."""
+    for peer in peers:
+        for address in peer.addresses:
+            if not is_loopback(address.host):
+                raise ConfigError(
+                    file,
+                    "tls",
+                    f'"off" is for loopback addresses alone, and {peer.name} is at {address}',
+                    'remove it, or write tls = "on"; nodes that trust each other are made by'
+                    " `blockpair cluster init`",
+                )
+
+
+def resource_text(content: ResourceFile, comment: str = _BY_HAND) -> str:
     """The text of a resource file: what differs from the defaults, and the keys an administrator looks for
-    first.
+    first. ``comment`` is its first line.
     """
     import tomlkit
 
     document = tomlkit.document()
-    document.add(
-        tomlkit.comment("A blockpair resource on this node. Changes take effect at the next `blockpair up`.")
-    )
+    document.add(tomlkit.comment(comment))
     values: dict[str, Any] = {
         "device": content.device,
         "metadata": content.metadata,
@@ -247,6 +290,8 @@ def resource_text(content: ResourceFile) -> str:
         values["on_io_error"] = content.on_io_error
     if content.disk_driver != "auto":
         values["disk_driver"] = content.disk_driver
+    if content.tls != "on":
+        values["tls"] = content.tls
     for key, value in values.items():
         document.add(key, value)
     for key, table, default in (
@@ -265,7 +310,11 @@ def resource_text(content: ResourceFile) -> str:
     peers = tomlkit.aot()
     for peer in content.peer:
         entry = tomlkit.table()
-        entry.update({"name": peer.name, "address": peer.address})
+        entry["name"] = peer.name
+        if peer.addresses:
+            entry["addresses"] = peer.addresses
+        else:
+            entry["address"] = peer.address
         peers.append(entry)
     document.add("peer", peers)
     return tomlkit.dumps(document)

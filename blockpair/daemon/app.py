@@ -15,9 +15,11 @@ from blockpair.config.locations import Locations, check_socket_path
 from blockpair.config.node import NodeConfig
 from blockpair.daemon import logs
 from blockpair.daemon.desired import DaemonLock, DesiredState, boot_id
+from blockpair.daemon.local import LocalResources
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.methods import Methods
 from blockpair.daemon.notify import notify
+from blockpair.daemon.part import Part
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.rpc.server import MAX_CONNECTIONS, Server, give_to_group
 
@@ -67,12 +69,16 @@ async def serve(node: NodeConfig, places: Locations) -> None:
         listener = await asyncio.to_thread(bridge.listen, node.listen)
         try:
             manager = Manager(node, places, desired, boot_id(), listener)
-            server = Server(Methods(manager, logs.place()).table(), logs.place())
+            part = Part(node, places, listener, LocalResources(manager))
+            methods = {**Methods(manager, logs.place()).table(), **part.methods()}
+            server = Server(methods, logs.place())
             stop = asyncio.Event()
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stop.set)
             loop.add_reader(listener.event_fd(), tell, listener)
+            # Before the resources: they connect by what it trusts.
+            await part.cluster.start()
             await manager.start_all()
             await server.start(places.rpc_socket)
             log.info(
@@ -85,13 +91,18 @@ async def serve(node: NodeConfig, places: Locations) -> None:
             )
             notify(f"READY=1\nSTATUS=node {node.name}, {len(manager.names())} resources")
             supervisor = asyncio.create_task(manager.supervise())
+            care = asyncio.create_task(part.run())
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait({supervisor, stopping}, return_when=asyncio.FIRST_COMPLETED)
             log.info("daemon.stopping")
             notify("STOPPING=1")
             await server.close()
             supervisor.cancel()
+            care.cancel()
             try:
+                await part.cluster.stop()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await care
                 with contextlib.suppress(asyncio.CancelledError):
                     await supervisor
             finally:

@@ -36,6 +36,7 @@ _CODES = {
     ErrorKind.CONFIG: 18,
     ErrorKind.TIMEOUT: 19,
     ErrorKind.NO_DAEMON: 20,
+    ErrorKind.UNREACHABLE: 21,
     ErrorKind.USAGE: INVALID_PARAMS,
     ErrorKind.INTERNAL: INTERNAL_ERROR,
 }

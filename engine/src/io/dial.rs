@@ -23,9 +23,9 @@ pub struct PeerAddress {
 }
 
 impl PeerAddress {
-    /// Whether it leads to this machine, as far as that can be seen without a look-up.
+    /// Whether it is an address of this machine's loopback. A name is none: what it resolves to may change.
     pub fn is_loopback(&self) -> bool {
-        self.host == "localhost" || self.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+        self.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
     }
 }
 

@@ -1,0 +1,41 @@
+"""A cluster's report as a person reads it. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def lines(report: dict[str, Any]) -> list[str]:
+    """The report of `cluster.status`."""
+    if report["state"] == "none":
+        return [
+            f"{report['node']} is in no cluster",
+            "  make one: `blockpair cluster init NAME`; or join one: `blockpair cluster join --help`",
+        ]
+    if report["state"] == "failed":
+        return [f"{report['node']} takes no part in its cluster: {report['failure']}"]
+    found = [
+        f"cluster {report['cluster']}  configuration {report['configuration']}",
+        f"  authority  SHA-256 {report['authority_sha256']}, until {_day(report['authority_expires'])}",
+    ]
+    width = max(len(member["name"]) for member in report["members"]) if report["members"] else 0
+    for member in report["members"]:
+        addresses = ", ".join(member["addresses"])
+        where = f"{addresses}  (replication {member['port']}, control {member['control_port']})"
+        found.append(f"  {member['name']:<{width}}  {_state(member)}")
+        found.append(f"  {'':<{width}}  {where}")
+    found += [f"  ! {warning}" for warning in report["warnings"]]
+    return found
+
+
+def _state(member: dict[str, Any]) -> str:
+    if not member["reachable"]:
+        return f"UNREACHABLE after {member['seconds']:.1f} s"
+    until = f"certificate until {_day(member['certificate_expires'])}"
+    if member["here"]:
+        return f"this node, {until}"
+    return f"reachable in {member['seconds'] * 1000:.0f} ms, {until}"
+
+
+def _day(time: str) -> str:
+    return time[:10]

@@ -1,0 +1,206 @@
+"""What a member knows of its cluster, and what of it needs attention. Pure, but for `look`, which asks."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from blockpair import __version__
+from blockpair.cluster.cluster import Cluster
+from blockpair.cluster.rekey import Rekey
+from blockpair.cluster.server import PeerMethod
+from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.trust import authority
+
+SCHEMA = "blockpair.cluster/1"
+_ASK_SECONDS = 3.0
+_SOON = timedelta(days=30)
+
+
+class NoParams(Struct, forbid_unknown_fields=True):
+    """For methods without parameters."""
+
+
+class Hello(Struct, frozen=True):
+    """What a member says of itself. ``configuration``: its version; ``certificate_expires``: RFC 3339."""
+
+    node: str
+    version: str
+    configuration: str
+    certificate_expires: str
+
+
+class MemberReport(Struct, frozen=True):
+    """A member as this node sees it. ``why``: it is not reachable; ``seconds``: what the call took."""
+
+    name: str
+    addresses: list[str]
+    port: int
+    control_port: int
+    here: bool
+    reachable: bool
+    why: str | None = None
+    seconds: float = 0.0
+    version: str | None = None
+    configuration: str | None = None
+    certificate_expires: str | None = None
+
+
+class ClusterReport(Struct, frozen=True, kw_only=True):
+    """``state``: "member", "joining" (it has its certificate, and no member has confirmed it yet), "failed"
+    (its trust cannot be used: ``failure``) or "none". Fingerprints are SHA-256 in hexadecimal.
+    """
+
+    schema: str = SCHEMA
+    node: str
+    state: str
+    cluster: str | None = None
+    cluster_id: str | None = None
+    authority_sha256: str | None = None
+    authority_expires: str | None = None
+    certificate_expires: str | None = None
+    configuration: str | None = None
+    waits_for: str | None = None
+    failure: str | None = None
+    members: list[MemberReport] = []
+    warnings: list[str] = []
+    healthy: bool = True
+
+
+class Reporter:
+    """Answers `look`, and the same question of other members."""
+
+    def __init__(self, cluster: Cluster, rekey: Rekey) -> None:
+        self._cluster = cluster
+        self._rekey = rekey
+        cluster.methods["peer.cluster.hello"] = PeerMethod(NoParams, self._hello)
+
+    async def _hello(self, _caller: str, _params: NoParams) -> Hello:
+        cluster = self._cluster
+        facts = authority.inspect(cluster.generation.certificate)
+        return Hello(cluster.node.name, __version__, cluster.version, _text(facts.not_after))
+
+    async def look(self) -> ClusterReport:
+        """This node's cluster; asks every other member."""
+        cluster = self._cluster
+        name = cluster.node.name
+        if not cluster.member:
+            failure = cluster.failure
+            return ClusterReport(
+                node=name,
+                state="none" if failure is None else "failed",
+                failure=None if failure is None else f"{failure.message}; {failure.remedy}",
+                healthy=failure is None,
+            )
+        generation, content = cluster.generation, cluster.content
+        own = authority.inspect(generation.certificate)
+        ca = authority.inspect(generation.authority.certificate)
+        version = cluster.version
+        here = Hello(name, __version__, version, _text(own.not_after))
+        members = await asyncio.gather(*(self._member(member, here) for member in content.node))
+        report = ClusterReport(
+            node=name,
+            state="member" if cluster.confirmed else "joining",
+            cluster=content.cluster.name,
+            cluster_id=content.cluster.id,
+            authority_sha256=ca.sha256,
+            authority_expires=_text(ca.not_after),
+            certificate_expires=_text(own.not_after),
+            configuration=version,
+            waits_for=await self._rekey.waiting_for(),
+            members=members,
+        )
+        found = warnings(report, cluster.now())
+        return msgspec.structs.replace(report, warnings=found, healthy=not found)
+
+    async def _member(self, name: str, here: Hello) -> MemberReport:
+        cluster = self._cluster
+        entry = cluster.content.node[name]
+
+        def report(*, reachable: bool, **more: Any) -> MemberReport:
+            return MemberReport(
+                name,
+                entry.addresses,
+                entry.port,
+                entry.control_port,
+                name == cluster.node.name,
+                reachable,
+                **more,
+            )
+
+        def told(hello: Hello, seconds: float) -> MemberReport:
+            return report(
+                reachable=True,
+                seconds=round(seconds, 4),
+                version=hello.version,
+                configuration=hello.configuration,
+                certificate_expires=hello.certificate_expires,
+            )
+
+        if name == cluster.node.name:
+            return told(here, 0.0)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            answer = await cluster.peers.call(name, "peer.cluster.hello", {}, timeout=_ASK_SECONDS)
+            hello = msgspec.convert(answer, type=Hello)
+        except BlockpairError as error:
+            prefix = f"{name} cannot be reached: "
+            known = error.kind is ErrorKind.UNREACHABLE
+            why = error.message.removeprefix(prefix) if known else error.message
+            return report(reachable=False, why=why, seconds=round(loop.time() - began, 4))
+        except msgspec.ValidationError as error:
+            return report(
+                reachable=False, why=f"its answer is not understood: {error}", seconds=loop.time() - began
+            )
+        return told(hello, loop.time() - began)
+
+
+def warnings(report: ClusterReport, now: datetime) -> list[str]:
+    """What needs attention, in words, with what to do."""
+    found = []
+    if report.state == "joining":
+        found.append("the join is not complete: no member has confirmed it yet; it is tried again by itself")
+    if report.waits_for is not None:
+        found.append(
+            f"a change of the authority waits for {report.waits_for} to say what came of it; it is asked "
+            "again by itself"
+        )
+    for member in report.members:
+        if not member.reachable:
+            found.append(f"{member.name} cannot be reached: {member.why}")
+            continue
+        if member.configuration != report.configuration:
+            found.append(
+                f"{member.name} has another version of the configuration ({member.configuration}): "
+                "`blockpair config diff`"
+            )
+        if member.certificate_expires is not None:
+            found += _expiry(
+                f"{member.name}'s certificate",
+                member.certificate_expires,
+                now,
+                f"its daemon should have renewed it: `blockpair cluster rotate` on {member.name}",
+            )
+    if report.authority_expires is not None:
+        found += _expiry(
+            "the cluster's authority", report.authority_expires, now, "`blockpair cluster rotate --ca`"
+        )
+    return found
+
+
+def _expiry(what: str, expires: str, now: datetime, remedy: str) -> list[str]:
+    left = datetime.fromisoformat(expires) - now
+    if left >= _SOON:
+        return []
+    if left <= timedelta(0):
+        return [f"{what} has expired ({expires}); {remedy}"]
+    return [f"{what} expires in {left.days} days ({expires}); {remedy}"]
+
+
+def _text(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

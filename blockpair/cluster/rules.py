@@ -1,0 +1,208 @@
+"""What may change in the cluster's configuration by which command, and what a change means. Pure."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from blockpair.config.cluster import (
+    ClusterFile,
+    NodeEntry,
+    ResourceEntry,
+    as_tables,
+    resource_on,
+)
+from blockpair.errors import BlockpairError, ErrorKind
+
+
+class Task(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a change is for. ``resource``: the one that is created or deleted."""
+
+    kind: Literal["edit", "create", "delete", "nodes", "accept"] = "edit"
+    resource: str = ""
+
+
+class Effect(Struct, frozen=True):
+    """A resource that works by the new configuration only after `down` and `up` on ``nodes``."""
+
+    resource: str
+    nodes: list[str]
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    key: str
+    why: str
+    remedy: str
+
+    def error(self) -> BlockpairError:
+        return BlockpairError(ErrorKind.UNSAFE, f"{self.key}: {self.why}", self.remedy)
+
+
+def check_change(old: ClusterFile, new: ClusterFile, task: Task) -> None:
+    """Raises `BlockpairError` where ``task`` may not make ``new`` of ``old``, on any node."""
+    if new.cluster.id != old.cluster.id:
+        raise _Refusal("cluster.id", "it says which cluster this is, and cannot change", "leave it").error()
+    if task.kind == "accept":
+        # Whole commands of the other side: each was checked when it was made.
+        return
+    if task.kind != "nodes" and old.node.keys() != new.node.keys():
+        name = sorted(old.node.keys() ^ new.node.keys())[0]
+        how = "`blockpair cluster join`" if name in new.node else f"`blockpair cluster remove {name}`"
+        raise _Refusal(f"node.{name}", "an edit neither adds nor removes a node", f"use {how}").error()
+    for name in sorted(old.resource.keys() ^ new.resource.keys()):
+        added = name in new.resource
+        if (task.kind, task.resource) != ("create" if added else "delete", name):
+            how = f"`blockpair {'create' if added else 'delete'} {name}`"
+            raise _Refusal(
+                f"resource.{name}",
+                f"an edit does not {'make' if added else 'remove'} a resource",
+                f"use {how}",
+            ).error()
+    for name in old.resource.keys() & new.resource.keys():
+        before, after = old.resource[name], new.resource[name]
+        if before.block_size != after.block_size:
+            raise _Refusal(
+                f"resource.{name}.block_size",
+                "the block size is fixed when the resource is made",
+                f"delete {name} and create it again with another one",
+            ).error()
+        if before.on.keys() != after.on.keys():
+            raise _Refusal(
+                f"resource.{name}.on",
+                "an edit does not move a copy to another node",
+                f"delete {name}, its data stays on the devices, and create it again with --on",
+            ).error()
+
+
+def check_local(old: ClusterFile, new: ClusterFile, node: str, is_up: Callable[[str], bool]) -> None:
+    """Raises `BlockpairError` where ``node`` cannot go from ``old`` to ``new`` while a resource is up."""
+    for name, before in old.resource.items():
+        if node not in before.on or not is_up(name):
+            continue
+        remedy = f"blockpair down {name} (on {node}), then repeat"
+        after = new.resource.get(name)
+        if after is None or node not in after.on:
+            raise BlockpairError(
+                ErrorKind.IN_USE, f"the resource {name} is up on {node}, and would be gone", remedy
+            )
+        for key in ("device", "metadata"):
+            if getattr(before.on[node], key) != getattr(after.on[node], key):
+                raise BlockpairError(
+                    ErrorKind.IN_USE,
+                    f"resource.{name}.on.{node}.{key}: it cannot change while {name} is up on {node}",
+                    remedy,
+                )
+
+
+def moved(old: ClusterFile, new: ClusterFile, node: str) -> list[str]:
+    """The resources whose copy on ``node`` is elsewhere in ``new``."""
+    found = []
+    for name in old.resource.keys() & new.resource.keys():
+        before, after = old.resource[name].on.get(node), new.resource[name].on.get(node)
+        if before and after and (before.device, before.metadata) != (after.device, after.metadata):
+            found.append(name)
+    return sorted(found)
+
+
+def effects(old: ClusterFile, new: ClusterFile) -> list[Effect]:
+    """The resources that go on by ``old`` until they are taken down and up."""
+    found = []
+    for name, entry in new.resource.items():
+        if name not in old.resource:
+            continue
+        nodes = [
+            node
+            for node in entry.on
+            if node in old.resource[name].on and resource_on(old, name, node) != resource_on(new, name, node)
+        ]
+        if nodes:
+            found.append(Effect(name, nodes))
+    return found
+
+
+def with_resource(text: str, name: str, entry: ResourceEntry) -> str:
+    """``text`` with a resource more; its comments stay."""
+    return _changed(text, ("resource", name), as_tables(entry))
+
+
+def without_resource(text: str, name: str) -> str:
+    """``text`` without a resource."""
+    return _changed(text, ("resource", name), None)
+
+
+def with_node(text: str, name: str, entry: NodeEntry) -> str:
+    """``text`` with a node more, or another entry for one."""
+    return _changed(text, ("node", name), as_tables(entry))
+
+
+def without_node(text: str, name: str) -> str:
+    """``text`` without a node."""
+    return _changed(text, ("node", name), None)
+
+
+def with_setting(text: str, setting: str) -> str:
+    """``text`` with ``KEY=VALUE`` in it, such as ``resource.r0.protocol=A``; a value that is no TOML is a
+    string. Raises `BlockpairError`.
+    """
+    key, separator, value_text = setting.partition("=")
+    try:
+        if not separator:
+            raise ValueError
+        path = _path(tomllib.loads(f"{key.strip()} = 0"))
+    except (tomllib.TOMLDecodeError, ValueError):
+        raise BlockpairError(
+            ErrorKind.USAGE, f"{setting!r} is not KEY=VALUE", "write it as resource.r0.protocol=A"
+        ) from None
+    try:
+        value = tomllib.loads(f"x = {value_text.strip()}")["x"]
+    except tomllib.TOMLDecodeError:
+        value = value_text.strip()
+    found: Any = tomllib.loads(text)
+    for part in path[:-1]:
+        found = found.get(part, {}) if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        raise BlockpairError(
+            ErrorKind.USAGE, f"{key.strip()} is no key of a table", "`blockpair config show` shows the keys"
+        )
+    return _changed(text, path, value)
+
+
+def _path(table: dict[str, Any]) -> tuple[str, ...]:
+    [(key, value)] = table.items()
+    return (key, *_path(value)) if isinstance(value, dict) else (key,)
+
+
+def _changed(text: str, path: tuple[str, ...], value: Any) -> str:
+    """``text`` with ``value`` at ``path``; None removes what is there."""
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    expected = tomllib.loads(text)
+    _put(expected, path, value)
+    try:
+        document = tomlkit.parse(text)
+        _put(document, path, value)
+        edited = tomlkit.dumps(document)
+        if tomllib.loads(edited) == expected:
+            return edited
+    except (TOMLKitError, tomllib.TOMLDecodeError, KeyError):
+        pass
+    # Tables in an order that the editor of TOML cannot handle: the content counts more than the comments.
+    return tomlkit.dumps(expected)
+
+
+def _put(table: Any, path: tuple[str, ...], value: Any) -> None:
+    *parents, last = path
+    for part in parents:
+        if part not in table:
+            table[part] = {}
+        table = table[part]
+    if value is None:
+        del table[last]
+    else:
+        table[last] = value

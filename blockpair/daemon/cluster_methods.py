@@ -1,0 +1,125 @@
+"""The daemon's RPC methods of the cluster: parameters in, results out."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from msgspec import Struct
+
+from blockpair.cluster.cluster import Cluster
+from blockpair.cluster.membership import Membership
+from blockpair.cluster.rekey import Rekey
+from blockpair.cluster.report import NoParams, Reporter
+from blockpair.config.names import parse_address
+from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.rpc.server import Caller, Method
+
+
+class InitParams(Struct, forbid_unknown_fields=True):
+    """The cluster's name, and where this node is reached; none: chosen, where there is only one."""
+
+    name: str
+    addresses: list[str] = []
+
+
+class TokenParams(Struct, forbid_unknown_fields=True):
+    """How long it lives."""
+
+    ttl_seconds: float = 900.0
+
+
+class JoinParams(Struct, forbid_unknown_fields=True):
+    """A member's control port, what `cluster.token` gave there, and where this node is reached."""
+
+    server: str
+    token: str
+    addresses: list[str] = []
+
+    def __repr__(self) -> str:
+        return f"JoinParams({self.server})"
+
+
+class NodeParams(Struct, forbid_unknown_fields=True):
+    """A node."""
+
+    node: str
+
+
+class RotateParams(Struct, forbid_unknown_fields=True):
+    """``ca``: a new authority for the whole cluster, not just this node's certificate."""
+
+    ca: bool = False
+
+
+class ClusterMethods:
+    """The table of methods over one `Cluster`."""
+
+    def __init__(self, cluster: Cluster, membership: Membership, rekey: Rekey, reporter: Reporter) -> None:
+        self._cluster = cluster
+        self._membership = membership
+        self._rekey = rekey
+        self._reporter = reporter
+        self._log = structlog.get_logger().bind(part="rpc")
+
+    def table(self) -> dict[str, Method]:
+        """Every method by its name."""
+        return {
+            "cluster.status": Method(NoParams, self._status, interruptible=True),
+            "cluster.init": self._change("cluster.init", InitParams, self._init),
+            "cluster.token": self._change("cluster.token", TokenParams, self._token),
+            "cluster.join": self._change("cluster.join", JoinParams, self._join),
+            "cluster.remove": self._change("cluster.remove", NodeParams, self._remove),
+            "cluster.rotate": self._change("cluster.rotate", RotateParams, self._rotate),
+        }
+
+    def _change(self, name: str, params: type[Any], run: Callable[[Any], Awaitable[Any]]) -> Method:
+        """A method that changes something: who asked and how it ended are logged; never the parameters,
+        which may hold a token.
+        """
+
+        async def logged(caller: Caller, given: Any) -> Any:
+            log = self._log.bind(method=name, uid=caller.uid, pid=caller.pid)
+            try:
+                result = await run(given)
+            except BlockpairError as error:
+                log.warning("command.refused", kind=error.kind.value, text=error.message)
+                raise
+            log.info("command.done")
+            return result
+
+        return Method(params, logged)
+
+    async def _status(self, _caller: Caller, _params: NoParams) -> Any:
+        return await self._reporter.look()
+
+    async def _init(self, params: InitParams) -> Any:
+        await self._membership.init(params.name, params.addresses)
+        return await self._reporter.look()
+
+    async def _token(self, params: TokenParams) -> Any:
+        return await self._membership.token(timedelta(seconds=params.ttl_seconds))
+
+    async def _join(self, params: JoinParams) -> Any:
+        try:
+            server = parse_address(params.server)
+        except ValueError as error:
+            raise BlockpairError(
+                ErrorKind.USAGE, str(error), "write the member's control port, such as 10.0.0.1:7789"
+            ) from None
+        by_way_of = await self._membership.join(server, params.token, params.addresses)
+        return {"by_way_of": by_way_of, "status": await self._reporter.look()}
+
+    async def _remove(self, params: NodeParams) -> Any:
+        return {"done": await self._membership.remove(params.node)}
+
+    async def _rotate(self, params: RotateParams) -> Any:
+        async with self._cluster.lock:
+            if params.ca:
+                done = await self._rekey.change(self._cluster.others(), why="asked for")
+            else:
+                expires = await self._rekey.renew()
+                done = [f"{self._cluster.node.name} has a new certificate, good until {expires}"]
+        return {"done": done}

@@ -1,0 +1,46 @@
+"""This node's part in a cluster, put together for the daemon."""
+
+from __future__ import annotations
+
+import asyncio
+
+from blockpair import _engine, bridge
+from blockpair.cluster.care import Care
+from blockpair.cluster.cluster import Cluster
+from blockpair.cluster.membership import Membership
+from blockpair.cluster.rekey import Rekey
+from blockpair.cluster.replicate import Local
+from blockpair.cluster.report import Reporter
+from blockpair.config.locations import Locations
+from blockpair.config.node import NodeConfig
+from blockpair.daemon.cluster_methods import ClusterMethods
+from blockpair.rpc.server import Method
+from blockpair.trust.store import Generation
+
+
+class Part:
+    """``cluster`` is to be started before resources are, and stopped before they are."""
+
+    def __init__(self, node: NodeConfig, places: Locations, listener: _engine.Listener, local: Local) -> None:
+        async def give_trust(generation: Generation | None) -> None:
+            trust = None
+            if generation is not None:
+                authority, certificate = generation.authority.certificate, generation.certificate
+                trust = bridge.Trust(generation.node, authority, certificate, generation.key)
+            await asyncio.to_thread(bridge.set_trust, listener, trust)
+
+        self.cluster = Cluster(node, places, local, give_trust)
+        rekey = Rekey(self.cluster)
+        membership = Membership(self.cluster, rekey, listener.port)
+        self._care = Care(membership, rekey)
+        self._methods = ClusterMethods(self.cluster, membership, rekey, Reporter(self.cluster, rekey))
+
+    async def run(self) -> None:
+        """See to what members see to by themselves, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._care.run())
+            group.create_task(self.cluster.configuration.run())
+
+    def methods(self) -> dict[str, Method]:
+        """What the daemon's socket offers of it."""
+        return self._methods.table()

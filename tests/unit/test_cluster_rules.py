@@ -1,0 +1,145 @@
+"""Which command may change what in the cluster's configuration, and how its text is edited."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from blockpair.cluster.rules import (
+    Effect,
+    Task,
+    check_change,
+    check_local,
+    effects,
+    moved,
+    with_node,
+    with_resource,
+    with_setting,
+    without_node,
+    without_resource,
+)
+from blockpair.config.cluster import ClusterFile, CopyEntry, NodeEntry, ResourceEntry, parse_cluster
+from blockpair.errors import BlockpairError, ErrorKind
+from tests.unit.test_cluster_config import TEXT
+
+FILE = Path("cluster.toml")
+R1 = ResourceEntry(
+    {"a": CopyEntry("/dev/r1", "internal"), "b": CopyEntry("/dev/r1", "internal", 2)}, protocol="A"
+)
+
+
+def _parsed(text: str) -> ClusterFile:
+    return parse_cluster(text, FILE)
+
+
+def test_editing_keeps_the_comments_and_the_rest() -> None:
+    text = "# ours\n" + TEXT.replace('protocol = "B"', 'protocol = "B"  # fast')
+    more = with_node(with_resource(text, "r1", R1), "c", NodeEntry(["10.0.0.3"]))
+    content = _parsed(more)
+    assert content.resource["r1"] == R1
+    assert content.resource["r0"] == _parsed(TEXT).resource["r0"]
+    assert content.node["c"] == NodeEntry(["10.0.0.3"])
+    assert "# ours" in more
+    assert "# fast" in more
+    less = without_node(without_resource(more, "r1"), "c")
+    assert _parsed(less) == _parsed(TEXT)
+    assert "# fast" in less
+
+
+def test_tables_out_of_order_are_edited_too() -> None:
+    text = TEXT + '\n[node.d]\naddresses = ["10.0.0.4"]\n'
+    content = _parsed(with_resource(with_node(text, "e", NodeEntry(["10.0.0.5"])), "r1", R1))
+    assert list(content.node) == ["a", "b", "d", "e"] or content.node.keys() == {"a", "b", "d", "e"}
+    assert content.resource["r1"] == R1
+
+
+def test_the_first_resource_makes_the_table() -> None:
+    text = TEXT.partition("[resource.r0]")[0]
+    assert _parsed(with_resource(text, "r1", R1)).resource == {"r1": R1}
+    assert _parsed(without_resource(with_resource(text, "r1", R1), "r1")).resource == {}
+
+
+@pytest.mark.parametrize(
+    ("setting", "found"),
+    [
+        ("resource.r0.protocol=A", lambda c: c.resource["r0"].protocol == "A"),
+        ("resource.r0.on.a.priority = 7", lambda c: c.resource["r0"].on["a"].priority == 7),
+        ("resource.r0.timeouts.peer=5s", lambda c: c.resource["r0"].timeouts.peer == "5s"),
+        ("resource.r0.nbd.queues=2", lambda c: c.resource["r0"].nbd.queues == 2),
+        ('node.a.addresses=["10.0.0.9"]', lambda c: c.node["a"].addresses == ["10.0.0.9"]),
+        ('resource."r0".protocol="C"', lambda c: c.resource["r0"].protocol == "C"),
+    ],
+)
+def test_a_setting_is_set(setting: str, found: Callable[[ClusterFile], bool]) -> None:
+    assert found(_parsed(with_setting(TEXT, setting)))
+
+
+@pytest.mark.parametrize("setting", ["resource.r0.protocol", "=A", "a b=1", "cluster.name.x=1"])
+def test_what_is_no_setting_is_refused(setting: str) -> None:
+    with pytest.raises(BlockpairError) as caught:
+        with_setting(TEXT, setting)
+    assert caught.value.kind is ErrorKind.USAGE
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ('protocol = "B"', 'block_size = "8K"', "resource.r0.block_size"),
+        ("0f8b6c1e", "0f8b6c1f", "cluster.id"),
+        ("[node.b]", '[node.c]\naddresses = ["10.0.0.3"]\n[node.b]', "node.c"),
+    ],
+)
+def test_what_cannot_change_is_refused(old: str, new: str, key: str) -> None:
+    with pytest.raises(BlockpairError) as caught:
+        check_change(_parsed(TEXT), _parsed(TEXT.replace(old, new)), Task())
+    assert caught.value.kind is ErrorKind.UNSAFE
+    assert caught.value.message.startswith(f"{key}: ")
+    assert caught.value.remedy
+
+
+def test_a_resource_comes_and_goes_by_its_own_command() -> None:
+    old, new = _parsed(TEXT), _parsed(with_resource(TEXT, "r1", R1))
+    check_change(old, new, Task("create", "r1"))
+    check_change(new, old, Task("delete", "r1"))
+    for before, after, task in (
+        (old, new, Task()),
+        (old, new, Task("create", "r2")),
+        (new, old, Task()),
+        (new, old, Task("delete", "r0")),
+    ):
+        with pytest.raises(BlockpairError, match=r"resource\.r1"):
+            check_change(before, after, task)
+
+
+def test_a_copy_does_not_move_to_another_node_by_an_edit() -> None:
+    text = with_node(TEXT, "c", NodeEntry(["10.0.0.3"]))
+    with pytest.raises(BlockpairError, match=r"resource\.r0\.on"):
+        check_change(_parsed(text), _parsed(text.replace("on.b]", "on.c]")), Task())
+
+
+def test_a_device_changes_only_while_the_resource_is_down() -> None:
+    old, new = _parsed(TEXT), _parsed(TEXT.replace('"/dev/vg/r0"', '"/dev/vg/other"', 1))
+    assert moved(old, new, "a") == ["r0"]
+    assert moved(old, new, "b") == []
+    check_local(old, new, "a", lambda name: False)
+    check_local(old, new, "b", lambda name: True)
+    with pytest.raises(BlockpairError, match=r"r0\.on\.a\.device"):
+        check_local(old, new, "a", lambda name: True)
+
+
+def test_a_resource_that_is_up_does_not_vanish() -> None:
+    old, new = _parsed(TEXT), _parsed(without_resource(TEXT, "r0"))
+    check_local(old, new, "a", lambda name: False)
+    with pytest.raises(BlockpairError, match="would be gone"):
+        check_local(old, new, "a", lambda name: True)
+
+
+def test_which_resources_must_be_restarted_and_where() -> None:
+    old = _parsed(TEXT)
+    assert effects(old, _parsed(TEXT.replace('"B"', '"A"'))) == [Effect("r0", ["a", "b"])]
+    assert effects(old, _parsed(TEXT.replace("priority = 3", "priority = 4"))) == [Effect("r0", ["a"])]
+    # Where the other node is, is known to the node that dials it.
+    assert effects(old, _parsed(TEXT.replace("10.0.0.2", "10.0.0.9"))) == [Effect("r0", ["a"])]
+    assert effects(old, _parsed(TEXT.replace('"pair"', '"two"'))) == []
