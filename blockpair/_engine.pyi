@@ -53,6 +53,15 @@ class Listener:
     @property
     def port(self) -> int:
         """The port in use."""
+    def set_trust(self, trust: str | None) -> None:
+        """What new connections trust and show: {"node", "ca_pem", "chain_pem", "key_pem"}; None: no TLS.
+
+        Raises EngineError of kind "invalid", whose words quote nothing of the key; nothing has changed then.
+        """
+    def event_fd(self) -> int:
+        """A descriptor, the listener's own, that is readable when `events` has something."""
+    def events(self) -> str:
+        """Refused connections that are no resource's, as `Engine.events`; never a flood of them."""
     def close(self) -> None:
         """Stop listening; engines keep their connections. Idempotent."""
 

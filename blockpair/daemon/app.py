@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
-from blockpair import __version__, bridge
+from blockpair import __version__, _engine, bridge
 from blockpair.config.locations import Locations, check_socket_path
 from blockpair.config.node import NodeConfig
 from blockpair.daemon import logs
@@ -47,6 +47,13 @@ def prepare(places: Locations) -> None:
         ) from None
 
 
+def tell(listener: _engine.Listener) -> None:
+    """Log what the replication port refused before it was known for which resource it was."""
+    log = structlog.get_logger()
+    for notice in bridge.listener_events(listener):
+        log.warning(notice.name, text=notice.text)
+
+
 async def serve(node: NodeConfig, places: Locations) -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises `BlockpairError` when it cannot start."""
     log = structlog.get_logger()
@@ -69,6 +76,7 @@ async def serve(node: NodeConfig, places: Locations) -> None:
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stop.set)
+            loop.add_reader(listener.event_fd(), tell, listener)
             # Before the resources: they connect by what it trusts.
             await part.cluster.start()
             await manager.start_all()
@@ -101,6 +109,7 @@ async def serve(node: NodeConfig, places: Locations) -> None:
                 await manager.stop_all()
                 await asyncio.to_thread(places.rpc_socket.unlink, missing_ok=True)
         finally:
+            asyncio.get_running_loop().remove_reader(listener.event_fd())
             await asyncio.to_thread(listener.close)
     finally:
         lock.release()

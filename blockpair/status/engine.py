@@ -103,11 +103,15 @@ class Wire(Struct, frozen=True):
 
 
 class PeerStatus(Struct, frozen=True):
-    """What this node knows of a peer; ``role`` and ``disk`` are the last it heard."""
+    """What this node knows of a peer; ``role`` and ``disk`` are the last it heard; ``cipher`` is of the
+    connection that is there.
+    """
 
     slot: int
     name: str
     address: str
+    tls: bool
+    cipher: str | None
     connection: str
     replication: str
     role: str | None

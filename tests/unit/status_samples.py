@@ -12,6 +12,8 @@ _PEER: dict[str, Any] = {
     "slot": 0,
     "name": "b",
     "address": "10.0.0.2:7788",
+    "tls": True,
+    "cipher": "TLS13_AES_256_GCM_SHA384",
     "connection": "Connected",
     "replication": "Established",
     "role": "Secondary",

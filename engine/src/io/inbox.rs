@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::TcpStream;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::bundle::Saved;
+use super::channel::Channel;
 use super::event::EventFd;
 use super::failure::Failure;
 use crate::core::{Command, Consultation, Errno, PeerSlot, Token};
@@ -24,14 +24,14 @@ pub enum Input {
     },
     /// A peer's connection, whose Hello the listener has read.
     Accepted {
-        stream: TcpStream,
+        channel: Channel,
         hello: Box<Hello>,
-        /// Bytes of the Hello's frame.
-        received_bytes: u64,
+        /// What came with the Hello, and belongs after it.
+        early: Vec<u8>,
     },
     /// A peer's connection that only asks: its Hello's intent is a consultation.
     Consulted {
-        stream: TcpStream,
+        channel: Channel,
         hello: Box<Hello>,
     },
     /// What a consultation of that peer needs of this node.
@@ -43,7 +43,7 @@ pub enum Input {
     /// The result of an attempt to reach a peer.
     Dialled {
         peer: PeerSlot,
-        result: io::Result<TcpStream>,
+        result: io::Result<Channel>,
     },
     MetaDone {
         token: Token,
@@ -153,24 +153,17 @@ mod tests {
             inbox.push(Input::Publish);
             for node in ["b", "c"] {
                 inbox.push(Input::Accepted {
-                    stream: TcpStream::connect(listener.local_addr().unwrap()).unwrap(),
+                    channel: Channel::plain(TcpStream::connect(listener.local_addr().unwrap()).unwrap())
+                        .unwrap(),
                     hello: hello(node),
-                    received_bytes: n,
+                    early: vec![n],
                 });
             }
         }
         let waiting = inbox.take();
         assert_eq!(waiting.len(), 3);
         // The newest of each peer: the earlier ones are dead.
-        let newest = |input: &Input| {
-            matches!(
-                input,
-                Input::Accepted {
-                    received_bytes: 9,
-                    ..
-                }
-            )
-        };
+        let newest = |input: &Input| matches!(input, Input::Accepted { early, .. } if early == &[9]);
         assert_eq!(waiting.iter().filter(|input| newest(input)).count(), 2);
     }
 }

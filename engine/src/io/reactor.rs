@@ -16,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::bundle::{Saver, Since};
 use super::client::Client;
 use super::consult::Answers;
+use super::dial::Destination;
 use super::disk::{Completion, Device, Disk};
 use super::failure::{Failure, FailureKind};
 use super::history::History;
@@ -52,13 +53,6 @@ mod source {
     pub const SHIFT: u32 = 56;
 }
 
-/// What an engine needs to know of a peer beside the core.
-pub struct PeerAddress {
-    pub name: String,
-    pub host: String,
-    pub port: u16,
-}
-
 /// Everything a reactor is made of.
 pub struct Parts {
     pub replica: Replica,
@@ -66,7 +60,7 @@ pub struct Parts {
     pub device: Arc<Device>,
     pub disk: Box<dyn Disk>,
     pub meta: MetaWriter,
-    pub peers: Vec<PeerAddress>,
+    pub peers: Vec<Destination>,
     pub export: Arc<Export>,
     pub export_path: PathBuf,
     pub inbox: Arc<Inbox>,
@@ -116,9 +110,11 @@ pub struct Reactor {
     disk_ops: VecDeque<(Token, DiskOp)>,
     completions: Vec<Completion>,
 
-    peers: Vec<PeerAddress>,
+    peers: Vec<Destination>,
     connections: BTreeMap<u64, PeerConnection>,
     next_connection: u64,
+    /// The last refusal told of, a peer, and when.
+    refusals: Vec<Option<(Instant, String)>>,
     /// Bytes of connections that have ended, a peer.
     ended: Vec<WireCounters>,
 
@@ -171,6 +167,7 @@ impl Reactor {
             disk_ops: VecDeque::new(),
             completions: Vec::new(),
             ended: vec![WireCounters::default(); parts.peers.len()],
+            refusals: vec![None; parts.peers.len()],
             peers: parts.peers,
             connections: BTreeMap::new(),
             next_connection: 1,
@@ -329,14 +326,14 @@ impl Reactor {
                     });
                 }
                 Input::Accepted {
-                    stream,
+                    channel,
                     hello,
-                    received_bytes,
+                    early,
                 } => {
-                    self.accepted(stream, *hello, received_bytes);
+                    self.accepted(channel, *hello, &early);
                 }
                 Input::Dialled { peer, result } => self.dialled(peer, result),
-                Input::Consulted { stream, hello } => self.consulted(stream, &hello),
+                Input::Consulted { channel, hello } => self.consulted(channel, &hello),
                 Input::Consultation { peer, report, reply } => {
                     // Nobody waiting any more is no harm.
                     let _ = reply.try_send(self.replica.consultation(peer, report));

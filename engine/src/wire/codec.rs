@@ -256,11 +256,11 @@ impl Decoder {
 /// What the bytes of a new connection allow next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum HelloStep {
-    /// Read until there are exactly `bytes` bytes, no more: what follows the Hello is not the listener's.
-    NeedMore {
-        bytes: usize,
-    },
+    /// Call again with `bytes` bytes at least.
+    NeedMore { bytes: usize },
+    /// The first `consumed` bytes were it; what follows is for whoever has the connection next.
     Hello {
+        consumed: usize,
         epoch: u64,
         hello: Hello,
     },
@@ -279,10 +279,14 @@ pub fn decode_hello(bytes: &[u8]) -> Result<HelloStep, FrameError> {
     }
     match Decoder::new().next(bytes)? {
         Step::Message {
+            consumed,
             epoch,
             message: Message::Hello(hello),
-            ..
-        } => Ok(HelloStep::Hello { epoch, hello }),
+        } => Ok(HelloStep::Hello {
+            consumed,
+            epoch,
+            hello,
+        }),
         Step::NeedMore { bytes } => Ok(HelloStep::NeedMore { bytes }),
         other => unreachable!("a Hello's header led to {other:?}"),
     }

@@ -687,6 +687,7 @@ fn the_layout_of_hello_is_frozen() {
     assert_eq!(
         decode_hello(&longer),
         Ok(HelloStep::Hello {
+            consumed: longer.len(),
             epoch: EPOCH,
             hello: said
         })
@@ -694,7 +695,7 @@ fn the_layout_of_hello_is_frozen() {
 }
 
 #[test]
-fn the_listener_reads_exactly_one_hello() {
+fn the_listener_needs_no_more_than_one_hello() {
     let frame = frame_of(&Message::Hello(hello("a", "b")));
     let mut have = 0;
     let hello = loop {
@@ -706,10 +707,16 @@ fn the_listener_reads_exactly_one_hello() {
                 );
                 have = bytes;
             }
-            HelloStep::Hello { hello, .. } => break hello,
+            HelloStep::Hello { consumed, hello, .. } => {
+                assert_eq!(consumed, have);
+                break hello;
+            }
         }
     };
     assert_eq!((have, hello.node.as_str()), (frame.len(), "a"));
+    let more = [&frame[..], b"the next message"].concat();
+    let step = decode_hello(&more).unwrap();
+    assert!(matches!(step, HelloStep::Hello { consumed, .. } if consumed == frame.len()));
     for other in samples().into_iter().skip(1) {
         // By its header alone: no time and no memory for a body that nobody asked for.
         let error = decode_hello(&frame_of(&other)[..HEADER_LEN]).unwrap_err();

@@ -22,6 +22,8 @@ pub struct Node {
 pub struct Cluster {
     pub directory: tempfile::TempDir,
     pub nodes: [Node; 2],
+    /// Whether they speak TLS; their listeners must have been given something to trust.
+    pub tls: bool,
     driver: &'static str,
     protocol: &'static str,
 }
@@ -37,6 +39,7 @@ impl Cluster {
         let cluster = Cluster {
             directory,
             nodes: [node(), node()],
+            tls: false,
             driver,
             protocol,
         };
@@ -69,7 +72,11 @@ impl Cluster {
             "resource": "r0", "node": NAMES[n], "device": self.backing(n),
             "metadata": {"kind": "external", "path": self.metadata(n)},
             "protocol": self.protocol,
-            "peers": [{"name": NAMES[1 - n], "host": "127.0.0.1", "port": self.nodes[1 - n].listener.port()}],
+            "peers": [{
+                "name": NAMES[1 - n],
+                "addresses": [{"host": "127.0.0.1", "port": self.nodes[1 - n].listener.port()}],
+                "tls": self.tls,
+            }],
             "socket": self.socket(n), "peer_timeout_ms": 3000, "resume": false, "resume_wait_ms": 1000,
             "disk_driver": self.driver, "connect": true, "bundles": self.directory.path().join("bundles"),
         })
