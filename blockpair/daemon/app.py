@@ -15,7 +15,6 @@ from blockpair.config.locations import Locations, check_socket_path
 from blockpair.config.node import NodeConfig
 from blockpair.daemon import logs
 from blockpair.daemon.desired import DaemonLock, DesiredState, boot_id
-from blockpair.daemon.local import LocalResources
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.methods import Methods
 from blockpair.daemon.notify import notify
@@ -62,15 +61,15 @@ async def serve(node: NodeConfig, places: Locations) -> None:
         listener = await asyncio.to_thread(bridge.listen, node.listen)
         try:
             manager = Manager(node, places, desired, boot_id(), listener)
-            part = Part(node, places, listener, LocalResources(manager))
-            methods = {**Methods(manager, logs.place()).table(), **part.methods()}
+            part = Part(node, places, listener, manager)
+            methods = {**Methods(manager, logs.place(), part.creations).table(), **part.methods()}
             server = Server(methods, logs.place())
             stop = asyncio.Event()
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stop.set)
             # Before the resources: they connect by what it trusts.
-            await part.cluster.start()
+            await part.start()
             await manager.start_all()
             await server.start(places.rpc_socket)
             log.info(

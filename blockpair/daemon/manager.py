@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 
 from blockpair import __version__, _engine, bundles
+from blockpair.cluster.change import Configuration
 from blockpair.config.files import ConfigError
 from blockpair.config.locations import Locations
 from blockpair.config.node import NodeConfig
@@ -62,6 +63,8 @@ class Manager:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._locked_memory = LockedMemory()
         self._log = structlog.get_logger()
+        self.configuration: Configuration | None = None
+        """The cluster's, where this node may be in one."""
 
     def lock(self, name: str) -> asyncio.Lock:
         """Orders the commands on one resource."""
