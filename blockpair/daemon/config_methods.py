@@ -132,7 +132,7 @@ class ConfigMethods:
             }
             for other, theirs in self._configuration.conflicts.items()
         ]
-        return {"conflicts": conflicts, "hand_edited": by_hand}
+        return {"node": node, "conflicts": conflicts, "hand_edited": by_hand}
 
     async def _history(self, caller: Caller, params: HistoryParams) -> Any:
         history = self._configuration.present()

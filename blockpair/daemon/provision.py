@@ -28,8 +28,8 @@ _REMEDIES = {
     "block_size": "write it as --block-size 4K, 8K, ... or 1M",
     "priority": "write it as --priority 1, 2, ...",
     "peer": "a resource has two nodes: give one --peer",
-    "tls": "make a cluster of the two nodes first: `blockpair cluster init NAME` and `blockpair cluster token` "
-    "here, on the other node what that prints; then: blockpair create NAME --on NODE=DEVICE,NODE=DEVICE",
+    "tls": "make a cluster of the two nodes first: `blockpair cluster init NAME`, `blockpair cluster token` "
+    "here, on the other what that prints; then: blockpair create NAME --on NODE=DEVICE,NODE=DEVICE",
 }
 _NO_TRUST = "nodes in no cluster do not trust each other: their peers have loopback addresses only"
 
