@@ -191,7 +191,7 @@ impl Channel {
     /// When the connection is gone.
     pub fn finish(&mut self) -> io::Result<bool> {
         if let Some(tls) = &mut self.tls {
-            if !std::mem::replace(&mut self.finishing, true) && tls.session.state() != State::Handshake {
+            if !std::mem::replace(&mut self.finishing, true) {
                 tls.session.close().map_err(refusal)?;
             }
             self.flush(&mut SendQueue::default())?;

@@ -1,7 +1,7 @@
 //! Connections that come in numbers, and go no further: an honest peer gets in all the same.
 
-use std::io::Write;
-use std::net::TcpStream;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::certificates::Ca;
@@ -47,4 +47,30 @@ fn a_thousand_connections_at_once() {
     told(&cluster, 1, "have not said who they are");
     drop(crowd);
     cluster.assert_equal_copies();
+}
+
+#[test]
+fn a_flood_from_one_address_drowns_itself() {
+    let mut cluster = members(&Ca::new());
+    cluster.up(1);
+    let mut slow = knock(&cluster);
+    let port = cluster.nodes[1].listener.port();
+    let crowd: Vec<_> = (0..1000)
+        .map(|_| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            socket
+                .bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into())
+                .unwrap();
+            let to = SocketAddr::from(([127, 0, 0, 1], port));
+            socket.connect(&to.into()).unwrap();
+            socket
+        })
+        .collect();
+    told(&cluster, 1, "ended a connection from 127.0.0.2");
+    // It was there before all of them, and is still listened to.
+    slow.write_all(&[0x16; 600]).unwrap();
+    let mut answer = Vec::new();
+    slow.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer.first(), Some(&0x15), "no alert: it was cut off");
+    drop(crowd);
 }

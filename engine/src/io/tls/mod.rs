@@ -2,6 +2,8 @@
 //! other expects. Bytes of a socket in, bytes of a socket out; `io::channel` moves them.
 
 mod session;
+#[cfg(test)]
+mod tests;
 mod trust;
 mod words;
 

@@ -35,6 +35,8 @@ pub enum State {
     Open,
     /// The other side has said that nothing follows: what came before is whole.
     Ended,
+    /// One side has found fault with the other: nothing more is read or written.
+    Failed,
 }
 
 pub struct Session {
@@ -146,6 +148,8 @@ enum Wanted<'a> {
     Nothing,
     Encrypt(&'a [u8]),
     Close,
+    #[cfg(test)]
+    Refresh,
 }
 
 impl Session {
@@ -208,6 +212,7 @@ impl Session {
         if self.state == State::Handshake {
             self.handshake_bytes += self.incoming.len();
             if self.handshake_bytes > HANDSHAKE_MAX {
+                self.state = State::Failed;
                 return Err("its TLS handshake is longer than any honest one".into());
             }
         }
@@ -215,6 +220,10 @@ impl Session {
     }
 
     fn run(&mut self, wanted: &Wanted<'_>, deliver: &mut dyn FnMut(&[u8])) -> Result<State, String> {
+        if self.state == State::Failed {
+            // The library would judge the same input again.
+            return Err("its TLS has failed before".into());
+        }
         loop {
             match self.step(wanted, deliver) {
                 Ok(Step::Again) => {}
@@ -229,6 +238,7 @@ impl Session {
                     // What the library still wants to say ends with an alert, as a rule. It must not look at the input
                     // again: that has failed.
                     while self.has_words() && self.step(&Wanted::Nothing, &mut |_| {}).is_ok() {}
+                    self.state = State::Failed;
                     return Err(words::why(&error));
                 }
             }
@@ -274,17 +284,23 @@ impl Session {
     /// # Errors
     /// When the session is not open, or its keys are used up.
     pub fn encrypt(&mut self, plaintext: &[u8]) -> Result<(), String> {
+        if self.state != State::Open {
+            return Err("its TLS is not open".into());
+        }
         // Received records were all decrypted: none comes out here.
         self.run(&Wanted::Encrypt(plaintext), &mut |_| {})?;
         Ok(())
     }
 
-    /// Tells the other side that nothing follows.
+    /// Tells the other side that nothing follows, if it would understand that.
     ///
     /// # Errors
-    /// As [`encrypt`](Self::encrypt).
+    /// When the library cannot.
     pub fn close(&mut self) -> Result<(), String> {
-        self.run(&Wanted::Close, &mut |_| {}).map(drop)
+        match self.state {
+            State::Open | State::Ended => self.run(&Wanted::Close, &mut |_| {}).map(drop),
+            State::Handshake | State::Failed => Ok(()),
+        }
     }
 
     /// What is to be sent.
@@ -311,7 +327,9 @@ impl Session {
     /// Whose it is, for people.
     pub fn check_peer(&self, node: &str) -> Result<(), String> {
         match self.certificates().first() {
-            Some(certificate) if self.state != State::Handshake => check_name(certificate, node),
+            Some(certificate) if matches!(self.state, State::Open | State::Ended) => {
+                check_name(certificate, node)
+            }
             _ => Err("it has proved no certificate".into()),
         }
     }
@@ -338,6 +356,8 @@ fn put<D>(
             CONTROL_ROOM + plaintext.len() + plaintext.len().div_ceil(RECORD_MAX) * RECORD_OVERHEAD
         }
         Wanted::Close => CONTROL_ROOM,
+        #[cfg(test)]
+        Wanted::Refresh => return traffic.refresh_traffic_keys(),
     };
     loop {
         let into = outgoing.room(room);
@@ -355,5 +375,15 @@ fn put<D>(
             }
             Err(error) => return Err(rustls::Error::General(error.to_string())),
         }
+    }
+}
+
+#[cfg(test)]
+impl Session {
+    /// Changes the keys of what is sent, as the library does by itself when they have encrypted enough.
+    pub fn refresh_keys(&mut self) {
+        self.run(&Wanted::Refresh, &mut |_| {}).unwrap();
+        // What there is to be said of that.
+        self.run(&Wanted::Nothing, &mut |_| {}).unwrap();
     }
 }

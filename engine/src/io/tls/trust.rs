@@ -119,7 +119,7 @@ impl Trust {
             .map_err(|_| unusable("this node's key", "there is no private key in it"))?;
         check_name(&chain[0], &spec.node).map_err(|why| unusable(own, why))?;
 
-        let crate_error = |error: rustls::Error| unusable(own, words::why(&error));
+        let refused = |error: rustls::Error| unusable(own, words::why(&error));
         let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider())
             // Whoever has not shown a certificate yet is told no name of the cluster.
             .clear_root_hint_subjects()
@@ -127,21 +127,23 @@ impl Trust {
             .map_err(|error| unusable("the cluster's CA certificate", error))?;
         let mut server = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(crate_error)?
+            .map_err(refused)?
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain.clone(), key.clone_key())
-            .map_err(crate_error)?;
+            .map_err(refused)?;
         server.alpn_protocols = vec![PROTOCOL.to_vec()];
         // Every connection proves itself anew: a certificate that is trusted no more must not live on in a ticket.
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
         let mut client = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(crate_error)?
+            .map_err(refused)?
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)
-            .map_err(crate_error)?;
+            .map_err(refused)?;
         client.alpn_protocols = vec![PROTOCOL.to_vec()];
+        // It would tell everybody on the way the node's name, and nobody needs it.
+        client.enable_sni = false;
         client.resumption = Resumption::disabled();
         Ok(Trust {
             node: spec.node,
