@@ -210,7 +210,7 @@ class Replica:
             history = await asyncio.to_thread(self._store.load)
             if history is not None:
                 self._set(history)
-                await self._render()
+                await self._render(history)
         except BlockpairError as error:
             self.failure = error
             self._log.error("configuration.unreadable", text=error.message, remedy=error.remedy)
@@ -248,8 +248,9 @@ class Replica:
         """Keep in touch with the members, until cancelled."""
         while True:
             await asyncio.gather(*(self._try_sync(node) for node in self.members))
-            if self._history is not None:
-                await self._try_render()
+            async with self._writing:
+                if self._history is not None:
+                    await self._try_render(self._history)
             deadline = asyncio.get_running_loop().time() + CONTACT_SECONDS
             while asyncio.get_running_loop().time() < deadline:
                 try:
@@ -455,26 +456,26 @@ class Replica:
         """
         parse_text(history.head.text)
         await asyncio.to_thread(self._store.save, history)
+        # Whoever sees the version finds the files as it says.
+        await self._try_render(history)
         self._set(history)
-        await self._try_render()
 
     def _set(self, history: History) -> None:
         self._content = parse_text(history.head.text)
         self._history = history
         self.failure = None
 
-    async def _render(self) -> None:
-        if self._history is not None:
-            problems = await asyncio.to_thread(self._store.render, self._history, self._local.is_up)
-            for problem in problems:
-                if problem not in self.problems:
-                    self._log.warning("configuration.not-rendered", text=problem)
-            self.problems = problems
+    async def _render(self, history: History) -> None:
+        problems = await asyncio.to_thread(self._store.render, history, self._local.is_up)
+        for problem in problems:
+            if problem not in self.problems:
+                self._log.warning("configuration.not-rendered", text=problem)
+        self.problems = problems
 
-    async def _try_render(self) -> None:
+    async def _try_render(self, history: History) -> None:
         """The version counts without its files, which are written again and again until they are right."""
         try:
-            await self._render()
+            await self._render(history)
         except BlockpairError as error:
             self.problems = [error.message]
 
