@@ -21,7 +21,7 @@ def create_metadata(spec: str) -> str:
     """
 
 def erase_metadata(spec: str) -> None:
-    """Erase metadata ({"resource", "node", "device", "metadata"}) that was just made; nothing where there is none.
+    """Erase metadata ({"resource", "node", "device", "metadata"}) that was just made, if there is any.
 
     Raises EngineError, of kind "unsafe" for metadata of another resource or node, or that had data.
     """
@@ -59,6 +59,15 @@ class Listener:
     @property
     def port(self) -> int:
         """The port in use."""
+    def set_trust(self, trust: str | None) -> None:
+        """What new connections trust and show: {"node", "ca_pem", "chain_pem", "key_pem"}; None: no TLS.
+
+        Raises EngineError of kind "invalid", whose words quote nothing of the key; nothing has changed then.
+        """
+    def event_fd(self) -> int:
+        """A descriptor, the listener's own, that is readable when `events` has something."""
+    def events(self) -> str:
+        """Refused connections that are no resource's, as `Engine.events`; never a flood of them."""
     def close(self) -> None:
         """Stop listening; engines keep their connections. Idempotent."""
 

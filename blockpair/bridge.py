@@ -32,6 +32,19 @@ class Notice(msgspec.Struct, frozen=True):
     time_ns: int
 
 
+class Trust(msgspec.Struct, frozen=True):
+    """What a node proves itself with, and whom it believes; PEM texts."""
+
+    node: str
+    ca_pem: str
+    chain_pem: str
+    key_pem: str
+
+    def __repr__(self) -> str:
+        # The key must not get into a log.
+        return f"Trust(node={self.node!r})"
+
+
 class Created(msgspec.Struct, frozen=True):
     """What `create_metadata` made, in bytes."""
 
@@ -65,6 +78,21 @@ def listen(address: Address) -> _engine.Listener:
     """Accept replication connections. Raises `BlockpairError`."""
     with translated():
         return _engine.Listener(address.host, address.port)
+
+
+def set_trust(listener: _engine.Listener, trust: Trust | None) -> None:
+    """What new connections trust and show, at any time; None: no TLS. Raises `BlockpairError`, and then what
+    was trusted before still is.
+    """
+    with translated():
+        listener.set_trust(None if trust is None else _text(trust))
+
+
+def listener_events(listener: _engine.Listener) -> list[Notice]:
+    """The listener's events since the last call: connections that were refused before it was known for which
+    resource they are. Its ``event_fd()`` is readable while there are any.
+    """
+    return _NOTICES.decode(listener.events())
 
 
 def create_metadata(
@@ -150,7 +178,11 @@ class Running:
             "priority": config.priority,
             "on_io_error": config.on_io_error,
             "peers": [
-                {"name": peer.name, "host": peer.address.host, "port": peer.address.port}
+                {
+                    "name": peer.name,
+                    "addresses": [{"host": at.host, "port": at.port} for at in peer.addresses],
+                    "tls": config.tls,
+                }
                 for peer in config.peers
             ],
             "socket": socket,

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
-from blockpair import __version__, bridge
+from blockpair import __version__, _engine, bridge
 from blockpair.config.locations import Locations, check_socket_path
 from blockpair.config.node import NodeConfig
 from blockpair.daemon import logs
@@ -35,8 +35,9 @@ def prepare(places: Locations) -> None:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         exports = places.nbd_socket("x").parent
         exports.mkdir(mode=0o750, parents=True, exist_ok=True)
-        # Sockets made in it belong to the directory's group.
-        give_to_group(exports)
+        # Sockets made in it belong to the directory's group. Who may use them reads and writes the disk:
+        # that is for the group of block devices, not for those who may look at the daemon's status.
+        give_to_group(exports, "disk")
         exports.chmod(0o2750)
     except OSError as error:
         raise BlockpairError(
@@ -44,6 +45,13 @@ def prepare(places: Locations) -> None:
             f"{error.filename} cannot be made: {error.strerror}",
             "run blockpaird as root, or set BLOCKPAIR_DIR to a directory that you may write",
         ) from None
+
+
+def tell(listener: _engine.Listener) -> None:
+    """Log what the replication port refused before it was known for which resource it was."""
+    log = structlog.get_logger()
+    for notice in bridge.listener_events(listener):
+        log.warning(notice.name, text=notice.text)
 
 
 async def serve(node: NodeConfig, places: Locations) -> None:
@@ -68,6 +76,7 @@ async def serve(node: NodeConfig, places: Locations) -> None:
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stop.set)
+            loop.add_reader(listener.event_fd(), tell, listener)
             # Before the resources: they connect by what it trusts.
             await part.start()
             await manager.start_all()
@@ -100,6 +109,7 @@ async def serve(node: NodeConfig, places: Locations) -> None:
                 await manager.stop_all()
                 await asyncio.to_thread(places.rpc_socket.unlink, missing_ok=True)
         finally:
+            asyncio.get_running_loop().remove_reader(listener.event_fd())
             await asyncio.to_thread(listener.close)
     finally:
         lock.release()

@@ -92,9 +92,9 @@ class ConfigMethods:
     def table(self) -> dict[str, Method]:
         """Every method by its name."""
         return {
-            "config.show": Method(NoParams, self._show),
-            "config.diff": Method(DiffParams, self._diff),
-            "config.history": Method(HistoryParams, self._history),
+            "config.show": Method(NoParams, self._show, read_only=True),
+            "config.diff": Method(DiffParams, self._diff, read_only=True),
+            "config.history": Method(HistoryParams, self._history, read_only=True),
             "config.edit": self._change("config.edit", EditParams, self._edit),
             "config.accept": self._change("config.accept", AcceptParams, self._accept),
             "resource.create_on": self._change("resource.create_on", CreateOnParams, self._create),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from blockpair import _engine
+from blockpair import _engine, bridge
 from blockpair.cluster.care import Care
 from blockpair.cluster.cluster import Cluster
 from blockpair.cluster.membership import Membership
@@ -28,7 +28,11 @@ class Part:
         self, node: NodeConfig, places: Locations, listener: _engine.Listener, manager: Manager
     ) -> None:
         async def give_trust(generation: Generation | None) -> None:
-            del generation
+            trust = None
+            if generation is not None:
+                authority, certificate = generation.authority.certificate, generation.certificate
+                trust = bridge.Trust(generation.node, authority, certificate, generation.key)
+            await asyncio.to_thread(bridge.set_trust, listener, trust)
 
         self.cluster = Cluster(node, places, LocalResources(manager), give_trust)
         rekey = Rekey(self.cluster)

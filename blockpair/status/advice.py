@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from blockpair.status.conditions import copies_synced
-from blockpair.status.engine import EngineStatus, PeerStatus, Refusal, Resync
+from blockpair.status.engine import EngineStatus, PathStatus, PeerStatus, Refusal, Resync
 from blockpair.status.report import Advice, KernelDeviceStatus, Severity, State
 from blockpair.units import format_duration, format_size
 
@@ -237,10 +237,14 @@ def _unconnected(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:
     return Advice(
         "warning",
         "unreachable",
-        f"{peer.name} ({peer.address}) is not connected, {heard}; {behind(peer)}",
+        f"{peer.name} ({_addresses(peer)}) is not connected, {heard}; {behind(peer)}",
         f"see that {peer.name} runs, blockpaird on it too, and that its port is open; it reconnects by "
         f"itself, unless {peer.name} was told not to; on {peer.name}: blockpair status {name}",
     )
+
+
+def _addresses(peer: PeerStatus) -> str:
+    return ", ".join(path.address for path in peer.paths) or peer.address
 
 
 def _refused(name: str, engine: EngineStatus, peer: PeerStatus, refusal: Refusal) -> Advice:
@@ -313,7 +317,23 @@ def behind(peer: PeerStatus) -> str:
     return ", ".join(part for part in (marked, suspect) if part)
 
 
+def _path_down(peer: PeerStatus, path: PathStatus) -> Advice:
+    others = ", ".join(other.address for other in peer.paths if other.state != "down")
+    since = "" if path.since_seconds is None else f" for {format_duration(path.since_seconds)}"
+    why = "" if path.why is None else f" ({path.why})"
+    return Advice(
+        "warning",
+        "path-down",
+        f"the path {path.address} to {peer.name} is down{since}{why}; replication goes on over {others}, "
+        "and nothing is lost, but if that fails too the copies part",
+        f"see that the cable, the switch and both ends of {path.address} work (`ip link`, `ping`), and that "
+        "no firewall is between them; it is used again by itself",
+    )
+
+
 def _connected(name: str, engine: EngineStatus, peer: PeerStatus) -> Iterator[Advice]:
+    if any(path.state != "down" for path in peer.paths):
+        yield from (_path_down(peer, path) for path in peer.paths if path.state == "down")
     if engine.role == "Primary" and peer.role == "Primary":
         yield Advice(
             "critical",

@@ -113,6 +113,22 @@ impl Listener {
         self.0.port()
     }
 
+    /// What new connections are to trust, as JSON, or None.
+    #[pyo3(signature = (trust))]
+    fn set_trust(&self, py: Python<'_>, trust: Option<&str>) -> PyResult<()> {
+        detached(py, || self.0.set_trust(trust))
+    }
+
+    /// Readable when `events` has something.
+    fn event_fd(&self) -> RawFd {
+        self.0.event_fd()
+    }
+
+    /// The events since the last call that are no resource's, as JSON.
+    fn events(&self) -> String {
+        self.0.events()
+    }
+
     /// Stops listening; idempotent.
     fn close(&self, py: Python<'_>) {
         py.detach(|| self.0.close());
