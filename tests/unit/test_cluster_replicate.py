@@ -329,9 +329,18 @@ def test_a_node_without_a_history_takes_the_others() -> None:
         with pytest.raises(BlockpairError, match="cannot be read") as caught:
             store.load()
         assert caught.value.kind is ErrorKind.DAMAGED
+        with pytest.raises(AssertionError):
+            await net.boot("b")
+        # It takes part, and what is left of its versions is not overwritten.
+        assert net.alive["b"].members == ["a"]
+        with pytest.raises(BlockpairError, match="cannot be read"):
+            await net.alive["b"].sync("a")
+        with pytest.raises(BlockpairError, match="cannot be read"):
+            await net.edit("b", "x")
         history.rename(net.base / "b/away")
         await net.boot("b")
         assert net.alive["b"].history is None
+        assert net.alive["b"].members == ["a"]
         await net.alive["b"].sync("a")
         assert net.head("a") == net.head("b")
 
