@@ -200,13 +200,17 @@ def make_pair(
     array: bool = True,
     mapped: bool = False,
     metadata: Metadata = "internal",
+    links: int = 1,
 ) -> tuple[Node, Node]:
     """Two nodes n1 and n2 with r0 in sync on both, on a RAID10 of four disks or a plain disk; no Primary.
 
-    With ``mapped``, which goes with a plain disk, n1 sees its disk through the device-mapper.
+    With ``mapped``, which goes with a plain disk, n1 sees its disk through the device-mapper. ``links``: the
+    networks, and so the paths, between them.
     """
     disks = [disk_mib] * (4 if array else 1) + [16]
-    guests = lab.boot(*(GuestSpec(f"n{i + 1}", disks_mib=disks, memory_mib=memory_mib[i]) for i in range(2)))
+    guests = lab.boot(
+        *(GuestSpec(f"n{i + 1}", disks_mib=disks, memory_mib=memory_mib[i], links=links) for i in range(2))
+    )
     n1, n2 = (Node(guest, ARRAY if array else guest.disks[0]) for guest in guests)
     if mapped:
         n1.device = MAPPED
@@ -241,9 +245,13 @@ def make_lone(lab: Lab, *, disk_mib: int = 64) -> Node:
 
 def make_cluster(first: Node, second: Node) -> None:
     """The cluster `lab` of two nodes whose daemons run."""
-    first.cli(f"cluster init lab --address {first.guest.address}")
+    first.cli(f"cluster init lab {_own_addresses(first)}")
     made = json.loads(first.cli("cluster token --json"))
-    second.cli(f"cluster join {made['address']} {made['text']} --address {second.guest.address}")
+    second.cli(f"cluster join {made['address']} {made['text']} {_own_addresses(second)}")
+
+
+def _own_addresses(node: Node) -> str:
+    return " ".join(f"--address {address}" for address in node.guest.addresses)
 
 
 def assert_same_content(*nodes: Node) -> None:

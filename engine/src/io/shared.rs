@@ -112,6 +112,9 @@ impl Shared {
         for peer in published.status["peers"].as_array_mut().into_iter().flatten() {
             peer["connection"] = json!("StandAlone");
             peer["replication"] = json!("Off");
+            for path in peer["paths"].as_array_mut().into_iter().flatten() {
+                path["state"] = json!("down");
+            }
         }
         published.version += 1;
         published.ended = true;

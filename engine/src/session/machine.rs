@@ -33,6 +33,8 @@ struct Path {
     /// When it came up or went down last.
     since: Option<Time>,
     why: String,
+    /// Its present absence has been told of.
+    told_down: bool,
     heard: Time,
     said: Time,
     redial_at: Time,
@@ -87,6 +89,7 @@ impl<F: Clone> Session<F> {
             } else {
                 "the other node has not made this connection yet".into()
             },
+            told_down: false,
             heard: now,
             said: now,
             redial_at: now,
@@ -288,6 +291,7 @@ impl<F: Clone> Session<F> {
     fn came_up(&mut self, path: PathIndex, now: Time, out: &mut Vec<Output<F>>) {
         let entry = &mut self.paths[path];
         entry.stage = Stage::Up;
+        entry.told_down = false;
         entry.since = Some(now);
         out.push(Output::Changed {
             path,
@@ -310,8 +314,8 @@ impl<F: Clone> Session<F> {
             };
             entry.since = Some(now);
         }
-        if was_up || entry.why != why {
-            entry.why = why.to_owned();
+        entry.why = why.to_owned();
+        if !std::mem::replace(&mut entry.told_down, true) {
             out.push(Output::Changed {
                 path,
                 change: Change::Down { why: why.to_owned() },

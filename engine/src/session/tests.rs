@@ -177,6 +177,15 @@ fn silence_in_either_direction_is_noticed_and_in_time() {
         assert!(world.arrived(), "silent towards {held}");
         assert_eq!(world.state(0, 0), PathState::Down);
         assert_eq!(world.state(1, 0), PathState::Down);
+        // However often it is tried in vain, it is told once.
+        world.run(10 * PEER_TIMEOUT);
+        for side in &world.sides {
+            let downs = side
+                .changes
+                .iter()
+                .filter(|(path, change)| *path == 0 && matches!(change, Change::Down { .. }));
+            assert_eq!(downs.count(), 1, "{:?}", side.changes);
+        }
     }
 }
 
