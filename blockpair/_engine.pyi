@@ -15,9 +15,15 @@ def create_metadata(spec: str) -> str:
     """Make metadata for a resource that never had data, and return what was made.
 
     `spec`: {"resource", "node", "device", "metadata": {"kind": "external", "path"} or {"kind": "internal"},
-    "block_size_bytes", "peers": [name, ...], "overwrite"}.
+    "block_size_bytes", "peers": [name, ...], "overwrite", "check_only"}; with `check_only` nothing is made.
     Raises EngineError and changes nothing when a path is missing, in use, of a wrong size, or
     bears metadata already.
+    """
+
+def erase_metadata(spec: str) -> None:
+    """Erase metadata ({"resource", "node", "device", "metadata"}) that was just made; nothing where there is none.
+
+    Raises EngineError, of kind "unsafe" for metadata of another resource or node, or that had data.
     """
 
 def inspect_metadata(spec: str) -> str:

@@ -95,8 +95,12 @@ def listener_events(listener: _engine.Listener) -> list[Notice]:
     return _NOTICES.decode(listener.events())
 
 
-def create_metadata(config: ResourceConfig, node: str, *, overwrite: bool) -> Created:
-    """Write fresh metadata for a resource. Raises `BlockpairError`, and then nothing was changed."""
+def create_metadata(
+    config: ResourceConfig, node: str, *, overwrite: bool, check_only: bool = False
+) -> Created:
+    """Write fresh metadata for a resource; with ``check_only``, look whether that could be done. Raises
+    `BlockpairError`, and then nothing was changed.
+    """
     spec = {
         "resource": config.name,
         "node": node,
@@ -105,9 +109,22 @@ def create_metadata(config: ResourceConfig, node: str, *, overwrite: bool) -> Cr
         "block_size_bytes": config.block_size,
         "peers": [peer.name for peer in config.peers],
         "overwrite": overwrite,
+        "check_only": check_only,
     }
     with translated():
         return msgspec.json.decode(_engine.create_metadata(_text(spec)), type=Created)
+
+
+def erase_metadata(config: ResourceConfig, node: str) -> None:
+    """Erase metadata that was just made and never had data. Raises `BlockpairError` for any other."""
+    spec = {
+        "resource": config.name,
+        "node": node,
+        "device": str(config.device),
+        "metadata": config.metadata_spec(),
+    }
+    with translated():
+        _engine.erase_metadata(_text(spec))
 
 
 def read_metadata(config: ResourceConfig, *, dump: bool) -> Any:

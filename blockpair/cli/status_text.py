@@ -19,6 +19,10 @@ def screen(report: StatusReport) -> Group:
     """All of the report."""
     head = Text.assemble(("node ", "dim"), (report.node, "bold"), (f"  blockpair {report.version}", "dim"))
     parts = [head]
+    if report.configuration is not None:
+        parts.append(_row("configuration", Text(f"version {report.configuration.version}")))
+        for entry in report.configuration.advice:
+            parts += _advice(entry)
     if not report.resources:
         parts.append(Text("no resources; make one: blockpair create --help"))
     for resource in report.resources:

@@ -175,6 +175,7 @@ class _Change:
         """Ask who was reached, of them perhaps ``only`` some. Raises `BlockpairError` where one refuses."""
         nodes = [node for node in self._reached if only is None or node in only]
         self._asked = nodes
+        self._replica.take(self._id, self._replica.node, math.inf, version.id())
         params = PrepareParams(self._id, version, task)
         calls = (self._call(node, "peer.config.prepare", params, PREPARE_SECONDS) for node in nodes)
         for node, end in zip(nodes, await asyncio.gather(*calls, return_exceptions=True), strict=True):

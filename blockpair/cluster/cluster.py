@@ -10,8 +10,8 @@ from typing import Any
 
 import structlog
 
-from blockpair.cluster.peers import Peers
 from blockpair.cluster.change import Configuration
+from blockpair.cluster.peers import Peers
 from blockpair.cluster.replicate import Local
 from blockpair.cluster.server import ControlServer, PeerMethod, Policy
 from blockpair.cluster.store import Store

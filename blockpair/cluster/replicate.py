@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -118,9 +118,10 @@ class AbortParams(Struct, forbid_unknown_fields=True):
 
 
 class HeadAnswer(Struct):
-    """The answering node's head; empty without a configuration."""
+    """The answering node's head, empty without a configuration; ``hold``: the change that it makes."""
 
     head: str
+    hold: str | None = None
 
 
 class _Fetched(Struct):
@@ -197,10 +198,9 @@ class Replica:
         """The text of a cluster.toml that was edited by hand. Reads files."""
         return None if self._history is None else self._store.hand_edited(self._history)
 
-    def renders(self, name: str) -> bool:
-        """Whether the configuration has the resource ``name`` on this node."""
-        entry = None if self._content is None else self._content.resource.get(name)
-        return entry is not None and self.node in entry.on
+    def shares(self, name: str) -> bool:
+        """Whether ``name`` is a resource of the cluster."""
+        return self._content is not None and name in self._content.resource
 
     # -- Beginning and end
 
@@ -263,16 +263,16 @@ class Replica:
 
     async def sync(self, node: str) -> None:
         """Compare with ``node``; go forward if this node is behind. Raises `BlockpairError`."""
-        own = self._hold.id if self._hold is not None and self._hold.node == self.node else None
         head = "" if self._history is None else self._history.head_id
         try:
             state = await self._ask(
-                node, "peer.config.state", StateParams(head, own), STATE_SECONDS, HeadAnswer
+                node, "peer.config.state", StateParams(head, self._own_hold()), STATE_SECONDS, HeadAnswer
             )
         except BlockpairError as error:
             self.note(node, Seen(None, error.message))
             raise
         self.note(node, Seen(state.head))
+        self._hear_hold(node, state.hold)
         history = self._history
         if not state.head or (history is not None and state.head in history.known):
             self._conflicts.pop(node, None)
@@ -294,9 +294,7 @@ class Replica:
         }
 
     async def _on_state(self, caller: str, params: StateParams) -> Any:
-        if self._hold is not None and self._hold.node == caller and self._hold.id != params.hold:
-            # It makes no such change any more: it was killed, or its word of the end did not get through.
-            self._hold = None
+        self._hear_hold(caller, params.hold)
         history = self._history
         self.note(caller, Seen(params.head))
         if history is None or params.head not in history.known:
@@ -304,7 +302,7 @@ class Replica:
             self._wake.set()
         elif params.head:
             self._conflicts.pop(caller, None)
-        return HeadAnswer("" if history is None else history.head_id)
+        return HeadAnswer("" if history is None else history.head_id, self._own_hold())
 
     async def _on_fetch(self, caller: str, params: FetchParams) -> Any:
         return _Fetched(list(self.present().since(set(params.have))))
@@ -365,6 +363,24 @@ class Replica:
                 f"the configuration is being changed at this moment (on {self._hold.node})",
                 "try again in a few seconds",
             )
+
+    def holds(self, version: str) -> bool:
+        """Whether this node holds still for the version of that id."""
+        hold = self._hold
+        return hold is not None and hold.until > self._clock() and hold.version == version
+
+    def _own_hold(self) -> str | None:
+        return self._hold.id if self._hold is not None and self._hold.node == self.node else None
+
+    def _hear_hold(self, node: str, hold: str | None) -> None:
+        """``node`` says which change it makes at the moment."""
+        if self._hold is None or self._hold.node != node:
+            return
+        if self._hold.id != hold:
+            # It was killed, or its word that the change does not come was lost.
+            self._hold = None
+        else:
+            self._hold = replace(self._hold, until=self._clock() + HOLD_SECONDS)
 
     def agreed(self, node: str) -> None:
         """The conflict with ``node`` has ended."""

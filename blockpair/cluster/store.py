@@ -155,10 +155,6 @@ class Store:
         known = (_sha(history.head.text), self._read_rendered().files.get(_CLUSTER))
         return None if _sha(text) in known else text
 
-    def renders(self, name: str) -> bool:
-        """Whether the file of the resource ``name`` was written from the configuration."""
-        return f"{name}.toml" in self._read_rendered().files
-
     def _read_rendered(self) -> _Rendered:
         try:
             return msgspec.json.decode(self._rendered_file.read_bytes(), type=_Rendered)

@@ -15,7 +15,6 @@ from blockpair.config.locations import Locations, check_socket_path
 from blockpair.config.node import NodeConfig
 from blockpair.daemon import logs
 from blockpair.daemon.desired import DaemonLock, DesiredState, boot_id
-from blockpair.daemon.local import LocalResources
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.methods import Methods
 from blockpair.daemon.notify import notify
@@ -69,8 +68,8 @@ async def serve(node: NodeConfig, places: Locations) -> None:
         listener = await asyncio.to_thread(bridge.listen, node.listen)
         try:
             manager = Manager(node, places, desired, boot_id(), listener)
-            part = Part(node, places, listener, LocalResources(manager))
-            methods = {**Methods(manager, logs.place()).table(), **part.methods()}
+            part = Part(node, places, listener, manager)
+            methods = {**Methods(manager, logs.place(), part.creations).table(), **part.methods()}
             server = Server(methods, logs.place())
             stop = asyncio.Event()
             loop = asyncio.get_running_loop()
@@ -78,7 +77,7 @@ async def serve(node: NodeConfig, places: Locations) -> None:
                 loop.add_signal_handler(number, stop.set)
             loop.add_reader(listener.event_fd(), tell, listener)
             # Before the resources: they connect by what it trusts.
-            await part.cluster.start()
+            await part.start()
             await manager.start_all()
             await server.start(places.rpc_socket)
             log.info(

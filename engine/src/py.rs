@@ -51,6 +51,12 @@ fn create_metadata(py: Python<'_>, spec: &str) -> PyResult<String> {
     detached(py, || metadata::create_metadata(spec))
 }
 
+/// Erases metadata that was just made, and never had data.
+#[pyfunction]
+fn erase_metadata(py: Python<'_>, spec: &str) -> PyResult<()> {
+    detached(py, || metadata::erase_metadata(spec))
+}
+
 /// Reads metadata without a lock.
 #[pyfunction]
 fn inspect_metadata(py: Python<'_>, spec: &str) -> PyResult<String> {
@@ -237,6 +243,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(restore_bundle, module)?)?;
     module.add_function(wrap_pyfunction!(copy_image, module)?)?;
     module.add_function(wrap_pyfunction!(create_metadata, module)?)?;
+    module.add_function(wrap_pyfunction!(erase_metadata, module)?)?;
     module.add_function(wrap_pyfunction!(inspect_metadata, module)?)?;
     module.add_function(wrap_pyfunction!(dump_metadata, module)?)
 }

@@ -254,7 +254,7 @@ def test_a_resource_that_is_up_there_does_not_go_here() -> None:
             await net.alive["a"].change(
                 lambda text: text.partition("[resource.r0]")[0], "delete r0", Task("delete", "r0")
             )
-        assert net.alive["b"].renders("r0")
+        assert net.alive["b"].shares("r0")
         assert (net.base / "a/config/resources/r0.toml").exists()
 
     _run(body, text=TEXT)
