@@ -151,7 +151,7 @@ class Pair:
                 node.stop()
 
     def create(self) -> None:
-        """Creates the resource on both nodes: metadata that never had data. With TLS, the two are a cluster."""
+        """Creates the resource on both nodes: metadata that never had data. With TLS, in a cluster."""
         if self._tls:
             self.a.run("cluster", "init", "race")
             token = self.a.told("cluster", "token")["text"]
