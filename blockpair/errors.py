@@ -37,6 +37,7 @@ class ErrorKind(StrEnum):
     USAGE = "usage"
     NO_DAEMON = "no_daemon"
     UNREACHABLE = "unreachable"
+    NOT_PERMITTED = "not_permitted"
     INTERNAL = "internal"
 
 

@@ -33,7 +33,7 @@ def parse_history(content: bytes) -> list[HistoryEntry]:
     for line in content.split(b"\n"):
         try:
             found.append(_ENTRY.decode(line))
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
     return found
 

@@ -52,7 +52,7 @@ def parse_signatures(text: bytes) -> list[Signature]:
     try:
         output = msgspec.json.decode(text, type=_Output)
         return [Signature(e.type, int(e.offset, 0), e.label, e.uuid) for e in output.signatures]
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"wipefs printed something unexpected: {error}") from None
 
 

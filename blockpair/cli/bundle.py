@@ -206,7 +206,8 @@ def _answer(directory: str | None, method: str, params: dict[str, Any], direct: 
         with daemon(directory) as client:
             return client.call(method, params, Any)
     except BlockpairError as error:
-        if error.kind is not ErrorKind.NO_DAEMON:
+        # A file that the daemon will not open for this user: perhaps it is the user's own.
+        if error.kind not in (ErrorKind.NO_DAEMON, ErrorKind.NOT_PERMITTED):
             raise
         import msgspec
 

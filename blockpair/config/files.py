@@ -46,8 +46,13 @@ def read_toml(file: Path, form: type[_Form]) -> _Form:
         table = tomllib.loads(data.decode())
     except UnicodeDecodeError as error:
         raise ConfigError(file, "", f"is not UTF-8 text (byte {error.start})", "write it as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
+        # TOMLDecodeError, or Python's own about a number of thousands of digits.
         raise ConfigError(file, "", f"is not TOML: {error}", "correct that line") from None
+    except RecursionError:
+        raise ConfigError(
+            file, "", "is nested too deeply", "it is not a blockpair configuration file"
+        ) from None
     try:
         return msgspec.convert(table, type=form)
     except msgspec.ValidationError as error:

@@ -35,8 +35,9 @@ def prepare(places: Locations) -> None:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         exports = places.nbd_socket("x").parent
         exports.mkdir(mode=0o750, parents=True, exist_ok=True)
-        # Sockets made in it belong to the directory's group.
-        give_to_group(exports)
+        # Sockets made in it belong to the directory's group. Who may use them reads and writes the disk:
+        # that is for the group of block devices, not for those who may look at the daemon's status.
+        give_to_group(exports, "disk")
         exports.chmod(0o2750)
     except OSError as error:
         raise BlockpairError(

@@ -67,7 +67,7 @@ class ClusterMethods:
     def table(self) -> dict[str, Method]:
         """Every method by its name."""
         return {
-            "cluster.status": Method(NoParams, self._status, interruptible=True),
+            "cluster.status": Method(NoParams, self._status, interruptible=True, read_only=True),
             "cluster.init": self._change("cluster.init", InitParams, self._init),
             "cluster.token": self._change("cluster.token", TokenParams, self._token),
             "cluster.join": self._change("cluster.join", JoinParams, self._join),

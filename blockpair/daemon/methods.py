@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -125,6 +127,9 @@ class HistoryParams(Struct, forbid_unknown_fields=True):
     limit: int = 50
 
 
+_read = partial(Method, read_only=True)
+
+
 class Methods:
     """The table of methods over one `Manager`."""
 
@@ -140,20 +145,21 @@ class Methods:
         faults = {"resource.fault": self._change("resource.fault", FaultParams, self._fault)}
         return {
             **(faults if os.environ.get("BLOCKPAIR_FAULTS") == "1" else {}),
-            "daemon.info": Method(NoParams, self._info),
-            "resource.status": Method(StatusParams, self._status),
-            "resource.wait": Method(WaitParams, self._wait, interruptible=True),
-            "resource.metadata": Method(MetadataParams, self._metadata),
-            "bundle.list": Method(BundlesParams, self._bundles),
-            "bundle.find": Method(NameParams, self._bundle_find),
-            "bundle.show": Method(NameParams, self._bundle_show),
+            "daemon.info": _read(NoParams, self._info),
+            "resource.status": _read(StatusParams, self._status),
+            "resource.wait": _read(WaitParams, self._wait, interruptible=True),
+            "resource.metadata": _read(MetadataParams, self._metadata),
+            "bundle.list": _read(BundlesParams, self._bundles),
+            "bundle.find": _read(NameParams, self._bundle_find),
+            "bundle.show": _read(NameParams, self._bundle_show),
             "bundle.export": self._change("bundle.export", NameParams, self._exports_start),
             "bundle.hold": Method(HoldParams, self._exports_hold, interruptible=True),
             "bundle.restore": self._change("bundle.restore", NameParams, self._bundle_restore),
             "bundle.delete": self._change("bundle.delete", NameParams, self._bundle_delete),
+            # Names of files on the disk: not the group's to know.
             "resource.loss": Method(PeerParams, self._loss),
-            "resource.plan": Method(PeerParams, self._plan),
-            "resource.history": Method(HistoryParams, self._history),
+            "resource.plan": _read(PeerParams, self._plan),
+            "resource.history": _read(HistoryParams, self._history),
             "resource.create": self._change("resource.create", CreateParams, self._create),
             "resource.delete": self._change("resource.delete", NameParams, self._delete),
             "resource.up": self._change("resource.up", NameParams, self._up),
@@ -219,10 +225,20 @@ class Methods:
         return found
 
     async def _bundle_find(self, caller: Caller, params: NameParams) -> Any:
-        return {"path": str(await asyncio.to_thread(bundles.find, self._manager.places, params.name))}
+        return {"path": str(await self._find(caller, params.name))}
+
+    async def _find(self, caller: Caller, which: str) -> Path:
+        """A bundle by name or resource; for root by its path too: others would learn what files there are."""
+        if "/" in which and not caller.administers:
+            raise BlockpairError(
+                ErrorKind.NOT_PERMITTED,
+                f"user {caller.uid} may not have the daemon open {which}",
+                "name the bundle as `blockpair bundle list` does, or run it as root",
+            )
+        return await asyncio.to_thread(bundles.find, self._manager.places, which)
 
     async def _bundle_show(self, caller: Caller, params: NameParams) -> Any:
-        path = await asyncio.to_thread(bundles.find, self._manager.places, params.name)
+        path = await self._find(caller, params.name)
         return await asyncio.to_thread(bundles.read, path, verify=True)
 
     async def _exports_start(self, params: NameParams) -> Any:

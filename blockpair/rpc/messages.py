@@ -37,6 +37,7 @@ _CODES = {
     ErrorKind.TIMEOUT: 19,
     ErrorKind.NO_DAEMON: 20,
     ErrorKind.UNREACHABLE: 21,
+    ErrorKind.NOT_PERMITTED: 22,
     ErrorKind.USAGE: INVALID_PARAMS,
     ErrorKind.INTERNAL: INTERNAL_ERROR,
 }

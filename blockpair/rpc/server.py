@@ -36,17 +36,25 @@ class Caller:
     uid: int
     gid: int
 
+    @property
+    def administers(self) -> bool:
+        """Whether it is root, or the daemon's own user: who could do all that the daemon can anyway."""
+        return self.uid in (0, os.geteuid())
+
 
 @dataclass(frozen=True)
 class Method:
     """A method: the form of its parameters and what carries it out.
 
-    ``interruptible``: it changes nothing, so it is cancelled when its caller hangs up.
+    ``interruptible``: it changes nothing, so it is cancelled when its caller hangs up. ``read_only``: it
+    changes nothing and tells nothing of what the disk holds, so whoever may use the socket may call it;
+    anything else is for `Caller.administers`. A method that says nothing is not read-only.
     """
 
     params: type[Any]
     run: Callable[[Caller, Any], Awaitable[Any]]
     interruptible: bool = False
+    read_only: bool = False
 
 
 class Server:
@@ -101,9 +109,10 @@ class Server:
         call_id: Id = None if isinstance(request.id, msgspec.UnsetType) else request.id
         try:
             method = self.method(request)
+            self._check_right(caller, request, method)
             try:
                 params = msgspec.json.decode(request.params, type=method.params)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 key, reason, _ = explain(str(error))
                 raise RpcError(
                     messages.INVALID_PARAMS, f"{request.method}: {key or 'params'}: {reason}"
@@ -124,6 +133,18 @@ class Server:
                 f"the details are in its log ({self._log_place}); please report them",
             )
             return messages.encode_error(call_id, messages.error_object(internal))
+
+    def _check_right(self, caller: Caller, request: Request, method: Method) -> None:
+        """Raises `BlockpairError` where ``caller`` may not call ``method``; the log says who tried."""
+        if method.read_only or caller.administers:
+            return
+        self._log.warning("command.denied", method=request.method, uid=caller.uid, pid=caller.pid)
+        raise BlockpairError(
+            ErrorKind.NOT_PERMITTED,
+            f"user {caller.uid} may not call {request.method}: the group {_GROUP} may look, "
+            "only root may change anything",
+            "run it as root, with sudo for instance",
+        )
 
     def method(self, request: Request) -> Method:
         """The method a request names. Raises `RpcError`."""
@@ -232,10 +253,10 @@ def _caller(writer: asyncio.StreamWriter) -> Caller:
     return Caller(*_UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
 
 
-def give_to_group(path: Path) -> None:
-    """Give ``path`` to the group blockpair, where that exists and we may."""
+def give_to_group(path: Path, name: str = _GROUP) -> None:
+    """Give ``path`` to the group ``name``, where that exists and we may."""
     try:
-        group = grp.getgrnam(_GROUP).gr_gid
+        group = grp.getgrnam(name).gr_gid
     except KeyError:
         return
     with contextlib.suppress(PermissionError):

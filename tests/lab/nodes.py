@@ -216,10 +216,9 @@ def make_pair(
         node.launch()
     for node in (n1, n2):
         node.await_daemon()
-    made = [n1.guest.start(_create(n1, "n2", n2.guest.address, metadata))]
-    made.append(n2.guest.start(_create(n2, "n1", n1.guest.address, metadata)))
-    for command in made:
-        command.wait()
+    make_cluster(n1, n2)
+    place = " --metadata internal" if metadata == "internal" else ""
+    n1.cli(f"create r0 --on n1={n1.device},n2={n2.device}{place}")
     n1.wait("connected")
     n1.cli("sync r0 --from n1 --wait", 120)
     return n1, n2
@@ -231,16 +230,20 @@ def make_lone(lab: Lab, *, disk_mib: int = 64) -> Node:
     node = Node(guest, guest.disks[0])
     guest.run(node.prepare(first=True))
     node.start()
-    guest.run(_create(node, "n2", "10.77.0.99", "internal"))
+    # Nobody listens there.
+    absent = "n2=127.0.0.1:9"
+    node.cli(f"create r0 --device {node.device} --metadata internal --peer {absent}")
+    node.cli("up r0")
     node.cli("sync r0 --from n1")
     node.cli("promote r0 --force")
     return node
 
 
-def _create(node: Node, peer: str, address: str, metadata: Metadata) -> str:
-    place = "--metadata internal" if metadata == "internal" else ""
-    create = f"blockpair create r0 --device {node.device} {place} --peer {peer}={address}:7788"
-    return f"{create} && blockpair up r0"
+def make_cluster(first: Node, second: Node) -> None:
+    """The cluster `lab` of two nodes whose daemons run."""
+    first.cli(f"cluster init lab --address {first.guest.address}")
+    made = json.loads(first.cli("cluster token --json"))
+    second.cli(f"cluster join {made['address']} {made['text']} --address {second.guest.address}")
 
 
 def assert_same_content(*nodes: Node) -> None:

@@ -12,6 +12,7 @@ _PEER: dict[str, Any] = {
     "slot": 0,
     "name": "b",
     "address": "10.0.0.2:7788",
+    "paths": [{"address": "10.0.0.2:7788", "state": "active", "since_seconds": 60.0, "why": None}],
     "tls": True,
     "cipher": "TLS13_AES_256_GCM_SHA384",
     "connection": "Connected",

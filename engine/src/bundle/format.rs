@@ -77,6 +77,10 @@ impl Facts {
         if !block.is_power_of_two() || block < BLOCK_MIN || block as usize > CHUNK_DATA_MAX {
             return Err("its block size is not a power of two from 512 bytes to 1 MiB");
         }
+        // What a file can have at most: no offset on such a device wraps around.
+        if self.data_size_bytes > i64::MAX as u64 {
+            return Err("its device is larger than any can be");
+        }
         if self.blocks > self.device_blocks() {
             return Err("it has more blocks than the device");
         }
@@ -161,7 +165,9 @@ impl IndexEntry {
         if self.offset != before.0 {
             return Err("a chunk is not where the one before it ends");
         }
-        if self.first < before.1 || self.end > facts.device_blocks() || self.end < self.first + most {
+        let spans = self.end.checked_sub(self.first);
+        if self.first < before.1 || self.end > facts.device_blocks() || spans.is_none_or(|spans| spans < most)
+        {
             return Err("its chunks are not in order, or not inside the device");
         }
         Ok(())

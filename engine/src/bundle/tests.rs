@@ -273,3 +273,21 @@ proptest! {
         prop_assert!(check_all(&file).is_err());
     }
 }
+
+#[test]
+fn a_device_too_large_for_its_offsets_is_refused_and_the_largest_is_not() {
+    let last = |device: u64| vec![run(device.div_ceil(BLOCK) - 1, 1)];
+    let mut zeroes = |_: u64, into: &mut [u8]| {
+        into.fill(0);
+        Ok(())
+    };
+    let mut save = |device: u64| {
+        let mut out = Vec::new();
+        let runs = last(device);
+        write(&mut out, &facts(device, &runs), &runs, &mut zeroes, &|| true).map(|_| out)
+    };
+    assert!(matches!(save(u64::MAX), Err(BundleError::Unfit(_))));
+    let saved = save(i64::MAX as u64).unwrap();
+    let mut bundle = Bundle::open(Cursor::new(saved)).unwrap();
+    assert_eq!(bundle.read(0).unwrap().data.len() as u64, i64::MAX as u64 % BLOCK);
+}

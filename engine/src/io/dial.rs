@@ -49,16 +49,17 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// Connects to the first address where the peer answers, and proves itself to be that peer. Takes seconds.
+    /// Connects to the first address where the peer answers, and proves itself to be that peer; says which of them it
+    /// is. Takes seconds.
     ///
     /// # Errors
     /// Of each address, why not; a refusal if one of them is.
-    pub fn reach(&self) -> io::Result<Channel> {
+    pub fn reach(&self) -> io::Result<(usize, Channel)> {
         let mut texts = Vec::new();
         let mut refused = false;
-        for address in &self.addresses {
-            match self.reach_at(address) {
-                Ok(channel) => return Ok(channel),
+        for (index, address) in self.addresses.iter().enumerate() {
+            match self.reach_address(address) {
+                Ok(channel) => return Ok((index, channel)),
                 Err(error) => {
                     refused |= super::tls::is_refusal(&error);
                     texts.push(format!("{address}: {error}"));
@@ -73,7 +74,16 @@ impl Destination {
         })
     }
 
-    fn reach_at(&self, address: &PeerAddress) -> io::Result<Channel> {
+    /// As [`reach`](Self::reach), at this one of its addresses only.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn reach_at(&self, index: usize) -> io::Result<Channel> {
+        let address = self.addresses.get(index).ok_or(io::ErrorKind::NotFound)?;
+        self.reach_address(address)
+    }
+
+    fn reach_address(&self, address: &PeerAddress) -> io::Result<Channel> {
         let (stream, reached) = connect(address)?;
         if !self.tls {
             return if reached.ip().is_loopback() {

@@ -11,7 +11,8 @@ use super::channel::Channel;
 use super::event::EventFd;
 use super::failure::Failure;
 use crate::core::{Command, Consultation, Errno, PeerSlot, Token};
-use crate::wire::Hello;
+use crate::session::PathIndex;
+use crate::wire::{Hello, Intent};
 
 pub type CommandReply = SyncSender<Result<(), Failure>>;
 
@@ -43,6 +44,14 @@ pub enum Input {
     /// The result of an attempt to reach a peer.
     Dialled {
         peer: PeerSlot,
+        /// And at which of its addresses it was reached.
+        result: io::Result<(PathIndex, Channel)>,
+    },
+    /// The result of an attempt to reach a further path of a session.
+    PathDialled {
+        /// The number of the session's first connection.
+        session: u64,
+        path: PathIndex,
         result: io::Result<Channel>,
     },
     MetaDone {
@@ -89,7 +98,12 @@ impl Inbox {
             // A thread that a disk holds up takes nothing: what comes again and again must not pile up meanwhile.
             match &input {
                 Input::Accepted { hello, .. } => queue.retain(|earlier| {
-                    !matches!(earlier, Input::Accepted { hello: other, .. } if other.node == hello.node)
+                    let place = |hello: &Hello| (hello.intent == Intent::Join).then_some(hello.session);
+                    !matches!(
+                        earlier,
+                        Input::Accepted { hello: other, .. }
+                            if other.node == hello.node && place(other) == place(hello)
+                    )
                 }),
                 Input::Consulted { hello, .. } => queue.retain(|earlier| {
                     !matches!(earlier, Input::Consulted { hello: other, .. } if other.node == hello.node)
@@ -124,7 +138,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::wire::{self, Intent, Protocol, SplitBrainPolicy};
+    use crate::wire::{self, Protocol, SplitBrainPolicy};
 
     #[test]
     fn what_comes_again_and_again_does_not_pile_up() {
@@ -147,6 +161,7 @@ mod tests {
                 intent: Intent::Replicate,
                 policy: SplitBrainPolicy::Manual,
                 priority: 0,
+                session: None,
             })
         };
         for n in 0..10 {

@@ -13,6 +13,7 @@ use super::poll::Interest;
 use super::socket::{Received, SendQueue};
 use crate::core::{ConnectionId, PeerSlot};
 use crate::front::nbd::ReceiveBuffer;
+use crate::session::PathIndex;
 use crate::wire::{encode, Decoder, Message, Step, INLINE_FRAME_MAX};
 
 /// Bytes received at once, at most.
@@ -52,6 +53,10 @@ pub struct PeerConnection {
     pub stalled: bool,
     /// The end of our stream was sent.
     pub finished: bool,
+    /// Which of the peer's addresses it is for.
+    pub path: PathIndex,
+    /// It is one of a session's, of which `id` is the core's name.
+    pub in_session: bool,
     /// More waits to be sent than an honest peer lets pile up.
     pub overfull: bool,
     decoder: Decoder,
@@ -91,6 +96,8 @@ impl PeerConnection {
             stalled: false,
             finished: false,
             overfull: false,
+            path: 0,
+            in_session: false,
             decoder: Decoder::new(),
             input,
             filling: None,

@@ -4,6 +4,7 @@
 mod bundles;
 mod clients;
 mod links;
+mod paths;
 mod report;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -29,8 +30,10 @@ use crate::core::{
     Action, Command, CommandId, ConnectionId, DiskOp, Event, Notice, Record, Replica, Severity, Time, Token,
 };
 use crate::front::nbd::Export;
+use crate::session::Output;
 use crate::wire::Role;
 use clients::Outstanding;
+use paths::{Frame, Several};
 
 /// How long the thread looks for new work before it sleeps, while looking pays: a wake-up costs more than this
 /// much of its time (docs/adr/0001).
@@ -113,6 +116,10 @@ pub struct Reactor {
     peers: Vec<Destination>,
     connections: BTreeMap<u64, PeerConnection>,
     next_connection: u64,
+    /// Those of several connections, by the number of the first.
+    sessions: BTreeMap<u64, Several>,
+    /// What a session has said and was not done yet: empty between two calls.
+    path_outputs: Vec<Output<Frame>>,
     /// The last refusal told of, a peer, and when.
     refusals: Vec<Option<(Instant, String)>>,
     /// Bytes of connections that have ended, a peer.
@@ -171,6 +178,8 @@ impl Reactor {
             peers: parts.peers,
             connections: BTreeMap::new(),
             next_connection: 1,
+            sessions: BTreeMap::new(),
+            path_outputs: Vec::new(),
             export: parts.export,
             export_path: parts.export_path,
             listener: None,
@@ -223,6 +232,7 @@ impl Reactor {
             if self.replica.next_timeout().is_some_and(|due| due <= self.now) {
                 self.tell(Event::Timeout);
             }
+            self.sessions_on_time();
         }
         self.close_down();
         Ok(())
@@ -302,7 +312,10 @@ impl Reactor {
             .filter_map(|connection| connection.closing)
             .chain(self.accept_pause)
             .map(|at| at.saturating_duration_since(now));
-        core.into_iter().chain(closing).min()
+        let sessions = (self.sessions.values())
+            .filter_map(|several| several.next_timeout(self.now))
+            .map(|due| Duration::from_nanos(due.saturating_sub(self.now)));
+        core.into_iter().chain(closing).chain(sessions).min()
     }
 
     fn read_inbox(&mut self) {
@@ -333,6 +346,11 @@ impl Reactor {
                     self.accepted(channel, *hello, &early);
                 }
                 Input::Dialled { peer, result } => self.dialled(peer, result),
+                Input::PathDialled {
+                    session,
+                    path,
+                    result,
+                } => self.path_dialled(session, path, result),
                 Input::Consulted { channel, hello } => self.consulted(channel, &hello),
                 Input::Consultation { peer, report, reply } => {
                     // Nobody waiting any more is no harm.
@@ -380,7 +398,7 @@ impl Reactor {
                         connection, message, ..
                     } => {
                         sent = true;
-                        self.send(connection, &message);
+                        self.send(connection, message);
                     }
                     Action::Disk { token, op } => {
                         self.mark_changed(&op);
@@ -485,6 +503,7 @@ impl Reactor {
         self.close_export();
         self.detach();
         self.publish();
+        self.sessions.clear();
         for (_, connection) in std::mem::take(&mut self.connections) {
             self.ended[connection.slot].add(connection.counters());
         }
@@ -505,6 +524,7 @@ impl Reactor {
             let _ = client.queue.flush(&client.socket);
         }
         self.clients.clear();
+        self.sessions.clear();
         self.connections.clear();
         self.remove_export();
         self.refuse_commands(

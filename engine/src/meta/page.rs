@@ -70,7 +70,9 @@ pub(super) fn decode(kind: PageKind, index: usize, page: &[u8; PAGE_BYTES]) -> D
     let ours = page[0..4] == MAGIC
         && page[4..6] == VERSION.to_le_bytes()
         && page[6..8] == (kind as u16).to_le_bytes()
-        && page[8..12] == (index as u32).to_le_bytes();
+        && page[8..12] == (index as u32).to_le_bytes()
+        // What a later version puts there would be lost by writing the page again.
+        && page[12..CHECK_OFFSET].iter().all(|byte| *byte == 0);
     if !whole || !ours {
         return Decoded::Damaged;
     }

@@ -41,7 +41,9 @@ fn fill(message: &Message, header: &mut Header, out: &mut Vec<u8>) -> Option<Pay
         | Message::Received { seq }
         | Message::ChunkSame { id: seq }
         | Message::ChunkEnd { id: seq }
-        | Message::ResyncEnded { current: seq } => header.seq = *seq,
+        | Message::ResyncEnded { current: seq }
+        | Message::PathAcknowledge { received: seq } => header.seq = *seq,
+        Message::PathResume { turn, received } => (header.seq, header.length) = (*turn, *received),
         Message::Write {
             seq,
             offset,
@@ -153,6 +155,8 @@ impl Kind {
             Message::ResyncEnd { .. } => Kind::ResyncEnd,
             Message::ResyncEnded { .. } => Kind::ResyncEnded,
             Message::Report { .. } => Kind::Report,
+            Message::PathAcknowledge { .. } => Kind::PathAcknowledge,
+            Message::PathResume { .. } => Kind::PathResume,
         }
     }
 }
@@ -370,6 +374,11 @@ fn small(header: &Header, body: &[u8]) -> Result<Message, FrameError> {
         Kind::ResyncEnded => Message::ResyncEnded { current: seq },
         Kind::Report => Message::Report {
             text: body::report_text(body)?,
+        },
+        Kind::PathAcknowledge => Message::PathAcknowledge { received: seq },
+        Kind::PathResume => Message::PathResume {
+            turn: seq,
+            received: length,
         },
         Kind::Write | Kind::ReadData | Kind::ChunkData | Kind::ChunkWhole => {
             unreachable!("bulk kinds are completed by finish")

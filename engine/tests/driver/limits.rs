@@ -82,6 +82,7 @@ fn what_comes_with_a_hello_is_heard_after_it() {
         intent: Intent::Replicate,
         policy: SplitBrainPolicy::default(),
         priority: 0,
+        session: None,
     };
     let (reason, text) = (GoodbyeReason::UnknownNode, "in one breath".to_owned());
     let mut bytes = Vec::new();

@@ -3,6 +3,8 @@
 mod client;
 mod cluster;
 mod limits;
+mod paths;
+mod relay;
 mod resolution;
 
 use std::io::{Read, Write};

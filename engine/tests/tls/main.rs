@@ -9,6 +9,9 @@ mod client;
 mod cluster;
 mod crowd;
 mod refused;
+#[allow(dead_code)]
+#[path = "../driver/relay.rs"]
+mod relay;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -87,6 +90,50 @@ fn two_members_replicate() {
         let wire = &peer["wire"];
         assert!(wire["kernel_sent_bytes"].as_u64().unwrap() <= wire["sent_bytes"].as_u64().unwrap());
     }
+    cluster.assert_equal_copies();
+}
+
+#[test]
+fn a_session_goes_on_over_another_path_with_tls() {
+    let mut cluster = members(&Ca::new());
+    let port = cluster.nodes[1].listener.port();
+    let relays = [relay::Relay::open(port), relay::Relay::open(port)];
+    let addresses = relays
+        .iter()
+        .map(|relay| json!({"host": "127.0.0.1", "port": relay.port}));
+    cluster.addresses[0] = Some(addresses.collect());
+    cluster.start();
+    let states = |wanted: [&'static str; 2]| {
+        cluster.wait(0, "on its paths", move |status| {
+            let paths = status["peers"][0]["paths"].as_array().unwrap();
+            paths.iter().map(|path| &path["state"]).eq(wanted)
+        });
+    };
+    states(["active", "standby"]);
+    cluster.engine(0).events();
+    let (mut nbd, _) = NbdClient::connect(&cluster.socket(0)).unwrap();
+    let mut write = |seed: u64| {
+        for n in 0..50_u64 {
+            let len = [4096, 256 * 1024][n as usize % 2];
+            nbd.write(
+                n * 256 * 1024 % (16 * MIB - len),
+                &noise(seed + n, len as usize),
+                0,
+            );
+        }
+    };
+    write(1);
+    relays[0].pull();
+    write(100);
+    states(["down", "active"]);
+    relays[0].mend();
+    states(["active", "standby"]);
+    write(200);
+    let events = cluster.engine(0).events();
+    assert!(
+        events.contains("path.down") && !events.contains("peer.lost"),
+        "{events}"
+    );
     cluster.assert_equal_copies();
 }
 

@@ -32,7 +32,7 @@ pub fn ask(peer: &Destination, own: &Consultation) -> Result<Answer, String> {
     };
     let deadline = Instant::now() + patience;
     let name = &peer.name;
-    let mut channel = peer.reach().map_err(|error| error.to_string())?;
+    let (_, mut channel) = peer.reach().map_err(|error| error.to_string())?;
     let mut hello = Vec::new();
     encode(&Message::Hello(own.hello.clone()), own.state.epoch, &mut hello);
     let sent = channel.write_by(&hello, deadline);

@@ -39,6 +39,7 @@ fn told(node: &str, peer: &str, current: u64, runs: &[(u64, u64)]) -> Consultati
             intent: Intent::Consult { report: false },
             policy: SplitBrainPolicy::Manual,
             priority: 0,
+            session: None,
         },
         state: NodeState {
             role: Role::Secondary,

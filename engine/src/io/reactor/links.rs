@@ -11,17 +11,18 @@ use crate::io::peer::PeerConnection;
 use crate::io::poll::{Interest, Ready};
 use crate::io::socket::Received;
 use crate::io::tls::is_refusal;
+use crate::session::PathIndex;
 use crate::wire::{GoodbyeReason, Hello, Intent, Message};
 
 /// How long a connection that was closed may take to deliver its last words.
-const LINGER: Duration = Duration::from_secs(2);
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 /// Receives, and bytes, from one connection in one turn: a busy peer leaves time for the clients, and what it
 /// sent is written while the processor's cache still has it.
 const RECEIVES_A_TURN: usize = 8;
 const BYTES_A_TURN: usize = 512 << 10;
 /// Bytes that wait for one peer, at most. The core holds back long before: what it answers unasked (a ping, say) is
 /// all that can grow this far, with a peer that asks on and on and reads nothing.
-const QUEUE_MAX: usize = 256 << 20;
+pub(super) const QUEUE_MAX: usize = 256 << 20;
 /// How long the same refusal is not told again.
 const REFUSED_AGAIN: Duration = Duration::from_secs(60);
 
@@ -44,8 +45,12 @@ impl Reactor {
         }
     }
 
-    pub(super) fn dialled(&mut self, peer: PeerSlot, result: io::Result<Channel>) {
-        let connected = result.and_then(|channel| self.connected(peer, channel, &[]));
+    pub(super) fn dialled(&mut self, peer: PeerSlot, result: io::Result<(PathIndex, Channel)>) {
+        let connected = result.and_then(|(path, channel)| {
+            let connection = self.connected(peer, channel, &[])?;
+            self.offer_session(connection, path);
+            Ok(())
+        });
         if let Err(error) = connected {
             self.note_refusal(peer, &error);
             let connection = self.connection_id();
@@ -58,7 +63,7 @@ impl Reactor {
     }
 
     /// Says that it is trust that keeps the nodes apart, where it is: nothing else would, and no retry helps.
-    fn note_refusal(&mut self, peer: PeerSlot, error: &io::Error) {
+    pub(super) fn note_refusal(&mut self, peer: PeerSlot, error: &io::Error) {
         if !is_refusal(error) {
             return;
         }
@@ -84,13 +89,19 @@ impl Reactor {
     }
 
     /// A connection that the listener accepted for this resource.
-    pub(super) fn accepted(&mut self, channel: Channel, hello: Hello, early: &[u8]) {
+    pub(super) fn accepted(&mut self, channel: Channel, mut hello: Hello, early: &[u8]) {
         let Some(peer) = self.peers.iter().position(|peer| peer.name == hello.node) else {
             // The listener asks for the name first; the configuration cannot have changed since.
             return;
         };
+        if hello.intent == Intent::Join {
+            return self.joined(peer, channel, &hello, early);
+        }
         match self.connected(peer, channel, early) {
             Ok(connection) => {
+                if let Some(offer) = hello.session.take() {
+                    self.follow_session(connection, offer, &hello);
+                }
                 self.tell(Event::Received {
                     peer,
                     connection,
@@ -118,11 +129,14 @@ impl Reactor {
         Ok(id)
     }
 
-    pub(super) fn send(&mut self, connection: ConnectionId, message: &Message) {
+    pub(super) fn send(&mut self, connection: ConnectionId, message: Message) {
+        if self.sessions.contains_key(&connection.0) {
+            return self.send_in_session(connection.0, message);
+        }
         let epoch = self.replica.epoch();
         if let Some(connection) = self.connections.get_mut(&connection.0) {
             if connection.closing.is_none() && !connection.overfull {
-                connection.send(message, epoch);
+                connection.send(&message, epoch);
                 connection.overfull = connection.queue.len() > QUEUE_MAX;
             }
         }
@@ -130,6 +144,9 @@ impl Reactor {
 
     /// The core has ended it: what is queued still goes out.
     pub(super) fn close_peer(&mut self, connection: ConnectionId) {
+        if self.sessions.contains_key(&connection.0) {
+            return self.close_session(connection.0);
+        }
         if let Some(connection) = self.connections.get_mut(&connection.0) {
             connection.closing.get_or_insert(Instant::now() + LINGER);
         }
@@ -153,6 +170,10 @@ impl Reactor {
                 Ok(Received::Bytes { .. }) if was_closing => connection.discard(),
                 Ok(Received::Bytes { more, count }) => {
                     bytes += count;
+                    if connection.in_session {
+                        let (session, path) = (connection.id.0, connection.path);
+                        self.path_heard(session, path);
+                    }
                     // What comes later is reported again; asking whether it has come costs a system call.
                     if !self.decode_peer(id) || !more || bytes >= BYTES_A_TURN {
                         return;
@@ -170,7 +191,7 @@ impl Reactor {
     }
 
     /// Hands the core what was received; false when it takes no more for now, or the connection has ended.
-    fn decode_peer(&mut self, id: u64) -> bool {
+    pub(super) fn decode_peer(&mut self, id: u64) -> bool {
         loop {
             let Some(connection) = self.connections.get_mut(&id) else {
                 return false;
@@ -184,11 +205,25 @@ impl Reactor {
             match connection.next() {
                 Ok(None) => return true,
                 Ok(Some(message)) => {
+                    let heard = if connection.in_session {
+                        let path = connection.path;
+                        self.received_in_session(connection_id.0, id, path, message)
+                    } else {
+                        Some(message)
+                    };
+                    let Some(message) = heard else {
+                        continue;
+                    };
                     self.tell(Event::Received {
                         peer: slot,
                         connection: connection_id,
                         message,
                     });
+                }
+                // Nothing of this path can be believed any more; what it carried comes again on another.
+                Err(why) if connection.in_session => {
+                    self.lost(id, why);
+                    return false;
                 }
                 Err(why) => {
                     let text = why.clone();
@@ -227,13 +262,15 @@ impl Reactor {
         }
     }
 
-    fn lost(&mut self, id: u64, why: String) {
+    pub(super) fn lost(&mut self, id: u64, why: String) {
         let Some(connection) = self.connections.remove(&id) else {
             return;
         };
         self.poll.remove(connection.channel.fd());
         self.ended[connection.slot].add(connection.counters());
-        if connection.closing.is_none() {
+        if connection.closing.is_none() && connection.in_session {
+            self.path_lost(connection.id.0, connection.path, id, &why);
+        } else if connection.closing.is_none() {
             let (peer, connection) = (connection.slot, connection.id);
             self.tell(Event::ConnectionLost {
                 peer,

@@ -65,6 +65,8 @@ impl Reactor {
             peer["address"] = json!(address.addresses[0].to_string());
             peer["tls"] = json!(address.tls);
             peer["cipher"] = json!(cipher);
+            let connected = peer["connection"] == "Connected";
+            peer["paths"] = self.path_status(slot, connected);
             peer["wire"] = json!(wire);
         }
         status
