@@ -21,7 +21,7 @@ def create_metadata(spec: str) -> str:
     """
 
 def erase_metadata(spec: str) -> None:
-    """Erase metadata ({"resource", "node", "device", "metadata"}) that was just made; nothing where there is none.
+    """Erase metadata ({"resource", "node", "device", "metadata"}) that was just made, if there is any.
 
     Raises EngineError, of kind "unsafe" for metadata of another resource or node, or that had data.
     """

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import click
 
-from blockpair.cli.output import daemon, json_option, name_argument, print_json
+from blockpair.cli.output import confirm, daemon, json_option, name_argument, print_json
 from blockpair.config.names import check_name, parse_address
 from blockpair.config.resource import MAX_PRIORITY, OnIoError, SplitBrainPolicy, Tls
 from blockpair.errors import BlockpairError, ErrorKind, ExitCode
@@ -77,7 +77,9 @@ def parse_metadata(text: str | None, nodes: Iterable[str]) -> dict[str, str]:
     show_default=True,
     help="With --on, off: neither encrypted nor authenticated; for loopback addresses only.",
 )
-@click.option("--device", metavar="PATH", help="Without a cluster: this node's backing device.")
+@click.option(
+    "--device", metavar="PATH", help="Without a cluster, or with --anew: this node's backing device."
+)
 @click.option(
     "--peer",
     "peers",
@@ -85,6 +87,13 @@ def parse_metadata(text: str | None, nodes: Iterable[str]) -> dict[str, str]:
     metavar="NODE=HOST:PORT",
     help="Without a cluster: the other node, at a loopback address.",
 )
+@click.option(
+    "--anew",
+    is_flag=True,
+    help="Begin this node's copy of a resource that is there from nothing: after a disk was replaced, or to "
+    "give up what this copy has. With --device or --metadata elsewhere than it is. Asks unless --yes.",
+)
+@click.option("--yes", is_flag=True, help="With --anew: do not ask.")
 @click.option(
     "--block-size", default="4K", show_default=True, help="What is tracked as in or out of sync: 4K to 1M."
 )
@@ -135,6 +144,8 @@ def command(
     tls: str,
     device: str | None,
     peers: tuple[str, ...],
+    anew: bool,
+    yes: bool,
     block_size: str,
     protocol: str,
     split_brain: str,
@@ -156,6 +167,7 @@ def command(
     Examples:
       blockpair create r0 --on alpha=/dev/vg/r0,beta=/dev/vg/r0
       blockpair create r0 --on alpha=/dev/sdb,beta=/dev/sdc --metadata internal --protocol A
+      blockpair down r0 && blockpair create r0 --anew --device /dev/sdd && blockpair up r0
       blockpair create r0 --device /srv/a.img --peer b=127.0.0.1:7790
     """
     options: dict[str, Any] = {
@@ -169,6 +181,19 @@ def command(
     for option, value in (("--device", device), ("--metadata", metadata)):
         if value == "":
             raise BlockpairError(ErrorKind.USAGE, f"{option} is empty", f"write a path after {option}")
+    place = metadata if metadata is None or metadata == "internal" else str(Path(metadata).absolute())
+    if anew:
+        if copies or peers:
+            raise BlockpairError(
+                ErrorKind.USAGE, "--anew does not go with --on and --peer", f"blockpair create {name} --anew"
+            )
+        whole = None if device is None else str(Path(device).absolute())
+        return _create_anew(
+            directory,
+            {"name": name, "device": whole, "metadata": place, "force": force},
+            yes=yes,
+            as_json=as_json,
+        )
     if copies:
         if device is not None or peers or priority:
             raise BlockpairError(
@@ -198,7 +223,6 @@ def command(
         raise BlockpairError(
             ErrorKind.USAGE, f"--peer: {error}", "write it as --peer b=127.0.0.1:7790"
         ) from None
-    place = metadata if metadata is None or metadata == "internal" else str(Path(metadata).absolute())
     more = {
         "device": str(Path(device).absolute()),
         "peers": [{"name": peer, "address": address} for peer, address in named],
@@ -224,6 +248,29 @@ def _create_here(directory: str | None, params: dict[str, Any], *, as_json: bool
     click.echo(f"  configuration  {made['file']}")
     click.echo("  tls            off: the peer has a loopback address, and there is no cluster")
     click.echo(f"Next: create it on {peer} too, then on both nodes: blockpair up {name}")
+    return int(ExitCode.FINE)
+
+
+def _create_anew(directory: str | None, params: dict[str, Any], *, yes: bool, as_json: bool) -> int:
+    name = params["name"]
+    with daemon(directory) as client:
+        # An unknown name is told before anything is asked.
+        client.call_raw("resource.status", {"name": name})
+        confirm(
+            f"This node's copy of {name} will count as one without data: it is synced from the other node.",
+            f"blockpair create {name} --anew --yes",
+            yes=yes,
+            as_json=as_json,
+        )
+        raw = client.call_raw("resource.create_anew", params)
+    if as_json:
+        print_json(raw)
+        return int(ExitCode.FINE)
+    import msgspec
+
+    made = msgspec.json.decode(raw)
+    click.echo(f"{name}: a fresh copy on {made['device']}, metadata {made['metadata']}")
+    click.echo(f"Next: blockpair up {name}")
     return int(ExitCode.FINE)
 
 

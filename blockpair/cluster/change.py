@@ -12,15 +12,12 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from blockpair.cluster.config_messages import AbortParams, CommitParams, HeadAnswer, PrepareParams
 from blockpair.cluster.history import Version, accepted, only_in
 from blockpair.cluster.replicate import (
     COMMIT_SECONDS,
     PREPARE_SECONDS,
     STATE_SECONDS,
-    AbortParams,
-    CommitParams,
-    HeadAnswer,
-    PrepareParams,
     Replica,
     Seen,
     parse_text,

@@ -135,7 +135,7 @@ class Cluster:
         """
         try:
             await self.configuration.open()
-            if self.configuration.failure is not None:
+            if self.configuration.failure is not None and self.configuration.content is None:
                 raise self.configuration.failure
             await self.reload()
         except BlockpairError as error:

@@ -22,6 +22,15 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from blockpair.cluster.config_messages import (
+    AbortParams,
+    CommitParams,
+    FetchAnswer,
+    FetchParams,
+    HeadAnswer,
+    PrepareParams,
+    StateParams,
+)
 from blockpair.cluster.history import (
     History,
     Relation,
@@ -81,51 +90,6 @@ class _Hold:
     node: str
     until: float
     version: str
-
-
-class StateParams(Struct, forbid_unknown_fields=True):
-    """``head``: the caller's; ``hold``: the change it makes at the moment."""
-
-    head: str
-    hold: str | None = None
-
-
-class FetchParams(Struct, forbid_unknown_fields=True):
-    """``have``: the ids of the caller's versions."""
-
-    have: list[str]
-
-
-class PrepareParams(Struct, forbid_unknown_fields=True):
-    """A version that may come."""
-
-    hold: str
-    version: Version
-    task: Task
-
-
-class CommitParams(Struct, forbid_unknown_fields=True):
-    """A version that has come."""
-
-    hold: str
-    version: Version
-
-
-class AbortParams(Struct, forbid_unknown_fields=True):
-    """A change that does not come."""
-
-    hold: str
-
-
-class HeadAnswer(Struct):
-    """The answering node's head, empty without a configuration; ``hold``: the change that it makes."""
-
-    head: str
-    hold: str | None = None
-
-
-class _Fetched(Struct):
-    versions: list[Version]
 
 
 class Replica:
@@ -210,10 +174,13 @@ class Replica:
             history = await asyncio.to_thread(self._store.load)
             if history is not None:
                 self._set(history)
-                await self._render()
+                await self._try_render(history)
         except BlockpairError as error:
             self.failure = error
             self._log.error("configuration.unreadable", text=error.message, remedy=error.remedy)
+        if self._history is None:
+            # Enough to know the other nodes, and to take the versions from them.
+            self._content = await asyncio.to_thread(self._store.rendered_content)
 
     async def begin(self, text: str, why: str) -> None:
         """Make ``text`` the first version of a new cluster's configuration. Raises `BlockpairError`."""
@@ -248,8 +215,9 @@ class Replica:
         """Keep in touch with the members, until cancelled."""
         while True:
             await asyncio.gather(*(self._try_sync(node) for node in self.members))
-            if self._history is not None:
-                await self._try_render()
+            async with self._writing:
+                if self._history is not None:
+                    await self._try_render(self._history)
             deadline = asyncio.get_running_loop().time() + CONTACT_SECONDS
             while asyncio.get_running_loop().time() < deadline:
                 try:
@@ -278,7 +246,9 @@ class Replica:
             self._conflicts.pop(node, None)
         else:
             have = [] if history is None else list(history.ids)
-            answer = await self._ask(node, "peer.config.fetch", FetchParams(have), COMMIT_SECONDS, _Fetched)
+            answer = await self._ask(
+                node, "peer.config.fetch", FetchParams(have), COMMIT_SECONDS, FetchAnswer
+            )
             await self._compare(node, answer.versions)
         if self.after_contact is not None and node not in self._conflicts:
             await self.after_contact(node)
@@ -305,7 +275,7 @@ class Replica:
         return HeadAnswer("" if history is None else history.head_id, self._own_hold())
 
     async def _on_fetch(self, caller: str, params: FetchParams) -> Any:
-        return _Fetched(list(self.present().since(set(params.have))))
+        return FetchAnswer(list(self.present().since(set(params.have))))
 
     async def _on_prepare(self, caller: str, params: PrepareParams) -> Any:
         version = params.version
@@ -431,6 +401,9 @@ class Replica:
     async def _compare(self, node: str, versions: list[Version]) -> None:
         """Go forward to what ``node`` has, or note the conflict. Raises `BlockpairError`."""
         async with self._writing:
+            if self.failure is not None:
+                # A person sees to what is left of the versions first.
+                raise self.failure
             ours = self._history
             if ours is None:
                 theirs, found = _chained(history_of, versions), Relation.BEHIND
@@ -455,26 +428,26 @@ class Replica:
         """
         parse_text(history.head.text)
         await asyncio.to_thread(self._store.save, history)
+        # Whoever sees the version finds the files as it says.
+        await self._try_render(history)
         self._set(history)
-        await self._try_render()
 
     def _set(self, history: History) -> None:
         self._content = parse_text(history.head.text)
         self._history = history
         self.failure = None
 
-    async def _render(self) -> None:
-        if self._history is not None:
-            problems = await asyncio.to_thread(self._store.render, self._history, self._local.is_up)
-            for problem in problems:
-                if problem not in self.problems:
-                    self._log.warning("configuration.not-rendered", text=problem)
-            self.problems = problems
+    async def _render(self, history: History) -> None:
+        problems = await asyncio.to_thread(self._store.render, history, self._local.is_up)
+        for problem in problems:
+            if problem not in self.problems:
+                self._log.warning("configuration.not-rendered", text=problem)
+        self.problems = problems
 
-    async def _try_render(self) -> None:
+    async def _try_render(self, history: History) -> None:
         """The version counts without its files, which are written again and again until they are right."""
         try:
-            await self._render()
+            await self._render(history)
         except BlockpairError as error:
             self.problems = [error.message]
 

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct, field
 
 from blockpair.cluster.history import MAX_VERSIONS, History, Version, history_of
-from blockpair.config.cluster import parse_cluster, resources_on
+from blockpair.config.cluster import ClusterFile, parse_cluster, resources_on
 from blockpair.config.files import sync_directory, write_atomically
 from blockpair.config.locations import Locations
 from blockpair.config.resource import resource_text
@@ -76,6 +76,13 @@ class Store:
             return history_of(versions[::-1])
         except ValueError as error:
             raise _damaged(self._directory, str(error)) from None
+
+    def rendered_content(self) -> ClusterFile | None:
+        """What cluster.toml says; None where there is none that is understood."""
+        try:
+            return parse_cluster(self._places.cluster_file.read_text(), self._places.cluster_file)
+        except (OSError, UnicodeDecodeError, BlockpairError):
+            return None
 
     def save(self, history: History) -> None:
         """Make ``history`` the one that `load` returns, durably. Raises `BlockpairError`, and then it is the

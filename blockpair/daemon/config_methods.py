@@ -13,7 +13,7 @@ from msgspec import Struct
 from blockpair.cluster.change import Changed, Configuration
 from blockpair.cluster.history import History, Version, only_in, text_diff
 from blockpair.cluster.rules import Task, with_setting
-from blockpair.config.resource import OnIoError, Protocol, SplitBrainPolicy, Tls
+from blockpair.config.resource import INTERNAL, OnIoError, Protocol, SplitBrainPolicy, Tls
 from blockpair.daemon.asker import asked_by, describe_asker
 from blockpair.daemon.creations import Creations
 from blockpair.errors import BlockpairError, ErrorKind
@@ -72,6 +72,15 @@ class CreateOnParams(Struct, forbid_unknown_fields=True):
     up: bool = True
 
 
+class AnewParams(Struct, forbid_unknown_fields=True):
+    """``device`` and ``metadata`` null: where they are."""
+
+    name: str
+    device: str | None = None
+    metadata: str | None = None
+    force: bool = False
+
+
 class ConfigMethods:
     """The table of methods over one `Configuration`."""
 
@@ -83,12 +92,13 @@ class ConfigMethods:
     def table(self) -> dict[str, Method]:
         """Every method by its name."""
         return {
-            "config.show": Method(NoParams, self._show),
-            "config.diff": Method(DiffParams, self._diff),
-            "config.history": Method(HistoryParams, self._history),
+            "config.show": Method(NoParams, self._show, read_only=True),
+            "config.diff": Method(DiffParams, self._diff, read_only=True),
+            "config.history": Method(HistoryParams, self._history, read_only=True),
             "config.edit": self._change("config.edit", EditParams, self._edit),
             "config.accept": self._change("config.accept", AcceptParams, self._accept),
             "resource.create_on": self._change("resource.create_on", CreateOnParams, self._create),
+            "resource.create_anew": self._change("resource.create_anew", AnewParams, self._anew),
         }
 
     def _change(self, name: str, params: type[Any], run: Callable[[Any], Awaitable[Any]]) -> Method:
@@ -177,6 +187,17 @@ class ConfigMethods:
             force=params.force,
             up=params.up,
         )
+
+    async def _anew(self, params: AnewParams) -> Any:
+        config, created = await self._creations.anew(
+            params.name, params.device, params.metadata, force=params.force
+        )
+        return {
+            "name": config.name,
+            "device": str(config.device),
+            "metadata": INTERNAL if config.metadata is None else str(config.metadata),
+            **msgspec.to_builtins(created),
+        }
 
 
 def _facts(version: Version, version_id: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from blockpair.cluster.server import PeerMethod
 from blockpair.config.cluster import ClusterFile, CopyEntry, ResourceEntry, resource_on
 from blockpair.config.files import sync_directory, write_atomically
 from blockpair.config.names import check_name
-from blockpair.config.resource import ResourceConfig, resource_config
+from blockpair.config.resource import INTERNAL, ResourceConfig, resource_config
 from blockpair.daemon import provision
 from blockpair.daemon.asker import asked_by
 from blockpair.daemon.manager import Manager
@@ -190,6 +190,42 @@ class Creations:
             except BlockpairError as error:
                 done.append(f"{node}: its metadata may still be there: {error.message}")
         return changed, done
+
+    async def anew(
+        self, name: str, device: str | None, metadata: str | None, *, force: bool
+    ) -> tuple[ResourceConfig, bridge.Created]:
+        """A fresh copy of ``name`` on this node, which the other one is synced to: where it is, or on another
+        device or with its metadata in another place. Raises `BlockpairError`, and then nothing was changed.
+        """
+        provision.check_down(self._manager, name)
+        config = self._manager.config(name)
+        present = (str(config.device), INTERNAL if config.metadata is None else str(config.metadata))
+        wanted = (device or present[0], metadata or present[1])
+        if wanted == present:
+            return await provision.make_anew(self._manager, name, force=force)
+        if not self._configuration.shares(name):
+            raise BlockpairError(
+                ErrorKind.USAGE,
+                f"{name} is this node's own, in no cluster's configuration",
+                f"blockpair delete {name}, then create it with the other device",
+            )
+        node = self._manager.node.name
+        made: dict[str, bridge.Created] = {}
+
+        def text_with(text: str) -> str:
+            entry = parse_text(text).resource[name]
+            copy = msgspec.structs.replace(entry.on[node], device=wanted[0], metadata=wanted[1])
+            return with_resource(text, name, msgspec.structs.replace(entry, on={**entry.on, node: copy}))
+
+        async def make(version: Version) -> None:
+            made.update(await self._make(name, version, [node], force=force))
+
+        why = f"a fresh copy of {name} on {node}: {wanted[0]}"
+        changed = await self._configuration.change(
+            text_with, why, Task("move", name, force), before_commit=make
+        )
+        await self._on_all([node], "peer.create.finish", FinishParams(name, changed.version.id(), False), 1)
+        return self._manager.config(name), made[node]
 
     def _check_nodes(self, nodes: Iterable[str]) -> None:
         content = parse_text(self._configuration.present().head.text)

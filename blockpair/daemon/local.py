@@ -32,7 +32,13 @@ class LocalResources:
                 provision.check_copy, self._manager, task.resource, content, force=task.force
             )
         for name in moved(old, new, node):
-            await asyncio.to_thread(self._check_moved, new, name)
+            if (task.kind, task.resource) == ("move", name):
+                content = resource_on(new, name, node)
+                await asyncio.to_thread(
+                    provision.check_copy, self._manager, name, content, force=task.force, anew=True
+                )
+            else:
+                await asyncio.to_thread(self._check_moved, new, name)
 
     def _check_moved(self, new: ClusterFile, name: str) -> None:
         """A copy that was moved, device or metadata, must be where the configuration will say."""
@@ -42,5 +48,8 @@ class LocalResources:
         try:
             bridge.read_metadata(config, dump=False)
         except BlockpairError as error:
-            error.remedy = f"move the copy of {name} there before the configuration says so; {error.remedy}"
+            error.remedy = (
+                f"move the copy of {name} there before; or begin a fresh one there, synced from the other "
+                f"node: blockpair create {name} --anew --device PATH (on {node})"
+            )
             raise

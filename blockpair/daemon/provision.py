@@ -97,13 +97,13 @@ def _create(
 
 
 def check_copy(
-    manager: Manager, name: str, content: ResourceFile, *, force: bool
+    manager: Manager, name: str, content: ResourceFile, *, force: bool, anew: bool = False
 ) -> tuple[ResourceConfig, bridge.Created]:
-    """What `make_copy` would make of ``content``; nothing is changed. Raises `BlockpairError` where it could
-    not.
+    """What `make_copy` would make of ``content``, with ``anew`` for a resource that is there; nothing is
+    changed. Raises `BlockpairError` where it could not.
     """
     file = manager.places.resource_file(name)
-    if file.exists():
+    if file.exists() and not anew:
         raise BlockpairError(
             ErrorKind.EXISTS,
             f"the resource {name} exists already ({file})",
@@ -123,6 +123,48 @@ def check_copy(
         _check_path(config.metadata, "metadata")
         check_free(config.metadata, "metadata of a resource", force=force)
     return config, _metadata(manager, config, force=force, check_only=True)
+
+
+async def make_anew(manager: Manager, name: str, *, force: bool) -> tuple[ResourceConfig, bridge.Created]:
+    """Fresh metadata for this node's copy, where it is: it counts as one that never had data. ``force``: even
+    where metadata of another resource are in that place. Raises `BlockpairError`, and then nothing was
+    changed.
+    """
+    async with manager.lock(name):
+        config = manager.config(name)
+        check_down(manager, name)
+        return config, await asyncio.to_thread(_make_anew, manager, config, force)
+
+
+def check_down(manager: Manager, name: str) -> None:
+    """Raises `BlockpairError` while the resource is up."""
+    if manager.is_up(name):
+        raise BlockpairError(
+            ErrorKind.IN_USE, f"the resource {name} is up", f"take it down first: blockpair down {name}"
+        )
+
+
+def _make_anew(manager: Manager, config: ResourceConfig, force: bool) -> bridge.Created:
+    _check_path(config.device, "device")
+    _check_unused(manager, config)
+    # What is on the device is the resource's own data; only who uses it is looked for.
+    check_free(config.device, "device of a resource", force=True)
+    try:
+        manager.forget(config.name)
+        return make_copy(manager, config, force=force or _is_own(manager, config))
+    except OSError as error:
+        raise BlockpairError(
+            ErrorKind.IO, f"{error.filename} cannot be written: {error.strerror}", "make room"
+        ) from None
+
+
+def _is_own(manager: Manager, config: ResourceConfig) -> bool:
+    """Whether the metadata in place are those of this copy."""
+    try:
+        found = bridge.read_metadata(config, dump=False)
+    except BlockpairError:
+        return False
+    return bool((found["resource"], found["node"]) == (config.name, manager.node.name))
 
 
 def make_copy(manager: Manager, config: ResourceConfig, *, force: bool) -> bridge.Created:
@@ -187,6 +229,8 @@ def _check_unused(manager: Manager, config: ResourceConfig) -> None:
             "name another path for the metadata, or `--metadata internal`",
         )
     for name in manager.names():
+        if name == config.name:
+            continue
         try:
             other = manager.config(name)
         except BlockpairError:
@@ -214,10 +258,7 @@ def _same(one: Path, other: Path) -> bool:
 async def delete(manager: Manager, name: str) -> list[str]:
     """Forget a resource and remove its metadata file; its device keeps its data. What was done, in words."""
     async with manager.lock(name):
-        if manager.is_up(name):
-            raise BlockpairError(
-                ErrorKind.IN_USE, f"the resource {name} is up", f"take it down first: blockpair down {name}"
-            )
+        check_down(manager, name)
         config = manager.config(name)
         return await asyncio.to_thread(delete_copy, manager, config)
 

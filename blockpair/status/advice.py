@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator
 
-from blockpair.config.resource import DEFAULT_POLICY, MIN_BLOCK_SIZE
 from blockpair.status.conditions import copies_synced
 from blockpair.status.engine import EngineStatus, PathStatus, PeerStatus, Refusal, Resync
 from blockpair.status.report import Advice, KernelDeviceStatus, Severity, State
@@ -302,28 +300,10 @@ def _one_copy_anew(name: str, engine: EngineStatus, peer: PeerStatus) -> str:
     return (
         "choose the node whose data is to be given up, and save what you need of it\n"
         f"if {engine.node} (this node): stop what uses it here, then: blockpair down {name} && "
-        f"blockpair delete {name} --yes && {_create_anew(name, engine)} && blockpair up {name}; "
+        f"blockpair create {name} --anew --yes && blockpair up {name}; "
         f"then on {peer.name}: blockpair connect {name}\n"
-        f"if {peer.name}: on {peer.name}, do the same with what `blockpair status {name}` prints there; "
-        f"then here: blockpair connect {name}"
+        f"if {peer.name}: the same there; then here: blockpair connect {name}"
     )
-
-
-def _create_anew(name: str, engine: EngineStatus) -> str:
-    """The command that makes this node's copy anew, as it was made."""
-    words = ["blockpair", "create", name, "--device", engine.backing.path]
-    words += ["--metadata", "internal" if engine.metadata.kind == "internal" else engine.metadata.path]
-    for peer in engine.peers:
-        words += ["--peer", f"{peer.name}={peer.address}"]
-    if engine.block_size_bytes != MIN_BLOCK_SIZE:
-        words += ["--block-size", f"{engine.block_size_bytes >> 10}K"]
-    if engine.protocol != "C":
-        words += ["--protocol", engine.protocol]
-    if engine.split_brain_policy != DEFAULT_POLICY:
-        words += ["--split-brain", engine.split_brain_policy]
-    if engine.priority:
-        words += ["--priority", str(engine.priority)]
-    return shlex.join([*words, "--force"])
 
 
 def behind(peer: PeerStatus) -> str:

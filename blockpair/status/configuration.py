@@ -29,7 +29,7 @@ def configuration_report(
     pending = [
         PendingNode(node, why or "it takes it at the next contact")
         for node, (theirs, why) in seen.items()
-        if node not in apart and theirs != head and (theirs is None or theirs in older)
+        if node not in apart and theirs != head and (not theirs or theirs in older)
     ]
     advice = [
         Advice(

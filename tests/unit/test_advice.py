@@ -68,7 +68,7 @@ CASES: list[tuple[str, EngineStatus, str, str, str]] = [
     ("resolving", engine(peer(replication="Off", resolving="rewinding")), "resolving", "warning",
      "sync r0 --wait"),
     ("unrelated", refusal("Refused", "unrelated-data"), "refused-refused", "critical",
-     "create r0 --device /dev/md/r0 --metadata internal --peer b=10.0.0.2:7788 --force"),
+     "blockpair down r0 && blockpair create r0 --anew --yes && blockpair up r0"),
     ("policy", refusal("Policy"), "refused-policy", "warning", "r0.toml"),
     ("version", refusal("Version"), "refused-version", "warning", "blockpair --version"),
     ("size", refusal("Size"), "refused-size", "critical", "as large"),
@@ -209,19 +209,6 @@ def test_a_split_brain_is_left_to_the_policy_only_where_there_is_one() -> None:
         status = msgspec.structs.replace(split(), split_brain_policy=policy)
         (entry,) = advice("r0", "running", None, status)
         assert len(entry.remedy.splitlines()) == lines and "blockpair demote r0" in entry.remedy
-
-
-def test_a_copy_is_made_anew_as_it_was_made() -> None:
-    told = {"reason": "Refused", "text": "the words"}
-    status = engine(
-        away(refusal=told, rule="unrelated-data"),
-        split_brain_policy="priority",
-        priority=7,
-        protocol="B",
-        block_size_bytes=65536,
-    )
-    (entry,) = advice("r0", "running", None, status)
-    assert "--block-size 64K --protocol B --split-brain priority --priority 7 --force" in entry.remedy
 
 
 def test_waiting_for_a_sync_ends_where_no_waiting_helps() -> None:

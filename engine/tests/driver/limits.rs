@@ -80,7 +80,7 @@ fn what_comes_with_a_hello_is_heard_after_it() {
         channel: 0,
         nonce: 1,
         intent: Intent::Replicate,
-        policy: SplitBrainPolicy::Manual,
+        policy: SplitBrainPolicy::default(),
         priority: 0,
         session: None,
     };
