@@ -104,7 +104,8 @@ class Wire(Struct, frozen=True):
 
 class PathStatus(Struct, frozen=True):
     """One of the ways to a peer: ``active`` carries the frames, ``standby`` is ready to, ``down`` is neither,
-    ``why`` says for what reason. ``since_seconds``: for how long it has been up or down, null if it never was up.
+    ``why`` says for what reason. ``since_seconds``: for how long it has been up or down, null if it never was
+    up.
     """
 
     address: str
