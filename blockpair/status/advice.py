@@ -221,6 +221,13 @@ def _unconnected(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:
     # Tried again, it is being ended, or the next handshake says that it is not.
     if peer.split_brain and peer.connection == "StandAlone":
         return _split_brain(name, engine, peer)
+    if peer.untrusted is not None:
+        return Advice(
+            "critical",
+            "untrusted",
+            f"{peer.name} and this node do not trust each other: {peer.untrusted}; {behind(peer)}",
+            "see what both say: blockpair cluster status; it reconnects by itself",
+        )
     if peer.refusal is not None and peer.refusal.reason not in _PASSING:
         return _refused(name, engine, peer, peer.refusal)
     if peer.connection == "StandAlone":

@@ -104,7 +104,8 @@ class Wire(Struct, frozen=True):
 
 class PathStatus(Struct, frozen=True):
     """One of the ways to a peer: ``active`` carries the frames, ``standby`` is ready to, ``down`` is neither,
-    ``why`` says for what reason. ``since_seconds``: how long it has been up or down, null if it never was up.
+    ``why`` says for what reason. ``since_seconds``: for how long it has been up or down, null if it never was
+    up.
     """
 
     address: str
@@ -115,7 +116,8 @@ class PathStatus(Struct, frozen=True):
 
 class PeerStatus(Struct, frozen=True):
     """What this node knows of a peer; ``role`` and ``disk`` are the last it heard; ``paths`` in the order of
-    preference; ``cipher`` is of the connection that is there.
+    preference; ``cipher`` is of the connection that is there, ``untrusted`` why there is none for want of
+    trust.
     """
 
     slot: int
@@ -124,6 +126,7 @@ class PeerStatus(Struct, frozen=True):
     paths: list[PathStatus]
     tls: bool
     cipher: str | None
+    untrusted: str | None
     connection: str
     replication: str
     role: str | None

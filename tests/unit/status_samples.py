@@ -15,6 +15,7 @@ _PEER: dict[str, Any] = {
     "paths": [{"address": "10.0.0.2:7788", "state": "active", "since_seconds": 60.0, "why": None}],
     "tls": True,
     "cipher": "TLS13_AES_256_GCM_SHA384",
+    "untrusted": None,
     "connection": "Connected",
     "replication": "Established",
     "role": "Secondary",

@@ -61,6 +61,13 @@ CASES: list[tuple[str, EngineStatus, str, str, str]] = [
      "warning", "sync r0 --wait"),
     ("sync-target", engine(peer(replication="SyncTarget"), **NEW), "resync", "warning", "sync r0 --wait"),
     ("unreachable", engine(away(out_of_sync_bytes=8192)), "unreachable", "warning", "blockpair status r0"),
+    (
+        "untrusted",
+        engine(away(untrusted="b:7788: its certificate has expired")),
+        "untrusted",
+        "critical",
+        "blockpair cluster status",
+    ),
     ("never-seen", engine(away(last_contact_seconds=None)), "unreachable", "warning", "port is open"),
     ("disconnected", engine(away(connection="StandAlone")), "disconnected", "warning", "connect r0"),
     ("peer-left", refusal("Disconnect"), "unreachable", "warning", "on b: blockpair status r0"),

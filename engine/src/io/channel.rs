@@ -74,12 +74,6 @@ impl Channel {
         self.tls.as_ref().map(|tls| &tls.session)
     }
 
-    /// What another has moved on it already.
-    pub fn count(&mut self, sent_bytes: u64, received_bytes: u64) {
-        self.sent_bytes += sent_bytes;
-        self.received_bytes += received_bytes;
-    }
-
     pub fn sent_bytes(&self) -> u64 {
         self.sent_bytes
     }
@@ -158,7 +152,7 @@ impl Channel {
             Received::Empty => return Ok(Received::Empty),
             Received::End if tls.session.state() == State::Ended => return Ok(Received::End),
             Received::End => {
-                let cut = "the connection ended without the end of its TLS";
+                let cut = "the connection broke off, without the end of its TLS";
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, cut));
             }
         };

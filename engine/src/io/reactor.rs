@@ -122,6 +122,8 @@ pub struct Reactor {
     path_outputs: Vec<Output<Frame>>,
     /// The last refusal told of, a peer, and when.
     refusals: Vec<Option<(Instant, String)>>,
+    /// Why the last try to meet a peer failed, where trust was what was missing.
+    untrusted: Vec<Option<String>>,
     /// Bytes of connections that have ended, a peer.
     ended: Vec<WireCounters>,
 
@@ -175,6 +177,7 @@ impl Reactor {
             completions: Vec::new(),
             ended: vec![WireCounters::default(); parts.peers.len()],
             refusals: vec![None; parts.peers.len()],
+            untrusted: vec![None; parts.peers.len()],
             peers: parts.peers,
             connections: BTreeMap::new(),
             next_connection: 1,

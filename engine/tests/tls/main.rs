@@ -86,6 +86,7 @@ fn two_members_replicate() {
     for n in 0..2 {
         let peer = &cluster.status(n)["peers"][0];
         assert_eq!(peer["tls"], true);
+        assert_eq!(peer["untrusted"], Value::Null);
         assert!(peer["cipher"].as_str().unwrap().starts_with("TLS13_"), "{peer:#}");
         let wire = &peer["wire"];
         assert!(wire["kernel_sent_bytes"].as_u64().unwrap() <= wire["sent_bytes"].as_u64().unwrap());

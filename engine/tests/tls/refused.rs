@@ -17,6 +17,12 @@ fn strangers(cluster: &mut Cluster, says_a: &str, says_b: &str) {
     cluster.up(0);
     told(cluster, 0, says_a);
     told(cluster, 1, says_b);
+    // Whoever dials also keeps it in its status.
+    cluster.wait(0, "told why", |status| {
+        status["peers"][0]["untrusted"]
+            .as_str()
+            .is_some_and(|why| why.contains(says_a))
+    });
     for (n, before) in before.iter().enumerate() {
         let status = cluster.status(n);
         assert_ne!(status["peers"][0]["connection"], "Connected", "{status:#}");

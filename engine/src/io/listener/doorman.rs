@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -157,7 +158,7 @@ impl Doorman {
             }
             for (connection, polled) in polled[2..].iter().enumerate() {
                 if polled.revents != 0 {
-                    self.attend(connection);
+                    self.attend_safely(connection);
                 }
             }
             self.half_open
@@ -235,6 +236,20 @@ impl Doorman {
             );
             self.refusals
                 .add(Instant::now(), connection.from, text, Told::Listener);
+        }
+    }
+
+    /// Whatever a stranger sends, the door stays open for the others.
+    fn attend_safely(&mut self, index: usize) {
+        if catch_unwind(AssertUnwindSafe(|| self.attend(index))).is_err() {
+            // What was taken of it is gone, and with it the connection.
+            let connection = &mut self.half_open[index];
+            connection.phase = Phase::Over;
+            let from = connection.from;
+            let text = format!(
+                "refused a connection from {from}: what it sent made the listener panic, see the log"
+            );
+            self.refusals.add(Instant::now(), from, text, Told::Listener);
         }
     }
 

@@ -52,6 +52,7 @@ impl Reactor {
             Ok(())
         });
         if let Err(error) = connected {
+            self.untrusted[peer] = None;
             self.note_refusal(peer, &error);
             let connection = self.connection_id();
             self.tell(Event::ConnectionLost {
@@ -67,6 +68,7 @@ impl Reactor {
         if !is_refusal(error) {
             return;
         }
+        self.untrusted[peer] = Some(error.to_string());
         let text = format!("no connection to {}: {error}", self.peers[peer].name);
         let now = Instant::now();
         let again = self.refusals[peer]

@@ -18,6 +18,11 @@ impl Reactor {
     pub(super) fn publish(&mut self) {
         self.published = Instant::now();
         let status = self.status();
+        for (slot, untrusted) in self.untrusted.iter_mut().enumerate() {
+            if status["peers"][slot]["connection"] == "Connected" {
+                *untrusted = None;
+            }
+        }
         self.shared.publish(status);
     }
 
@@ -66,6 +71,7 @@ impl Reactor {
             peer["tls"] = json!(address.tls);
             peer["cipher"] = json!(cipher);
             let connected = peer["connection"] == "Connected";
+            peer["untrusted"] = json!(self.untrusted[slot].as_ref().filter(|_| !connected));
             peer["paths"] = self.path_status(slot, connected);
             peer["wire"] = json!(wire);
         }

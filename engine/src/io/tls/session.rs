@@ -216,7 +216,12 @@ impl Session {
                 return Err("its TLS handshake is longer than any honest one".into());
             }
         }
-        self.run(&Wanted::Nothing, deliver)
+        let state = self.run(&Wanted::Nothing, deliver)?;
+        if state == State::Ended {
+            // After its own end nothing counts.
+            self.incoming.drop_front(self.incoming.len());
+        }
+        Ok(state)
     }
 
     fn run(&mut self, wanted: &Wanted<'_>, deliver: &mut dyn FnMut(&[u8])) -> Result<State, String> {
@@ -274,9 +279,14 @@ impl Session {
         step
     }
 
+    /// The end of what the other side says is not the end of what it hears.
+    fn may_say(&self) -> bool {
+        matches!(self.state, State::Open | State::Ended)
+    }
+
     /// Whether more plaintext should be given to [`encrypt`](Self::encrypt) before what waits is sent.
     pub fn takes_more(&self) -> bool {
-        self.state == State::Open && self.outgoing.len() < OUTGOING_MAX
+        self.may_say() && self.outgoing.len() < OUTGOING_MAX
     }
 
     /// Encrypts `plaintext` (any length; it is cut into records), to be sent.
@@ -284,7 +294,7 @@ impl Session {
     /// # Errors
     /// When the session is not open, or its keys are used up.
     pub fn encrypt(&mut self, plaintext: &[u8]) -> Result<(), String> {
-        if self.state != State::Open {
+        if !self.may_say() {
             return Err("its TLS is not open".into());
         }
         // Received records were all decrypted: none comes out here.
@@ -327,9 +337,7 @@ impl Session {
     /// Whose it is, for people.
     pub fn check_peer(&self, node: &str) -> Result<(), String> {
         match self.certificates().first() {
-            Some(certificate) if matches!(self.state, State::Open | State::Ended) => {
-                check_name(certificate, node)
-            }
+            Some(certificate) if self.may_say() => check_name(certificate, node),
             _ => Err("it has proved no certificate".into()),
         }
     }
