@@ -15,9 +15,15 @@ def create_metadata(spec: str) -> str:
     """Make metadata for a resource that never had data, and return what was made.
 
     `spec`: {"resource", "node", "device", "metadata": {"kind": "external", "path"} or {"kind": "internal"},
-    "block_size_bytes", "peers": [name, ...], "overwrite"}.
+    "block_size_bytes", "peers": [name, ...], "overwrite", "check_only"}; with `check_only` nothing is made.
     Raises EngineError and changes nothing when a path is missing, in use, of a wrong size, or
     bears metadata already.
+    """
+
+def erase_metadata(spec: str) -> None:
+    """Erase metadata ({"resource", "node", "device", "metadata"}) that was just made, if there is any.
+
+    Raises EngineError, of kind "unsafe" for metadata of another resource or node, or that had data.
     """
 
 def inspect_metadata(spec: str) -> str:
@@ -53,6 +59,15 @@ class Listener:
     @property
     def port(self) -> int:
         """The port in use."""
+    def set_trust(self, trust: str | None) -> None:
+        """What new connections trust and show: {"node", "ca_pem", "chain_pem", "key_pem"}; None: no TLS.
+
+        Raises EngineError of kind "invalid", whose words quote nothing of the key; nothing has changed then.
+        """
+    def event_fd(self) -> int:
+        """A descriptor, the listener's own, that is readable when `events` has something."""
+    def events(self) -> str:
+        """Refused connections that are no resource's, as `Engine.events`; never a flood of them."""
     def close(self) -> None:
         """Stop listening; engines keep their connections. Idempotent."""
 

@@ -32,6 +32,19 @@ class Notice(msgspec.Struct, frozen=True):
     time_ns: int
 
 
+class Trust(msgspec.Struct, frozen=True):
+    """What a node proves itself with, and whom it believes; PEM texts."""
+
+    node: str
+    ca_pem: str
+    chain_pem: str
+    key_pem: str
+
+    def __repr__(self) -> str:
+        # The key must not get into a log.
+        return f"Trust(node={self.node!r})"
+
+
 class Created(msgspec.Struct, frozen=True):
     """What `create_metadata` made, in bytes."""
 
@@ -67,8 +80,27 @@ def listen(address: Address) -> _engine.Listener:
         return _engine.Listener(address.host, address.port)
 
 
-def create_metadata(config: ResourceConfig, node: str, *, overwrite: bool) -> Created:
-    """Write fresh metadata for a resource. Raises `BlockpairError`, and then nothing was changed."""
+def set_trust(listener: _engine.Listener, trust: Trust | None) -> None:
+    """What new connections trust and show, at any time; None: no TLS. Raises `BlockpairError`, and then what
+    was trusted before still is.
+    """
+    with translated():
+        listener.set_trust(None if trust is None else _text(trust))
+
+
+def listener_events(listener: _engine.Listener) -> list[Notice]:
+    """The listener's events since the last call: connections that were refused before it was known for which
+    resource they are. Its ``event_fd()`` is readable while there are any.
+    """
+    return _NOTICES.decode(listener.events())
+
+
+def create_metadata(
+    config: ResourceConfig, node: str, *, overwrite: bool, check_only: bool = False
+) -> Created:
+    """Write fresh metadata for a resource; with ``check_only``, look whether that could be done. Raises
+    `BlockpairError`, and then nothing was changed.
+    """
     spec = {
         "resource": config.name,
         "node": node,
@@ -77,9 +109,22 @@ def create_metadata(config: ResourceConfig, node: str, *, overwrite: bool) -> Cr
         "block_size_bytes": config.block_size,
         "peers": [peer.name for peer in config.peers],
         "overwrite": overwrite,
+        "check_only": check_only,
     }
     with translated():
         return msgspec.json.decode(_engine.create_metadata(_text(spec)), type=Created)
+
+
+def erase_metadata(config: ResourceConfig, node: str) -> None:
+    """Erase metadata that was just made and never had data. Raises `BlockpairError` for any other."""
+    spec = {
+        "resource": config.name,
+        "node": node,
+        "device": str(config.device),
+        "metadata": config.metadata_spec(),
+    }
+    with translated():
+        _engine.erase_metadata(_text(spec))
 
 
 def read_metadata(config: ResourceConfig, *, dump: bool) -> Any:
@@ -133,7 +178,11 @@ class Running:
             "priority": config.priority,
             "on_io_error": config.on_io_error,
             "peers": [
-                {"name": peer.name, "host": peer.address.host, "port": peer.address.port}
+                {
+                    "name": peer.name,
+                    "addresses": [{"host": at.host, "port": at.port} for at in peer.addresses],
+                    "tls": config.tls,
+                }
                 for peer in config.peers
             ],
             "socket": socket,

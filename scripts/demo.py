@@ -97,6 +97,7 @@ class Demo:
         """The whole story; raises `DemoFailed` at the first thing that is not as promised."""
         first, second = self.nodes
         self.two_nodes()
+        self.one_cluster(first, second)
         self.a_file_system_on_the_primary(first)
         self.the_first_synchronisation(first, second)
         self.cut_off(first, second)
@@ -111,19 +112,29 @@ class Demo:
             "Each node has its own folder (BLOCKPAIR_DIR), its own daemon and its own backing file. Here\n"
             "they share a machine and talk over loopback; usually they are two servers.",
         )
-        ports = free_ports(2)
-        for node, peer, port, peer_port in zip(
-            self.nodes, reversed(self.nodes), ports, reversed(ports), strict=True
-        ):
+        ports = free_ports(4)
+        for node in self.nodes:
             node.folder.mkdir()
             with node.backing.open("wb") as handle:
                 handle.truncate(self.size)
-            write_configuration(node, port)
+            write_configuration(node, ports.pop(), ports.pop())
             node.start()
-            node.run(
-                *("create", RESOURCE, "--device", str(node.backing), "--metadata", str(node.metadata)),
-                *("--peer", f"{peer.name}=127.0.0.1:{peer_port}"),
-            )
+
+    def one_cluster(self, first: Node, second: Node) -> None:
+        self.chapter(
+            "One cluster",
+            "The first node makes the cluster's authority. A token lets the second one in, once; from then\n"
+            "on they talk by TLS alone. The resource is made on both with one command.",
+        )
+        first.run("cluster", "init", "demo", "--address", "127.0.0.1")
+        token = first.ask("cluster", "token")
+        joined = ("cluster", "join", str(token["address"]), "-", "--address", "127.0.0.1")
+        second.run(*joined, text=str(token["text"]))
+        first.run(
+            *("create", RESOURCE, "--no-up"),
+            *("--on", ",".join(f"{node.name}={node.backing}" for node in self.nodes)),
+            *("--metadata", ",".join(f"{node.name}={node.metadata}" for node in self.nodes)),
+        )
 
     def a_file_system_on_the_primary(self, first: Node) -> None:
         self.chapter(
@@ -339,13 +350,14 @@ class Demo:
             node.stop()
 
 
-def write_configuration(node: Node, port: int) -> None:
-    """Writes a node's blockpair.toml: its name and the port that its peers dial."""
+def write_configuration(node: Node, port: int, control_port: int) -> None:
+    """Writes a node's blockpair.toml: its name and the ports that other nodes dial."""
     folder = node.folder / "config"
     folder.mkdir()
     # The file system goes through the Unix socket export, which every machine has.
     (folder / "blockpair.toml").write_text(
-        f'[node]\nname = "{node.name}"\nlisten = "127.0.0.1:{port}"\nkernel_device = "off"\n'
+        f'[node]\nname = "{node.name}"\nlisten = "127.0.0.1:{port}"\ncontrol = "127.0.0.1:{control_port}"\n'
+        'kernel_device = "off"\n'
     )
 
 

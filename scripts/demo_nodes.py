@@ -137,8 +137,8 @@ class Node:
         )
         return Finished(done.returncode, done.stdout + done.stderr, time.monotonic() - began)
 
-    def run(self, *arguments: str, code: int = 0) -> Finished:
-        """Shows and runs a `blockpair` command on this node, its output on the terminal.
+    def run(self, *arguments: str, code: int = 0, text: str = "") -> Finished:
+        """Shows and runs a `blockpair` command on this node, its output on the terminal. It reads `text`.
 
         Raises `DemoFailed` unless it exits with `code`.
         """
@@ -149,7 +149,8 @@ class Node:
         done = subprocess.run(
             [BIN / "blockpair", *arguments],
             env=self.environment,
-            stdin=subprocess.DEVNULL,
+            input=text,
+            text=True,
             timeout=300,
             check=False,
         )
@@ -159,6 +160,19 @@ class Node:
                 f" not {code}; its daemon's log ends:\n{self.log_tail()}"
             )
         return Finished(done.returncode, "", time.monotonic() - began)
+
+    def ask(self, *arguments: str) -> dict[str, Any]:
+        """Shows and runs a `blockpair` command on this node; what it answers, which is not shown."""
+        self.console.print(
+            f"  [dim]{self.name}#[/] [bold]blockpair {shlex.join(arguments)}[/]", highlight=False
+        )
+        done = self.quiet(*arguments, "--json")
+        try:
+            return dict(json.loads(done.output))
+        except ValueError:
+            raise DemoFailed(
+                f"'blockpair {shlex.join(arguments)}' on {self.name} said: {done.output}"
+            ) from None
 
     def report(self) -> dict[str, Any]:
         """What `blockpair status --json` says of the resource."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 
-from blockpair.cli.output import daemon, json_option, name_argument, print_json
+from blockpair.cli.output import confirm, daemon, json_option, name_argument, print_json
 from blockpair.config.names import check_name, parse_address
-from blockpair.config.resource import MAX_PRIORITY, OnIoError, SplitBrainPolicy
-from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.config.resource import MAX_PRIORITY, OnIoError, SplitBrainPolicy, Tls
+from blockpair.errors import BlockpairError, ErrorKind, ExitCode
 
 
 def parse_peer(text: str) -> tuple[str, str]:
@@ -21,23 +22,78 @@ def parse_peer(text: str) -> tuple[str, str]:
     return check_name(name), str(parse_address(address))
 
 
+def parse_on(texts: tuple[str, ...]) -> dict[str, str]:
+    """Devices by node of ``NODE=DEVICE,NODE=DEVICE``. Raises `ValueError`."""
+    found: dict[str, str] = {}
+    for part in (part for text in texts for part in text.split(",")):
+        node, separator, device = part.partition("=")
+        if not separator or not device.startswith("/"):
+            raise ValueError(f"{part!r} is not NODE=DEVICE with the whole path of the device")
+        if check_name(node) in found:
+            raise ValueError(f"{node} is there twice")
+        found[node] = device
+    return found
+
+
+def parse_metadata(text: str | None, nodes: Iterable[str]) -> dict[str, str]:
+    """Places by node of ``PATH``, ``internal`` or ``NODE=PATH,NODE=internal``. Raises `ValueError`."""
+    if text is None:
+        return {}
+    if "=" not in text:
+        found = dict.fromkeys(nodes, text)
+    else:
+        parts = [part.partition("=") for part in text.split(",")]
+        found = {node: place for node, _, place in parts}
+    for node, place in found.items():
+        if node not in nodes:
+            raise ValueError(f"{node!r} has no copy: it is not in --on")
+        if place != "internal" and not place.startswith("/"):
+            raise ValueError(f"{place!r} is neither `internal` nor the whole path of a file or device")
+    return found
+
+
 @click.command("create")
 @name_argument
 @click.option(
-    "--device",
-    required=True,
-    metavar="PATH",
-    help="The backing device: a block device or a file that exists.",
-)
-@click.option(
-    "--peer", "peers", required=True, multiple=True, metavar="NODE=HOST:PORT", help="The other node."
+    "--on",
+    "copies",
+    multiple=True,
+    metavar="NODE=DEVICE,NODE=DEVICE",
+    help="The two nodes of the cluster that get a copy, and each one's backing device: a block device or a "
+    "file that exists.",
 )
 @click.option(
     "--metadata",
     metavar="PATH|internal",
     help="Where the metadata goes: a file or device, or `internal` for the end of the device, which "
-    "shortens it. Default: a file in /var/lib/blockpair/metadata.",
+    "shortens it; where the nodes differ, NODE=PATH,NODE=internal. Default: a file in "
+    "/var/lib/blockpair/metadata.",
 )
+@click.option("--up/--no-up", default=True, help="With --on: bring it up on both nodes, or not.")
+@click.option(
+    "--tls",
+    type=click.Choice(get_args(Tls)),
+    default="on",
+    show_default=True,
+    help="With --on, off: neither encrypted nor authenticated; for loopback addresses only.",
+)
+@click.option(
+    "--device", metavar="PATH", help="Without a cluster, or with --anew: this node's backing device."
+)
+@click.option(
+    "--peer",
+    "peers",
+    multiple=True,
+    metavar="NODE=HOST:PORT",
+    help="Without a cluster: the other node, at a loopback address.",
+)
+@click.option(
+    "--anew",
+    is_flag=True,
+    help="Begin this node's copy of a resource that is there from nothing: after a disk was replaced, or to "
+    "give up what this copy has. With --device or --metadata elsewhere than it is. Asks unless --yes.",
+)
+@click.option("--yes", is_flag=True, help="With --anew: do not ask.")
 @click.option(
     "--block-size", default="4K", show_default=True, help="What is tracked as in or out of sync: 4K to 1M."
 )
@@ -60,7 +116,7 @@ def parse_peer(text: str) -> tuple[str, str]:
     type=click.IntRange(0, MAX_PRIORITY),
     default=0,
     show_default=True,
-    help="This node's, for --split-brain priority: the higher one keeps its changes.",
+    help="Without a cluster: this node's, for --split-brain priority: the higher one keeps its changes.",
 )
 @click.option(
     "--on-io-error",
@@ -82,9 +138,14 @@ def command(
     directory: str | None,
     *,
     name: str,
-    device: str,
-    peers: tuple[str, ...],
+    copies: tuple[str, ...],
     metadata: str | None,
+    up: bool,
+    tls: str,
+    device: str | None,
+    peers: tuple[str, ...],
+    anew: bool,
+    yes: bool,
     block_size: str,
     protocol: str,
     split_brain: str,
@@ -92,55 +153,148 @@ def command(
     on_io_error: str,
     force: bool,
     as_json: bool,
-) -> None:
-    """Make a device of this node a copy of the resource NAME. Do the same on the peer, then `blockpair up` on
-    both.
+) -> int:
+    """Make the resource NAME on two nodes of the cluster, on both or on neither, and bring it up there.
 
-    Only metadata is written: the data on the device stays as it is until the first sync. A device that is in
-    use is always refused, one that carries a signature (file system, RAID, LVM, ...) without --force (exit
-    code 3).
+    Only metadata is written: the data on the devices stays as it is until the first sync. A device that is
+    in use is always refused, one that carries a signature (file system, RAID, LVM, ...) without --force
+    (exit code 3).
+
+    Nodes in no cluster do not trust each other: there, --device and --peer make this node's copy alone, for
+    two nodes on one machine, without encryption. Do the same on the peer, then `blockpair up` on both.
 
     \b
     Examples:
-      blockpair create r0 --device /dev/md/r0 --peer b=10.0.0.2:7788
-      blockpair create r0 --device /dev/vg0/r0 --metadata internal --peer b=10.0.0.2:7788
-      truncate -s 10G /srv/r0.img && blockpair create r0 --device /srv/r0.img --peer b=10.0.0.2:7788
+      blockpair create r0 --on alpha=/dev/vg/r0,beta=/dev/vg/r0
+      blockpair create r0 --on alpha=/dev/sdb,beta=/dev/sdc --metadata internal --protocol A
+      blockpair down r0 && blockpair create r0 --anew --device /dev/sdd && blockpair up r0
+      blockpair create r0 --device /srv/a.img --peer b=127.0.0.1:7790
     """
-    try:
-        named = [parse_peer(peer) for peer in peers]
-    except ValueError as error:
-        raise BlockpairError(
-            ErrorKind.USAGE, f"--peer: {error}", "write it as --peer b=10.0.0.2:7788"
-        ) from None
+    options: dict[str, Any] = {
+        "name": name,
+        "block_size": block_size,
+        "protocol": protocol.upper(),
+        "split_brain": split_brain,
+        "on_io_error": on_io_error,
+        "force": force,
+    }
     for option, value in (("--device", device), ("--metadata", metadata)):
         if value == "":
             raise BlockpairError(ErrorKind.USAGE, f"{option} is empty", f"write a path after {option}")
     place = metadata if metadata is None or metadata == "internal" else str(Path(metadata).absolute())
-    with daemon(directory) as client:
-        raw = client.call_raw(
-            "resource.create",
-            {
-                "name": name,
-                "device": str(Path(device).absolute()),
-                "peers": [{"name": peer, "address": address} for peer, address in named],
-                "metadata": place,
-                "block_size": block_size,
-                "protocol": protocol.upper(),
-                "split_brain": split_brain,
-                "priority": priority,
-                "on_io_error": on_io_error,
-                "force": force,
-            },
+    if anew:
+        if copies or peers:
+            raise BlockpairError(
+                ErrorKind.USAGE, "--anew does not go with --on and --peer", f"blockpair create {name} --anew"
+            )
+        whole = None if device is None else str(Path(device).absolute())
+        return _create_anew(
+            directory,
+            {"name": name, "device": whole, "metadata": place, "force": force},
+            yes=yes,
+            as_json=as_json,
         )
+    if copies:
+        if device is not None or peers or priority:
+            raise BlockpairError(
+                ErrorKind.USAGE,
+                "--on does not go with --device, --peer and --priority",
+                "give --on alone; a priority is set afterwards: "
+                f"blockpair config edit --set resource.{name}.on.NODE.priority=1",
+            )
+        try:
+            devices = parse_on(copies)
+            places = parse_metadata(metadata, devices)
+        except ValueError as error:
+            raise BlockpairError(
+                ErrorKind.USAGE, str(error), "write it as --on alpha=/dev/vg/r0,beta=/dev/vg/r0"
+            ) from None
+        more = {"devices": devices, "metadata": places, "tls": tls, "up": up}
+        return _create_on(directory, {**options, **more}, as_json=as_json)
+    if device is None or not peers:
+        raise BlockpairError(
+            ErrorKind.USAGE,
+            "it is not said where the copies are",
+            f"blockpair create {name} --on alpha=/dev/vg/r0,beta=/dev/vg/r0",
+        )
+    try:
+        named = [parse_peer(text) for text in peers]
+    except ValueError as error:
+        raise BlockpairError(
+            ErrorKind.USAGE, f"--peer: {error}", "write it as --peer b=127.0.0.1:7790"
+        ) from None
+    more = {
+        "device": str(Path(device).absolute()),
+        "peers": [{"name": peer, "address": address} for peer, address in named],
+        "metadata": place,
+        "priority": priority,
+    }
+    return _create_here(directory, {**options, **more}, as_json=as_json)
+
+
+def _create_here(directory: str | None, params: dict[str, Any], *, as_json: bool) -> int:
+    with daemon(directory) as client:
+        raw = client.call_raw("resource.create", params)
     if as_json:
         print_json(raw)
-        return
+        return int(ExitCode.FINE)
     import msgspec
 
     from blockpair.units import format_size
 
-    made = msgspec.json.decode(raw)
+    made, name, peer = msgspec.json.decode(raw), params["name"], params["peers"][0]["name"]
     click.echo(f"{name}: {format_size(made['data_size_bytes'])} on {made['device']}")
     click.echo(f"  metadata       {made['metadata']} ({format_size(made['metadata_bytes'])})")
     click.echo(f"  configuration  {made['file']}")
-    click.echo(f"Next: create it on {named[0][0]} too, then on both nodes: blockpair up {name}")
+    click.echo("  tls            off: the peer has a loopback address, and there is no cluster")
+    click.echo(f"Next: create it on {peer} too, then on both nodes: blockpair up {name}")
+    return int(ExitCode.FINE)
+
+
+def _create_anew(directory: str | None, params: dict[str, Any], *, yes: bool, as_json: bool) -> int:
+    name = params["name"]
+    with daemon(directory) as client:
+        # An unknown name is told before anything is asked.
+        client.call_raw("resource.status", {"name": name})
+        confirm(
+            f"This node's copy of {name} will count as one without data: it is synced from the other node.",
+            f"blockpair create {name} --anew --yes",
+            yes=yes,
+            as_json=as_json,
+        )
+        raw = client.call_raw("resource.create_anew", params)
+    if as_json:
+        print_json(raw)
+        return int(ExitCode.FINE)
+    import msgspec
+
+    made = msgspec.json.decode(raw)
+    click.echo(f"{name}: a fresh copy on {made['device']}, metadata {made['metadata']}")
+    click.echo(f"Next: blockpair up {name}")
+    return int(ExitCode.FINE)
+
+
+def _create_on(directory: str | None, params: dict[str, Any], *, as_json: bool) -> int:
+    from blockpair.units import format_size
+
+    with daemon(directory) as client:
+        made = client.call("resource.create_on", params, dict[str, Any])
+    code = ExitCode.DEGRADED if made["problems"] or made["pending"] else ExitCode.FINE
+    if as_json:
+        print_json(made)
+        return int(code)
+    name = made["name"]
+    nodes = list(made["copies"])
+    size = format_size(made["copies"][nodes[0]]["data_size_bytes"])
+    click.echo(f"{name}: {size} on {' and '.join(nodes)}, version {made['version']} of the configuration")
+    for node, copy in made["copies"].items():
+        click.echo(f"  {node:<12} {copy['device']}, metadata {copy['metadata']}")
+    for node, problem in {**made["pending"], **made["problems"]}.items():
+        click.echo(f"  warning: {node}: {problem}")
+    if params["tls"] == "off":
+        click.echo("  tls off: its connections are neither encrypted nor authenticated, on loopback only")
+    if made["up"]:
+        click.echo(f"Next: say whose copy counts: blockpair sync {name} --from {nodes[0]} --wait")
+    else:
+        click.echo(f"Next: on both nodes: blockpair up {name}")
+    return int(code)

@@ -14,15 +14,14 @@ from blockpair.errors import BlockpairError, ErrorKind
 @json_option
 @click.pass_obj
 def command(directory: str | None, name: str, yes: bool, as_json: bool) -> None:
-    """Forget the resource NAME on this node, with its metadata. The data on its device stays.
+    """Forget the resource NAME, with its metadata; the data on the devices stays. In a cluster that is done
+    on both nodes, or on neither; else on this node.
 
-    Without its metadata, this node does not know any more how its copy relates to the peer's. Refused (exit
-    code 3) while the resource is up.
+    Without its metadata, a node does not know any more how its copy relates to the peer's. Refused (exit code
+    3) while the resource is up, on either node.
 
-    \b
-    Examples:
-      blockpair down r0 && blockpair delete r0
-      blockpair delete r0 --yes
+    \b Examples: blockpair down r0 && blockpair delete r0 # after `down` on the other node too blockpair
+    delete r0 --yes
     """
     import sys
 

@@ -29,6 +29,7 @@ _COMMANDS = (
     "resolve",
     "metadata",
     "bundle",
+    "config",
     "cluster",
 )
 

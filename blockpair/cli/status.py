@@ -51,6 +51,7 @@ def fetch(client: Client, name: str | None) -> StatusReport:
     import msgspec
 
     from blockpair.errors import BlockpairError, ErrorKind
+    from blockpair.status.advice import healthy
     from blockpair.status.report import StatusReport
 
     report = client.call("resource.status", {}, StatusReport)
@@ -64,7 +65,8 @@ def fetch(client: Client, name: str | None) -> StatusReport:
             f"there is no resource {name!r} on {report.node}",
             f"the resources here are: {known}" if known else "create one: `blockpair create --help`",
         )
-    return msgspec.structs.replace(report, resources=chosen, healthy=chosen[0].healthy)
+    settled = report.configuration is None or healthy(report.configuration.advice)
+    return msgspec.structs.replace(report, resources=chosen, healthy=chosen[0].healthy and settled)
 
 
 def _print(report: StatusReport) -> None:

@@ -19,6 +19,10 @@ def screen(report: StatusReport) -> Group:
     """All of the report."""
     head = Text.assemble(("node ", "dim"), (report.node, "bold"), (f"  blockpair {report.version}", "dim"))
     parts = [head]
+    if report.configuration is not None:
+        parts.append(_row("configuration", Text(f"version {report.configuration.version}")))
+        for entry in report.configuration.advice:
+            parts += _advice(entry)
     if not report.resources:
         parts.append(Text("no resources; make one: blockpair create --help"))
     for resource in report.resources:
@@ -95,8 +99,11 @@ def _peer(peer: PeerStatus) -> list[Text]:
     else:
         # What the peer has written meanwhile is not known here.
         text.append("no changes here")
-    text.append(f"  {peer.address}", "dim")
+    if len(peer.paths) == 1 or peer.connection != "Connected":
+        text.append(f"  {peer.address}", "dim")
     lines = [_row(f"peer {peer.name}", text)]
+    if len(peer.paths) > 1 and peer.connection == "Connected":
+        lines.append(_row("  paths", _paths(peer)))
     if peer.resync is not None:
         resync = peer.resync
         percent = 100 * resync.done_bytes / resync.total_bytes if resync.total_bytes else 100.0
@@ -112,6 +119,14 @@ def _peer(peer: PeerStatus) -> list[Text]:
             )
         )
     return lines
+
+
+def _paths(peer: PeerStatus) -> Text:
+    text = Text()
+    for index, path in enumerate(peer.paths):
+        text.append(f"{', ' if index else ''}{path.address} ", "dim")
+        text.append(path.state, "red" if path.state == "down" else "green" if path.state == "active" else "")
+    return text
 
 
 def _advice(entry: Advice) -> list[Text]:

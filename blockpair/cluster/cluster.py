@@ -10,8 +10,9 @@ from typing import Any
 
 import structlog
 
+from blockpair.cluster.change import Configuration
 from blockpair.cluster.peers import Peers
-from blockpair.cluster.replicate import Configuration, Local
+from blockpair.cluster.replicate import Local
 from blockpair.cluster.server import ControlServer, PeerMethod, Policy
 from blockpair.cluster.store import Store
 from blockpair.config.cluster import ClusterFile, control_addresses
@@ -134,7 +135,7 @@ class Cluster:
         """
         try:
             await self.configuration.open()
-            if self.configuration.failure is not None:
+            if self.configuration.failure is not None and self.configuration.content is None:
                 raise self.configuration.failure
             await self.reload()
         except BlockpairError as error:

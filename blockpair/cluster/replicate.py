@@ -1,19 +1,19 @@
-"""One configuration on all nodes: how a change is made on all or none, and how a node that was away catches up.
+"""One configuration on all nodes: how a change is made on all or none, and how a node that was away catches
+up.
 
-A change is prepared on every member that can be reached: each looks whether it could live with it, and holds still
-for a while. Then it is committed where it was made, which decides it, and the others are told. Who is not told, or
-dies, goes forward at the next contact: the versions are a chain, so it is clear who is behind. Two nodes that
-changed it while they were apart are in conflict; nothing is merged, and a person accepts one of the two.
+A change is prepared on every member that can be reached: each looks whether it could live with it, and holds
+still for a while. Then it is committed where it was made, which decides it, and the others are told. Who is
+not told, or dies, goes forward at the next contact: the versions are a chain, so it is clear who is behind.
+Two nodes that changed it while they were apart are in conflict; nothing is merged, and a person accepts one
+of the two.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
-import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,12 +22,27 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from blockpair.cluster.history import History, Relation, Version, accepted, first_version, only_in, relation
-from blockpair.cluster.rules import Effect, Task, check_change, check_local, effects
+from blockpair.cluster.config_messages import (
+    AbortParams,
+    CommitParams,
+    FetchAnswer,
+    FetchParams,
+    HeadAnswer,
+    PrepareParams,
+    StateParams,
+)
+from blockpair.cluster.history import (
+    History,
+    Relation,
+    Version,
+    first_version,
+    history_of,
+    relation,
+)
+from blockpair.cluster.rules import Task, check_change, check_local
 from blockpair.cluster.server import PeerMethod
 from blockpair.cluster.store import Store
 from blockpair.config.cluster import ClusterFile, parse_cluster
-from blockpair.config.files import ConfigError
 from blockpair.errors import BlockpairError, ErrorKind
 
 STATE_SECONDS = 3.0
@@ -58,17 +73,6 @@ class Local(Protocol):
 
 
 @dataclass(frozen=True)
-class Changed:
-    """A change that was made. ``pending``: the members that do not have it yet, and why; ``effects``: what must be
-    taken down and up for it.
-    """
-
-    version: Version
-    pending: dict[str, str]
-    effects: list[Effect]
-
-
-@dataclass(frozen=True)
 class Seen:
     """The last contact with a member: its head, and why there is none if it cannot be reached."""
 
@@ -78,56 +82,17 @@ class Seen:
 
 @dataclass(frozen=True)
 class _Hold:
-    """Holding still for one change, made on ``node``; ``until`` by the monotonic clock."""
+    """Holding still for one change, made on ``node``; ``until`` by the monotonic clock; ``version``: the id
+    of what it will make.
+    """
 
     id: str
     node: str
     until: float
+    version: str
 
 
-class StateParams(Struct, forbid_unknown_fields=True):
-    """``head``: the caller's; ``hold``: the change it makes at the moment."""
-
-    head: str
-    hold: str | None = None
-
-
-class FetchParams(Struct, forbid_unknown_fields=True):
-    """``have``: the ids of the caller's versions."""
-
-    have: list[str]
-
-
-class PrepareParams(Struct, forbid_unknown_fields=True):
-    """A version that may come."""
-
-    hold: str
-    version: Version
-    task: Task
-
-
-class CommitParams(Struct, forbid_unknown_fields=True):
-    """A version that has come."""
-
-    hold: str
-    version: Version
-
-
-class AbortParams(Struct, forbid_unknown_fields=True):
-    """A change that does not come."""
-
-    hold: str
-
-
-class _Head(Struct):
-    head: str
-
-
-class _Fetched(Struct):
-    versions: list[Version]
-
-
-class Configuration:
+class Replica:
     """The cluster's configuration as one node has it."""
 
     def __init__(
@@ -139,9 +104,9 @@ class Configuration:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._node = node
+        self.node = node
         self._store = store
-        self._peers = peers
+        self.peers = peers
         self._local = local
         self._clock = clock
         self._history: History | None = None
@@ -176,12 +141,17 @@ class Configuration:
     @property
     def members(self) -> list[str]:
         """The other nodes."""
-        return [] if self._content is None else [node for node in self._content.node if node != self._node]
+        return [] if self._content is None else [node for node in self._content.node if node != self.node]
 
     @property
     def conflicts(self) -> dict[str, History]:
-        """The members that changed the configuration without this node, while this one did; their versions."""
-        return {node: found for node, found in self._conflicts.items() if node in self.members}
+        """Versions of members that changed the configuration without this node, as it did without them."""
+        known = frozenset[str]() if self._history is None else self._history.known
+        return {
+            node: found
+            for node, found in self._conflicts.items()
+            if node in self.members and found.head_id not in known
+        }
 
     @property
     def seen(self) -> dict[str, Seen]:
@@ -192,10 +162,9 @@ class Configuration:
         """The text of a cluster.toml that was edited by hand. Reads files."""
         return None if self._history is None else self._store.hand_edited(self._history)
 
-    def renders(self, name: str) -> bool:
-        """Whether the configuration has the resource ``name`` on this node."""
-        entry = None if self._content is None else self._content.resource.get(name)
-        return entry is not None and self._node in entry.on
+    def shares(self, name: str) -> bool:
+        """Whether ``name`` is a resource of the cluster."""
+        return self._content is not None and name in self._content.resource
 
     # -- Beginning and end
 
@@ -205,97 +174,40 @@ class Configuration:
             history = await asyncio.to_thread(self._store.load)
             if history is not None:
                 self._set(history)
-                await self._render()
+                await self._try_render(history)
         except BlockpairError as error:
             self.failure = error
             self._log.error("configuration.unreadable", text=error.message, remedy=error.remedy)
+        if self._history is None:
+            # Enough to know the other nodes, and to take the versions from them.
+            self._content = await asyncio.to_thread(self._store.rendered_content)
 
     async def begin(self, text: str, why: str) -> None:
         """Make ``text`` the first version of a new cluster's configuration. Raises `BlockpairError`."""
-        await self.adopt(first_version(text, author=self._node, time=_now(), why=why))
+        await self.adopt(first_version(text, author=self.node, time=present_time(), why=why))
 
     async def adopt(self, history: History) -> None:
         """Take the configuration of the cluster that this node joins. Raises `BlockpairError`."""
         async with self._writing:
             await self._install(history)
 
+    async def decide(self, history: History, after: str) -> None:
+        """Commit a change made here, to what was the version ``after``. Raises `BlockpairError`."""
+        async with self._writing:
+            if self.present().head_id != after:
+                raise BlockpairError(
+                    ErrorKind.FAILED, "the configuration has changed meanwhile", "look at it and try again"
+                )
+            await self._install(history)
+
     async def leave(self) -> None:
-        """Forget the cluster's configuration; resource files stay, as this node's own. Raises `BlockpairError`."""
+        """Forget the cluster's configuration; resource files stay, as this node's own. Raises
+        `BlockpairError`.
+        """
         async with self._writing:
             await asyncio.to_thread(self._store.forget)
             self._history = self._content = self._hold = None
             self._conflicts, self._seen, self.problems = {}, {}, []
-
-    # -- Changing it
-
-    async def change(
-        self,
-        make: Callable[[str], str],
-        why: str,
-        task: Task,
-        *,
-        needed: Collection[str] = (),
-        without: Collection[str] = (),
-        before_commit: Callable[[Version], Awaitable[None]] | None = None,
-    ) -> Changed:
-        """Make what ``make`` makes of the present text the next version, everywhere or nowhere. Members that cannot
-        be reached get it later, unless they are in ``needed``; those in ``without`` are not asked.
-        ``before_commit`` does what must be done before it is decided. Raises `BlockpairError`, and then nothing
-        was changed.
-        """
-        async with _Change(self, without) as change:
-            history = self._present()
-            if self.conflicts.keys() - set(without):
-                raise self._conflict_error()
-            old = _parse(history.head.text)
-            text = make(history.head.text)
-            new = _parse(text)
-            if text == history.head.text:
-                return Changed(history.head, {}, [])
-            check_change(old, new, task)
-            for node in needed:
-                if node in change.away:
-                    raise BlockpairError(
-                        ErrorKind.UNREACHABLE, f"{node} is needed for this: {change.away[node]}", f"start {node}"
-                    )
-            version = history.followed_by(text, author=self._node, time=_now(), why=why)
-            await self._check(old, new, task)
-            await change.prepare(version, task, needed)
-            if before_commit is not None:
-                await before_commit(version)
-            await change.commit(history.with_next(version), history.head_id)
-        return Changed(version, await change.tell(version), effects(old, new))
-
-    async def accept(self, node: str, expected: str) -> Changed:
-        """End the conflict with ``node`` by taking its configuration, whose head must be ``expected``: what only
-        this side has is given up. Raises `BlockpairError`.
-        """
-        async with _Change(self, ()) as change:
-            history = self._present()
-            theirs = self._conflicts.get(node)
-            if node in change.away:
-                raise BlockpairError(ErrorKind.UNREACHABLE, change.away[node], f"see that {node} runs")
-            if theirs is None:
-                raise BlockpairError(
-                    ErrorKind.NOT_FOUND, f"there is no conflict with {node}", "`blockpair config diff` shows them"
-                )
-            if theirs.head_id != expected:
-                raise BlockpairError(
-                    ErrorKind.UNSAFE,
-                    f"the configuration of {node} has changed since it was shown",
-                    "look again: blockpair config diff",
-                )
-            gone = len(only_in(history, theirs))
-            why = f"accepted the configuration of {node}; {gone} version(s) of {self._node}'s side given up"
-            ended = accepted(history, theirs, author=self._node, time=_now(), why=why)
-            old, new = _parse(history.head.text), _parse(ended.head.text)
-            task = Task("accept")
-            await self._check(old, new, task)
-            change.only(node)
-            await change.prepare(ended.head, task, (node,))
-            await change.commit(ended, history.head_id)
-            self._conflicts.pop(node, None)
-        return Changed(ended.head, await change.tell(ended.head), effects(old, new))
 
     # -- Contact
 
@@ -303,8 +215,9 @@ class Configuration:
         """Keep in touch with the members, until cancelled."""
         while True:
             await asyncio.gather(*(self._try_sync(node) for node in self.members))
-            if self._history is not None:
-                await self._try_render()
+            async with self._writing:
+                if self._history is not None:
+                    await self._try_render(self._history)
             deadline = asyncio.get_running_loop().time() + CONTACT_SECONDS
             while asyncio.get_running_loop().time() < deadline:
                 try:
@@ -318,21 +231,23 @@ class Configuration:
 
     async def sync(self, node: str) -> None:
         """Compare with ``node``; go forward if this node is behind. Raises `BlockpairError`."""
-        own = self._hold.id if self._hold is not None and self._hold.node == self._node else None
         head = "" if self._history is None else self._history.head_id
         try:
-            state = await self._ask(node, "peer.config.state", StateParams(head, own), STATE_SECONDS, _Head)
+            state = await self._ask(
+                node, "peer.config.state", StateParams(head, self._own_hold()), STATE_SECONDS, HeadAnswer
+            )
         except BlockpairError as error:
-            self._note(node, Seen(None, error.message))
+            self.note(node, Seen(None, error.message))
             raise
-        self._note(node, Seen(state.head))
+        self.note(node, Seen(state.head))
+        self._hear_hold(node, state.hold)
         history = self._history
         if not state.head or (history is not None and state.head in history.known):
             self._conflicts.pop(node, None)
         else:
             have = [] if history is None else list(history.ids)
             answer = await self._ask(
-                node, "peer.config.fetch", FetchParams(have), COMMIT_SECONDS, _Fetched
+                node, "peer.config.fetch", FetchParams(have), COMMIT_SECONDS, FetchAnswer
             )
             await self._compare(node, answer.versions)
         if self.after_contact is not None and node not in self._conflicts:
@@ -349,38 +264,37 @@ class Configuration:
         }
 
     async def _on_state(self, caller: str, params: StateParams) -> Any:
-        if self._hold is not None and self._hold.node == caller and self._hold.id != params.hold:
-            # It makes no such change any more: it was killed, or its word of the end did not get through.
-            self._hold = None
+        self._hear_hold(caller, params.hold)
         history = self._history
-        self._note(caller, Seen(params.head))
+        self.note(caller, Seen(params.head))
         if history is None or params.head not in history.known:
             self._wanted.add(caller)
             self._wake.set()
         elif params.head:
             self._conflicts.pop(caller, None)
-        return _Head("" if history is None else history.head_id)
+        return HeadAnswer("" if history is None else history.head_id, self._own_hold())
 
     async def _on_fetch(self, caller: str, params: FetchParams) -> Any:
-        return _Fetched(list(self._present().since(set(params.have))))
+        return FetchAnswer(list(self.present().since(set(params.have))))
 
     async def _on_prepare(self, caller: str, params: PrepareParams) -> Any:
         version = params.version
-        if self._present().head_id != version.parent:
+        if self.present().head_id != version.parent:
             await self.sync(caller)
-        if self._present().head_id != version.parent:
+        if self.present().head_id != version.parent:
+            self._check_free(params.hold)
             raise BlockpairError(
                 ErrorKind.FAILED,
-                f"{self._node} has another version of the configuration",
+                f"{self.node} has another version of the configuration",
                 "see `blockpair config diff`, then try again",
             )
-        self.take(params.hold, caller, HOLD_SECONDS)
+        self.take(params.hold, caller, HOLD_SECONDS, version.id())
         try:
-            old, new = _parse(self._present().head.text), _parse(version.text)
+            old, new = parse_text(self.present().head.text), parse_text(version.text)
             check_change(old, new, params.task)
-            await self._check(old, new, params.task)
+            await self.check(old, new, params.task)
             # What the checks took is not taken from the time for the commit.
-            self.take(params.hold, caller, HOLD_SECONDS)
+            self.take(params.hold, caller, HOLD_SECONDS, version.id())
         except BaseException:
             self.release(params.hold)
             raise
@@ -388,15 +302,15 @@ class Configuration:
 
     async def _on_commit(self, caller: str, params: CommitParams) -> Any:
         async with self._writing:
-            history = self._present()
+            history = self.present()
             if params.version.parent == history.head_id:
-                _parse(params.version.text)
+                parse_text(params.version.text)
                 await self._install(_chained(history.with_next, params.version))
         self.release(params.hold)
-        if params.version.id() not in self._present().known:
+        if params.version.id() not in self.present().known:
             await self.sync(caller)
-        self._note(caller, Seen(params.version.id()))
-        return _Head(self._present().head_id)
+        self.note(caller, Seen(params.version.id()))
+        return HeadAnswer(self.present().head_id)
 
     async def _on_abort(self, caller: str, params: AbortParams) -> Any:
         if self._hold is not None and self._hold.node == caller:
@@ -405,49 +319,76 @@ class Configuration:
 
     # -- Holding still
 
-    def take(self, hold: str, node: str, seconds: float) -> None:
-        """Hold still for a change of ``node``. Raises `BlockpairError` while another one is being made."""
-        now = self._clock()
-        if self._hold is not None and self._hold.until > now and self._hold.id != hold:
+    def take(self, hold: str, node: str, seconds: float, version: str = "") -> None:
+        """Hold still for a change of ``node``, which may make the version of id ``version``. Raises
+        `BlockpairError` while another one is being made.
+        """
+        self._check_free(hold)
+        self._hold = _Hold(hold, node, self._clock() + seconds, version)
+
+    def _check_free(self, hold: str) -> None:
+        if self._hold is not None and self._hold.until > self._clock() and self._hold.id != hold:
             raise BlockpairError(
                 ErrorKind.FAILED,
                 f"the configuration is being changed at this moment (on {self._hold.node})",
                 "try again in a few seconds",
             )
-        self._hold = _Hold(hold, node, now + seconds)
+
+    def holds(self, version: str) -> bool:
+        """Whether this node holds still for the version of that id."""
+        hold = self._hold
+        return hold is not None and hold.until > self._clock() and hold.version == version
+
+    def _own_hold(self) -> str | None:
+        return self._hold.id if self._hold is not None and self._hold.node == self.node else None
+
+    def _hear_hold(self, node: str, hold: str | None) -> None:
+        """``node`` says which change it makes at the moment."""
+        if self._hold is None or self._hold.node != node:
+            return
+        if self._hold.id != hold:
+            # It was killed, or its word that the change does not come was lost.
+            self._hold = None
+        else:
+            self._hold = replace(self._hold, until=self._clock() + HOLD_SECONDS)
+
+    def agreed(self, node: str) -> None:
+        """The conflict with ``node`` has ended."""
+        self._conflicts.pop(node, None)
 
     def release(self, hold: str) -> None:
         """The change has been made, or will not be."""
         if self._hold is not None and self._hold.id == hold:
             self._hold = None
 
+    def _held_for_another(self, node: str, theirs: History) -> bool:
+        # A change made here notices by itself that the version it follows is no longer the last.
+        hold = self._hold
+        if hold is None or hold.until <= self._clock() or hold.node in (node, self.node):
+            return False
+        return hold.version not in theirs.known
+
     # -- Parts
 
-    def _present(self) -> History:
+    def present(self) -> History:
+        """The versions. Raises `BlockpairError` where there are none."""
         if self.failure is not None:
             raise self.failure
         if self._history is None:
             raise BlockpairError(
                 ErrorKind.NOT_FOUND,
-                f"{self._node} is in no cluster",
+                f"{self.node} is in no cluster",
                 "make one: `blockpair cluster init NAME`, or join one: `blockpair cluster join`",
             )
         return self._history
 
-    def _conflict_error(self) -> BlockpairError:
-        nodes = " and ".join(sorted(self.conflicts))
-        return BlockpairError(
-            ErrorKind.UNSAFE,
-            f"the configuration was changed on {self._node} and on {nodes} without each other: nothing is merged",
-            "see both sides: `blockpair config diff`; then take one: `blockpair config accept NODE`",
-        )
-
-    async def _check(self, old: ClusterFile, new: ClusterFile, task: Task) -> None:
-        check_local(old, new, self._node, self._local.is_up)
+    async def check(self, old: ClusterFile, new: ClusterFile, task: Task) -> None:
+        """Raises `BlockpairError` where this node's resources do not allow the change."""
+        check_local(old, new, self.node, self._local.is_up)
         await self._local.check(old, new, task)
 
     async def _ask(self, node: str, method: str, params: Struct, seconds: float, form: type[Any]) -> Any:
-        answer = await self._peers.call(node, method, msgspec.to_builtins(params), timeout=seconds)
+        answer = await self.peers.call(node, method, msgspec.to_builtins(params), timeout=seconds)
         try:
             return msgspec.convert(answer, type=form)
         except msgspec.ValidationError as error:
@@ -460,9 +401,12 @@ class Configuration:
     async def _compare(self, node: str, versions: list[Version]) -> None:
         """Go forward to what ``node`` has, or note the conflict. Raises `BlockpairError`."""
         async with self._writing:
+            if self.failure is not None:
+                # A person sees to what is left of the versions first.
+                raise self.failure
             ours = self._history
             if ours is None:
-                theirs, found = _chained(_history_of, versions), Relation.BEHIND
+                theirs, found = _chained(history_of, versions), Relation.BEHIND
             elif versions:
                 theirs = _chained(ours.grafted, versions)
                 found = relation(ours, theirs)
@@ -473,40 +417,42 @@ class Configuration:
             elif self._conflicts.get(node) != theirs:
                 self._conflicts[node] = theirs
                 self._log.error("configuration.conflict", peer=node, version=theirs.head.number)
-            held = self._hold is not None and self._hold.until > self._clock() and self._hold.node != node
-            if found is Relation.BEHIND and not held:
-                _parse(theirs.head.text)
+            if found is Relation.BEHIND and not self._held_for_another(node, theirs):
+                parse_text(theirs.head.text)
                 await self._install(theirs)
                 self._log.info("configuration.caught-up", peer=node, version=theirs.head.number)
 
     async def _install(self, history: History) -> None:
-        """Make ``history`` this node's, durably; with the lock held. Raises `BlockpairError`, and then it is not."""
-        _parse(history.head.text)
+        """Make ``history`` this node's, durably; with the lock held. Raises `BlockpairError`, and then it is
+        not.
+        """
+        parse_text(history.head.text)
         await asyncio.to_thread(self._store.save, history)
+        # Whoever sees the version finds the files as it says.
+        await self._try_render(history)
         self._set(history)
-        await self._try_render()
 
     def _set(self, history: History) -> None:
-        self._content = _parse(history.head.text)
+        self._content = parse_text(history.head.text)
         self._history = history
         self.failure = None
 
-    async def _render(self) -> None:
-        if self._history is not None:
-            problems = await asyncio.to_thread(self._store.render, self._history, self._local.is_up)
-            for problem in problems:
-                if problem not in self.problems:
-                    self._log.warning("configuration.not-rendered", text=problem)
-            self.problems = problems
+    async def _render(self, history: History) -> None:
+        problems = await asyncio.to_thread(self._store.render, history, self._local.is_up)
+        for problem in problems:
+            if problem not in self.problems:
+                self._log.warning("configuration.not-rendered", text=problem)
+        self.problems = problems
 
-    async def _try_render(self) -> None:
+    async def _try_render(self, history: History) -> None:
         """The version counts without its files, which are written again and again until they are right."""
         try:
-            await self._render()
+            await self._render(history)
         except BlockpairError as error:
             self.problems = [error.message]
 
-    def _note(self, node: str, seen: Seen) -> None:
+    def note(self, node: str, seen: Seen) -> None:
+        """Remember how a member was at this contact."""
         before = self._seen.get(node)
         self._seen[node] = seen
         if (before is None or before.problem is None) != (seen.problem is None):
@@ -523,102 +469,9 @@ class Configuration:
             self._log.exception("configuration.contact-failed", peer=node)
 
 
-class _Change:
-    """A change under way: holds still here, knows who was reached, and tells everybody when it will not be made."""
-
-    def __init__(self, configuration: Configuration, without: Collection[str]) -> None:
-        self._of = configuration
-        self._without = without
-        self._id = secrets.token_hex(8)
-        self._reached: list[str] = []
-        self._asked: list[str] = []
-        self.away: dict[str, str] = {}
-        """The members that cannot be reached, and why."""
-
-    async def __aenter__(self) -> _Change:
-        self._of._present()
-        self._of.take(self._id, self._of._node, math.inf)
-        try:
-            nodes = [node for node in self._of.members if node not in self._without]
-            ends = await asyncio.gather(*(self._of.sync(node) for node in nodes), return_exceptions=True)
-            for node, end in zip(nodes, ends, strict=True):
-                if end is None:
-                    self._reached.append(node)
-                elif isinstance(end, BlockpairError) and end.kind is ErrorKind.UNREACHABLE:
-                    self.away[node] = end.message
-                else:
-                    raise end
-        except BaseException:
-            self._of.release(self._id)
-            raise
-        return self
-
-    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._of.release(self._id)
-        if error is not None and self._asked:
-            told = (self._call(node, "peer.config.abort", AbortParams(self._id), STATE_SECONDS) for node in self._asked)
-            await asyncio.gather(*told, return_exceptions=True)
-
-    def only(self, node: str) -> None:
-        """Of the members reached, ask ``node`` alone; the others are told."""
-        self._asked_of = [node]
-
-    _asked_of: list[str] | None = None
-
-    async def prepare(self, version: Version, task: Task, needed: Collection[str]) -> None:
-        """Ask who was reached. Raises `BlockpairError` where one of them refuses."""
-        nodes = self._reached if self._asked_of is None else self._asked_of
-        self._asked = list(nodes)
-        params = PrepareParams(self._id, version, task)
-        calls = (self._call(node, "peer.config.prepare", params, PREPARE_SECONDS) for node in nodes)
-        for node, end in zip(nodes, await asyncio.gather(*calls, return_exceptions=True), strict=True):
-            if not isinstance(end, BaseException):
-                continue
-            if not isinstance(end, BlockpairError):
-                raise end
-            if end.kind is ErrorKind.UNREACHABLE and node not in needed:
-                self.away[node] = end.message
-                continue
-            refusal = end.kind is not ErrorKind.UNREACHABLE
-            text = f"{node} refuses: {end.message}" if refusal else end.message
-            raise BlockpairError(end.kind, text, end.remedy)
-        self._reached = [node for node in self._reached if node not in self.away]
-
-    async def commit(self, history: History, after: str) -> None:
-        """Decide it: durable here. Raises `BlockpairError`."""
-        async with self._of._writing:
-            if self._of._present().head_id != after:
-                raise BlockpairError(
-                    ErrorKind.FAILED, "the configuration has changed meanwhile", "look at it and try again"
-                )
-            await self._of._install(history)
-
-    async def tell(self, version: Version) -> dict[str, str]:
-        """Tell the members; who does not have it yet, and why."""
-        pending = dict(self.away)
-        params = CommitParams(self._id, version)
-        calls = (self._call(node, "peer.config.commit", params, COMMIT_SECONDS) for node in self._reached)
-        for node, end in zip(self._reached, await asyncio.gather(*calls, return_exceptions=True), strict=True):
-            if isinstance(end, BlockpairError):
-                pending[node] = end.message
-            elif isinstance(end, BaseException):
-                raise end
-            else:
-                self._of._note(node, Seen(msgspec.convert(end, type=_Head).head))
-        return pending
-
-    async def _call(self, node: str, method: str, params: Struct, seconds: float) -> Any:
-        return await self._of._peers.call(node, method, msgspec.to_builtins(params), timeout=seconds)
-
-
-def _parse(text: str) -> ClusterFile:
+def parse_text(text: str) -> ClusterFile:
+    """A version's content. Raises `ConfigError`."""
     return parse_cluster(text, _TEXT)
-
-
-def _history_of(versions: list[Version]) -> History:
-    from blockpair.cluster.history import history_of
-
-    return history_of(versions)
 
 
 def _chained(make: Callable[[Any], History], given: Any) -> History:
@@ -631,8 +484,6 @@ def _chained(make: Callable[[Any], History], given: Any) -> History:
         ) from None
 
 
-def _now() -> str:
+def present_time() -> str:
+    """The time of a version."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-__all__ = ["Caller", "Changed", "ConfigError", "Configuration", "Local", "Seen"]

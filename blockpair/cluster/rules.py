@@ -20,10 +20,13 @@ from blockpair.errors import BlockpairError, ErrorKind
 
 
 class Task(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a change is for. ``resource``: the one that is created or deleted."""
+    """What a change is for. ``resource``: the one that is created, deleted, or gets a fresh copy elsewhere;
+    ``force``: whatever is on the devices of a new one.
+    """
 
-    kind: Literal["edit", "create", "delete", "nodes", "accept"] = "edit"
+    kind: Literal["edit", "create", "delete", "move", "nodes", "accept"] = "edit"
     resource: str = ""
+    force: bool = False
 
 
 class Effect(Struct, frozen=True):

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct, field
 
 from blockpair.cluster.history import MAX_VERSIONS, History, Version, history_of
-from blockpair.config.cluster import parse_cluster, resources_on
+from blockpair.config.cluster import ClusterFile, parse_cluster, resources_on
 from blockpair.config.files import sync_directory, write_atomically
 from blockpair.config.locations import Locations
 from blockpair.config.resource import resource_text
@@ -76,6 +76,13 @@ class Store:
             return history_of(versions[::-1])
         except ValueError as error:
             raise _damaged(self._directory, str(error)) from None
+
+    def rendered_content(self) -> ClusterFile | None:
+        """What cluster.toml says; None where there is none that is understood."""
+        try:
+            return parse_cluster(self._places.cluster_file.read_text(), self._places.cluster_file)
+        except (OSError, UnicodeDecodeError, BlockpairError):
+            return None
 
     def save(self, history: History) -> None:
         """Make ``history`` the one that `load` returns, durably. Raises `BlockpairError`, and then it is the
@@ -155,10 +162,6 @@ class Store:
         known = (_sha(history.head.text), self._read_rendered().files.get(_CLUSTER))
         return None if _sha(text) in known else text
 
-    def renders(self, name: str) -> bool:
-        """Whether the file of the resource ``name`` was written from the configuration."""
-        return f"{name}.toml" in self._read_rendered().files
-
     def _read_rendered(self) -> _Rendered:
         try:
             return msgspec.json.decode(self._rendered_file.read_bytes(), type=_Rendered)
@@ -220,8 +223,8 @@ def _json(value: Struct) -> str:
 
 def _edited(file: Path) -> str:
     return (
-        f"{file} was edited by hand and is left alone: make the change by `blockpair config edit`, which begins "
-        "with what is in cluster.toml; or remove the file: it is written again as the cluster has it"
+        f"{file} was edited by hand and is left alone: change it by `blockpair config edit`, which begins "
+        "with what is in cluster.toml; or remove the file, and it is written again as the cluster has it"
     )
 
 

@@ -10,12 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
-from blockpair import __version__, bridge
+from blockpair import __version__, _engine, bridge
 from blockpair.config.locations import Locations, check_socket_path
 from blockpair.config.node import NodeConfig
 from blockpair.daemon import logs
 from blockpair.daemon.desired import DaemonLock, DesiredState, boot_id
-from blockpair.daemon.local import LocalResources
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.methods import Methods
 from blockpair.daemon.notify import notify
@@ -48,6 +47,13 @@ def prepare(places: Locations) -> None:
         ) from None
 
 
+def tell(listener: _engine.Listener) -> None:
+    """Log what the replication port refused before it was known for which resource it was."""
+    log = structlog.get_logger()
+    for notice in bridge.listener_events(listener):
+        log.warning(notice.name, text=notice.text)
+
+
 async def serve(node: NodeConfig, places: Locations) -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises `BlockpairError` when it cannot start."""
     log = structlog.get_logger()
@@ -63,15 +69,16 @@ async def serve(node: NodeConfig, places: Locations) -> None:
         listener = await asyncio.to_thread(bridge.listen, node.listen)
         try:
             manager = Manager(node, places, desired, boot_id(), listener)
-            part = Part(node, places, listener, LocalResources(manager))
-            methods = {**Methods(manager, logs.place()).table(), **part.methods()}
+            part = Part(node, places, listener, manager)
+            methods = {**Methods(manager, logs.place(), part.creations).table(), **part.methods()}
             server = Server(methods, logs.place())
             stop = asyncio.Event()
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stop.set)
+            loop.add_reader(listener.event_fd(), tell, listener)
             # Before the resources: they connect by what it trusts.
-            await part.cluster.start()
+            await part.start()
             await manager.start_all()
             await server.start(places.rpc_socket)
             log.info(
@@ -102,6 +109,7 @@ async def serve(node: NodeConfig, places: Locations) -> None:
                 await manager.stop_all()
                 await asyncio.to_thread(places.rpc_socket.unlink, missing_ok=True)
         finally:
+            asyncio.get_running_loop().remove_reader(listener.event_fd())
             await asyncio.to_thread(listener.close)
     finally:
         lock.release()

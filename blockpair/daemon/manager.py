@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 
 from blockpair import __version__, _engine, bundles
+from blockpair.cluster.change import Configuration
 from blockpair.config.files import ConfigError
 from blockpair.config.locations import Locations
 from blockpair.config.node import NodeConfig
@@ -22,11 +23,14 @@ from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.files.losses import side_loss
 from blockpair.status.advice import advice, healthy
 from blockpair.status.conditions import missing
+from blockpair.status.configuration import configuration_report
 from blockpair.status.engine import EngineStatus
 from blockpair.status.loss import BothLosses, SideLoss, decode_report
 from blockpair.status.plan import Plan
 from blockpair.status.report import (
     SCHEMA,
+    ConfigurationConflict,
+    ConfigurationReport,
     EventRecord,
     KernelDeviceStatus,
     PeerSummary,
@@ -62,6 +66,8 @@ class Manager:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._locked_memory = LockedMemory()
         self._log = structlog.get_logger()
+        self.configuration: Configuration | None = None
+        """The cluster's, where this node may be in one."""
 
     def lock(self, name: str) -> asyncio.Lock:
         """Orders the commands on one resource."""
@@ -297,13 +303,16 @@ class Manager:
     async def status(self) -> StatusReport:
         """The whole node."""
         resources = [await self.report(name) for name in self.names()]
+        configuration = _configuration(self.configuration)
         return StatusReport(
             schema=SCHEMA,
             version=__version__,
             node=self.node.name,
             time=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            healthy=all(resource.healthy for resource in resources),
+            healthy=all(resource.healthy for resource in resources)
+            and (configuration is None or healthy(configuration.advice)),
             resources=resources,
+            configuration=configuration,
         )
 
     async def report(self, name: str) -> ResourceReport:
@@ -370,6 +379,27 @@ class Manager:
                 f"cannot be written: {error.strerror}",
                 "make room or correct the mode of that directory, then repeat the command",
             ) from None
+
+
+def _configuration(configuration: Configuration | None) -> ConfigurationReport | None:
+    if configuration is None:
+        return None
+    history, failure = configuration.history, configuration.failure
+    if history is None and failure is None:
+        return None
+    conflicts = [
+        ConfigurationConflict(node, theirs.head.number, theirs.head.author, theirs.head.time, theirs.head.why)
+        for node, theirs in configuration.conflicts.items()
+    ]
+    return configuration_report(
+        version=0 if history is None else history.head.number,
+        head="" if history is None else history.head_id,
+        seen={node: (seen.head, seen.problem) for node, seen in configuration.seen.items()},
+        conflicts=conflicts,
+        problems=configuration.problems,
+        failure=None if failure is None else f"{failure.message}; {failure.remedy}",
+        older=frozenset() if history is None else history.known,
+    )
 
 
 def _peers(config: ResourceConfig, peer: str | None) -> list[str]:

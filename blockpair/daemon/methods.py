@@ -17,6 +17,7 @@ from blockpair.config.names import check_name
 from blockpair.config.resource import INTERNAL, OnIoError, PeerTable, Protocol, SplitBrainPolicy
 from blockpair.daemon import provision
 from blockpair.daemon.asker import asked_by, describe_asker
+from blockpair.daemon.creations import Creations
 from blockpair.daemon.exports import Exports
 from blockpair.daemon.manager import Manager
 from blockpair.errors import BlockpairError, ErrorKind
@@ -132,8 +133,9 @@ _read = partial(Method, read_only=True)
 class Methods:
     """The table of methods over one `Manager`."""
 
-    def __init__(self, manager: Manager, log_place: str) -> None:
+    def __init__(self, manager: Manager, log_place: str, creations: Creations) -> None:
         self._manager = manager
+        self._creations = creations
         self._exports = Exports(manager)
         self._log_place = log_place
         self._log = structlog.get_logger().bind(part="rpc")
@@ -281,6 +283,14 @@ class Methods:
         return {"name": params.name, "entries": entries}
 
     async def _create(self, params: CreateParams) -> Any:
+        configuration = self._manager.configuration
+        if configuration is not None and configuration.content is not None:
+            raise BlockpairError(
+                ErrorKind.USAGE,
+                f"{self._manager.node.name} is in the cluster {configuration.content.cluster.name}, whose "
+                "resources are made on both nodes at once",
+                f"blockpair create {params.name} --on NODE=DEVICE,NODE=DEVICE",
+            )
         config, created = await provision.create(
             self._manager,
             params.name,
@@ -306,6 +316,10 @@ class Methods:
         }
 
     async def _delete(self, params: NameParams) -> Any:
+        configuration = self._manager.configuration
+        if configuration is not None and configuration.shares(params.name):
+            changed, done = await self._creations.delete(params.name)
+            return {"done": done, "pending": changed.pending}
         return {"done": await provision.delete(self._manager, params.name)}
 
     async def _up(self, params: NameParams) -> Any:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 
-from blockpair import _engine
+from blockpair import _engine, bridge
 from blockpair.cluster.care import Care
 from blockpair.cluster.cluster import Cluster
 from blockpair.cluster.membership import Membership
 from blockpair.cluster.rekey import Rekey
-from blockpair.cluster.replicate import Local
 from blockpair.cluster.report import Reporter
 from blockpair.config.locations import Locations
 from blockpair.config.node import NodeConfig
 from blockpair.daemon.cluster_methods import ClusterMethods
+from blockpair.daemon.config_methods import ConfigMethods
+from blockpair.daemon.creations import Creations
+from blockpair.daemon.local import LocalResources
+from blockpair.daemon.manager import Manager
 from blockpair.rpc.server import Method
 from blockpair.trust.store import Generation
 
@@ -21,15 +24,31 @@ from blockpair.trust.store import Generation
 class Part:
     """``cluster`` is to be started before resources are, and stopped before they are."""
 
-    def __init__(self, node: NodeConfig, places: Locations, listener: _engine.Listener, local: Local) -> None:
+    def __init__(
+        self, node: NodeConfig, places: Locations, listener: _engine.Listener, manager: Manager
+    ) -> None:
         async def give_trust(generation: Generation | None) -> None:
-            del generation
+            trust = None
+            if generation is not None:
+                authority, certificate = generation.authority.certificate, generation.certificate
+                trust = bridge.Trust(generation.node, authority, certificate, generation.key)
+            await asyncio.to_thread(bridge.set_trust, listener, trust)
 
-        self.cluster = Cluster(node, places, local, give_trust)
+        self.cluster = Cluster(node, places, LocalResources(manager), give_trust)
         rekey = Rekey(self.cluster)
         membership = Membership(self.cluster, rekey, listener.port)
         self._care = Care(membership, rekey)
+        manager.configuration = self.cluster.configuration
+        self.creations = Creations(
+            manager, self.cluster.configuration, self.cluster.peers, self.cluster.methods
+        )
+        self._config_methods = ConfigMethods(self.cluster.configuration, self.creations)
         self._methods = ClusterMethods(self.cluster, membership, rekey, Reporter(self.cluster, rekey))
+
+    async def start(self) -> None:
+        """Take part; before the resources are started, which connect by what this node trusts."""
+        await self.cluster.start()
+        await self.creations.recover()
 
     async def run(self) -> None:
         """See to what members see to by themselves, until cancelled."""
@@ -39,4 +58,4 @@ class Part:
 
     def methods(self) -> dict[str, Method]:
         """What the daemon's socket offers of it."""
-        return self._methods.table()
+        return {**self._methods.table(), **self._config_methods.table()}

@@ -28,7 +28,10 @@ _REMEDIES = {
     "block_size": "write it as --block-size 4K, 8K, ... or 1M",
     "priority": "write it as --priority 1, 2, ...",
     "peer": "a resource has two nodes: give one --peer",
+    "tls": "make a cluster of the two nodes first: `blockpair cluster init NAME`, `blockpair cluster token` "
+    "here, on the other what that prints; then: blockpair create NAME --on NODE=DEVICE,NODE=DEVICE",
 }
+_NO_TRUST = "nodes in no cluster do not trust each other: their peers have loopback addresses only"
 
 
 async def create(
@@ -63,6 +66,8 @@ async def create(
             split_brain=split_brain,
             priority=priority,
             on_io_error=on_io_error,
+            # Trust is a cluster's; without one, a resource does not leave this machine.
+            tls="off",
         )
         return await asyncio.to_thread(_create, manager, name, content, metadata is None, force)
 
@@ -70,40 +75,15 @@ async def create(
 def _create(
     manager: Manager, name: str, content: ResourceFile, default_metadata: bool, force: bool
 ) -> tuple[ResourceConfig, bridge.Created]:
+    if default_metadata:
+        manager.places.metadata_file(name).parent.mkdir(parents=True, exist_ok=True)
+    config, _ = check_copy(manager, name, content, force=force)
     file = manager.places.resource_file(name)
-    if file.exists():
-        raise BlockpairError(
-            ErrorKind.EXISTS,
-            f"the resource {name} exists already ({file})",
-            f"choose another name, or delete it first: blockpair delete {name}",
-        )
+    made = config.metadata is not None and not config.metadata.exists()
     try:
-        config = resource_config(content, file, manager.node.name)
-    except ConfigError as error:
-        # The file is not there yet: name what was asked for, not a place in it.
-        remedy = _REMEDIES.get(error.key, error.remedy)
-        raise BlockpairError(ErrorKind.USAGE, f"{name}: {error.reason}", remedy) from None
-    _check_path(config.device, "device")
-    _check_unused(manager, config)
-    check_free(config.device, "device of a resource", force=force)
-    made = False
-    if config.metadata is not None:
-        if default_metadata:
-            config.metadata.parent.mkdir(parents=True, exist_ok=True)
-        if config.metadata.exists():
-            _check_path(config.metadata, "metadata")
-            check_free(config.metadata, "metadata of a resource", force=force)
-        else:
-            made = True
-    try:
-        bundles.forget_changes(manager.places, name)
-        created = bridge.create_metadata(config, manager.node.name, overwrite=force)
+        created = make_copy(manager, config, force=force)
         write_resource(file, content)
     except BaseException as error:
-        if isinstance(error, BlockpairError) and error.kind is ErrorKind.UNSAFE:
-            # The engine's remedy may name it already.
-            named = force or "--force" in error.remedy
-            error.remedy += "" if named else " (`--force`)"
         if made and config.metadata is not None:
             config.metadata.unlink(missing_ok=True)
         if isinstance(error, OSError):
@@ -114,6 +94,108 @@ def _create(
             ) from None
         raise
     return config, created
+
+
+def check_copy(
+    manager: Manager, name: str, content: ResourceFile, *, force: bool, anew: bool = False
+) -> tuple[ResourceConfig, bridge.Created]:
+    """What `make_copy` would make of ``content``, with ``anew`` for a resource that is there; nothing is
+    changed. Raises `BlockpairError` where it could not.
+    """
+    file = manager.places.resource_file(name)
+    if file.exists() and not anew:
+        raise BlockpairError(
+            ErrorKind.EXISTS,
+            f"the resource {name} exists already ({file})",
+            f"choose another name, or delete it first: blockpair delete {name}",
+        )
+    try:
+        config = resource_config(content, file, manager.node.name)
+    except ConfigError as error:
+        # The file is not there yet: name what was asked for, not a place in it.
+        remedy = _REMEDIES.get(error.key, error.remedy)
+        reason = _NO_TRUST if error.key == "tls" else error.reason
+        raise BlockpairError(ErrorKind.USAGE, f"{name}: {reason}", remedy) from None
+    _check_path(config.device, "device")
+    _check_unused(manager, config)
+    check_free(config.device, "device of a resource", force=force)
+    if config.metadata is not None and config.metadata.exists():
+        _check_path(config.metadata, "metadata")
+        check_free(config.metadata, "metadata of a resource", force=force)
+    return config, _metadata(manager, config, force=force, check_only=True)
+
+
+async def make_anew(manager: Manager, name: str, *, force: bool) -> tuple[ResourceConfig, bridge.Created]:
+    """Fresh metadata for this node's copy, where it is: it counts as one that never had data. ``force``: even
+    where metadata of another resource are in that place. Raises `BlockpairError`, and then nothing was
+    changed.
+    """
+    async with manager.lock(name):
+        config = manager.config(name)
+        check_down(manager, name)
+        return config, await asyncio.to_thread(_make_anew, manager, config, force)
+
+
+def check_down(manager: Manager, name: str) -> None:
+    """Raises `BlockpairError` while the resource is up."""
+    if manager.is_up(name):
+        raise BlockpairError(
+            ErrorKind.IN_USE, f"the resource {name} is up", f"take it down first: blockpair down {name}"
+        )
+
+
+def _make_anew(manager: Manager, config: ResourceConfig, force: bool) -> bridge.Created:
+    _check_path(config.device, "device")
+    _check_unused(manager, config)
+    # What is on the device is the resource's own data; only who uses it is looked for.
+    check_free(config.device, "device of a resource", force=True)
+    try:
+        manager.forget(config.name)
+        return make_copy(manager, config, force=force or _is_own(manager, config))
+    except OSError as error:
+        raise BlockpairError(
+            ErrorKind.IO, f"{error.filename} cannot be written: {error.strerror}", "make room"
+        ) from None
+
+
+def _is_own(manager: Manager, config: ResourceConfig) -> bool:
+    """Whether the metadata in place are those of this copy."""
+    try:
+        found = bridge.read_metadata(config, dump=False)
+    except BlockpairError:
+        return False
+    return bool((found["resource"], found["node"]) == (config.name, manager.node.name))
+
+
+def make_copy(manager: Manager, config: ResourceConfig, *, force: bool) -> bridge.Created:
+    """Write the metadata of a copy that `check_copy` found in order. Raises `BlockpairError`, and then there
+    is none, or `OSError`.
+    """
+    bundles.forget_changes(manager.places, config.name)
+    return _metadata(manager, config, force=force, check_only=False)
+
+
+def unmake_copy(manager: Manager, config: ResourceConfig, *, made_file: bool) -> None:
+    """Take back what `make_copy` made, unless another resource has that place by now; ``made_file``: the
+    metadata file was not there before. Raises `BlockpairError`, `OSError`.
+    """
+    _check_unused(manager, config)
+    if config.metadata is None or config.metadata.exists():
+        bridge.erase_metadata(config, manager.node.name)
+    if made_file and config.metadata is not None:
+        config.metadata.unlink(missing_ok=True)
+        sync_directory(config.metadata.parent)
+
+
+def _metadata(manager: Manager, config: ResourceConfig, *, force: bool, check_only: bool) -> bridge.Created:
+    try:
+        return bridge.create_metadata(config, manager.node.name, overwrite=force, check_only=check_only)
+    except BlockpairError as error:
+        if error.kind is ErrorKind.UNSAFE:
+            # The engine's remedy may name it already.
+            named = force or "--force" in error.remedy
+            error.remedy += "" if named else " (`--force`)"
+        raise
 
 
 def _check_path(path: Path, key: str) -> None:
@@ -147,6 +229,8 @@ def _check_unused(manager: Manager, config: ResourceConfig) -> None:
             "name another path for the metadata, or `--metadata internal`",
         )
     for name in manager.names():
+        if name == config.name:
+            continue
         try:
             other = manager.config(name)
         except BlockpairError:
@@ -174,15 +258,15 @@ def _same(one: Path, other: Path) -> bool:
 async def delete(manager: Manager, name: str) -> list[str]:
     """Forget a resource and remove its metadata file; its device keeps its data. What was done, in words."""
     async with manager.lock(name):
-        if manager.is_up(name):
-            raise BlockpairError(
-                ErrorKind.IN_USE, f"the resource {name} is up", f"take it down first: blockpair down {name}"
-            )
+        check_down(manager, name)
         config = manager.config(name)
-        return await asyncio.to_thread(_delete, manager, config)
+        return await asyncio.to_thread(delete_copy, manager, config)
 
 
-def _delete(manager: Manager, config: ResourceConfig) -> list[str]:
+def delete_copy(manager: Manager, config: ResourceConfig) -> list[str]:
+    """Forget a resource that is down, with its metadata file. What was done, in words. Raises
+    `BlockpairError`.
+    """
     file = manager.places.resource_file(config.name)
     try:
         manager.forget(config.name)

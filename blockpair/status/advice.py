@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator
 
-from blockpair.config.resource import DEFAULT_POLICY, MIN_BLOCK_SIZE
 from blockpair.status.conditions import copies_synced
-from blockpair.status.engine import EngineStatus, PeerStatus, Refusal, Resync
+from blockpair.status.engine import EngineStatus, PathStatus, PeerStatus, Refusal, Resync
 from blockpair.status.report import Advice, KernelDeviceStatus, Severity, State
 from blockpair.units import format_duration, format_size
 
@@ -223,6 +221,13 @@ def _unconnected(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:
     # Tried again, it is being ended, or the next handshake says that it is not.
     if peer.split_brain and peer.connection == "StandAlone":
         return _split_brain(name, engine, peer)
+    if peer.untrusted is not None:
+        return Advice(
+            "critical",
+            "untrusted",
+            f"{peer.name} and this node do not trust each other: {peer.untrusted}; {behind(peer)}",
+            "see what both say: blockpair cluster status; it reconnects by itself",
+        )
     if peer.refusal is not None and peer.refusal.reason not in _PASSING:
         return _refused(name, engine, peer, peer.refusal)
     if peer.connection == "StandAlone":
@@ -239,10 +244,14 @@ def _unconnected(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:
     return Advice(
         "warning",
         "unreachable",
-        f"{peer.name} ({peer.address}) is not connected, {heard}; {behind(peer)}",
+        f"{peer.name} ({_addresses(peer)}) is not connected, {heard}; {behind(peer)}",
         f"see that {peer.name} runs, blockpaird on it too, and that its port is open; it reconnects by "
         f"itself, unless {peer.name} was told not to; on {peer.name}: blockpair status {name}",
     )
+
+
+def _addresses(peer: PeerStatus) -> str:
+    return ", ".join(path.address for path in peer.paths) or peer.address
 
 
 def _refused(name: str, engine: EngineStatus, peer: PeerStatus, refusal: Refusal) -> Advice:
@@ -298,28 +307,10 @@ def _one_copy_anew(name: str, engine: EngineStatus, peer: PeerStatus) -> str:
     return (
         "choose the node whose data is to be given up, and save what you need of it\n"
         f"if {engine.node} (this node): stop what uses it here, then: blockpair down {name} && "
-        f"blockpair delete {name} --yes && {_create_anew(name, engine)} && blockpair up {name}; "
+        f"blockpair create {name} --anew --yes && blockpair up {name}; "
         f"then on {peer.name}: blockpair connect {name}\n"
-        f"if {peer.name}: on {peer.name}, do the same with what `blockpair status {name}` prints there; "
-        f"then here: blockpair connect {name}"
+        f"if {peer.name}: the same there; then here: blockpair connect {name}"
     )
-
-
-def _create_anew(name: str, engine: EngineStatus) -> str:
-    """The command that makes this node's copy anew, as it was made."""
-    words = ["blockpair", "create", name, "--device", engine.backing.path]
-    words += ["--metadata", "internal" if engine.metadata.kind == "internal" else engine.metadata.path]
-    for peer in engine.peers:
-        words += ["--peer", f"{peer.name}={peer.address}"]
-    if engine.block_size_bytes != MIN_BLOCK_SIZE:
-        words += ["--block-size", f"{engine.block_size_bytes >> 10}K"]
-    if engine.protocol != "C":
-        words += ["--protocol", engine.protocol]
-    if engine.split_brain_policy != DEFAULT_POLICY:
-        words += ["--split-brain", engine.split_brain_policy]
-    if engine.priority:
-        words += ["--priority", str(engine.priority)]
-    return shlex.join([*words, "--force"])
 
 
 def behind(peer: PeerStatus) -> str:
@@ -333,7 +324,23 @@ def behind(peer: PeerStatus) -> str:
     return ", ".join(part for part in (marked, suspect) if part)
 
 
+def _path_down(peer: PeerStatus, path: PathStatus) -> Advice:
+    others = ", ".join(other.address for other in peer.paths if other.state != "down")
+    since = "" if path.since_seconds is None else f" for {format_duration(path.since_seconds)}"
+    why = "" if path.why is None else f" ({path.why})"
+    return Advice(
+        "warning",
+        "path-down",
+        f"the path {path.address} to {peer.name} is down{since}{why}; replication goes on over {others}, "
+        "and nothing is lost, but if that fails too the copies part",
+        f"see that the cable, the switch and both ends of {path.address} work (`ip link`, `ping`), and that "
+        "no firewall is between them; it is used again by itself",
+    )
+
+
 def _connected(name: str, engine: EngineStatus, peer: PeerStatus) -> Iterator[Advice]:
+    if any(path.state != "down" for path in peer.paths):
+        yield from (_path_down(peer, path) for path in peer.paths if path.state == "down")
     if engine.role == "Primary" and peer.role == "Primary":
         yield Advice(
             "critical",

@@ -102,12 +102,31 @@ class Wire(Struct, frozen=True):
     kernel_received_bytes: int
 
 
+class PathStatus(Struct, frozen=True):
+    """One of the ways to a peer: ``active`` carries the frames, ``standby`` is ready to, ``down`` is neither,
+    ``why`` says for what reason. ``since_seconds``: for how long it has been up or down, null if it never was
+    up.
+    """
+
+    address: str
+    state: str
+    since_seconds: float | None
+    why: str | None
+
+
 class PeerStatus(Struct, frozen=True):
-    """What this node knows of a peer; ``role`` and ``disk`` are the last it heard."""
+    """What this node knows of a peer; ``role`` and ``disk`` are the last it heard; ``paths`` in the order of
+    preference; ``cipher`` is of the connection that is there, ``untrusted`` why there is none for want of
+    trust.
+    """
 
     slot: int
     name: str
     address: str
+    paths: list[PathStatus]
+    tls: bool
+    cipher: str | None
+    untrusted: str | None
     connection: str
     replication: str
     role: str | None

@@ -76,8 +76,35 @@ class ResourceReport(Struct, frozen=True):
     events: list[EventRecord]
 
 
+class PendingNode(Struct, frozen=True):
+    """A node that may not have the present version of the configuration, and why."""
+
+    node: str
+    why: str
+
+
+class ConfigurationConflict(Struct, frozen=True):
+    """A node that changed the configuration while this one did so too; its newest version."""
+
+    node: str
+    version: int
+    author: str
+    time: str
+    why: str
+
+
+class ConfigurationReport(Struct, frozen=True):
+    """The cluster's configuration on this node: its version and that one's id, and what is not settled."""
+
+    version: int
+    head: str
+    pending: list[PendingNode]
+    conflicts: list[ConfigurationConflict]
+    advice: list[Advice]
+
+
 class StatusReport(Struct, frozen=True):
-    """A node and its resources."""
+    """A node and its resources; ``configuration`` is null on a node in no cluster."""
 
     schema: Literal["blockpair.status/1"]
     version: str
@@ -85,3 +112,4 @@ class StatusReport(Struct, frozen=True):
     time: str
     healthy: bool
     resources: list[ResourceReport]
+    configuration: ConfigurationReport | None = None

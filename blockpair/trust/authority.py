@@ -268,22 +268,22 @@ def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extens
 def _load(text: str) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(_bounded(text))
-    except ValueError as error:
-        raise TrustError(f"not a certificate: {error}") from None
+    except ValueError:
+        raise TrustError("not a certificate") from None
 
 
 def _load_der(content: bytes) -> x509.Certificate:
     try:
         return x509.load_der_x509_certificate(content)
-    except ValueError as error:
-        raise TrustError(f"not a certificate: {error}") from None
+    except ValueError:
+        raise TrustError("not a certificate") from None
 
 
 def _load_request(text: str) -> x509.CertificateSigningRequest:
     try:
         return x509.load_pem_x509_csr(_bounded(text))
-    except ValueError as error:
-        raise TrustError(f"not a certificate request: {error}") from None
+    except ValueError:
+        raise TrustError("not a certificate request") from None
 
 
 def _load_key(text: str) -> ec.EllipticCurvePrivateKey:

@@ -51,6 +51,12 @@ fn create_metadata(py: Python<'_>, spec: &str) -> PyResult<String> {
     detached(py, || metadata::create_metadata(spec))
 }
 
+/// Erases metadata that was just made, and never had data.
+#[pyfunction]
+fn erase_metadata(py: Python<'_>, spec: &str) -> PyResult<()> {
+    detached(py, || metadata::erase_metadata(spec))
+}
+
 /// Reads metadata without a lock.
 #[pyfunction]
 fn inspect_metadata(py: Python<'_>, spec: &str) -> PyResult<String> {
@@ -105,6 +111,22 @@ impl Listener {
     #[getter]
     fn port(&self) -> u16 {
         self.0.port()
+    }
+
+    /// What new connections are to trust, as JSON, or None.
+    #[pyo3(signature = (trust))]
+    fn set_trust(&self, py: Python<'_>, trust: Option<&str>) -> PyResult<()> {
+        detached(py, || self.0.set_trust(trust))
+    }
+
+    /// Readable when `events` has something.
+    fn event_fd(&self) -> RawFd {
+        self.0.event_fd()
+    }
+
+    /// The events since the last call that are no resource's, as JSON.
+    fn events(&self) -> String {
+        self.0.events()
     }
 
     /// Stops listening; idempotent.
@@ -221,6 +243,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(restore_bundle, module)?)?;
     module.add_function(wrap_pyfunction!(copy_image, module)?)?;
     module.add_function(wrap_pyfunction!(create_metadata, module)?)?;
+    module.add_function(wrap_pyfunction!(erase_metadata, module)?)?;
     module.add_function(wrap_pyfunction!(inspect_metadata, module)?)?;
     module.add_function(wrap_pyfunction!(dump_metadata, module)?)
 }

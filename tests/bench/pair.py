@@ -23,20 +23,21 @@ class Node:
     """One node: its folder (BLOCKPAIR_DIR), backing file, daemon."""
 
     def __init__(
-        self, name: str, folder: Path, backing: Path, port: int, environment: Mapping[str, str]
+        self, name: str, folder: Path, backing: Path, ports: tuple[int, int], environment: Mapping[str, str]
     ) -> None:
         if not (BIN / "blockpaird").exists():
             raise BenchFailed(f"blockpair is not installed in {BIN}; run scripts/setup, or set BLOCKPAIR_BIN")
         self.name = name
         self.backing = backing
-        self.port = port
+        self.port, self.control_port = ports
         self._folder = folder
         self._environment = {"BLOCKPAIR_DIR": str(folder), **environment}
         config = folder / "config"
         config.mkdir(parents=True)
         # The races go through the Unix socket, which every machine has.
         (config / "blockpair.toml").write_text(
-            f'[node]\nname = "{name}"\nlisten = "127.0.0.1:{port}"\nkernel_device = "off"\n'
+            f'[node]\nname = "{name}"\nlisten = "127.0.0.1:{self.port}"\n'
+            f'control = "127.0.0.1:{self.control_port}"\nkernel_device = "off"\n'
         )
         self._daemon: Server | None = None
 
@@ -77,6 +78,13 @@ class Node:
                 f" {(done.stderr or done.stdout).strip()[-600:]}"
             )
         return seconds
+
+    def told(self, *arguments: str) -> Any:
+        """What `blockpair ARGUMENTS --json` says. Raises `BenchFailed` unless it exits with 0."""
+        done = self._blockpair(*arguments, "--json")
+        if done.returncode != 0:
+            raise BenchFailed(f"'blockpair {' '.join(arguments)}' on node {self.name}: {done.stderr.strip()}")
+        return json.loads(done.stdout)
 
     def _blockpair(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -120,12 +128,15 @@ class Pair:
         backing_b: Path,
         name: str = "blockpair",
         environment: Mapping[str, str] | None = None,
+        *,
+        tls: bool = False,
     ) -> None:
         self.name = name
+        self._tls = tls
         self.copies: tuple[Path, ...] = (backing_a, backing_b)
-        port_a, port_b = free_ports(2)
-        self.a = Node("a", folder / "a", backing_a, port_a, environment or {})
-        self.b = Node("b", folder / "b", backing_b, port_b, environment or {})
+        port_a, port_b, control_a, control_b = free_ports(4)
+        self.a = Node("a", folder / "a", backing_a, (port_a, control_a), environment or {})
+        self.b = Node("b", folder / "b", backing_b, (port_b, control_b), environment or {})
         self.nodes = (self.a, self.b)
 
     @contextlib.contextmanager
@@ -140,7 +151,14 @@ class Pair:
                 node.stop()
 
     def create(self) -> None:
-        """Creates the resource on both nodes: metadata that never had data."""
+        """Creates the resource on both nodes: metadata that never had data. With TLS, in a cluster."""
+        if self._tls:
+            self.a.run("cluster", "init", "race")
+            token = self.a.told("cluster", "token")["text"]
+            self.b.run("cluster", "join", f"127.0.0.1:{self.a.control_port}", token)
+            copies = ",".join(f"{node.name}={node.backing}" for node in self.nodes)
+            self.a.run("create", RESOURCE, "--on", copies, "--no-up")
+            return
         for node, peer in ((self.a, self.b), (self.b, self.a)):
             node.run(
                 *("create", RESOURCE, "--device", str(node.backing)),

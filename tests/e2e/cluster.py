@@ -56,10 +56,11 @@ class Done:
 class Node:
     """A node below its own directory."""
 
-    def __init__(self, name: str, base: Path, port: int) -> None:
+    def __init__(self, name: str, base: Path, port: int, control: int) -> None:
         self.name = name
         self.dir = base / name
         self.port = port
+        self.control = control
         self.process: subprocess.Popen[bytes] | None = None
         self.prefix: tuple[str, ...] = ()
         """A command that its daemon is started through, and that becomes the daemon."""
@@ -90,7 +91,8 @@ class Node:
     def configure(self, extra: str = "") -> None:
         """Write blockpair.toml."""
         (self.dir / "config/blockpair.toml").write_text(
-            f'[node]\nname = "{self.name}"\nlisten = "127.0.0.1:{self.port}"\nkernel_device = "off"\n{extra}'
+            f'[node]\nname = "{self.name}"\nlisten = "127.0.0.1:{self.port}"\n'
+            f'control = "127.0.0.1:{self.control}"\nkernel_device = "off"\n{extra}'
         )
 
     def spawn(self, *arguments: str) -> subprocess.Popen[bytes]:
@@ -215,10 +217,10 @@ class Cluster:
     """Nodes a and b."""
 
     def __init__(self, base: Path) -> None:
-        ports = free_ports(2)
+        ports = free_ports(4)
         self.base = base
-        self.a = Node("a", base, ports[0])
-        self.b = Node("b", base, ports[1])
+        self.a = Node("a", base, ports[0], ports[2])
+        self.b = Node("b", base, ports[1], ports[3])
 
     @property
     def nodes(self) -> tuple[Node, Node]:
@@ -235,6 +237,17 @@ class Cluster:
             node.launch()
         for node in nodes or self.nodes:
             node.await_daemon()
+
+    def form(self) -> None:
+        """Start both and make them members of the cluster "test"."""
+        self.start()
+        self.a.ok("cluster", "init", "test")
+        self.admit(self.b)
+
+    def admit(self, node: Node) -> None:
+        """Make a node a member, by way of a."""
+        token = self.a.rpc("cluster.token")["text"]
+        node.ok("cluster", "join", f"127.0.0.1:{self.a.control}", token)
 
     def create(self, size: int = 16 << 20, *options: str) -> None:
         """Make r0 on both, on new files of ``size`` bytes."""

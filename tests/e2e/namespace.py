@@ -1,4 +1,7 @@
-"""A network namespace with nothing but its own loopback, whose counters therefore count our daemons alone."""
+"""A network namespace with nothing but its own loopback, whose counters therefore count our daemons alone.
+
+Two of them can be joined by cables.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +42,20 @@ class Namespace:
             if name.strip() == "lo":
                 return int(counters.split()[8])
         raise OSError("the namespace has no loopback")
+
+    def ip(self, *words: str) -> None:
+        """Run ``ip`` in it. Raises `OSError` with what it says."""
+        done = subprocess.run([*self.prefix, "ip", *words], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise OSError(f"ip {' '.join(words)}: {done.stderr.strip()}")
+
+    def cable(self, other: Namespace, name: str, ours: str, theirs: str) -> None:
+        """Join both by a pair of interfaces, ``name`` on either side, with these addresses (ADDRESS/BITS)."""
+        holder = str(other._holder.pid)
+        self.ip("link", "add", name, "type", "veth", "peer", "name", name, "netns", holder)
+        for end, address in ((self, ours), (other, theirs)):
+            end.ip("address", "add", address, "dev", name)
+            end.ip("link", "set", name, "up")
 
     def close(self) -> None:
         """End it; it goes with the last process in it."""

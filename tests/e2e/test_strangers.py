@@ -169,3 +169,20 @@ def test_a_split_brain_is_seen_by_both_and_ended_by_a_person(cluster: Cluster) -
     a.ok("demote", "r0")
     assert a.disk.read_bytes() == b.disk.read_bytes()
     assert b.disk.read_bytes()[2 << 20 : (2 << 20) + 6] != b"only-b"
+
+
+def test_who_is_refused_before_it_has_a_name_is_in_the_log(cluster: Cluster) -> None:
+    node = cluster.a
+    alone(node, cluster)
+    hello = b"\x16\x03\x01\x00\x05hello"
+    for said in (b"GET / HTTP/1.1\r\n\r\n" * 8, hello):
+        with socket.create_connection(("127.0.0.1", node.port), timeout=10) as scanner:
+            scanner.sendall(said)
+            answer = b""
+            with contextlib.suppress(ConnectionResetError):
+                while more := scanner.recv(4096):
+                    answer += more
+        # TLS is answered with the alert access_denied, in the clear, and everything else with nothing.
+        assert answer == (b"\x15\x03\x03\x00\x02\x02\x31" if said == hello else b"")
+    eventually(lambda: "this node has no certificates" in node.log.read_text(), "the log tells of both")
+    assert "not a blockpair frame" in node.log.read_text()

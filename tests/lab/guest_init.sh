@@ -7,7 +7,7 @@
 #     signal PID NAME send a signal to the process group PID
 # and answers there with 'ready RELEASE', 'pid ID PID' and 'done ID RC'. Output goes to files in the share, so that
 # nothing a command or the kernel prints can be taken for an answer.
-# The words of the kernel command line become variables: lab_address and so on; options are meant to be split.
+# The words of the kernel command line become variables: lab_addresses and so on; options are meant to be split.
 # shellcheck disable=SC2154,SC2086
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 TERM=dumb
 
@@ -54,8 +54,12 @@ own_root() {
 network() {
     echo "$lab_name" >/proc/sys/kernel/hostname
     ip link set lo up
-    ip addr add "$lab_address" dev vec0
-    ip link set vec0 up
+    local card=0
+    for address in ${lab_addresses//,/ }; do
+        ip addr add "$address" dev "vec$card"
+        ip link set "vec$card" up
+        card=$((card + 1))
+    done
 }
 
 carry_out() {

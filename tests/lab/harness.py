@@ -9,7 +9,7 @@
 
 Each guest is a User-Mode Linux process tree. It sees the host's files through a writable overlay of its own,
 so the host's programs, virtual environment and sources are there as they are, and nothing it writes reaches
-the host. What a guest wrote outside its disks is lost with its power. Guests are joined by a bridge in a
+the host. What a guest wrote outside its disks is lost with its power. Guests are joined by bridges in a
 network namespace that belongs to this `Lab` alone.
 
 Time inside is real time, system calls inside are two orders of magnitude slower than the host's: compare
@@ -51,8 +51,7 @@ __all__ = [
 
 SOURCE = Path(__file__).resolve().parents[2]
 _INIT = Path(__file__).resolve().with_name("guest_init.sh")
-_NETWORK = "10.77.0."
-_BRIDGE = "br0"
+_LINKS = 2  # networks of a lab, each with a bridge of its own
 _HIDDEN_IN_GUEST = ("/run", "/tmp", "/var/lib", "/dev/shm")
 _MODULES = ("loop", "nbd", "md-mod")  # the others load themselves when something asks for them
 _NAMESPACE = re.compile(r"^blockpair-lab-(\d+)-")
@@ -64,17 +63,23 @@ class LabUnavailable(RuntimeError):
 
 @dataclass(frozen=True)
 class GuestSpec:
-    """What a guest is made of. Sizes in MiB; the disks are /dev/ubda, /dev/ubdb and so on, empty at first."""
+    """What a guest is made of. Sizes in MiB; the disks are /dev/ubda, /dev/ubdb and so on, empty at first.
+
+    It has a network card on each of the first ``links`` networks.
+    """
 
     name: str
     disks_mib: Sequence[int] = ()
     memory_mib: int = 256
+    links: int = 1
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9-]{0,15}", self.name):
             raise ValueError(f"guest name {self.name!r}: use up to 16 of a-z, 0-9 and '-', a letter first")
         if len(self.disks_mib) > 8:
             raise ValueError(f"guest {self.name}: {len(self.disks_mib)} disks, 8 are possible")
+        if not 1 <= self.links <= _LINKS:
+            raise ValueError(f"guest {self.name}: {self.links} links, 1 to {_LINKS} are possible")
 
 
 def why_unavailable() -> str | None:
@@ -103,6 +108,14 @@ def _ip(*words: str) -> None:
         raise LabError(f"'ip {' '.join(words)}': {done.stderr.strip()}")
 
 
+def _bridge(link: int) -> str:
+    return f"br{link}"
+
+
+def _address(link: int, number: int) -> str:
+    return f"10.{77 + link}.0.{number}"
+
+
 def _session_processes(session: int) -> list[tuple[int, str]]:
     """(pid, state) of all host processes of a session; zombies are left out."""
     found = []
@@ -127,22 +140,25 @@ def _traced(pid: int) -> bool:
 
 
 class Guest:
-    """One kernel with its disks and its network card. Made by `Lab.boot`."""
+    """One kernel with its disks and its network cards. Made by `Lab.boot`."""
 
     def __init__(self, lab: Lab, spec: GuestSpec, number: int) -> None:
         self.spec, self.name = spec, spec.name
-        self.address = f"{_NETWORK}{number}"
+        self.addresses = [_address(link, number) for link in range(spec.links)]
+        self.address = self.addresses[0]
         self.disks = [f"/dev/ubd{chr(ord('a') + i)}" for i in range(len(spec.disks_mib))]
         self.images = [lab.folder / f"{spec.name}-{i}.img" for i in range(len(spec.disks_mib))]
         self.console = lab.folder / f"{spec.name}.console"
-        self._lab, self._tap, self._number, self._lives = lab, f"tap{number}", number, 0
+        self._lab, self._number, self._lives = lab, number, 0
+        self._taps = [f"tap{number}-{link}" for link in range(spec.links)]
         self._boot: Boot | None = None
         self._frozen: list[int] = []
         for image, mib in zip(self.images, spec.disks_mib, strict=True):
             with image.open("wb") as handle:
                 handle.truncate(mib << 20)
-        _ip("-n", lab.namespace, "tuntap", "add", self._tap, "mode", "tap")
-        _ip("-n", lab.namespace, "link", "set", self._tap, "master", _BRIDGE, "up")
+        for link, tap in enumerate(self._taps):
+            _ip("-n", lab.namespace, "tuntap", "add", tap, "mode", "tap")
+            _ip("-n", lab.namespace, "link", "set", tap, "master", _bridge(link), "up")
 
     @property
     def release(self) -> str:
@@ -196,9 +212,12 @@ class Guest:
             *(f"ubd{chr(ord('a') + i)}={image}" for i, image in enumerate(self.images)),
             # The card keeps its address over reboots, or the neighbours' ARP tables would point to the old
             # one.
-            f"vec0:transport=tap,ifname={self._tap},depth=128,gro=1,mac=02:62:70:00:00:{self._number:02x}",
+            *(
+                f"vec{link}:transport=tap,ifname={tap},depth=128,gro=1,mac=02:62:70:00:{link:02x}:{self._number:02x}"
+                for link, tap in enumerate(self._taps)
+            ),
             f"lab_name={self.name}",
-            f"lab_address={self.address}/24",
+            f"lab_addresses={','.join(f'{address}/24' for address in self.addresses)}",
             f"lab_kernel={root}",
             f"lab_share={share}",
             f"lab_show={':'.join(shown)}",
@@ -254,13 +273,13 @@ class Guest:
             if time.monotonic() > deadline:
                 raise CommandFailed(self.name, f"{command} (repeated for {timeout:g} s)", result)
 
-    def unplug(self) -> None:
-        """Pull the network cable. The tap leaves the bridge; set down, it would end UML's driver for good."""
-        _ip("-n", self._lab.namespace, "link", "set", self._tap, "nomaster")
+    def unplug(self, link: int = 0) -> None:
+        """Pull a network cable. The tap leaves the bridge; set down, it would end UML's driver for good."""
+        _ip("-n", self._lab.namespace, "link", "set", self._taps[link], "nomaster")
 
-    def plug(self) -> None:
-        """Put the network cable back."""
-        _ip("-n", self._lab.namespace, "link", "set", self._tap, "master", _BRIDGE)
+    def plug(self, link: int = 0) -> None:
+        """Put a network cable back."""
+        _ip("-n", self._lab.namespace, "link", "set", self._taps[link], "master", _bridge(link))
 
     def power_cut(self) -> None:
         """Take the power away at once: memory is lost, disks keep what the kernel had written to them."""
@@ -311,7 +330,7 @@ class Guest:
 
 
 class Lab:
-    """A bridge in a network namespace of its own, and the guests on it. A context manager: all ends with it.
+    """Bridges in a network namespace of its own, and the guests on them. A context manager: all ends with it.
 
     ``shown`` names host folders that guests must see although they lie below one of the folders guests have
     of their own (/tmp, /run, /var/lib …); this Python's environment and the sources are always seen.
@@ -337,9 +356,11 @@ class Lab:
         try:
             _ip("netns", "add", self.namespace)
             _ip("-n", self.namespace, "link", "set", "lo", "up")
-            _ip("-n", self.namespace, "link", "add", _BRIDGE, "type", "bridge", "forward_delay", "0")
-            _ip("-n", self.namespace, "address", "add", f"{_NETWORK}254/24", "dev", _BRIDGE)
-            _ip("-n", self.namespace, "link", "set", _BRIDGE, "up")
+            for link in range(_LINKS):
+                bridge = _bridge(link)
+                _ip("-n", self.namespace, "link", "add", bridge, "type", "bridge", "forward_delay", "0")
+                _ip("-n", self.namespace, "address", "add", f"{_address(link, 254)}/24", "dev", bridge)
+                _ip("-n", self.namespace, "link", "set", bridge, "up")
         except BaseException:
             self.close()
             raise

@@ -200,13 +200,17 @@ def make_pair(
     array: bool = True,
     mapped: bool = False,
     metadata: Metadata = "internal",
+    links: int = 1,
 ) -> tuple[Node, Node]:
     """Two nodes n1 and n2 with r0 in sync on both, on a RAID10 of four disks or a plain disk; no Primary.
 
-    With ``mapped``, which goes with a plain disk, n1 sees its disk through the device-mapper.
+    With ``mapped``, which goes with a plain disk, n1 sees its disk through the device-mapper. ``links``: the
+    networks, and so the paths, between them.
     """
     disks = [disk_mib] * (4 if array else 1) + [16]
-    guests = lab.boot(*(GuestSpec(f"n{i + 1}", disks_mib=disks, memory_mib=memory_mib[i]) for i in range(2)))
+    guests = lab.boot(
+        *(GuestSpec(f"n{i + 1}", disks_mib=disks, memory_mib=memory_mib[i], links=links) for i in range(2))
+    )
     n1, n2 = (Node(guest, ARRAY if array else guest.disks[0]) for guest in guests)
     if mapped:
         n1.device = MAPPED
@@ -216,10 +220,9 @@ def make_pair(
         node.launch()
     for node in (n1, n2):
         node.await_daemon()
-    made = [n1.guest.start(_create(n1, "n2", n2.guest.address, metadata))]
-    made.append(n2.guest.start(_create(n2, "n1", n1.guest.address, metadata)))
-    for command in made:
-        command.wait()
+    make_cluster(n1, n2)
+    place = " --metadata internal" if metadata == "internal" else ""
+    n1.cli(f"create r0 --on n1={n1.device},n2={n2.device}{place}")
     n1.wait("connected")
     n1.cli("sync r0 --from n1 --wait", 120)
     return n1, n2
@@ -231,16 +234,24 @@ def make_lone(lab: Lab, *, disk_mib: int = 64) -> Node:
     node = Node(guest, guest.disks[0])
     guest.run(node.prepare(first=True))
     node.start()
-    guest.run(_create(node, "n2", "10.77.0.99", "internal"))
+    # Nobody listens there.
+    absent = "n2=127.0.0.1:9"
+    node.cli(f"create r0 --device {node.device} --metadata internal --peer {absent}")
+    node.cli("up r0")
     node.cli("sync r0 --from n1")
     node.cli("promote r0 --force")
     return node
 
 
-def _create(node: Node, peer: str, address: str, metadata: Metadata) -> str:
-    place = "--metadata internal" if metadata == "internal" else ""
-    create = f"blockpair create r0 --device {node.device} {place} --peer {peer}={address}:7788"
-    return f"{create} && blockpair up r0"
+def make_cluster(first: Node, second: Node) -> None:
+    """The cluster `lab` of two nodes whose daemons run."""
+    first.cli(f"cluster init lab {_own_addresses(first)}")
+    made = json.loads(first.cli("cluster token --json"))
+    second.cli(f"cluster join {made['address']} {made['text']} {_own_addresses(second)}")
+
+
+def _own_addresses(node: Node) -> str:
+    return " ".join(f"--address {address}" for address in node.guest.addresses)
 
 
 def assert_same_content(*nodes: Node) -> None:

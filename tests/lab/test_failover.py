@@ -32,7 +32,7 @@ def test_power_cut_of_the_primary(lab: Lab, metadata: Metadata) -> None:
     second.advance(20)
 
     n1.power_up()
-    assert "active raid10" in n1.guest.run(f"cat /proc/mdstat; [ -b {ARRAY} ]")
+    assert "[4/4] [UUUU]" in n1.guest.run(f"cat /proc/mdstat; [ -b {ARRAY} ]")
     n1.wait("uptodate,secondary,synced")
     n1.guest.run(f"[ ! -e {LINK} ]")
     resync = n1.peer()["last_resync"]

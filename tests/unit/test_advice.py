@@ -41,6 +41,9 @@ def split(said: str = "the words") -> EngineStatus:
     return engine(away(connection="StandAlone", refusal=told, rule="split-brain", split_brain=True))
 
 
+ACTIVE = {"address": "10.0.0.2:7788", "state": "active", "since_seconds": 60.0, "why": None}
+STANDBY = {"address": "10.1.0.2:7788", "state": "standby", "since_seconds": 60.0, "why": None}
+DOWN = {"address": "10.1.0.2:7788", "state": "down", "since_seconds": 90.0, "why": "no route to host"}
 NEW = {"disk": "Inconsistent", "role": "Secondary"}
 
 CASES: list[tuple[str, EngineStatus, str, str, str]] = [
@@ -58,6 +61,13 @@ CASES: list[tuple[str, EngineStatus, str, str, str]] = [
      "warning", "sync r0 --wait"),
     ("sync-target", engine(peer(replication="SyncTarget"), **NEW), "resync", "warning", "sync r0 --wait"),
     ("unreachable", engine(away(out_of_sync_bytes=8192)), "unreachable", "warning", "blockpair status r0"),
+    (
+        "untrusted",
+        engine(away(untrusted="b:7788: its certificate has expired")),
+        "untrusted",
+        "critical",
+        "blockpair cluster status",
+    ),
     ("never-seen", engine(away(last_contact_seconds=None)), "unreachable", "warning", "port is open"),
     ("disconnected", engine(away(connection="StandAlone")), "disconnected", "warning", "connect r0"),
     ("peer-left", refusal("Disconnect"), "unreachable", "warning", "on b: blockpair status r0"),
@@ -65,7 +75,7 @@ CASES: list[tuple[str, EngineStatus, str, str, str]] = [
     ("resolving", engine(peer(replication="Off", resolving="rewinding")), "resolving", "warning",
      "sync r0 --wait"),
     ("unrelated", refusal("Refused", "unrelated-data"), "refused-refused", "critical",
-     "create r0 --device /dev/md/r0 --metadata internal --peer b=10.0.0.2:7788 --force"),
+     "blockpair down r0 && blockpair create r0 --anew --yes && blockpair up r0"),
     ("policy", refusal("Policy"), "refused-policy", "warning", "r0.toml"),
     ("version", refusal("Version"), "refused-version", "warning", "blockpair --version"),
     ("size", refusal("Size"), "refused-size", "critical", "as large"),
@@ -78,6 +88,7 @@ CASES: list[tuple[str, EngineStatus, str, str, str]] = [
     ("two-primaries", engine(peer(role="Primary")), "two-primaries", "critical", "blockpair demote r0"),
     ("peer-gave-its-disk-up", refusal("Diskless"), "peer-diskless", "critical", "on b: mend"),
     ("peer-diskless", engine(peer(disk="Diskless")), "peer-diskless", "critical", "on b:"),
+    ("path-down", engine(peer(paths=[ACTIVE, DOWN])), "path-down", "warning", "10.1.0.2:7788"),
     ("left-over", engine(peer(out_of_sync_bytes=4096)), "out-of-sync", "warning", "connect r0"),
 ]  # fmt: skip
 
@@ -99,6 +110,23 @@ def test_each_state_is_named_with_what_to_do_next(
 def test_all_is_well() -> None:
     assert advice("r0", "running", None, engine()) == []
     assert advice("r0", "running", None, engine(peer(role="Primary"), role="Secondary")) == []
+
+
+def test_a_path_in_reserve_is_worth_no_word_and_one_that_is_down_is() -> None:
+    assert advice("r0", "running", None, engine(peer(paths=[ACTIVE, STANDBY]))) == []
+    (entry,) = advice("r0", "running", None, engine(peer(paths=[DOWN, ACTIVE])))
+    assert "10.1.0.2:7788 to b is down for 1m 30s (no route to host)" in entry.text
+    assert "goes on over 10.0.0.2:7788" in entry.text
+    # The peer's absence is told once, with every address that was tried.
+    nowhere = away(paths=[DOWN, ACTIVE | {"state": "down"}])
+    (entry,) = advice("r0", "running", None, engine(nowhere))
+    assert entry.code == "unreachable" and "10.1.0.2:7788, 10.0.0.2:7788" in entry.text
+
+
+def test_all_paths_are_shown_where_there_are_several() -> None:
+    shown = "\n".join(line.plain for line in resource_lines(report(engine(peer(paths=[ACTIVE, DOWN])))))
+    assert "10.0.0.2:7788 active, 10.1.0.2:7788 down" in shown
+    assert "standby" not in "\n".join(line.plain for line in resource_lines(report(engine())))
 
 
 def test_down_and_failed() -> None:
@@ -188,19 +216,6 @@ def test_a_split_brain_is_left_to_the_policy_only_where_there_is_one() -> None:
         status = msgspec.structs.replace(split(), split_brain_policy=policy)
         (entry,) = advice("r0", "running", None, status)
         assert len(entry.remedy.splitlines()) == lines and "blockpair demote r0" in entry.remedy
-
-
-def test_a_copy_is_made_anew_as_it_was_made() -> None:
-    told = {"reason": "Refused", "text": "the words"}
-    status = engine(
-        away(refusal=told, rule="unrelated-data"),
-        split_brain_policy="priority",
-        priority=7,
-        protocol="B",
-        block_size_bytes=65536,
-    )
-    (entry,) = advice("r0", "running", None, status)
-    assert "--block-size 64K --protocol B --split-brain priority --priority 7 --force" in entry.remedy
 
 
 def test_waiting_for_a_sync_ends_where_no_waiting_helps() -> None:

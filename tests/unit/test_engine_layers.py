@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SOURCES = Path(__file__).resolve().parents[2] / "engine/src"
-PURE = ("core", "meta", "wire", "front", "bundle")
+PURE = ("core", "meta", "wire", "session", "front", "bundle")
 OUTSIDE_WORLD = re.compile(
     r"\b(?:std::(?:fs|net|thread|process|os::unix)\b|(?:Instant|SystemTime)::now|rand::|getrandom|libc::\w+\()"
 )

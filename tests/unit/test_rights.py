@@ -10,11 +10,14 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+from blockpair.cluster.change import Configuration
 from blockpair.cluster.cluster import Cluster
 from blockpair.cluster.membership import Membership
 from blockpair.cluster.rekey import Rekey
 from blockpair.cluster.report import Reporter
 from blockpair.daemon.cluster_methods import ClusterMethods
+from blockpair.daemon.config_methods import ConfigMethods
+from blockpair.daemon.creations import Creations
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.methods import Methods, NoParams
 from blockpair.errors import ErrorKind, ExitCode
@@ -34,6 +37,9 @@ OPEN = {
     "bundle.find",
     "bundle.show",
     "cluster.status",
+    "config.show",
+    "config.diff",
+    "config.history",
 }
 
 
@@ -42,7 +48,10 @@ def every_method() -> dict[str, Method]:
     cluster = ClusterMethods(
         cast(Cluster, None), cast(Membership, None), cast(Rekey, None), cast(Reporter, None)
     )
-    return {**Methods(cast(Manager, None), "nowhere").table(), **cluster.table()}
+    creations = cast(Creations, None)
+    config = ConfigMethods(cast(Configuration, None), creations)
+    own = Methods(cast(Manager, None), "nowhere", creations)
+    return {**own.table(), **cluster.table(), **config.table()}
 
 
 def test_the_group_may_look_and_only_look() -> None:

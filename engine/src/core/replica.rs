@@ -343,6 +343,11 @@ impl Replica {
                 < IN_FLIGHT_WRITES_MAX
     }
 
+    /// How long a silent peer is borne with.
+    pub fn peer_timeout(&self) -> Time {
+        self.config.peer_timeout_ns
+    }
+
     /// The configuration epoch that every frame carries.
     pub fn epoch(&self) -> u64 {
         self.superblock.epoch

@@ -19,15 +19,17 @@ use thread::{run, thread_name};
 
 use super::bundle::{remove_leftovers, Export as BundleExport, Present, Since};
 use super::consult::{Answers, Reports};
+use super::dial::{Destination, PeerAddress};
 use super::disk::{self, Device, Driver};
 use super::failure::{Failure, FailureKind};
 use super::history::History;
 use super::inbox::{Inbox, Input};
-use super::listener::{Listener, Registration};
+use super::listener::{Expected, Listener, Registration};
 use super::meta_writer::MetaWriter;
 use super::metadata::{MetadataFile, MetadataPlace};
-use super::reactor::{Bundles, Clock, Parts, PeerAddress, Reactor};
+use super::reactor::{Bundles, Clock, Parts, Reactor};
 use super::shared::Shared;
+use super::tls::TrustStore;
 use crate::core::{
     Command, Notice, OnIoError, PeerConfig, Replica, ReplicaConfig, ReplicaMetadata, Severity, SyncSource,
     Victim,
@@ -46,8 +48,10 @@ const LIFE_CHECK: Duration = Duration::from_millis(200);
 #[serde(deny_unknown_fields)]
 pub struct PeerSpec {
     pub name: String,
-    pub host: String,
-    pub port: u16,
+    /// Where it listens, in the order of preference; one at least.
+    pub addresses: Vec<PeerAddress>,
+    /// False only where all addresses are loopback ones.
+    pub tls: bool,
 }
 
 /// What an engine is started with.
@@ -107,8 +111,8 @@ pub struct Engine {
     node: String,
     data_size_bytes: u64,
     peers: Vec<String>,
-    /// Where each listens for replication.
-    addresses: Vec<(String, u16)>,
+    /// How each is reached.
+    destinations: Vec<Destination>,
     reports: Arc<Reports>,
     inbox: Arc<Inbox>,
     shared: Arc<Shared>,
@@ -157,7 +161,7 @@ impl Engine {
             .iter()
             .map(|peer| peer.name.as_str())
             .collect();
-        let peers = in_slots(&spec, &known, loaded.layout.peer_slots())?;
+        let peers = in_slots(&spec, &known, loaded.layout.peer_slots(), &listener.trust())?;
         let device = Arc::new(Device::open(&spec.device, spec.disk_driver)?);
         if !metadata.device().is_open_as(device.file()) {
             return Err(Failure::new(
@@ -269,7 +273,13 @@ impl Engine {
             spec.resume,
             clock.now(),
         );
-        let addresses = peers.iter().map(|peer| (peer.host.clone(), peer.port)).collect();
+        let destinations = peers.clone();
+        let expected = (peers.iter())
+            .map(|peer| Expected {
+                name: peer.name.clone(),
+                tls: peer.tls,
+            })
+            .collect();
         let reports = Arc::new(Reports::new(shared.clone()));
         let answers = Answers::new(reports.clone());
         let names: Vec<String> = peers.iter().map(|peer| peer.name.clone()).collect();
@@ -283,7 +293,7 @@ impl Engine {
         let ended_inbox = inbox.clone();
         let (parts_inbox, parts_shared) = (inbox.clone(), shared.clone());
         let (started, start_result) = sync_channel(1);
-        let registration = listener.register(&spec.resource, names.clone(), inbox.clone())?;
+        let registration = listener.register(&spec.resource, expected, inbox.clone(), shared.clone())?;
         let thread = std::thread::Builder::new()
             .name(thread_name(&spec.resource))
             .spawn(move || {
@@ -342,7 +352,7 @@ impl Engine {
             node,
             data_size_bytes,
             peers: names,
-            addresses,
+            destinations,
             reports,
             inbox,
             shared,
@@ -521,7 +531,12 @@ impl Drop for Engine {
 }
 
 /// The configured peers in the order of the metadata's slots, new ones after those it knows.
-fn in_slots(spec: &EngineSpec, known: &[&str], slots: usize) -> Result<Vec<PeerAddress>, Failure> {
+fn in_slots(
+    spec: &EngineSpec,
+    known: &[&str],
+    slots: usize,
+    trust: &TrustStore,
+) -> Result<Vec<Destination>, Failure> {
     let mismatch = |message: String| {
         Failure::new(
             FailureKind::Mismatch,
@@ -529,11 +544,32 @@ fn in_slots(spec: &EngineSpec, known: &[&str], slots: usize) -> Result<Vec<PeerA
             "correct the configuration, or create the metadata anew and resync",
         )
     };
-    let address = |peer: &PeerSpec| PeerAddress {
+    let destination = |peer: &PeerSpec| Destination {
         name: peer.name.clone(),
-        host: peer.host.clone(),
-        port: peer.port,
+        addresses: peer.addresses.clone(),
+        tls: peer.tls,
+        trust: trust.clone(),
     };
+    for peer in &spec.peers {
+        if peer.addresses.is_empty() {
+            return Err(Failure::new(
+                FailureKind::Invalid,
+                format!("peer {} of {} has no address", peer.name, spec.resource),
+                "configure where it listens for replication: HOST:PORT",
+            ));
+        }
+        let open = (peer.addresses.iter()).find(|address| !peer.tls && !address.is_loopback());
+        if let Some(address) = open {
+            return Err(Failure::new(
+                FailureKind::Invalid,
+                format!(
+                    "peer {} of {} at {address} is on another machine, and may not be spoken to without TLS",
+                    peer.name, spec.resource
+                ),
+                "make a cluster (blockpair cluster init, blockpair cluster join), and leave tls on",
+            ));
+        }
+    }
     let mut peers = Vec::new();
     for name in known {
         let peer = spec.peers.iter().find(|peer| peer.name == *name).ok_or_else(|| {
@@ -542,13 +578,13 @@ fn in_slots(spec: &EngineSpec, known: &[&str], slots: usize) -> Result<Vec<PeerA
                 spec.resource
             ))
         })?;
-        peers.push(address(peer));
+        peers.push(destination(peer));
     }
     peers.extend(
         spec.peers
             .iter()
             .filter(|peer| !known.contains(&peer.name.as_str()))
-            .map(address),
+            .map(destination),
     );
     if peers.len() > slots {
         return Err(mismatch(format!(

@@ -31,6 +31,19 @@ impl Filling {
         self.filled += input.take(&mut self.buffer.as_mut_slice()[self.filled..]);
     }
 
+    /// How much it misses.
+    pub fn missing(&self) -> usize {
+        self.buffer.len() - self.filled
+    }
+
+    /// Takes as much of `bytes` as it misses, and says how much that was.
+    pub fn put(&mut self, bytes: &[u8]) -> usize {
+        let count = bytes.len().min(self.missing());
+        self.buffer.as_mut_slice()[self.filled..self.filled + count].copy_from_slice(&bytes[..count]);
+        self.filled += count;
+        count
+    }
+
     pub fn is_full(&self) -> bool {
         self.filled == self.buffer.len()
     }

@@ -2,16 +2,17 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::TcpStream;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::bundle::Saved;
+use super::channel::Channel;
 use super::event::EventFd;
 use super::failure::Failure;
 use crate::core::{Command, Consultation, Errno, PeerSlot, Token};
-use crate::wire::Hello;
+use crate::session::PathIndex;
+use crate::wire::{Hello, Intent};
 
 pub type CommandReply = SyncSender<Result<(), Failure>>;
 
@@ -24,14 +25,14 @@ pub enum Input {
     },
     /// A peer's connection, whose Hello the listener has read.
     Accepted {
-        stream: TcpStream,
+        channel: Channel,
         hello: Box<Hello>,
-        /// Bytes of the Hello's frame.
-        received_bytes: u64,
+        /// What came with the Hello, and belongs after it.
+        early: Vec<u8>,
     },
     /// A peer's connection that only asks: its Hello's intent is a consultation.
     Consulted {
-        stream: TcpStream,
+        channel: Channel,
         hello: Box<Hello>,
     },
     /// What a consultation of that peer needs of this node.
@@ -43,7 +44,15 @@ pub enum Input {
     /// The result of an attempt to reach a peer.
     Dialled {
         peer: PeerSlot,
-        result: io::Result<TcpStream>,
+        /// And at which of its addresses it was reached.
+        result: io::Result<(PathIndex, Channel)>,
+    },
+    /// The result of an attempt to reach a further path of a session.
+    PathDialled {
+        /// The number of the session's first connection.
+        session: u64,
+        path: PathIndex,
+        result: io::Result<Channel>,
     },
     MetaDone {
         token: Token,
@@ -89,7 +98,12 @@ impl Inbox {
             // A thread that a disk holds up takes nothing: what comes again and again must not pile up meanwhile.
             match &input {
                 Input::Accepted { hello, .. } => queue.retain(|earlier| {
-                    !matches!(earlier, Input::Accepted { hello: other, .. } if other.node == hello.node)
+                    let place = |hello: &Hello| (hello.intent == Intent::Join).then_some(hello.session);
+                    !matches!(
+                        earlier,
+                        Input::Accepted { hello: other, .. }
+                            if other.node == hello.node && place(other) == place(hello)
+                    )
                 }),
                 Input::Consulted { hello, .. } => queue.retain(|earlier| {
                     !matches!(earlier, Input::Consulted { hello: other, .. } if other.node == hello.node)
@@ -124,7 +138,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::wire::{self, Intent, Protocol, SplitBrainPolicy};
+    use crate::wire::{self, Protocol, SplitBrainPolicy};
 
     #[test]
     fn what_comes_again_and_again_does_not_pile_up() {
@@ -147,30 +161,24 @@ mod tests {
                 intent: Intent::Replicate,
                 policy: SplitBrainPolicy::Manual,
                 priority: 0,
+                session: None,
             })
         };
         for n in 0..10 {
             inbox.push(Input::Publish);
             for node in ["b", "c"] {
                 inbox.push(Input::Accepted {
-                    stream: TcpStream::connect(listener.local_addr().unwrap()).unwrap(),
+                    channel: Channel::plain(TcpStream::connect(listener.local_addr().unwrap()).unwrap())
+                        .unwrap(),
                     hello: hello(node),
-                    received_bytes: n,
+                    early: vec![n],
                 });
             }
         }
         let waiting = inbox.take();
         assert_eq!(waiting.len(), 3);
         // The newest of each peer: the earlier ones are dead.
-        let newest = |input: &Input| {
-            matches!(
-                input,
-                Input::Accepted {
-                    received_bytes: 9,
-                    ..
-                }
-            )
-        };
+        let newest = |input: &Input| matches!(input, Input::Accepted { early, .. } if early == &[9]);
         assert_eq!(waiting.iter().filter(|input| newest(input)).count(), 2);
     }
 }

@@ -4,6 +4,7 @@
 
 mod create;
 mod device;
+mod erase;
 mod error;
 mod holders;
 mod report;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 pub use create::{create, create_metadata, CreateSpec, Created};
 pub use device::{Access, Device, DeviceKind};
+pub use erase::{erase_metadata, EraseSpec};
 pub use error::{MetadataError, MetadataErrorKind};
 pub use report::{dump_metadata, inspect_metadata};
 

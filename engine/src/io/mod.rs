@@ -1,8 +1,10 @@
 //! The driver: executes the core's actions on real disks and sockets, one native thread a resource.
 
 pub mod bundle;
+mod channel;
 mod client;
 mod consult;
+mod dial;
 pub mod disk;
 pub mod engine;
 mod event;
@@ -18,3 +20,4 @@ mod poll;
 mod reactor;
 mod shared;
 mod socket;
+pub mod tls;

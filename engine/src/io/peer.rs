@@ -2,17 +2,18 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::TcpStream;
-use std::os::fd::OwnedFd;
+use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use socket2::{SockRef, TcpKeepalive};
 
-use super::inbound::{receive, Filling};
+use super::channel::Channel;
+use super::inbound::Filling;
 use super::poll::Interest;
-use super::socket::{Received, SendQueue, Socket};
+use super::socket::{Received, SendQueue};
 use crate::core::{ConnectionId, PeerSlot};
 use crate::front::nbd::ReceiveBuffer;
+use crate::session::PathIndex;
 use crate::wire::{encode, Decoder, Message, Step, INLINE_FRAME_MAX};
 
 /// Bytes received at once, at most.
@@ -43,7 +44,7 @@ impl WireCounters {
 pub struct PeerConnection {
     pub slot: PeerSlot,
     pub id: ConnectionId,
-    pub socket: Socket,
+    pub channel: Channel,
     pub queue: SendQueue,
     pub interest: Interest,
     /// The core has let go of it: what is queued is sent, what arrives is dropped, and at this time it ends.
@@ -52,40 +53,54 @@ pub struct PeerConnection {
     pub stalled: bool,
     /// The end of our stream was sent.
     pub finished: bool,
+    /// Which of the peer's addresses it is for.
+    pub path: PathIndex,
+    /// It is one of a session's, of which `id` is the core's name.
+    pub in_session: bool,
     /// More waits to be sent than an honest peer lets pile up.
     pub overfull: bool,
     decoder: Decoder,
     input: ReceiveBuffer,
     filling: Option<Filling>,
-    sent_bytes: u64,
-    received_bytes: u64,
 }
 
 impl PeerConnection {
-    /// `received_bytes`: what another has received from it already.
-    pub fn new(slot: PeerSlot, id: ConnectionId, stream: TcpStream, received_bytes: u64) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
+    /// `early`: what came with the Hello that the listener has read, and belongs after it.
+    ///
+    /// # Errors
+    /// When the socket does not take its options, or `early` is more than any honest peer sends.
+    pub fn new(slot: PeerSlot, id: ConnectionId, channel: Channel, early: &[u8]) -> io::Result<Self> {
+        // SAFETY: the channel keeps its descriptor open beyond these calls.
+        let fd = unsafe { BorrowedFd::borrow_raw(channel.fd()) };
+        let socket = SockRef::from(&fd);
+        socket.set_tcp_nodelay(true)?;
         let keepalive = TcpKeepalive::new()
             .with_time(std::time::Duration::from_secs(10))
             .with_interval(std::time::Duration::from_secs(5))
             .with_retries(3);
-        SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-        SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_MAX)?;
+        socket.set_tcp_keepalive(&keepalive)?;
+        socket.set_tcp_notsent_lowat(UNSENT_MAX)?;
+        let mut input = ReceiveBuffer::new(INPUT_BYTES);
+        let Some(room) = input.space().get_mut(..early.len()) else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        room.copy_from_slice(early);
+        input.filled(early.len());
         Ok(PeerConnection {
             slot,
             id,
-            socket: Socket::new(OwnedFd::from(stream))?,
+            channel,
             queue: SendQueue::default(),
             interest: Interest::READ,
             closing: None,
             stalled: false,
             finished: false,
             overfull: false,
+            path: 0,
+            in_session: false,
             decoder: Decoder::new(),
-            input: ReceiveBuffer::new(INPUT_BYTES),
+            input,
             filling: None,
-            sent_bytes: 0,
-            received_bytes,
         })
     }
 
@@ -96,16 +111,16 @@ impl PeerConnection {
     }
 
     pub fn flush(&mut self) -> io::Result<()> {
-        self.sent_bytes += self.queue.flush(&self.socket)? as u64;
-        Ok(())
+        self.channel.flush(&mut self.queue)
+    }
+
+    /// Whether something waits to be sent.
+    pub fn wants_write(&self) -> bool {
+        !self.queue.is_empty() || self.channel.wants_write()
     }
 
     pub fn receive(&mut self) -> io::Result<Received> {
-        let received = receive(&self.socket, &mut self.input, &mut self.filling)?;
-        if let Received::Bytes { count, .. } = received {
-            self.received_bytes += count as u64;
-        }
-        Ok(received)
+        self.channel.receive(&mut self.input, &mut self.filling)
     }
 
     /// Throws away what has arrived on a closing connection.
@@ -156,8 +171,8 @@ impl PeerConnection {
     pub fn counters(&self) -> WireCounters {
         let (kernel_sent_bytes, kernel_received_bytes) = self.kernel_counters().unwrap_or((0, 0));
         WireCounters {
-            sent_bytes: self.sent_bytes,
-            received_bytes: self.received_bytes,
+            sent_bytes: self.channel.sent_bytes(),
+            received_bytes: self.channel.received_bytes(),
             kernel_sent_bytes,
             kernel_received_bytes,
         }
@@ -170,7 +185,7 @@ impl PeerConnection {
         // SAFETY: `info` is valid for writes of `len` bytes.
         let result = unsafe {
             libc::getsockopt(
-                self.socket.fd(),
+                self.channel.fd(),
                 libc::IPPROTO_TCP,
                 libc::TCP_INFO,
                 info.as_mut_ptr().cast(),

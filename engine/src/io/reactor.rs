@@ -4,6 +4,7 @@
 mod bundles;
 mod clients;
 mod links;
+mod paths;
 mod report;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::bundle::{Saver, Since};
 use super::client::Client;
 use super::consult::Answers;
+use super::dial::Destination;
 use super::disk::{Completion, Device, Disk};
 use super::failure::{Failure, FailureKind};
 use super::history::History;
@@ -28,8 +30,10 @@ use crate::core::{
     Action, Command, CommandId, ConnectionId, DiskOp, Event, Notice, Record, Replica, Severity, Time, Token,
 };
 use crate::front::nbd::Export;
+use crate::session::Output;
 use crate::wire::Role;
 use clients::Outstanding;
+use paths::{Frame, Several};
 
 /// How long the thread looks for new work before it sleeps, while looking pays: a wake-up costs more than this
 /// much of its time (docs/adr/0001).
@@ -52,13 +56,6 @@ mod source {
     pub const SHIFT: u32 = 56;
 }
 
-/// What an engine needs to know of a peer beside the core.
-pub struct PeerAddress {
-    pub name: String,
-    pub host: String,
-    pub port: u16,
-}
-
 /// Everything a reactor is made of.
 pub struct Parts {
     pub replica: Replica,
@@ -66,7 +63,7 @@ pub struct Parts {
     pub device: Arc<Device>,
     pub disk: Box<dyn Disk>,
     pub meta: MetaWriter,
-    pub peers: Vec<PeerAddress>,
+    pub peers: Vec<Destination>,
     pub export: Arc<Export>,
     pub export_path: PathBuf,
     pub inbox: Arc<Inbox>,
@@ -116,9 +113,17 @@ pub struct Reactor {
     disk_ops: VecDeque<(Token, DiskOp)>,
     completions: Vec<Completion>,
 
-    peers: Vec<PeerAddress>,
+    peers: Vec<Destination>,
     connections: BTreeMap<u64, PeerConnection>,
     next_connection: u64,
+    /// Those of several connections, by the number of the first.
+    sessions: BTreeMap<u64, Several>,
+    /// What a session has said and was not done yet: empty between two calls.
+    path_outputs: Vec<Output<Frame>>,
+    /// The last refusal told of, a peer, and when.
+    refusals: Vec<Option<(Instant, String)>>,
+    /// Why the last try to meet a peer failed, where trust was what was missing.
+    untrusted: Vec<Option<String>>,
     /// Bytes of connections that have ended, a peer.
     ended: Vec<WireCounters>,
 
@@ -171,9 +176,13 @@ impl Reactor {
             disk_ops: VecDeque::new(),
             completions: Vec::new(),
             ended: vec![WireCounters::default(); parts.peers.len()],
+            refusals: vec![None; parts.peers.len()],
+            untrusted: vec![None; parts.peers.len()],
             peers: parts.peers,
             connections: BTreeMap::new(),
             next_connection: 1,
+            sessions: BTreeMap::new(),
+            path_outputs: Vec::new(),
             export: parts.export,
             export_path: parts.export_path,
             listener: None,
@@ -226,6 +235,7 @@ impl Reactor {
             if self.replica.next_timeout().is_some_and(|due| due <= self.now) {
                 self.tell(Event::Timeout);
             }
+            self.sessions_on_time();
         }
         self.close_down();
         Ok(())
@@ -305,7 +315,10 @@ impl Reactor {
             .filter_map(|connection| connection.closing)
             .chain(self.accept_pause)
             .map(|at| at.saturating_duration_since(now));
-        core.into_iter().chain(closing).min()
+        let sessions = (self.sessions.values())
+            .filter_map(|several| several.next_timeout(self.now))
+            .map(|due| Duration::from_nanos(due.saturating_sub(self.now)));
+        core.into_iter().chain(closing).chain(sessions).min()
     }
 
     fn read_inbox(&mut self) {
@@ -329,14 +342,19 @@ impl Reactor {
                     });
                 }
                 Input::Accepted {
-                    stream,
+                    channel,
                     hello,
-                    received_bytes,
+                    early,
                 } => {
-                    self.accepted(stream, *hello, received_bytes);
+                    self.accepted(channel, *hello, &early);
                 }
                 Input::Dialled { peer, result } => self.dialled(peer, result),
-                Input::Consulted { stream, hello } => self.consulted(stream, &hello),
+                Input::PathDialled {
+                    session,
+                    path,
+                    result,
+                } => self.path_dialled(session, path, result),
+                Input::Consulted { channel, hello } => self.consulted(channel, &hello),
                 Input::Consultation { peer, report, reply } => {
                     // Nobody waiting any more is no harm.
                     let _ = reply.try_send(self.replica.consultation(peer, report));
@@ -383,7 +401,7 @@ impl Reactor {
                         connection, message, ..
                     } => {
                         sent = true;
-                        self.send(connection, &message);
+                        self.send(connection, message);
                     }
                     Action::Disk { token, op } => {
                         self.mark_changed(&op);
@@ -488,6 +506,7 @@ impl Reactor {
         self.close_export();
         self.detach();
         self.publish();
+        self.sessions.clear();
         for (_, connection) in std::mem::take(&mut self.connections) {
             self.ended[connection.slot].add(connection.counters());
         }
@@ -508,6 +527,7 @@ impl Reactor {
             let _ = client.queue.flush(&client.socket);
         }
         self.clients.clear();
+        self.sessions.clear();
         self.connections.clear();
         self.remove_export();
         self.refuse_commands(

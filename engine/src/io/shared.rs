@@ -22,6 +22,47 @@ pub struct EventRecord {
     pub time_ns: u64,
 }
 
+/// Events for a reader that is woken when there are any.
+pub struct Events {
+    records: Mutex<VecDeque<EventRecord>>,
+    wake: EventFd,
+}
+
+impl Events {
+    pub fn new() -> io::Result<Events> {
+        Ok(Events {
+            records: Mutex::default(),
+            wake: EventFd::new()?,
+        })
+    }
+
+    pub fn record(&self, notice: Notice) {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut records = lock(&self.records);
+        if records.len() == EVENTS_MAX {
+            records.pop_front();
+        }
+        records.push_back(EventRecord {
+            severity: notice.severity,
+            name: notice.name,
+            text: notice.text,
+            time_ns: u64::try_from(time.as_nanos()).unwrap_or(u64::MAX),
+        });
+        self.wake.signal();
+    }
+
+    /// Those since the last call.
+    pub fn take(&self) -> Vec<EventRecord> {
+        self.wake.clear();
+        lock(&self.records).drain(..).collect()
+    }
+
+    /// Readable when there are any.
+    pub fn fd(&self) -> RawFd {
+        self.wake.fd()
+    }
+}
+
 struct Published {
     status: Value,
     version: u64,
@@ -31,8 +72,7 @@ struct Published {
 pub struct Shared {
     published: Mutex<Published>,
     changed: Condvar,
-    events: Mutex<VecDeque<EventRecord>>,
-    wake: EventFd,
+    events: Events,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -48,8 +88,7 @@ impl Shared {
                 ended: false,
             }),
             changed: Condvar::new(),
-            events: Mutex::default(),
-            wake: EventFd::new()?,
+            events: Events::new()?,
         })
     }
 
@@ -73,6 +112,9 @@ impl Shared {
         for peer in published.status["peers"].as_array_mut().into_iter().flatten() {
             peer["connection"] = json!("StandAlone");
             peer["replication"] = json!("Off");
+            for path in peer["paths"].as_array_mut().into_iter().flatten() {
+                path["state"] = json!("down");
+            }
         }
         published.version += 1;
         published.ended = true;
@@ -99,31 +141,19 @@ impl Shared {
     }
 
     pub fn record(&self, notice: Notice) {
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let mut events = lock(&self.events);
-        if events.len() == EVENTS_MAX {
-            events.pop_front();
-        }
-        events.push_back(EventRecord {
-            severity: notice.severity,
-            name: notice.name,
-            text: notice.text,
-            time_ns: u64::try_from(time.as_nanos()).unwrap_or(u64::MAX),
-        });
-        self.wake.signal();
+        self.events.record(notice);
     }
 
     /// Has the control plane look.
     pub fn wake(&self) {
-        self.wake.signal();
+        self.events.wake.signal();
     }
 
     pub fn take_events(&self) -> Vec<EventRecord> {
-        self.wake.clear();
-        lock(&self.events).drain(..).collect()
+        self.events.take()
     }
 
     pub fn event_fd(&self) -> RawFd {
-        self.wake.fd()
+        self.events.fd()
     }
 }

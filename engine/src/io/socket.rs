@@ -2,9 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::time::Duration;
 
 use socket2::SockRef;
 
@@ -16,21 +14,6 @@ const GATHER: usize = 128;
 const JOIN_MAX: usize = 64 << 10;
 /// Emptied small pieces kept for the next use.
 const SPARE_MAX: usize = 32;
-
-/// How long one attempt to reach an address may take.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Connects to the first address of `host` that answers.
-pub fn reach(host: &str, port: u16) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in (host, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, DIAL_TIMEOUT) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
 
 /// What a receive brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +84,24 @@ impl Socket {
                         _ => return Err(error),
                     }
                 }
+            }
+        }
+    }
+
+    /// Sends some of `bytes`; none: it takes none now.
+    pub fn send(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
+        loop {
+            // SAFETY: the slice is valid for reads of its length.
+            let sent =
+                unsafe { libc::send(self.fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };
+            if sent >= 0 {
+                return Ok(Some(sent as usize));
+            }
+            let error = io::Error::last_os_error();
+            match error.kind() {
+                io::ErrorKind::WouldBlock => return Ok(None),
+                io::ErrorKind::Interrupted => {}
+                _ => return Err(error),
             }
         }
     }
@@ -207,7 +208,31 @@ impl SendQueue {
         Ok(total)
     }
 
-    fn advance(&mut self, mut count: usize) {
+    /// The bytes to go next, not empty unless nothing waits: of one large piece from where they are, or of several small
+    /// ones (`joined_max` bytes, at most) by way of `joint`.
+    pub fn front<'a>(&'a self, joined_max: usize, alone_max: usize, joint: &'a mut Vec<u8>) -> &'a [u8] {
+        let mut rest = self.pieces.iter();
+        let first = rest.next().map_or(&[][..], |piece| &piece.bytes()[self.sent..]);
+        if first.len() >= joined_max || self.pieces.len() < 2 {
+            return &first[..first.len().min(alone_max)];
+        }
+        joint.clear();
+        joint.extend_from_slice(first);
+        for piece in rest {
+            let bytes = piece.bytes();
+            joint.extend_from_slice(&bytes[..bytes.len().min(joined_max - joint.len())]);
+            if joint.len() == joined_max {
+                break;
+            }
+        }
+        joint
+    }
+
+    /// Says that the first `count` bytes have gone.
+    ///
+    /// # Panics
+    /// When fewer wait.
+    pub fn advance(&mut self, mut count: usize) {
         self.bytes -= count;
         while let Some(first) = self.pieces.front() {
             let left = first.bytes().len() - self.sent;

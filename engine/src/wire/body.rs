@@ -15,9 +15,11 @@
 //! | 32 |    16 | `resource_id`                              |
 //! | 48 |     4 | `block_size_bytes`                         |
 //! | 52 |     3 | lengths of `resource`, `node`, `peer`      |
-//! | 55 |     1 | `intent`: replicate 0, discard mine 1, discard yours 2, consult 3, consult with a report 4; 128 is added for no bundle |
+//! | 55 |     1 | `intent`: replicate 0, discard mine 1, discard yours 2, consult 3, consult with a report 4, join 5; 128 is added for no bundle |
 //! | 56 |     4 | `priority`                                 |
 //! | 60 |     … | `resource`, `node`, `peer`: UTF-8 without control characters, 1 to 64 bytes each |
+//!
+//! After the names, when `features` has PATHS: the session's id, 16 bytes · `path` u16 · `paths` u16.
 //!
 //! Goodbye (**frozen**): UTF-8 text, at most 512 bytes; the reason is the header's `status`.
 //!
@@ -33,8 +35,8 @@ use super::frame::{
     STATE_LEN,
 };
 use super::message::{
-    BlockRun, DiskState, Generations, GoodbyeReason, Hello, Intent, NodeState, Protocol, Role,
-    SplitBrainPolicy, HISTORY_LEN, NAME_MAX, TEXT_MAX,
+    feature, BlockRun, DiskState, Generations, GoodbyeReason, Hello, Intent, NodeState, Protocol, Role,
+    SessionHello, SessionId, SplitBrainPolicy, HISTORY_LEN, NAME_MAX, PATHS_MAX, TEXT_MAX,
 };
 
 const FULL_SYNC: u8 = 1 << 0;
@@ -43,6 +45,8 @@ const LAST_PRIMARY: u8 = 1 << 2;
 const HANDSHAKE: u8 = 1 << 3;
 const RESUMING: u8 = 1 << 4;
 const STATE_FLAGS: u8 = FULL_SYNC | CRASHED_PRIMARY | LAST_PRIMARY | HANDSHAKE | RESUMING;
+/// Of what a Hello says of its session.
+const SESSION_LEN: usize = 20;
 /// Of a Hello's intent.
 const NO_BUNDLE: u8 = 1 << 7;
 
@@ -65,7 +69,8 @@ pub(super) fn put_hello(out: &mut Vec<u8>, hello: &Hello) {
     out.extend_from_slice(&hello.version_max.to_le_bytes());
     out.extend_from_slice(&[protocol, hello.policy as u8]);
     out.extend_from_slice(&hello.channel.to_le_bytes());
-    out.extend_from_slice(&hello.features.to_le_bytes());
+    let paths = hello.session.map_or(0, |_| feature::PATHS);
+    out.extend_from_slice(&(hello.features & !feature::PATHS | paths).to_le_bytes());
     out.extend_from_slice(&hello.data_size_bytes.to_le_bytes());
     out.extend_from_slice(&hello.nonce.to_le_bytes());
     out.extend_from_slice(&hello.resource_id);
@@ -80,6 +85,11 @@ pub(super) fn put_hello(out: &mut Vec<u8>, hello: &Hello) {
     for name in names {
         out.extend_from_slice(name.as_bytes());
     }
+    if let Some(session) = &hello.session {
+        out.extend_from_slice(&session.id.0);
+        out.extend_from_slice(&session.path.to_le_bytes());
+        out.extend_from_slice(&session.paths.to_le_bytes());
+    }
 }
 
 fn intent_byte(intent: Intent) -> u8 {
@@ -89,6 +99,7 @@ fn intent_byte(intent: Intent) -> u8 {
         Intent::DiscardYours { bundle } => (2, bundle),
         Intent::Consult { report: false } => (3, true),
         Intent::Consult { report: true } => (4, true),
+        Intent::Join => (5, true),
     };
     number | if bundle { 0 } else { NO_BUNDLE }
 }
@@ -102,6 +113,7 @@ fn intent(byte: u8) -> Option<Intent> {
         (2, _) => Some(Intent::DiscardYours { bundle }),
         (3, true) => Some(Intent::Consult { report: false }),
         (4, true) => Some(Intent::Consult { report: true }),
+        (5, true) => Some(Intent::Join),
         _ => None,
     }
 }
@@ -141,14 +153,24 @@ pub(super) fn hello(body: &[u8]) -> Result<Hello, FrameError> {
             )),
         }
     };
+    let resource = name("resource", body[52])?;
+    let node = name("node", body[53])?;
+    let peer = name("peer", body[54])?;
+    let features = u64_at(body, 8);
+    let session = (features & feature::PATHS != 0)
+        .then(|| session(rest))
+        .transpose()?;
+    if intent == Intent::Join && session.is_none() {
+        return Err(invalid(Kind::Hello, "it joins no session"));
+    }
     Ok(Hello {
         version_min: u16_at(body, 0),
         version_max: u16_at(body, 2),
-        features: u64_at(body, 8),
-        resource: name("resource", body[52])?,
+        features: features & !feature::PATHS,
+        resource,
         resource_id: array_at(body, 32),
-        node: name("node", body[53])?,
-        peer: name("peer", body[54])?,
+        node,
+        peer,
         data_size_bytes: u64_at(body, 16),
         block_size_bytes: u32_at(body, 48),
         protocol,
@@ -157,6 +179,23 @@ pub(super) fn hello(body: &[u8]) -> Result<Hello, FrameError> {
         intent,
         policy,
         priority: u32_at(body, 56),
+        session,
+    })
+}
+
+/// What follows a Hello's names; and more, of later versions.
+fn session(bytes: &[u8]) -> Result<SessionHello, FrameError> {
+    if bytes.len() < SESSION_LEN {
+        return Err(invalid(Kind::Hello, "a session without its id"));
+    }
+    let (path, paths) = (u16_at(bytes, 16), u16_at(bytes, 18));
+    if path >= paths || usize::from(paths) > PATHS_MAX {
+        return Err(invalid(Kind::Hello, format!("path {path} of {paths}")));
+    }
+    Ok(SessionHello {
+        id: SessionId(array_at(bytes, 0)),
+        path,
+        paths,
     })
 }
 

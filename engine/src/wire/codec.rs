@@ -41,7 +41,9 @@ fn fill(message: &Message, header: &mut Header, out: &mut Vec<u8>) -> Option<Pay
         | Message::Received { seq }
         | Message::ChunkSame { id: seq }
         | Message::ChunkEnd { id: seq }
-        | Message::ResyncEnded { current: seq } => header.seq = *seq,
+        | Message::ResyncEnded { current: seq }
+        | Message::PathAcknowledge { received: seq } => header.seq = *seq,
+        Message::PathResume { turn, received } => (header.seq, header.length) = (*turn, *received),
         Message::Write {
             seq,
             offset,
@@ -153,6 +155,8 @@ impl Kind {
             Message::ResyncEnd { .. } => Kind::ResyncEnd,
             Message::ResyncEnded { .. } => Kind::ResyncEnded,
             Message::Report { .. } => Kind::Report,
+            Message::PathAcknowledge { .. } => Kind::PathAcknowledge,
+            Message::PathResume { .. } => Kind::PathResume,
         }
     }
 }
@@ -256,11 +260,11 @@ impl Decoder {
 /// What the bytes of a new connection allow next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum HelloStep {
-    /// Read until there are exactly `bytes` bytes, no more: what follows the Hello is not the listener's.
-    NeedMore {
-        bytes: usize,
-    },
+    /// Call again with `bytes` bytes at least.
+    NeedMore { bytes: usize },
+    /// The first `consumed` bytes were it; what follows is for whoever has the connection next.
     Hello {
+        consumed: usize,
         epoch: u64,
         hello: Hello,
     },
@@ -279,10 +283,14 @@ pub fn decode_hello(bytes: &[u8]) -> Result<HelloStep, FrameError> {
     }
     match Decoder::new().next(bytes)? {
         Step::Message {
+            consumed,
             epoch,
             message: Message::Hello(hello),
-            ..
-        } => Ok(HelloStep::Hello { epoch, hello }),
+        } => Ok(HelloStep::Hello {
+            consumed,
+            epoch,
+            hello,
+        }),
         Step::NeedMore { bytes } => Ok(HelloStep::NeedMore { bytes }),
         other => unreachable!("a Hello's header led to {other:?}"),
     }
@@ -366,6 +374,11 @@ fn small(header: &Header, body: &[u8]) -> Result<Message, FrameError> {
         Kind::ResyncEnded => Message::ResyncEnded { current: seq },
         Kind::Report => Message::Report {
             text: body::report_text(body)?,
+        },
+        Kind::PathAcknowledge => Message::PathAcknowledge { received: seq },
+        Kind::PathResume => Message::PathResume {
+            turn: seq,
+            received: length,
         },
         Kind::Write | Kind::ReadData | Kind::ChunkData | Kind::ChunkWhole => {
             unreachable!("bulk kinds are completed by finish")

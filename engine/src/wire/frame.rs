@@ -11,9 +11,9 @@
 //! |  8 |     4 | `payload_len`    | bytes after the header; bounded by the kind                          |
 //! | 12 |     4 | `reserved`       | 0                                                                    |
 //! | 16 |     8 | `epoch`          | the sender's configuration epoch                                     |
-//! | 24 |     8 | `seq`            | sequence number; id of a chunk or read; `sent_ns` of Ping and Pong; `current` of ResyncEnded |
+//! | 24 |     8 | `seq`            | sequence number; id of a chunk or read; `sent_ns` of Ping and Pong; `current` of ResyncEnded; `received` of PathAcknowledge; `turn` of PathResume |
 //! | 32 |     8 | `offset`         | first byte on the device                                             |
-//! | 40 |     8 | `length`         | bytes on the device, where no payload says it; `blocks` of ResyncStart |
+//! | 40 |     8 | `length`         | bytes on the device, where no payload says it; `blocks` of ResyncStart; `received` of PathResume |
 //! | 48 |     8 | `payload_digest` | XXH3-64 of the payload; 0 without one                                |
 //! | 56 |     8 | `header_check`   | XXH3-64 of the 56 bytes before it                                    |
 //!
@@ -83,6 +83,7 @@ kinds! {
     BitmapRuns = 48, ResyncStart = 49, ChunkHash = 50, ChunkSame = 51, ChunkDiffers = 52, ChunkData = 53,
     ChunkEnd = 54, ChunkDone = 55, ResyncEnd = 56, ResyncEnded = 57, ChunkWhole = 58,
     Report = 64,
+    PathAcknowledge = 80, PathResume = 81,
 }
 
 /// Why bytes from a peer are no message. The connection must be closed: what follows cannot be trusted.
@@ -172,6 +173,8 @@ impl Kind {
             Kind::ResyncEnd => (0, 0, RESYNC_END_LEN, RESYNC_END_LEN),
             Kind::ResyncEnded => (0, SEQ, 0, 0),
             Kind::Report => (0, 0, 0, REPORT_MAX),
+            Kind::PathAcknowledge => (0, SEQ, 0, 0),
+            Kind::PathResume => (0, SEQ | LENGTH, 0, 0),
         };
         Shape {
             flags,

@@ -19,6 +19,9 @@ pub mod feature {
     /// Resync by comparison of XXH3-128 checksums a chunk.
     pub const CHECKSUM_RESYNC: u64 = 1 << 2;
     pub const ALL: u64 = TRIM | WRITE_ZEROES | CHECKSUM_RESYNC;
+    /// A session of several paths (see [`Hello::session`](super::Hello::session), which says it): the driver's to
+    /// offer, not the core's.
+    pub const PATHS: u64 = 1 << 3;
 }
 
 /// Largest payload of one frame, in bytes; larger is a protocol error before any memory is taken.
@@ -33,6 +36,8 @@ pub const NAME_MAX: usize = 64;
 pub const REPORT_MAX: usize = 64 << 10;
 /// Longest text of a [`Message::Goodbye`], in bytes.
 pub const TEXT_MAX: usize = 512;
+/// Largest number of paths of one session.
+pub const PATHS_MAX: usize = 16;
 /// Number of earlier generations that a node remembers.
 pub const HISTORY_LEN: usize = 8;
 
@@ -103,6 +108,8 @@ pub enum Intent {
     /// Only to know what a connect would do: the receiver tells its Hello, its State and its marks, and nothing
     /// changes. `report`: and what its control plane says of the data.
     Consult { report: bool },
+    /// Another path of the session that the Hello names, nothing else.
+    Join,
 }
 
 impl Intent {
@@ -110,6 +117,27 @@ impl Intent {
     pub fn resolves(self) -> bool {
         matches!(self, Intent::DiscardMine { .. } | Intent::DiscardYours { .. })
     }
+}
+
+/// What tells one session from another, and proves that a further path belongs to it: random, and known to its two
+/// nodes alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SessionId(pub [u8; 16]);
+
+impl std::fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // It is a secret.
+        f.write_str("SessionId")
+    }
+}
+
+/// A session of several paths, in the Hellos of its connections (see [`crate::session`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionHello {
+    pub id: SessionId,
+    /// Which of its paths this connection is, and how many there are, in the order of the side that dials.
+    pub path: u16,
+    pub paths: u16,
 }
 
 /// The first frame of either side: who is there, and what for.
@@ -136,6 +164,8 @@ pub struct Hello {
     pub intent: Intent,
     pub policy: SplitBrainPolicy,
     pub priority: u32,
+    /// Of who dialled: offered; of the other: accepted.
+    pub session: Option<SessionHello>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -381,4 +411,32 @@ pub enum Message {
     Report {
         text: String,
     },
+
+    // Between the two ends of a session of several paths, and no frames of it.
+    /// The sender has received the session's frames up to this number; also said only to be heard.
+    PathAcknowledge {
+        received: u64,
+    },
+    /// From here on the session's frames travel on this connection.
+    PathResume {
+        turn: u64,
+        received: u64,
+    },
+}
+
+impl Message {
+    /// Bytes that keeping it costs, about.
+    pub fn weight(&self) -> usize {
+        std::mem::size_of::<Message>()
+            + match self {
+                Message::Write { payload, .. }
+                | Message::ReadData { payload, .. }
+                | Message::ChunkData { payload, .. }
+                | Message::ChunkWhole { payload, .. } => payload.len(),
+                Message::BitmapRuns { runs, .. } => std::mem::size_of_val(&runs[..]),
+                Message::ChunkDiffers { hashes, .. } => std::mem::size_of_val(&hashes[..]),
+                Message::Goodbye { text, .. } | Message::Report { text } => text.len(),
+                _ => 0,
+            }
+    }
 }

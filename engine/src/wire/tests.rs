@@ -26,6 +26,7 @@ fn hello(node: &str, peer: &str) -> Hello {
         intent: Intent::Replicate,
         policy: SplitBrainPolicy::Manual,
         priority: 9,
+        session: None,
     }
 }
 
@@ -111,7 +112,19 @@ fn any_intent() -> impl Strategy<Value = Intent> {
         any::<bool>().prop_map(|bundle| Intent::DiscardMine { bundle }),
         any::<bool>().prop_map(|bundle| Intent::DiscardYours { bundle }),
         any::<bool>().prop_map(|report| Intent::Consult { report }),
+        Just(Intent::Join),
     ]
+}
+
+fn any_session() -> impl Strategy<Value = Option<SessionHello>> {
+    let session = (any::<[u8; 16]>(), 1..=PATHS_MAX as u16).prop_flat_map(|(id, paths)| {
+        (0..paths).prop_map(move |path| SessionHello {
+            id: SessionId(id),
+            path,
+            paths,
+        })
+    });
+    prop::option::of(session)
 }
 
 fn any_hello() -> impl Strategy<Value = Message> {
@@ -124,10 +137,21 @@ fn any_hello() -> impl Strategy<Value = Message> {
             any_intent(),
             prop::sample::select(SplitBrainPolicy::ALL.to_vec()),
             any::<u32>(),
+            any_session(),
         ),
     )
         .prop_map(
-            |(numbers, (resource, node, peer, resource_id), protocol, (intent, policy, priority))| {
+            |(
+                numbers,
+                (resource, node, peer, resource_id),
+                protocol,
+                (intent, policy, priority, session),
+            )| {
+                let intent = if session.is_none() && intent == Intent::Join {
+                    Intent::Replicate
+                } else {
+                    intent
+                };
                 let (
                     [version_min, version_max, channel],
                     [features, data_size_bytes, nonce],
@@ -136,7 +160,8 @@ fn any_hello() -> impl Strategy<Value = Message> {
                 Message::Hello(Hello {
                     version_min,
                     version_max,
-                    features,
+                    // Said by what the session is.
+                    features: features & !feature::PATHS,
                     resource,
                     resource_id,
                     node,
@@ -149,6 +174,7 @@ fn any_hello() -> impl Strategy<Value = Message> {
                     intent,
                     policy,
                     priority,
+                    session,
                 })
             },
         )
@@ -309,6 +335,8 @@ fn any_resync() -> impl Strategy<Value = Message> {
         }),
         any::<u64>().prop_map(|current| Message::ResyncEnded { current }),
         "[ -~äµ\n]{0,64}".prop_map(|text| Message::Report { text }),
+        any::<u64>().prop_map(|received| Message::PathAcknowledge { received }),
+        any::<[u64; 2]>().prop_map(|[turn, received]| Message::PathResume { turn, received }),
     ]
 }
 
@@ -429,6 +457,8 @@ fn samples() -> Vec<Message> {
         },
         Message::ResyncEnded { current: 1 },
         Message::Report { text: "{}".into() },
+        Message::PathAcknowledge { received: 7 },
+        Message::PathResume { turn: 2, received: 7 },
     ]
 }
 
@@ -687,6 +717,7 @@ fn the_layout_of_hello_is_frozen() {
     assert_eq!(
         decode_hello(&longer),
         Ok(HelloStep::Hello {
+            consumed: longer.len(),
             epoch: EPOCH,
             hello: said
         })
@@ -694,7 +725,49 @@ fn the_layout_of_hello_is_frozen() {
 }
 
 #[test]
-fn the_listener_reads_exactly_one_hello() {
+fn a_hello_says_its_session_after_the_names() {
+    let mut said = hello("a", "bb");
+    let session = SessionHello {
+        id: SessionId(std::array::from_fn(|index| index as u8)),
+        path: 1,
+        paths: 2,
+    };
+    (said.session, said.intent) = (Some(session), Intent::Join);
+    let frame = frame_of(&Message::Hello(said.clone()));
+    let body = &frame[HEADER_LEN..];
+    assert_eq!((body[8], body[55]), (feature::ALL as u8 | 8, 5));
+    assert_eq!(
+        &body[65..],
+        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 1, 0, 2, 0]
+    );
+    assert!(
+        !format!("{said:?}").contains("15"),
+        "the session's id is a secret"
+    );
+
+    let with = |at: usize, byte: u8| {
+        let mut frame = frame.clone();
+        frame[HEADER_LEN + at] = byte;
+        seal_payload(&mut frame);
+        decode_hello(&frame)
+    };
+    assert!(with(81, 0).is_ok());
+    // No such path; more paths than can be; a session to join that is not there.
+    for (at, byte) in [(81, 2), (84, 1), (8, 7)] {
+        assert!(
+            matches!(with(at, byte), Err(FrameError::Body { .. })),
+            "byte {at} is {byte}"
+        );
+    }
+    let mut short = frame[..frame.len() - 1].to_vec();
+    let len = (short.len() - HEADER_LEN) as u32;
+    short[8..12].copy_from_slice(&len.to_le_bytes());
+    seal_payload(&mut short);
+    assert!(matches!(decode_hello(&short), Err(FrameError::Body { .. })));
+}
+
+#[test]
+fn the_listener_needs_no_more_than_one_hello() {
     let frame = frame_of(&Message::Hello(hello("a", "b")));
     let mut have = 0;
     let hello = loop {
@@ -706,10 +779,16 @@ fn the_listener_reads_exactly_one_hello() {
                 );
                 have = bytes;
             }
-            HelloStep::Hello { hello, .. } => break hello,
+            HelloStep::Hello { consumed, hello, .. } => {
+                assert_eq!(consumed, have);
+                break hello;
+            }
         }
     };
     assert_eq!((have, hello.node.as_str()), (frame.len(), "a"));
+    let more = [&frame[..], b"the next message"].concat();
+    let step = decode_hello(&more).unwrap();
+    assert!(matches!(step, HelloStep::Hello { consumed, .. } if consumed == frame.len()));
     for other in samples().into_iter().skip(1) {
         // By its header alone: no time and no memory for a body that nobody asked for.
         let error = decode_hello(&frame_of(&other)[..HEADER_LEN]).unwrap_err();
@@ -719,12 +798,13 @@ fn the_listener_reads_exactly_one_hello() {
 
 #[test]
 fn bodies_with_impossible_values_are_refused() {
-    let cases: [(usize, usize, u8, &str); 10] = [
+    let cases: [(usize, usize, u8, &str); 11] = [
         (0, 4, 9, "protocol 9"),
         (0, 53, 200, "node name of 200 bytes"),
         (0, 54, 2, "peer name of 2 bytes, with 1 bytes left"),
         (0, 5, 0, "unknown split brain policy 0"),
-        (0, 55, 5, "unknown intent 0x5"),
+        (0, 55, 5, "it joins no session"),
+        (0, 55, 6, "unknown intent 0x6"),
         (0, 55, 0x80, "unknown intent 0x80"),
         (0, 60, 0xff, "resource name is not printable"),
         (0, 60, 0x1b, "resource name is not printable"),

@@ -331,6 +331,7 @@ impl Bench {
             intent,
             policy: SplitBrainPolicy::Manual,
             priority: 0,
+            session: None,
         }));
     }
 

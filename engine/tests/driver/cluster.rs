@@ -22,6 +22,10 @@ pub struct Node {
 pub struct Cluster {
     pub directory: tempfile::TempDir,
     pub nodes: [Node; 2],
+    /// Whether they speak TLS; their listeners must have been given something to trust.
+    pub tls: bool,
+    /// What a node is told of the other's addresses, if that is not its listener's own.
+    pub addresses: [Option<Vec<Value>>; 2],
     driver: &'static str,
     protocol: &'static str,
 }
@@ -37,6 +41,8 @@ impl Cluster {
         let cluster = Cluster {
             directory,
             nodes: [node(), node()],
+            tls: false,
+            addresses: [None, None],
             driver,
             protocol,
         };
@@ -65,11 +71,19 @@ impl Cluster {
     }
 
     pub fn spec(&self, n: usize) -> Value {
+        let own = json!([{"host": "127.0.0.1", "port": self.nodes[1 - n].listener.port()}]);
+        let addresses = self.addresses[n]
+            .as_ref()
+            .map_or(own, |addresses| json!(addresses));
         json!({
             "resource": "r0", "node": NAMES[n], "device": self.backing(n),
             "metadata": {"kind": "external", "path": self.metadata(n)},
             "protocol": self.protocol,
-            "peers": [{"name": NAMES[1 - n], "host": "127.0.0.1", "port": self.nodes[1 - n].listener.port()}],
+            "peers": [{
+                "name": NAMES[1 - n],
+                "addresses": addresses,
+                "tls": self.tls,
+            }],
             "socket": self.socket(n), "peer_timeout_ms": 3000, "resume": false, "resume_wait_ms": 1000,
             "disk_driver": self.driver, "connect": true, "bundles": self.directory.path().join("bundles"),
         })

@@ -1,9 +1,16 @@
 //! What the end of a daemon, or one client, must not do to others.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
+
+use _engine::wire::{
+    encode, feature, GoodbyeReason, Hello, Intent, Message, Protocol, SplitBrainPolicy, VERSION_MAX,
+    VERSION_MIN,
+};
 
 use crate::client::{NbdClient, DISCONNECT, WRITE};
 use crate::cluster::Cluster;
@@ -52,4 +59,38 @@ fn the_export_is_for_its_group() {
     NbdClient::connect(&cluster.socket(0)).unwrap();
     let mode = std::fs::metadata(cluster.socket(0)).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o660);
+}
+
+#[test]
+fn what_comes_with_a_hello_is_heard_after_it() {
+    let mut cluster = Cluster::new(&memory(), MIB, "auto", "C");
+    // It does not dial, and hears of nobody else.
+    cluster.up(1);
+    let hello = Hello {
+        version_min: VERSION_MIN,
+        version_max: VERSION_MAX,
+        features: feature::ALL,
+        resource: "r0".into(),
+        resource_id: [0; 16],
+        node: "a".into(),
+        peer: "b".into(),
+        data_size_bytes: MIB,
+        block_size_bytes: 4096,
+        protocol: Protocol::C,
+        channel: 0,
+        nonce: 1,
+        intent: Intent::Replicate,
+        policy: SplitBrainPolicy::default(),
+        priority: 0,
+        session: None,
+    };
+    let (reason, text) = (GoodbyeReason::UnknownNode, "in one breath".to_owned());
+    let mut bytes = Vec::new();
+    encode(&Message::Hello(hello), 0, &mut bytes);
+    encode(&Message::Goodbye { reason, text }, 0, &mut bytes);
+    let mut peer = TcpStream::connect(("127.0.0.1", cluster.nodes[1].listener.port())).unwrap();
+    peer.write_all(&bytes).unwrap();
+    cluster.wait(1, "told both", |status| {
+        status["peers"][0]["refusal"]["text"] == "in one breath"
+    });
 }

@@ -3,6 +3,8 @@
 mod client;
 mod cluster;
 mod limits;
+mod paths;
+mod relay;
 mod resolution;
 
 use std::io::{Read, Write};
@@ -228,7 +230,7 @@ fn garbage_ends_its_own_connection_only() {
         assert_eq!(stream.read(&mut [0; 16]).unwrap_or(0), 0);
     }
     // More half-open connections than the listener keeps.
-    let idle: Vec<_> = (0..100)
+    let idle: Vec<_> = (0..300)
         .map(|_| TcpStream::connect(("127.0.0.1", cluster.nodes[0].listener.port())).unwrap())
         .collect();
 

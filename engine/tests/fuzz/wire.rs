@@ -5,8 +5,8 @@ use std::mem::discriminant;
 use _engine::payload::Payload;
 use _engine::wire::{
     decode_hello, encode, negotiate, BlockRun, Decoder, DiskState, FrameError, Generations, GoodbyeReason,
-    Hello, HelloStep, Intent, Message, NodeState, Protocol, Role, SplitBrainPolicy, Step, HEADER_LEN,
-    HELLO_BODY_MAX, HISTORY_LEN, INLINE_FRAME_MAX, MAGIC, PAYLOAD_MAX,
+    Hello, HelloStep, Intent, Message, NodeState, Protocol, Role, SessionHello, SessionId, SplitBrainPolicy,
+    Step, HEADER_LEN, HELLO_BODY_MAX, HISTORY_LEN, INLINE_FRAME_MAX, MAGIC, PAYLOAD_MAX,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -262,6 +262,7 @@ fn hello() -> Hello {
         intent: Intent::Replicate,
         policy: SplitBrainPolicy::Manual,
         priority: 9,
+        session: None,
     }
 }
 
@@ -294,6 +295,15 @@ fn corpus() -> Vec<(String, Vec<u8>)> {
         peer: "a".into(),
         intent: Intent::DiscardMine { bundle: false },
         ..hello()
+    };
+    let joining = Hello {
+        intent: Intent::Join,
+        session: Some(SessionHello {
+            id: SessionId([3; 16]),
+            path: 1,
+            paths: 2,
+        }),
+        ..theirs.clone()
     };
     let runs = vec![BlockRun { first: 1, count: 2 }, BlockRun { first: 9, count: 1 }];
     let (zero, hash, last, unmap, fua) = (false, 77, true, true, true);
@@ -406,6 +416,14 @@ fn corpus() -> Vec<(String, Vec<u8>)> {
                     resource_id: [1; 16],
                 },
                 Message::ResyncEnded { current: 9 },
+            ],
+        ),
+        (
+            "paths",
+            vec![
+                Message::Hello(joining),
+                Message::PathResume { turn: 2, received: 7 },
+                Message::PathAcknowledge { received: 9 },
             ],
         ),
         (

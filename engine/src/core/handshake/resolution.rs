@@ -107,7 +107,7 @@ fn asked(own: &Side, peer: &Side) -> Result<Option<(Who, bool)>, String> {
     let word = |side: &Side, itself: Who| match side.intent {
         Intent::DiscardMine { bundle } => Some((itself, bundle)),
         Intent::DiscardYours { bundle } => Some((itself.mirrored(), bundle)),
-        Intent::Replicate | Intent::Consult { .. } => None,
+        Intent::Replicate | Intent::Consult { .. } | Intent::Join => None,
     };
     match (word(own, Who::Own), word(peer, Who::Peer)) {
         (Some((one, _)), Some((other, _))) if one != other => {

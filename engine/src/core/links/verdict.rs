@@ -28,12 +28,17 @@ impl Replica {
             intent: self.intent(slot),
             policy: self.config.policy,
             priority: self.config.priority,
+            session: None,
         }
     }
 
     pub(super) fn on_hello(&mut self, slot: PeerSlot, hello: Hello) {
-        if matches!(hello.intent, Intent::Consult { .. }) {
-            return self.protocol_error(slot, "it only asks, on a connection for replication");
+        match hello.intent {
+            Intent::Consult { .. } => {
+                return self.protocol_error(slot, "it only asks, on a connection for replication");
+            }
+            Intent::Join => return self.protocol_error(slot, "it joins a session on its first connection"),
+            _ => {}
         }
         let own = self.own_hello(slot, 0);
         if let Err((reason, text)) = wire::negotiate(&own, &hello) {

@@ -1,13 +1,14 @@
 //! Answering a peer that asks.
 
-use std::io::{self, Write};
-use std::net::{Shutdown, TcpStream};
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::reports::Reports;
 use crate::core::Consultation;
+use crate::io::channel::Channel;
+use crate::io::socket::SendQueue;
 use crate::wire::{encode, GoodbyeReason, Message, BITMAP_RUNS_MAX};
 
 /// Answers that are being given at once, at most.
@@ -40,18 +41,18 @@ impl Answers {
     }
 
     /// Sends `told` on a thread of its own, with a report if one is asked for; with too many askers, a Goodbye.
-    pub fn give(&self, stream: TcpStream, asker: &str, told: Consultation, report: bool) {
+    pub fn give(&self, mut channel: Channel, asker: &str, told: Consultation, report: bool) {
         let others = self.running.fetch_add(1, Ordering::Relaxed);
         // Dropped in any case: with the thread, with the work that got none, or here.
         let turn = Turn(self.running.clone());
         if others >= ANSWERS_MAX {
-            return busy(&stream);
+            return busy(channel);
         }
         let (reports, asker) = (self.reports.clone(), asker.to_owned());
         let work = move || {
             let _turn = turn;
             // An asker that is gone misses nothing.
-            let _ = answer(&stream, &told, || {
+            let _ = answer(&mut channel, &told, || {
                 report.then(|| reports.wait(&asker, REPORT_PATIENCE)).flatten()
             });
         };
@@ -61,20 +62,19 @@ impl Answers {
 }
 
 /// A fresh connection takes a few dozen bytes at once, or is not worth waiting for.
-fn busy(mut stream: &TcpStream) {
-    let mut bytes = Vec::new();
+fn busy(mut channel: Channel) {
     let text = "too many are asking at once".to_owned();
     let reason = GoodbyeReason::Busy;
-    encode(&Message::Goodbye { reason, text }, 0, &mut bytes);
-    let _ = stream.write_all(&bytes);
+    let mut queue = SendQueue::default();
+    queue.append(|out| encode(&Message::Goodbye { reason, text }, 0, out));
+    let _ = channel.flush(&mut queue).and_then(|()| channel.finish());
 }
 
 fn answer(
-    stream: &TcpStream,
+    channel: &mut Channel,
     told: &Consultation,
     report: impl FnOnce() -> Option<Arc<str>>,
 ) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
     let mut bytes = Vec::new();
     let epoch = told.state.epoch;
     let put = |message: &Message, bytes: &mut Vec<u8>| {
@@ -95,28 +95,10 @@ fn answer(
             }
         }
     }
-    write_by(stream, &bytes, Instant::now() + SEND_PATIENCE)?;
+    channel.write_by(&bytes, Instant::now() + SEND_PATIENCE)?;
     bytes.clear();
     let text = report().map_or_else(String::new, |text| text.to_string());
     put(&Message::Report { text }, &mut bytes);
-    write_by(stream, &bytes, Instant::now() + SEND_PATIENCE)?;
-    stream.shutdown(Shutdown::Write)
-}
-
-/// Writes all of it, or fails when time is up, however the reader dawdles.
-pub(super) fn write_by(mut stream: &TcpStream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        stream.set_write_timeout(Some(left))?;
-        match stream.write(bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => bytes = &bytes[count..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
+    channel.write_by(&bytes, Instant::now() + SEND_PATIENCE)?;
+    channel.finish().map(drop)
 }

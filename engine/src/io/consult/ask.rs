@@ -1,12 +1,12 @@
 //! Asking a peer.
 
-use std::io::{self, Read};
-use std::net::TcpStream;
+use std::io;
 use std::time::{Duration, Instant};
 
-use super::answer::write_by;
 use crate::core::{Consultation, CONSULTED_RUNS_MAX};
-use crate::io::socket::reach;
+use crate::front::nbd::ReceiveBuffer;
+use crate::io::channel::Channel;
+use crate::io::dial::Destination;
 use crate::wire::{encode, Decoder, Hello, Intent, Message, NodeState, Step, INLINE_FRAME_MAX};
 
 /// How long an answer may take; longer with a report, which is looked up in a file system.
@@ -21,25 +21,30 @@ pub struct Answer {
     pub report: String,
 }
 
-/// Asks the peer at this address; `own` says who asks, and whether for a report too.
+/// Asks a peer; `own` says who asks, and whether for a report too.
 ///
 /// # Errors
 /// Why there is no answer, for people.
-pub fn ask(host: &str, port: u16, own: &Consultation) -> Result<Answer, String> {
+pub fn ask(peer: &Destination, own: &Consultation) -> Result<Answer, String> {
     let patience = match own.hello.intent {
         Intent::Consult { report: true } => REPORT_PATIENCE,
         _ => PATIENCE,
     };
     let deadline = Instant::now() + patience;
-    let system = |error: io::Error| format!("{host}:{port}: {error}");
-    let stream = reach(host, port).map_err(system)?;
+    let name = &peer.name;
+    let (_, mut channel) = peer.reach().map_err(|error| error.to_string())?;
     let mut hello = Vec::new();
     encode(&Message::Hello(own.hello.clone()), own.state.epoch, &mut hello);
-    write_by(&stream, &hello, deadline).map_err(system)?;
-    let mut messages = Messages::new(&stream, deadline);
+    let sent = channel.write_by(&hello, deadline);
+    // Refused while we write: why may be there to be read.
+    let mut messages = Messages::new(channel, deadline);
     let mut gathered = Gathered::default();
     loop {
-        let message = messages.next().map_err(|what| format!("{host}:{port} {what}"))?;
+        let message = match (messages.next(), &sent) {
+            (Err(_), Err(error)) => return Err(format!("{name}: {error}")),
+            (Err(what), Ok(())) => return Err(format!("{name} {what}")),
+            (Ok(message), _) => message,
+        };
         if let Some(answer) = gathered.take(message)? {
             return Ok(answer);
         }
@@ -84,66 +89,46 @@ impl Gathered {
 }
 
 /// The messages of a connection, one after the other, until a deadline.
-struct Messages<'a> {
-    stream: &'a TcpStream,
+struct Messages {
+    channel: Channel,
     deadline: Instant,
     decoder: Decoder,
-    bytes: Vec<u8>,
+    input: ReceiveBuffer,
 }
 
-impl Messages<'_> {
-    fn new(stream: &TcpStream, deadline: Instant) -> Messages<'_> {
+impl Messages {
+    fn new(channel: Channel, deadline: Instant) -> Messages {
         Messages {
-            stream,
+            channel,
             deadline,
             decoder: Decoder::new(),
-            bytes: Vec::new(),
+            input: ReceiveBuffer::new(2 * INLINE_FRAME_MAX),
         }
     }
 
     fn next(&mut self) -> Result<Message, String> {
         loop {
-            match self
-                .decoder
-                .next(&self.bytes)
-                .map_err(|error| error.to_string())?
-            {
+            let step = self.decoder.next(self.input.data());
+            match step.map_err(|error| error.to_string())? {
                 Step::Message {
                     consumed, message, ..
                 } => {
-                    self.bytes.drain(..consumed);
+                    self.input.consume(consumed);
                     return Ok(message);
                 }
                 Step::Payload { .. } => return Err("answered with block data".into()),
-                Step::NeedMore { .. } => self.receive()?,
+                Step::NeedMore { .. } => match self.channel.read_by(&mut self.input, self.deadline) {
+                    Ok(true) => {}
+                    Ok(false) => return Err("closed the connection before it had answered".into()),
+                    Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                        return Err("did not answer in time".into())
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                        return Err("closed the connection before it had answered".into())
+                    }
+                    Err(error) => return Err(error.to_string()),
+                },
             }
-        }
-    }
-
-    fn receive(&mut self) -> Result<(), String> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err("did not answer in time".into());
-        }
-        let have = self.bytes.len();
-        self.bytes.resize(INLINE_FRAME_MAX, 0);
-        let received = self
-            .stream
-            .set_read_timeout(Some(left))
-            .and_then(|()| self.stream.read(&mut self.bytes[have..]));
-        self.bytes.truncate(have + *received.as_ref().unwrap_or(&0));
-        match received {
-            Ok(0) => Err("closed the connection before it had answered".into()),
-            Ok(_) => Ok(()),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-                ) =>
-            {
-                Ok(())
-            }
-            Err(error) => Err(error.to_string()),
         }
     }
 }

@@ -7,7 +7,10 @@ use std::thread::JoinHandle;
 
 use super::*;
 use crate::core::{Consultation, CONSULTED_RUNS_MAX};
+use crate::io::channel::Channel;
+use crate::io::dial::{Destination, PeerAddress};
 use crate::io::shared::Shared;
+use crate::io::tls::TrustStore;
 use crate::wire::{self, *};
 
 fn told(node: &str, peer: &str, current: u64, runs: &[(u64, u64)]) -> Consultation {
@@ -36,6 +39,7 @@ fn told(node: &str, peer: &str, current: u64, runs: &[(u64, u64)]) -> Consultati
             intent: Intent::Consult { report: false },
             policy: SplitBrainPolicy::Manual,
             priority: 0,
+            session: None,
         },
         state: NodeState {
             role: Role::Secondary,
@@ -58,6 +62,18 @@ fn told(node: &str, peer: &str, current: u64, runs: &[(u64, u64)]) -> Consultati
             handshake: true,
         },
         marks: Some(runs),
+    }
+}
+
+fn at(port: u16) -> Destination {
+    Destination {
+        name: "b".into(),
+        addresses: vec![PeerAddress {
+            host: "127.0.0.1".into(),
+            port,
+        }],
+        tls: false,
+        trust: TrustStore::default(),
     }
 }
 
@@ -103,9 +119,9 @@ fn a_question_is_answered_whole() {
         let expected = answer.clone();
         let (port, thread) = peer({
             let answers = Answers::new(reports());
-            move |stream, hello| answers.give(stream, &hello.node, answer, false)
+            move |stream, hello| answers.give(Channel::plain(stream).unwrap(), &hello.node, answer, false)
         });
-        let found = ask("127.0.0.1", port, &told("a", "b", 8, &[])).unwrap();
+        let found = ask(&at(port), &told("a", "b", 8, &[])).unwrap();
         assert_eq!((found.told, found.report.as_str()), (expected, ""));
         thread.join().unwrap();
     }
@@ -115,9 +131,11 @@ fn a_question_is_answered_whole() {
 fn without_marks_the_counts_have_to_do() {
     let mut answer = told("b", "a", 9, &[(0, 4)]);
     answer.marks = None;
-    let (port, thread) = peer(move |stream, _| Answers::new(reports()).give(stream, "a", answer, false));
+    let (port, thread) = peer(move |stream, _| {
+        Answers::new(reports()).give(Channel::plain(stream).unwrap(), "a", answer, false)
+    });
     let own = told("a", "b", 8, &[(2, 4)]);
-    let found = plan(&own, &ask("127.0.0.1", port, &own));
+    let found = plan(&own, &ask(&at(port), &own));
     thread.join().unwrap();
     assert_eq!(found["decision"]["rule"], "split-brain");
     assert_eq!(found["decision"]["compared"]["blocks"], 8);
@@ -131,7 +149,12 @@ fn the_control_plane_s_report_comes_last() {
         let reports = reports.clone();
         move |stream, hello| {
             assert_eq!(hello.intent, Intent::Consult { report: true });
-            Answers::new(reports.clone()).give(stream, &hello.node, told("b", "a", 9, &[]), true);
+            Answers::new(reports.clone()).give(
+                Channel::plain(stream).unwrap(),
+                &hello.node,
+                told("b", "a", 9, &[]),
+                true,
+            );
             // The daemon's part: it is told who asks, and answers.
             let asked = std::iter::repeat_with(|| reports.take_asked()).find(|asked| !asked.is_empty());
             assert_eq!(asked.unwrap(), ["a"]);
@@ -141,7 +164,7 @@ fn the_control_plane_s_report_comes_last() {
     });
     let mut own = told("a", "b", 8, &[]);
     own.hello.intent = Intent::Consult { report: true };
-    let found = ask("127.0.0.1", port, &own).unwrap();
+    let found = ask(&at(port), &own).unwrap();
     assert_eq!(found.report, "{\"lost\": 1}");
     thread.join().unwrap();
 }
@@ -183,7 +206,7 @@ fn what_is_no_answer_is_an_error_and_nothing_else() {
             let _ = stream.write_all(&bytes);
         });
         let own = told("a", "b", 8, &[]);
-        let answer = ask("127.0.0.1", port, &own);
+        let answer = ask(&at(port), &own);
         let why = answer.as_ref().unwrap_err().clone();
         assert!(why.contains(expected), "{why}, not {expected}");
         let found = plan(&own, &answer);
@@ -203,13 +226,21 @@ fn too_many_askers_are_sent_away() {
     for _ in 0..4 {
         waiting.push(TcpStream::connect(address).unwrap());
         // They wait for a report that nobody makes.
-        answers.give(listener.accept().unwrap().0, "a", told("b", "a", 9, &[]), true);
+        let asker = Channel::plain(listener.accept().unwrap().0).unwrap();
+        answers.give(asker, "a", told("b", "a", 9, &[]), true);
     }
     let (port, thread) = peer({
         let answers = answers.clone();
-        move |stream, hello| answers.give(stream, &hello.node, told("b", "a", 9, &[]), false)
+        move |stream, hello| {
+            answers.give(
+                Channel::plain(stream).unwrap(),
+                &hello.node,
+                told("b", "a", 9, &[]),
+                false,
+            )
+        }
     });
-    let refused = ask("127.0.0.1", port, &told("a", "b", 8, &[])).unwrap_err();
+    let refused = ask(&at(port), &told("a", "b", 8, &[])).unwrap_err();
     assert!(refused.contains("too many"), "{refused}");
     thread.join().unwrap();
 }

@@ -31,8 +31,7 @@ impl Engine {
             serde_json::from_str(spec).map_err(|error| invalid_json("the question", &error))?;
         let slot = self.slot(&spec.peer)?;
         let own = self.own_consultation(slot, spec.report)?;
-        let (host, port) = &self.addresses[slot];
-        let answer = consult::ask(host, *port, &own);
+        let answer = consult::ask(&self.destinations[slot], &own);
         Ok(consult::plan(&own, &answer).to_string())
     }
 

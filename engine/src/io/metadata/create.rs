@@ -34,6 +34,9 @@ pub struct CreateSpec {
     /// Replace metadata, or a file of something else, that is there already.
     #[serde(default)]
     pub overwrite: bool,
+    /// Look whether it could be made, and make nothing.
+    #[serde(default)]
+    pub check_only: bool,
 }
 
 /// What was created; sizes in bytes.
@@ -61,7 +64,9 @@ pub fn create(spec: &CreateSpec) -> Result<Created, MetadataError> {
         MetadataPlace::Internal => {
             let start = page_floor(device.size_bytes) - layout.region_bytes();
             refuse_existing(&device, start, spec.overwrite)?;
-            write_region(&device, start, &layout, spec)?;
+            if !spec.check_only {
+                write_region(&device, start, &layout, spec)?;
+            }
         }
         MetadataPlace::External(path) => create_external(path, &device, &layout, spec)?,
     }
@@ -156,6 +161,9 @@ fn create_external(
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
+    if spec.check_only && parent.is_dir() && !path.exists() {
+        return Ok(());
+    }
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true).mode(0o600);
     match options.open(path) {
@@ -175,6 +183,9 @@ fn create_external(
             match holder.kind {
                 DeviceKind::File => {
                     refuse_existing(&holder, 0, spec.overwrite)?;
+                    if spec.check_only {
+                        return Ok(());
+                    }
                     write_file(&holder, layout, spec)?;
                     sync_directory(parent)
                 }
@@ -187,6 +198,9 @@ fn create_external(
                         ));
                     };
                     refuse_existing(&holder, start, spec.overwrite)?;
+                    if spec.check_only {
+                        return Ok(());
+                    }
                     write_region(&holder, start, layout, spec)
                 }
             }

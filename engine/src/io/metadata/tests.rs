@@ -32,6 +32,7 @@ impl Setup {
             block_size_bytes: 4096,
             peers: vec!["b".to_owned()],
             overwrite: false,
+            check_only: false,
         };
         Setup { folder, spec }
     }
@@ -416,6 +417,66 @@ fn what_exists_is_replaced_only_on_demand() {
     fs::write(setup.holder(), "somebody's letter").unwrap();
     setup.refused(Kind::Unsafe);
     assert_eq!(fs::read(setup.holder()).unwrap(), b"somebody's letter");
+}
+
+#[test]
+fn a_check_makes_nothing_and_finds_what_a_creation_would() {
+    for mut setup in [Setup::external(64 * MIB), Setup::internal(64 * MIB)] {
+        setup.spec.check_only = true;
+        let checked = create(&setup.spec).unwrap();
+        assert!(setup.open(false).is_err(), "there is no metadata");
+        setup.spec.check_only = false;
+        assert_eq!(create(&setup.spec).unwrap(), checked);
+
+        setup.spec.check_only = true;
+        setup.refused(Kind::Unsafe);
+        setup.spec.overwrite = true;
+        create(&setup.spec).unwrap();
+        assert_eq!(setup.open(false).unwrap().superblock().resource, "r0");
+    }
+    let mut setup = Setup::internal(4096);
+    setup.spec.check_only = true;
+    assert!(setup.refused(Kind::Invalid).message.contains("too small"));
+    let mut setup = Setup::external(MIB);
+    setup.spec.metadata = MetadataPlace::External(setup.folder.path().join("no/meta"));
+    setup.spec.check_only = true;
+    setup.refused(Kind::Invalid);
+}
+
+#[test]
+fn only_metadata_that_never_had_data_is_erased() {
+    for setup in [Setup::external(64 * MIB), Setup::internal(64 * MIB)] {
+        let spec = |resource: &str, node: &str| {
+            let mut value: serde_json::Value = serde_json::from_str(&setup.json_spec()).unwrap();
+            value["resource"] = resource.into();
+            value["node"] = node.into();
+            value.to_string()
+        };
+        create(&setup.spec).unwrap();
+        for (resource, node) in [("r1", "a"), ("r0", "b")] {
+            let error = erase_metadata(&spec(resource, node)).unwrap_err();
+            assert_eq!(error.kind, Kind::Unsafe, "{error}");
+        }
+        erase_metadata(&spec("r0", "a")).unwrap();
+        assert!(setup.open(false).is_err());
+        erase_metadata(&spec("r0", "a")).unwrap();
+        if setup.spec.metadata == MetadataPlace::Internal {
+            create(&setup.spec).unwrap();
+        } else {
+            fs::remove_file(setup.holder()).unwrap();
+            create(&setup.spec).unwrap();
+        }
+
+        let file = setup.open(true).unwrap();
+        let mut superblock = file.superblock().clone();
+        superblock.current = 7;
+        superblock.sequence += 1;
+        write_superblock(&file, &superblock);
+        drop(file);
+        let error = erase_metadata(&spec("r0", "a")).unwrap_err();
+        assert_eq!(error.kind, Kind::Unsafe, "{error}");
+        assert_eq!(setup.open(false).unwrap().superblock(), &superblock);
+    }
 }
 
 #[test]

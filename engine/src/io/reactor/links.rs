@@ -1,36 +1,40 @@
 //! The reactor's side of the connections to peers.
 
 use std::io;
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use super::{source, Reactor};
 use crate::core::{ConnectionId, Event, PeerSlot, Severity};
+use crate::io::channel::Channel;
 use crate::io::inbox::Input;
 use crate::io::peer::PeerConnection;
 use crate::io::poll::{Interest, Ready};
-use crate::io::socket::{reach, Received};
+use crate::io::socket::Received;
+use crate::io::tls::is_refusal;
+use crate::session::PathIndex;
 use crate::wire::{GoodbyeReason, Hello, Intent, Message};
 
 /// How long a connection that was closed may take to deliver its last words.
-const LINGER: Duration = Duration::from_secs(2);
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 /// Receives, and bytes, from one connection in one turn: a busy peer leaves time for the clients, and what it
 /// sent is written while the processor's cache still has it.
 const RECEIVES_A_TURN: usize = 8;
 const BYTES_A_TURN: usize = 512 << 10;
 /// Bytes that wait for one peer, at most. The core holds back long before: what it answers unasked (a ping, say) is
 /// all that can grow this far, with a peer that asks on and on and reads nothing.
-const QUEUE_MAX: usize = 256 << 20;
+pub(super) const QUEUE_MAX: usize = 256 << 20;
+/// How long the same refusal is not told again.
+const REFUSED_AGAIN: Duration = Duration::from_secs(60);
 
 impl Reactor {
     /// Tries once, on a thread of its own: a name may have to be looked up.
     pub(super) fn dial(&mut self, peer: PeerSlot) {
-        let (host, port) = (self.peers[peer].host.clone(), self.peers[peer].port);
+        let destination = self.peers[peer].clone();
         let inbox = self.inbox.clone();
         let attempt = std::thread::Builder::new().name("bp-dial".into()).spawn(move || {
             inbox.push(Input::Dialled {
                 peer,
-                result: reach(&host, port),
+                result: destination.reach(),
             });
         });
         if let Err(error) = attempt {
@@ -41,42 +45,71 @@ impl Reactor {
         }
     }
 
-    pub(super) fn dialled(&mut self, peer: PeerSlot, result: io::Result<TcpStream>) {
-        let connected = result.and_then(|stream| self.connected(peer, stream, 0));
+    pub(super) fn dialled(&mut self, peer: PeerSlot, result: io::Result<(PathIndex, Channel)>) {
+        let connected = result.and_then(|(path, channel)| {
+            let connection = self.connected(peer, channel, &[])?;
+            self.offer_session(connection, path);
+            Ok(())
+        });
         if let Err(error) = connected {
-            let address = format!("{}:{}", self.peers[peer].host, self.peers[peer].port);
+            self.untrusted[peer] = None;
+            self.note_refusal(peer, &error);
             let connection = self.connection_id();
             self.tell(Event::ConnectionLost {
                 peer,
                 connection,
-                why: format!("{address}: {error}"),
+                why: error.to_string(),
             });
         }
     }
 
+    /// Says that it is trust that keeps the nodes apart, where it is: nothing else would, and no retry helps.
+    pub(super) fn note_refusal(&mut self, peer: PeerSlot, error: &io::Error) {
+        if !is_refusal(error) {
+            return;
+        }
+        self.untrusted[peer] = Some(error.to_string());
+        let text = format!("no connection to {}: {error}", self.peers[peer].name);
+        let now = Instant::now();
+        let again = self.refusals[peer]
+            .as_ref()
+            .is_some_and(|(at, earlier)| *earlier == text && now.duration_since(*at) < REFUSED_AGAIN);
+        if !again {
+            self.refusals[peer] = Some((now, text.clone()));
+            self.notice(Severity::Warning, "peer.refused", text);
+        }
+    }
+
     /// Tells a peer that only asks; the answer is sent on a thread of its own, and this one never sees the connection.
-    pub(super) fn consulted(&mut self, stream: TcpStream, hello: &Hello) {
+    pub(super) fn consulted(&mut self, channel: Channel, hello: &Hello) {
         let Some(peer) = self.peers.iter().position(|peer| peer.name == hello.node) else {
             return;
         };
         let report = hello.intent == Intent::Consult { report: true };
         let told = self.replica.consultation(peer, false);
-        self.answers.give(stream, &hello.node, told, report);
+        self.answers.give(channel, &hello.node, told, report);
     }
 
     /// A connection that the listener accepted for this resource.
-    pub(super) fn accepted(&mut self, stream: TcpStream, hello: Hello, received_bytes: u64) {
+    pub(super) fn accepted(&mut self, channel: Channel, mut hello: Hello, early: &[u8]) {
         let Some(peer) = self.peers.iter().position(|peer| peer.name == hello.node) else {
             // The listener asks for the name first; the configuration cannot have changed since.
             return;
         };
-        match self.connected(peer, stream, received_bytes) {
+        if hello.intent == Intent::Join {
+            return self.joined(peer, channel, &hello, early);
+        }
+        match self.connected(peer, channel, early) {
             Ok(connection) => {
+                if let Some(offer) = hello.session.take() {
+                    self.follow_session(connection, offer, &hello);
+                }
                 self.tell(Event::Received {
                     peer,
                     connection,
                     message: Message::Hello(hello),
                 });
+                self.decode_peer(connection.0);
             }
             Err(error) => {
                 let text = format!(
@@ -88,21 +121,24 @@ impl Reactor {
         }
     }
 
-    fn connected(&mut self, peer: PeerSlot, stream: TcpStream, received: u64) -> io::Result<ConnectionId> {
+    fn connected(&mut self, peer: PeerSlot, channel: Channel, early: &[u8]) -> io::Result<ConnectionId> {
         let id = self.connection_id();
-        let connection = PeerConnection::new(peer, id, stream, received)?;
+        let connection = PeerConnection::new(peer, id, channel, early)?;
         let key = source::PEER << source::SHIFT | id.0;
-        self.poll.add(connection.socket.fd(), key, connection.interest)?;
+        self.poll.add(connection.channel.fd(), key, connection.interest)?;
         self.connections.insert(id.0, connection);
         self.tell(Event::ConnectionOpened { peer, connection: id });
         Ok(id)
     }
 
-    pub(super) fn send(&mut self, connection: ConnectionId, message: &Message) {
+    pub(super) fn send(&mut self, connection: ConnectionId, message: Message) {
+        if self.sessions.contains_key(&connection.0) {
+            return self.send_in_session(connection.0, message);
+        }
         let epoch = self.replica.epoch();
         if let Some(connection) = self.connections.get_mut(&connection.0) {
             if connection.closing.is_none() && !connection.overfull {
-                connection.send(message, epoch);
+                connection.send(&message, epoch);
                 connection.overfull = connection.queue.len() > QUEUE_MAX;
             }
         }
@@ -110,6 +146,9 @@ impl Reactor {
 
     /// The core has ended it: what is queued still goes out.
     pub(super) fn close_peer(&mut self, connection: ConnectionId) {
+        if self.sessions.contains_key(&connection.0) {
+            return self.close_session(connection.0);
+        }
         if let Some(connection) = self.connections.get_mut(&connection.0) {
             connection.closing.get_or_insert(Instant::now() + LINGER);
         }
@@ -133,6 +172,10 @@ impl Reactor {
                 Ok(Received::Bytes { .. }) if was_closing => connection.discard(),
                 Ok(Received::Bytes { more, count }) => {
                     bytes += count;
+                    if connection.in_session {
+                        let (session, path) = (connection.id.0, connection.path);
+                        self.path_heard(session, path);
+                    }
                     // What comes later is reported again; asking whether it has come costs a system call.
                     if !self.decode_peer(id) || !more || bytes >= BYTES_A_TURN {
                         return;
@@ -140,13 +183,17 @@ impl Reactor {
                 }
                 Ok(Received::Empty) => return,
                 Ok(Received::End) => return self.lost(id, "the peer closed the connection".into()),
-                Err(error) => return self.lost(id, error.to_string()),
+                Err(error) => {
+                    let slot = connection.slot;
+                    self.note_refusal(slot, &error);
+                    return self.lost(id, error.to_string());
+                }
             }
         }
     }
 
     /// Hands the core what was received; false when it takes no more for now, or the connection has ended.
-    fn decode_peer(&mut self, id: u64) -> bool {
+    pub(super) fn decode_peer(&mut self, id: u64) -> bool {
         loop {
             let Some(connection) = self.connections.get_mut(&id) else {
                 return false;
@@ -160,11 +207,25 @@ impl Reactor {
             match connection.next() {
                 Ok(None) => return true,
                 Ok(Some(message)) => {
+                    let heard = if connection.in_session {
+                        let path = connection.path;
+                        self.received_in_session(connection_id.0, id, path, message)
+                    } else {
+                        Some(message)
+                    };
+                    let Some(message) = heard else {
+                        continue;
+                    };
                     self.tell(Event::Received {
                         peer: slot,
                         connection: connection_id,
                         message,
                     });
+                }
+                // Nothing of this path can be believed any more; what it carried comes again on another.
+                Err(why) if connection.in_session => {
+                    self.lost(id, why);
+                    return false;
                 }
                 Err(why) => {
                     let text = why.clone();
@@ -203,13 +264,15 @@ impl Reactor {
         }
     }
 
-    fn lost(&mut self, id: u64, why: String) {
+    pub(super) fn lost(&mut self, id: u64, why: String) {
         let Some(connection) = self.connections.remove(&id) else {
             return;
         };
-        self.poll.remove(connection.socket.fd());
+        self.poll.remove(connection.channel.fd());
         self.ended[connection.slot].add(connection.counters());
-        if connection.closing.is_none() {
+        if connection.closing.is_none() && connection.in_session {
+            self.path_lost(connection.id.0, connection.path, id, &why);
+        } else if connection.closing.is_none() {
             let (peer, connection) = (connection.slot, connection.id);
             self.tell(Event::ConnectionLost {
                 peer,
@@ -232,7 +295,7 @@ impl Reactor {
                 ended.push((*id, text));
                 continue;
             }
-            if !connection.queue.is_empty() {
+            if connection.wants_write() {
                 if let Err(error) = connection.flush() {
                     ended.push((*id, error.to_string()));
                     continue;
@@ -241,8 +304,13 @@ impl Reactor {
             if let Some(end) = connection.closing {
                 if connection.queue.is_empty() && !connection.finished {
                     // The other side's end of the stream ends it; closing at once could take back the last words.
-                    connection.socket.finish();
-                    connection.finished = true;
+                    match connection.channel.finish() {
+                        Ok(done) => connection.finished = done,
+                        Err(error) => {
+                            ended.push((*id, error.to_string()));
+                            continue;
+                        }
+                    }
                 }
                 if now >= end {
                     ended.push((*id, String::new()));
@@ -251,11 +319,11 @@ impl Reactor {
             }
             let wanted = Interest {
                 read: connection.closing.is_some() || !connection.stalled,
-                write: !connection.queue.is_empty(),
+                write: connection.wants_write(),
             };
             if wanted != connection.interest {
                 let key = source::PEER << source::SHIFT | id;
-                match self.poll.change(connection.socket.fd(), key, wanted) {
+                match self.poll.change(connection.channel.fd(), key, wanted) {
                     Ok(()) => connection.interest = wanted,
                     Err(error) => ended.push((*id, error.to_string())),
                 }

@@ -8,6 +8,7 @@ use serde_json::{json, Value};
 use super::Reactor;
 use crate::front::nbd::{Extent, Request};
 use crate::io::disk::DeviceKind;
+use crate::io::tls::Session;
 use crate::wire::DiskState;
 
 /// Runs looked up for one block status request, at most.
@@ -17,6 +18,11 @@ impl Reactor {
     pub(super) fn publish(&mut self) {
         self.published = Instant::now();
         let status = self.status();
+        for (slot, untrusted) in self.untrusted.iter_mut().enumerate() {
+            if status["peers"][slot]["connection"] == "Connected" {
+                *untrusted = None;
+            }
+        }
         self.shared.publish(status);
     }
 
@@ -51,15 +57,22 @@ impl Reactor {
             .collect();
         for (slot, address) in self.peers.iter().enumerate() {
             let mut wire = self.ended[slot];
+            let mut cipher = None;
             for connection in self
                 .connections
                 .values()
                 .filter(|connection| connection.slot == slot)
             {
                 wire.add(connection.counters());
+                cipher = connection.channel.session().and_then(Session::cipher);
             }
             let peer = &mut status["peers"][slot];
-            peer["address"] = json!(format!("{}:{}", address.host, address.port));
+            peer["address"] = json!(address.addresses[0].to_string());
+            peer["tls"] = json!(address.tls);
+            peer["cipher"] = json!(cipher);
+            let connected = peer["connection"] == "Connected";
+            peer["untrusted"] = json!(self.untrusted[slot].as_ref().filter(|_| !connected));
+            peer["paths"] = self.path_status(slot, connected);
             peer["wire"] = json!(wire);
         }
         status

@@ -1,0 +1,57 @@
+"""The state of the cluster's configuration, for the report. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from blockpair.status.report import (
+    Advice,
+    ConfigurationConflict,
+    ConfigurationReport,
+    PendingNode,
+)
+
+
+def configuration_report(
+    *,
+    version: int,
+    head: str,
+    seen: Mapping[str, tuple[str | None, str | None]],
+    conflicts: Sequence[ConfigurationConflict],
+    problems: Sequence[str],
+    failure: str | None,
+    older: frozenset[str],
+) -> ConfigurationReport:
+    """``seen``: the other nodes' heads and why one is not known, at the last contact; ``older``: the ids of
+    the versions that came before ``head``.
+    """
+    apart = {conflict.node for conflict in conflicts}
+    pending = [
+        PendingNode(node, why or "it takes it at the next contact")
+        for node, (theirs, why) in seen.items()
+        if node not in apart and theirs != head and (not theirs or theirs in older)
+    ]
+    advice = [
+        Advice(
+            "critical",
+            "configuration-conflict",
+            f"the configuration was changed here and on {conflict.node} while they were apart",
+            f"see both: `blockpair config diff`; then take one: blockpair config accept {conflict.node}",
+        )
+        for conflict in conflicts
+    ]
+    if failure is not None:
+        advice.append(Advice("critical", "configuration-failed", failure, "see the daemon's log"))
+    advice += [Advice("warning", "configuration-files", text, "") for text in problems]
+    advice += [
+        Advice(
+            "warning" if entry.why and seen[entry.node][0] is None else "info",
+            "configuration-pending",
+            f"{entry.node} may not have version {version} of the configuration yet: {entry.why}",
+            "it gets it by itself when it is back",
+        )
+        for entry in pending
+    ]
+    return ConfigurationReport(
+        version=version, head=head, pending=pending, conflicts=list(conflicts), advice=advice
+    )
