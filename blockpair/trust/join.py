@@ -57,6 +57,9 @@ class RequestParams(Struct, forbid_unknown_fields=True, frozen=True):
     port: int
     control_port: int
 
+    def __repr__(self) -> str:
+        return f"RequestParams({self.name})"
+
 
 class RequestAnswer(Struct, frozen=True):
     """The certificate, the authority as all members keep it, and the configuration as exported."""

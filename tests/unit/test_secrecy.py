@@ -128,7 +128,7 @@ def holders() -> Iterator[type[Any]]:
 
 # `key` and `token` too: what is kept in a structure under such a name is the secret itself.
 SECRET_FIELDS = NAMES | {"key", "token"}
-# Fields of that name that are something else.
+# Fields of such a name that are something else.
 HARMLESS = {("_Refusal", "key")}
 
 
