@@ -1,0 +1,153 @@
+"""The service's unit: as closed as it can be, and open for what the daemon does."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+PACKAGING = Path(__file__).parents[2] / "packaging"
+UNIT = PACKAGING / "systemd/blockpaird.service"
+
+# Each gives a service a mount namespace of its own (systemd.exec(5), "Sandboxing"): what it mounts, the system
+# would not see.
+MOUNT_NAMESPACE = [
+    "BindPaths",
+    "BindReadOnlyPaths",
+    "ExecPaths",
+    "InaccessiblePaths",
+    "MountAPIVFS",
+    "MountFlags",
+    "MountImages",
+    "NoExecPaths",
+    "PrivateDevices",
+    "PrivateIPC",
+    "PrivateMounts",
+    "PrivateTmp",
+    "ProcSubset",
+    "ProtectControlGroups",
+    "ProtectHome",
+    "ProtectKernelLogs",
+    "ProtectKernelModules",
+    "ProtectKernelTunables",
+    "ProtectProc",
+    "ProtectSystem",
+    "ReadOnlyPaths",
+    "ReadWritePaths",
+    "RootDirectory",
+    "RootImage",
+    "TemporaryFileSystem",
+    "DynamicUser",
+    "PrivateUsers",
+]
+# What it does for disks, memory, peers and the programs that it starts.
+NEEDED_CALLS = """
+mount umount2 mknodat mlockall prctl prlimit64 ioctl flock fallocate pwritev2 preadv2
+sync_file_range fdatasync io_uring_setup io_uring_enter io_uring_register epoll_wait
+eventfd2 splice sendmsg recvmsg accept4 chown fchmod renameat symlink statx execve
+vfork clone3 getrandom sched_setaffinity
+"""
+# Each closes /dev to a disk that an administrator names, or to nbd.
+DEVICES = ("DeviceAllow", "DevicePolicy", "ProtectClock")
+
+
+def directives() -> dict[str, list[str]]:
+    """The values of each directive, whatever its section."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for line in UNIT.read_text().splitlines():
+        if line and line[0] not in "#[":
+            key, _, value = line.partition("=")
+            found[key].append(value)
+    return found
+
+
+def words(key: str) -> set[str]:
+    """All words of all lines of a directive."""
+    return {word for value in directives()[key] for word in value.split()}
+
+
+@pytest.mark.parametrize("key", MOUNT_NAMESPACE)
+def test_what_it_mounts_everybody_sees(key: str) -> None:
+    assert key not in directives()
+
+
+@pytest.mark.parametrize("key", DEVICES)
+def test_the_disks_are_within_its_reach(key: str) -> None:
+    assert key not in directives()
+
+
+def test_it_may_do_what_the_daemon_does_and_little_else() -> None:
+    """The end-to-end test of the service runs a daemon with just these."""
+    held = words("CapabilityBoundingSet")
+    needed = "SYS_ADMIN MKNOD IPC_LOCK SYS_RESOURCE CHOWN FSETID DAC_OVERRIDE SYS_PTRACE"
+    assert held == {f"CAP_{name}" for name in needed.split()}
+    assert words("RestrictAddressFamilies") == {"AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"}
+    found = directives()
+    assert (
+        found["NoNewPrivileges"] == found["RestrictNamespaces"] == found["MemoryDenyWriteExecute"] == ["yes"]
+    )
+    # The daemon sets that bit on the directory of the NBD sockets (daemon/app.py).
+    assert "RestrictSUIDSGID" not in found
+
+
+def test_the_service_manager_hears_when_it_is_ready_and_keeps_what_it_must_find_again() -> None:
+    found = directives()
+    assert found["Type"] == ["notify"]
+    # A restarted daemon knows by run/primary that it was Primary.
+    assert found["RuntimeDirectory"] == ["blockpair"] and found["RuntimeDirectoryPreserve"] == ["yes"]
+    assert found["StateDirectoryMode"] == ["0700"]
+    assert found["LimitMEMLOCK"] == ["infinity"]
+
+
+def test_every_system_call_that_it_needs_is_let_through() -> None:
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("there is no systemd-analyze")
+    groups = [group for group in words("SystemCallFilter") if group.startswith("@")]
+    allowed: set[str] = set()
+    while groups:
+        done = subprocess.run(
+            [program, "syscall-filter", groups.pop()], capture_output=True, text=True, check=True, timeout=60
+        )
+        names = {line.strip() for line in done.stdout.splitlines() if line.startswith("    ")}
+        groups += [name for name in names if name.startswith("@")]
+        allowed |= names
+    needed = NEEDED_CALLS.split()
+    assert not [name for name in needed if name not in allowed]
+
+
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("there is no systemd-analyze")
+    # The program is not installed here.
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text().replace("ExecStart=/usr/bin/blockpaird", "ExecStart=/bin/true"))
+    done = subprocess.run([program, "verify", unit], capture_output=True, text=True, check=False, timeout=60)
+    if "Failed to initialize manager" in done.stderr:
+        pytest.skip("systemd-analyze cannot work here")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_group_and_directories_are_made(tmp_path: Path) -> None:
+    users, files = shutil.which("systemd-sysusers"), shutil.which("systemd-tmpfiles")
+    if users is None or files is None:
+        pytest.skip("there is no systemd-sysusers or systemd-tmpfiles")
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/group").write_text("root:x:0:\ndisk:x:6:\n")
+    (tmp_path / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    subprocess.run(
+        [users, f"--root={tmp_path}", PACKAGING / "sysusers.d/blockpair.conf"], check=True, timeout=60
+    )
+    assert "\nblockpair:x:" in (tmp_path / "etc/group").read_text()
+    arguments = [files, f"--root={tmp_path}", "--create", PACKAGING / "tmpfiles.d/blockpair.conf"]
+    if subprocess.run(arguments, check=False, capture_output=True, timeout=60).returncode != 0:
+        pytest.skip("only root can give directories to others")
+    modes = {
+        name: (tmp_path / name).stat().st_mode & 0o7777 for name in ("run/blockpair", "var/lib/blockpair")
+    }
+    assert modes == {"run/blockpair": 0o755, "var/lib/blockpair": 0o700}
+    assert (tmp_path / "run/blockpair/nbd").stat().st_gid == 6
