@@ -684,6 +684,7 @@ impl Run {
     pub fn converge(&mut self) -> Result<(), Violation> {
         self.world.note(|| "faults end".into());
         self.check_connects()?;
+        self.pass(self.world.longest_pause())?;
         let mut together = false;
         for round in 0..40 {
             self.heal();

@@ -386,6 +386,12 @@ impl World {
         }
     }
 
+    /// How long until no node stands still any more.
+    pub fn longest_pause(&self) -> Time {
+        let until = self.nodes.iter().map(|node| node.paused_until).max();
+        until.map_or(0, |until| until.saturating_sub(self.now))
+    }
+
     pub fn break_storage(&mut self, n: usize, part: Part, errno: Errno, times: u32) {
         self.note(|| format!("{}: the next {times} {part:?} end with {errno:?}", NAMES[n]));
         self.nodes[n].failing.push(Failing {
