@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become
 
 
 def call_as(node: Node, group: int, method: str, **params: Any) -> Any:
-    """What the daemon answers user nobody, whose only group is ``group``. Raises the `BlockpairError` told."""
+    """What the daemon answers user nobody, whose only group is ``group``. Raises `BlockpairError` as told."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -12,8 +12,8 @@ import pytest
 PACKAGING = Path(__file__).parents[2] / "packaging"
 UNIT = PACKAGING / "systemd/blockpaird.service"
 
-# Each gives a service a mount namespace of its own (systemd.exec(5), "Sandboxing"): what it mounts, the system
-# would not see.
+# Each gives a service a mount namespace of its own (systemd.exec(5), "Sandboxing"): what it mounts, the
+# system would not see.
 MOUNT_NAMESPACE = [
     "BindPaths",
     "BindReadOnlyPaths",
@@ -143,7 +143,12 @@ def test_group_and_directories_are_made(tmp_path: Path) -> None:
         [users, f"--root={tmp_path}", PACKAGING / "sysusers.d/blockpair.conf"], check=True, timeout=60
     )
     assert "\nblockpair:x:" in (tmp_path / "etc/group").read_text()
-    arguments = [files, f"--root={tmp_path}", "--create", PACKAGING / "tmpfiles.d/blockpair.conf"]
+    arguments: list[str | Path] = [
+        files,
+        f"--root={tmp_path}",
+        "--create",
+        PACKAGING / "tmpfiles.d/blockpair.conf",
+    ]
     if subprocess.run(arguments, check=False, capture_output=True, timeout=60).returncode != 0:
         pytest.skip("only root can give directories to others")
     modes = {
