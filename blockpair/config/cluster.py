@@ -92,7 +92,8 @@ def parse_cluster(text: str, file: Path) -> ClusterFile:
         )
     try:
         table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
+        # TOMLDecodeError is a ValueError, and so is what Python says of a number of thousands of digits.
         raise ConfigError(file, "", f"is not TOML: {error}", "correct that line") from None
     content = _convert(table, file)
     check_cluster(content, file)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,29 +27,8 @@ from blockpair.rpc.framing import LineSplitter, LineTooLong
 from blockpair.rpc.server import Caller, Method, Server
 from blockpair.signature import parse_signatures
 from blockpair.status.loss import REPORT_MAX, Loss, SideLoss, decode_report, encode_report
-
-
-class Fault(AssertionError):
-    """An input for which a promise does not hold."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """``check`` raises `Fault`, or whatever the parser lets out, for an input that shows a fault. It gives
-    the kind of outcome: an input with a new kind is kept to go on from.
-    """
-
-    name: str
-    corpus: Callable[[], dict[str, bytes]]
-    words: Sequence[bytes]
-    check: Callable[[bytes], str]
-
-
-def demand(condition: bool, what: str) -> None:
-    """Raise `Fault` unless ``condition``."""
-    if not condition:
-        raise Fault(what)
-
+from tests.fuzz.cluster_targets import CLUSTER_TARGETS
+from tests.fuzz.target import Target, demand
 
 # JSON-RPC: what a local user writes to the socket, and what a client reads from it.
 
@@ -258,6 +236,7 @@ _TOML_WORDS = [
 TARGETS = {
     target.name: target
     for target in (
+        *CLUSTER_TARGETS,
         Target("rpc", rpc_corpus, _JSON_WORDS, check_rpc),
         Target("rpc-response", response_corpus, [*_JSON_WORDS, b'"error":', b'"result":'], check_response),
         Target("config-node", node_corpus, _TOML_WORDS, check_node),
