@@ -134,6 +134,7 @@ class Cluster:
         not keep the daemon from its resources.
         """
         try:
+            await asyncio.to_thread(self.store.tidy)
             await self.configuration.open()
             if self.configuration.failure is not None and self.configuration.content is None:
                 raise self.configuration.failure

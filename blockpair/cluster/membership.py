@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import uuid
 from dataclasses import dataclass, field
@@ -206,8 +207,9 @@ class Membership:
         try:
             joiner.check(answer, leaf, cluster.now())
         except BlockpairError as error:
-            # So that the other side's log says what became of it.
-            await exchange(stream, "join.abandon", AbandonParams(error.message[:200]))
+            # So that the other side's log says what became of it; its answer is worth nothing.
+            with contextlib.suppress(BlockpairError, OSError):
+                await exchange(stream, "join.abandon", AbandonParams(error.message[:200]))
             raise
         entry = self._entry(addresses, stream.local_host())
         asked = joiner.request(entry.addresses, entry.port, entry.control_port)
@@ -296,6 +298,7 @@ class Membership:
                 return await self._admit(keeper, params, remote)
 
         async def abandon(_: str, params: AbandonParams) -> None:
+            # Logged as every refusal is: no oftener than a stranger may.
             raise BlockpairError(
                 ErrorKind.FAILED, f"the joining node gave up: {params.reason[:200]!r}", "see its own message"
             )

@@ -136,9 +136,13 @@ class TrustStore:
             (self._directory / "tokens.json").unlink(missing_ok=True)
 
     def tidy(self) -> None:
-        """Remove generations that no link names: a crash may have left some. Raises `OSError`."""
+        """Remove generations that no link names: a crash may have left some. Raises `BlockpairError`."""
         if not self._generations.is_dir():
             return
+        with _told(self._directory):
+            self._tidy()
+
+    def _tidy(self) -> None:
         kept = {_target(self._directory / name) for name in ("current", "staged")}
         for entry in self._generations.iterdir():
             if entry.name not in kept:
