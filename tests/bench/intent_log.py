@@ -23,7 +23,10 @@ JOBS = (
     fio.Job("128 KiB sequential writes, depth 8", "write", 131072, 8),
 )
 # Two pairs of each: where a file happens to lie in memory makes more of a difference than the log.
-CONTENDERS: tuple[tuple[str, dict[str, str]], ...] = 2 * (("with the log", {}), ("without", {"BLOCKPAIR_PLANT": "IntentSkipped"}))
+CONTENDERS: tuple[tuple[str, dict[str, str]], ...] = 2 * (
+    ("with the log", {}),
+    ("without", {"BLOCKPAIR_PLANT": "IntentSkipped"}),
+)
 RATIO_MIN = 0.95
 WARM_UP_S = 1.0
 

@@ -266,14 +266,19 @@ impl Run {
                 }
             }
             13 => self.world.break_storage(n, Part::Bundle, Errno::ENOSPC, 1),
-            14 | 15 => drop(self.world.command(n, Command::Demote)),
-            16 => drop(self.world.command(n, Command::Promote { force: false })),
+            14 | 15 => self.ask(n, Command::Demote),
+            16 => self.ask(n, Command::Promote { force: false }),
             17 if self.world.rng.chance(4) => {
                 self.world.break_storage(n, Part::Meta, Errno::EIO, 1)
             }
             17 | 18 => self.write_apart(n),
-            _ => (0..2).for_each(|n| drop(self.world.command(n, Command::Connect { peer: 0 }))),
+            _ => (0..2).for_each(|n| self.ask(n, Command::Connect { peer: 0 })),
         }
+    }
+
+    /// Whatever becomes of it.
+    fn ask(&mut self, n: usize, command: Command) {
+        self.world.command(n, command);
     }
 
     fn mend_apart(&mut self) {
