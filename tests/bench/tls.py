@@ -21,8 +21,8 @@ JOBS = (
 SYNC = "full sync, everything different"
 PLAIN, TLS = "without TLS", "with TLS"
 # Encryption and decryption of 4 KiB are a few microseconds; where bytes are all there is to do, they show.
-SMALL_MIN = 0.6
-BULK_MIN = 0.4
+SMALL_MIN = 0.75
+BULK_MIN = 0.5
 WARM_UP_S = 0.5
 
 
