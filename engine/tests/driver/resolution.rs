@@ -180,7 +180,9 @@ fn a_primary_and_a_copy_that_cannot_be_saved_are_kept() {
         assert!(failed.message.contains("could not be saved"), "{failed:?}");
         assert!(fs::read(cluster.backing(1)).unwrap() == was);
         // The other node hears a moment later that it came to nothing.
-        cluster.wait(1 - n, "done with it", |status| status["peers"][0]["resolving"].is_null());
+        cluster.wait(1 - n, "done with it", |status| {
+            status["peers"][0]["resolving"].is_null()
+        });
     }
     cluster.call(0, json!({"command": "resolve", "victim": "b", "bundle": false}));
     cluster.wait_in_sync();
