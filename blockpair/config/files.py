@@ -15,6 +15,7 @@ import msgspec
 from blockpair.errors import BlockpairError, ErrorKind
 
 _MAX_BYTES = 1 << 20
+_UNFINISHED = ".unfinished"
 _Form = TypeVar("_Form")
 
 
@@ -80,7 +81,7 @@ def write_atomically(file: Path, text: str, mode: int = 0o644) -> None:
     whole.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=_UNFINISHED)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.write(text)
@@ -93,6 +94,16 @@ def write_atomically(file: Path, text: str, mode: int = 0o644) -> None:
             Path(temporary).unlink()
         raise
     sync_directory(file.parent)
+
+
+def remove_unfinished(*trees: Path) -> list[Path]:
+    """Remove from ``trees`` what a process killed in `write_atomically` left (a key, perhaps); while nobody
+    else writes there. What was removed. Raises `OSError`.
+    """
+    left = [file for tree in trees for file in tree.rglob(f".*{_UNFINISHED}") if file.is_file()]
+    for file in left:
+        file.unlink(missing_ok=True)
+    return left
 
 
 def sync_directory(directory: Path) -> None:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import structlog
 
 from blockpair import __version__, _engine, bridge
+from blockpair.config.files import remove_unfinished
 from blockpair.config.locations import Locations, check_socket_path
 from blockpair.config.node import NodeConfig
 from blockpair.daemon import logs
@@ -47,6 +48,19 @@ def prepare(places: Locations) -> None:
         ) from None
 
 
+def clear(places: Locations) -> None:
+    """Remove what a daemon killed in the middle of writing left; with its lock held. Raises `BlockpairError`."""
+    try:
+        for file in remove_unfinished(places.config, places.state):
+            structlog.get_logger().info("file.unfinished-removed", file=str(file))
+    except OSError as error:
+        raise BlockpairError(
+            ErrorKind.IO,
+            f"{error.filename} cannot be removed: {error.strerror}",
+            "run blockpaird as root, or set BLOCKPAIR_DIR to a directory that you may write",
+        ) from None
+
+
 def tell(listener: _engine.Listener) -> None:
     """Log what the replication port refused before it was known for which resource it was."""
     log = structlog.get_logger()
@@ -64,6 +78,7 @@ async def serve(node: NodeConfig, places: Locations) -> None:
     await asyncio.to_thread(prepare, places)
     lock = await asyncio.to_thread(DaemonLock, places.lock_file)
     try:
+        await asyncio.to_thread(clear, places)
         desired = DesiredState(places.desired_file)
         await asyncio.to_thread(desired.load)
         listener = await asyncio.to_thread(bridge.listen, node.listen)

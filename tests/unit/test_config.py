@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import get_args
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockpair.config.files import ConfigError, write_atomically
+from blockpair.config.files import ConfigError, remove_unfinished, write_atomically
 from blockpair.config.locations import check_socket_path, locations
 from blockpair.config.names import Address, check_name, parse_address
 from blockpair.config.node import NodeFile, NodeTable, node_config, read_node
@@ -219,3 +221,18 @@ def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) 
     write_atomically(file, "two", 0o600)
     assert file.read_text() == "two" and file.stat().st_mode & 0o777 == 0o600
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_what_a_writer_killed_in_the_middle_left_is_removed(tmp_path: Path) -> None:
+    file, other = tmp_path / "sub" / "f", tmp_path / "sub" / ".mine"
+    write_atomically(file, "one")
+    other.write_text("a person's")
+    child = os.fork()
+    if child == 0:
+        with patch.object(Path, "replace", lambda *_: os._exit(0)):
+            write_atomically(file, "two")
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert len(list(file.parent.iterdir())) == 3
+    assert len(remove_unfinished(tmp_path)) == 1
+    assert sorted(file.parent.iterdir()) == [other, file] and file.read_text() == "one"
