@@ -29,17 +29,25 @@ _RETRY_S = 1.0
 
 
 class LockedMemory:
-    """The daemon's memory stays locked while any kernel device is attached."""
+    """While any kernel device is attached, the daemon's memory stays locked, and it is not the one to be killed
+    for want of memory.
+    """
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._users = 0
+        self._score = 0
 
     def acquire(self) -> None:
         """Raises `memory.ProtectionError`."""
         with self._mutex:
             if self._users == 0:
-                memory.lock_memory()
+                self._score = memory.spare()
+                try:
+                    memory.lock_memory()
+                except memory.ProtectionError:
+                    memory.unspare(self._score)
+                    raise
             self._users += 1
 
     def release(self) -> None:
@@ -48,6 +56,7 @@ class LockedMemory:
             self._users -= 1
             if self._users == 0:
                 memory.unlock_memory()
+                memory.unspare(self._score)
 
 
 class ResourceDevice:

@@ -2,9 +2,9 @@
 
 When memory is short, the kernel writes dirty pages back, through the daemon where they belong to its device.
 A daemon whose own pages were dropped, or which itself waits in the allocator for that write-back, would never
-answer. So, while a kernel device is attached, its memory is locked and its threads are marked as I/O flushers
-(PR_SET_IO_FLUSHER: their allocations never wait for I/O, and they are not throttled for the dirty pages they
-are there to write).
+answer. So, while a kernel device is attached, its memory is locked, it is the last that is killed for want of
+memory, and its threads are marked as I/O flushers (PR_SET_IO_FLUSHER: their allocations never wait for I/O,
+and they are not throttled for the dirty pages they are there to write).
 
 The mark belongs to a single thread. A thread, and a child process, inherits it from the thread that makes it;
 threads that exist already are not changed. So `hold` must be called on the thread that then starts the
@@ -17,10 +17,14 @@ import ctypes
 import errno
 import os
 import threading
+from pathlib import Path
 
 _MCL_CURRENT = 1
 _MCL_FUTURE = 2
 _MCL_ONFAULT = 4  # lock pages as they are touched: reserved but unused memory stays unused
+_OOM_SCORE = Path("/proc/self/oom_score_adj")
+# As in blockpaird.service; -1000 is for what cannot leak.
+_SPARED = -900
 _PR_SET_IO_FLUSHER = 57
 _PR_GET_IO_FLUSHER = 58
 
@@ -52,6 +56,28 @@ def unlock_memory() -> None:
     """Undo `lock_memory`. Raises `ProtectionError`."""
     if _libc.munlockall():
         raise _refused("unlocking the daemon's memory (munlockall)", "CAP_IPC_LOCK", "4.4")
+
+
+def spare() -> int:
+    """Have others killed first when there is no memory, for all I/O of the device would fail with this process;
+    the score before. Raises `ProtectionError`.
+    """
+    try:
+        before = int(_OOM_SCORE.read_text())
+        if before > _SPARED:
+            _OOM_SCORE.write_text(str(_SPARED))
+    except OSError as error:
+        raise ProtectionError(
+            error.errno,
+            f"lowering the daemon's score for the out-of-memory killer: {error.strerror}; "
+            "grant CAP_SYS_RESOURCE, or start it with OOMScoreAdjust=-900 (systemd)",
+        ) from None
+    return before
+
+
+def unspare(score: int) -> None:
+    """Undo `spare`, which gave ``score``. Raises `OSError`."""
+    _OOM_SCORE.write_text(str(score))
 
 
 def mark_thread(flusher: bool = True) -> None:

@@ -15,6 +15,7 @@ def test_far_more_dirty_data_than_memory(lab: Lab) -> None:
     n1, n2 = make_pair(lab, disk_mib=_MIB + 64, memory_mib=(144, 256), array=False)
     n1.cli("promote r0")
     assert int(n1.guest.run(f"grep VmLck /proc/{n1.daemon.pid}/status").split()[1]) > 0
+    assert int(n1.guest.run(f"cat /proc/{n1.daemon.pid}/oom_score_adj")) < 0
     assert any(name.startswith("bp-") for name in n1.protected_threads()), n1.protected_threads()
     n1.make_file_system()
     # The page cache may fill nearly all of the memory before anybody is told to write back.
