@@ -141,28 +141,37 @@ def status(directory: str | None, as_json: bool) -> int:
 
 @command.command("remove", short_help="Take a node out of the cluster.")
 @click.argument("node", metavar="NODE")
+@click.option("--lost", is_flag=True, help="NODE is gone for good; its place is kept for a successor.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @click.pass_obj
-def remove(directory: str | None, node: str, yes: bool, as_json: bool) -> None:
+def remove(directory: str | None, node: str, lost: bool, yes: bool, as_json: bool) -> None:
     """Take NODE out of the cluster. The cluster gets a new authority, and the remaining members, all of which
     must answer, new certificates: what NODE has is worth nothing afterwards. Refused while a resource has a
     copy on NODE.
 
-    On NODE itself: forget the cluster there.
+    With --lost, NODE may have copies, and must not answer. It is no member any more, nobody speaks to it, and
+    the resources go on without it. Another machine, or the same one, joins by its name and takes its place,
+    addresses included; there, `blockpair create RES --anew` begins a fresh copy, and `blockpair up RES` syncs
+    it.
+
+    On NODE itself: forget the cluster there; with --lost, though it has copies, once the others have let go
+    of it.
 
     \b
     Examples:
       blockpair cluster remove beta
+      blockpair cluster remove beta --lost
       blockpair cluster remove beta --yes --json
     """
+    flag = " --lost" if lost else ""
     confirm(
         f"{node} would be taken out of the cluster: it can come back with a new token only",
-        f"blockpair cluster remove {node} --yes",
+        f"blockpair cluster remove {node}{flag} --yes",
         yes=yes,
         as_json=as_json,
     )
-    _tell(directory, "cluster.remove", {"node": node}, as_json=as_json)
+    _tell(directory, "cluster.remove", {"node": node, "lost": lost}, as_json=as_json)
 
 
 @command.command("rotate", short_help="New certificates, or a new authority.")

@@ -22,6 +22,8 @@ def lines(report: dict[str, Any]) -> list[str]:
     for member in report["members"]:
         addresses = ", ".join(member["addresses"])
         where = f"{addresses}  (replication {member['port']}, control {member['control_port']})"
+        if member["lost"]:
+            where = "its place is kept: a successor joins by its name (`blockpair cluster token`)"
         found.append(f"  {member['name']:<{width}}  {_state(member)}")
         found.append(f"  {'':<{width}}  {where}")
     found += [f"  ! {warning}" for warning in report["warnings"]]
@@ -29,6 +31,8 @@ def lines(report: dict[str, Any]) -> list[str]:
 
 
 def _state(member: dict[str, Any]) -> str:
+    if member["lost"]:
+        return "lost, no member any more"
     if not member["reachable"]:
         return f"UNREACHABLE after {member['seconds']:.1f} s"
     until = f"certificate until {_day(member['certificate_expires'])}"

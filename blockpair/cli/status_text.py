@@ -100,7 +100,7 @@ def _peer(peer: PeerStatus) -> list[Text]:
         # What the peer has written meanwhile is not known here.
         text.append("no changes here")
     if len(peer.paths) == 1 or peer.connection != "Connected":
-        text.append(f"  {peer.address}", "dim")
+        text.append(f"  {peer.address or 'lost'}", "dim")
     lines = [_row(f"peer {peer.name}", text)]
     if len(peer.paths) > 1 and peer.connection == "Connected":
         lines.append(_row("  paths", _paths(peer)))

@@ -23,6 +23,7 @@ from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.trust.store import Generation, TokenFile, TrustStore
 
 JOIN_FIRST = "make a cluster: `blockpair cluster init NAME`; or join one: see `blockpair cluster join --help`"
+SUCCESSOR = "let a successor of its name join: `blockpair cluster token`, then `cluster join` on {node}"
 # What a node may call before the configuration names it: its join is not complete then.
 CONFIRM = "peer.cluster.confirm"
 
@@ -101,7 +102,7 @@ class Cluster:
     @property
     def confirmed(self) -> bool:
         """Whether the configuration names this node: its join is complete."""
-        return self.member and self.node.name in self.content.node
+        return self.member and self.node.name in self.content.members
 
     @property
     def control_port(self) -> int | None:
@@ -110,7 +111,7 @@ class Cluster:
 
     def others(self) -> list[str]:
         """The other members."""
-        return [name for name in self.content.node if name != self.node.name]
+        return [name for name in self.content.members if name != self.node.name]
 
     def control_addresses(self, node: str) -> list[Address]:
         """Where a member takes calls. Raises `BlockpairError` for who is none."""
@@ -120,6 +121,12 @@ class Cluster:
                 ErrorKind.NOT_FOUND,
                 f"the cluster {self.content.cluster.name} has no node {node!r}",
                 f"its nodes are: {', '.join(self.content.node)}",
+            )
+        if entry.lost:
+            raise BlockpairError(
+                ErrorKind.UNREACHABLE,
+                f"{node} is lost: it is no member any more",
+                SUCCESSOR.format(node=node),
             )
         return control_addresses(entry)
 
@@ -181,6 +188,14 @@ class Cluster:
             raise
         self.failure = None
 
+    async def forget(self) -> None:
+        """Be in no cluster any more. The configuration first: trust alone, which a crash then leaves, is no
+        membership. Raises `BlockpairError`.
+        """
+        await self.configuration.leave()
+        await asyncio.to_thread(self.store.forget)
+        await self.reload()
+
     async def _enter(self, generation: Generation) -> None:
         client, server = await asyncio.to_thread(_contexts, generation)
         await self._give_trust(generation)
@@ -203,7 +218,7 @@ class Cluster:
             self._closing = asyncio.create_task(closing.close())
 
     def _admit(self, name: str, method: str) -> None:
-        if name in self.content.node or method == CONFIRM:
+        if name in self.content.members or method == CONFIRM:
             return
         raise BlockpairError(
             ErrorKind.UNSAFE,

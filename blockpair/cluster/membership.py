@@ -1,4 +1,4 @@
-"""How a cluster begins, and how nodes come and go."""
+"""How a cluster begins, and how nodes come."""
 
 from __future__ import annotations
 
@@ -19,10 +19,8 @@ from msgspec.structs import replace
 from blockpair.cluster.cluster import CONFIRM, Cluster
 from blockpair.cluster.history import Relation, Version, history_of, relation
 from blockpair.cluster.local_addresses import default_addresses
-from blockpair.cluster.nodes import with_node, without_node
 from blockpair.cluster.peers import call_at, connect, exchange, explain_tls
-from blockpair.cluster.rekey import Rekey
-from blockpair.cluster.rules import Task
+from blockpair.cluster.rules import Task, with_node
 from blockpair.cluster.server import PeerMethod
 from blockpair.cluster.tls import TlsStream
 from blockpair.config.cluster import ClusterFile, ClusterTable, NodeEntry, check_cluster, cluster_text
@@ -63,23 +61,15 @@ class AbandonParams(Struct, forbid_unknown_fields=True):
     reason: str
 
 
-class RemovedParams(Struct, forbid_unknown_fields=True):
-    """The cluster that its receiver is no member of any more."""
-
-    cluster: str
-
-
 class Membership:
-    """The commands that change who is a member. ``replication_port``: where this node listens for peers."""
+    """The commands that make a member of a node. ``replication_port``: where this node listens for peers."""
 
-    def __init__(self, cluster: Cluster, rekey: Rekey, replication_port: int) -> None:
+    def __init__(self, cluster: Cluster, replication_port: int) -> None:
         self._cluster = cluster
-        self._rekey = rekey
         self._replication_port = replication_port
         self._log = structlog.get_logger().bind(part="cluster")
         cluster.guest = self._guest
         cluster.methods[CONFIRM] = PeerMethod(NodeEntry, self._confirmed)
-        cluster.methods["peer.cluster.removed"] = PeerMethod(RemovedParams, self._was_removed)
 
     # -- A new cluster
 
@@ -109,7 +99,7 @@ class Membership:
                 await cluster.configuration.begin(cluster_text(content), f"the cluster {name} was begun")
                 await cluster.reload()
             except BaseException:
-                await self._forget()
+                await cluster.forget()
                 raise
             self._log.info("cluster.begun", cluster=name, node=node)
 
@@ -119,7 +109,7 @@ class Membership:
         async with cluster.lock:
             generation, now = cluster.generation, cluster.now()
             entry = cluster.content.node.get(cluster.node.name)
-            if entry is None:
+            if entry is None or not cluster.confirmed:
                 raise BlockpairError(
                     ErrorKind.FAILED,
                     f"{cluster.node.name} has not completed its own join yet",
@@ -171,7 +161,7 @@ class Membership:
                 await self._confirm([member], name, entry)
             except BlockpairError as error:
                 if error.kind is not ErrorKind.UNREACHABLE:
-                    await self._forget()
+                    await cluster.forget()
                     raise
                 raise BlockpairError(
                     error.kind,
@@ -180,7 +170,7 @@ class Membership:
                     f"`blockpair cluster remove {cluster.node.name}`",
                 ) from None
             except BaseException:
-                await self._forget()
+                await cluster.forget()
                 raise
             self._log.info("cluster.joined", cluster=cluster.content.cluster.name, by_way_of=name)
             return name
@@ -233,7 +223,7 @@ class Membership:
                 return
             entry = await asyncio.to_thread(self._remembered_entry)
             failures = []
-            for member in cluster.content.node:
+            for member in cluster.others():
                 addresses = cluster.control_addresses(member)
                 try:
                     await self._confirm(addresses, member, entry)
@@ -314,12 +304,13 @@ class Membership:
         generation, now = cluster.generation, cluster.now()
         book = await asyncio.to_thread(cluster.tokens.load)
         token_id = keeper.request(params, book, now)
-        if params.name in cluster.content.node:
+        if params.name in cluster.content.members:
             raise BlockpairError(
                 ErrorKind.EXISTS,
                 f"the cluster {cluster.content.cluster.name} has a node {params.name} already",
                 "set another name in [node] of the joining node's blockpair.toml, or remove the old one "
-                f"first: `blockpair cluster remove {params.name}` on {cluster.node.name}",
+                f"first: `blockpair cluster remove {params.name}` on {cluster.node.name} "
+                "(`--lost` if it is gone for good)",
             )
         self._with(params.name, NodeEntry(params.addresses, params.port, params.control_port))
         try:
@@ -343,6 +334,10 @@ class Membership:
         cluster = self._cluster
         async with cluster.lock:
             known = cluster.content.node.get(caller)
+            if known is not None and known.lost:
+                # A successor takes the place.
+                known = None
+            entry = NodeEntry(entry.addresses, entry.port, entry.control_port)
             if known is not None and known != entry:
                 raise BlockpairError(
                     ErrorKind.EXISTS,
@@ -360,81 +355,6 @@ class Membership:
     def _with(self, name: str, entry: NodeEntry) -> None:
         """Raises `BlockpairError` where the configuration could not have that node."""
         _check_entry(_joined(self._cluster.content, name, entry), name)
-
-    # -- Going
-
-    async def remove(self, node: str) -> list[str]:
-        """Take ``node`` out of the cluster, with a new authority for those who stay; what was done, in words.
-        Raises `BlockpairError`.
-        """
-        cluster = self._cluster
-        if node == cluster.node.name:
-            return await self._leave()
-        async with cluster.lock:
-            content = cluster.content
-            old_addresses = cluster.control_addresses(node)
-            _check_unnamed(content, node)
-            old = cluster.client_context()
-            staying = [name for name in cluster.others() if name != node]
-            done = await self._rekey.change(staying, why=f"{node} is removed")
-            await cluster.configuration.change(
-                lambda text: without_node(text, node), f"{node} was removed", Task("nodes"), without=[node]
-            )
-            self._log.info("cluster.node-removed", node=node)
-            try:
-                await call_at(
-                    old_addresses,
-                    node,
-                    old,
-                    "peer.cluster.removed",
-                    RemovedParams(content.cluster.id),
-                    timeout=_TELL_SECONDS,
-                )
-                done.append(f"{node} was told, and is in no cluster any more")
-            except BlockpairError as error:
-                done.append(
-                    f"{node} was not told ({error.message}); it is refused all the same. Before it can join "
-                    f"again: `blockpair cluster remove {node}` there"
-                )
-            return done
-
-    async def _leave(self) -> list[str]:
-        """Forget the cluster here."""
-        cluster = self._cluster
-        async with cluster.lock:
-            content = cluster.configuration.content
-            if content is None:
-                raise BlockpairError(
-                    ErrorKind.NOT_FOUND, f"{cluster.node.name} is in no cluster", "there is nothing to forget"
-                )
-            _check_unnamed(content, cluster.node.name)
-            await self._forget()
-            self._log.info("cluster.left", cluster=content.cluster.name)
-            others = [name for name in content.node if name != cluster.node.name]
-            done = [f"{cluster.node.name} has forgotten the cluster {content.cluster.name}"]
-            if others:
-                done.append(
-                    f"for {', '.join(others)} it is still a member, with a certificate that counts: there, "
-                    f"`blockpair cluster remove {cluster.node.name}`"
-                )
-            return done
-
-    async def _was_removed(self, caller: str, params: RemovedParams) -> bool:
-        cluster = self._cluster
-        async with cluster.lock:
-            content = cluster.content
-            if params.cluster != content.cluster.id:
-                raise BlockpairError(ErrorKind.MISMATCH, "that is another cluster", "see its id")
-            _check_unnamed(content, cluster.node.name)
-            self._log.warning("cluster.removed", by=caller, cluster=content.cluster.name)
-            await self._forget()
-            return True
-
-    async def _forget(self) -> None:
-        """The configuration first: trust alone, which a crash then leaves, is no membership."""
-        await self._cluster.configuration.leave()
-        await asyncio.to_thread(self._cluster.store.forget)
-        await self._cluster.reload()
 
     # -- Common
 
@@ -488,19 +408,6 @@ def _check_entry(content: ClusterFile, node: str) -> None:
         raise BlockpairError(
             ErrorKind.CONFIG, f"{node} does not fit: {error.key}: {error.reason}", error.remedy
         ) from None
-
-
-def _check_unnamed(content: ClusterFile, node: str) -> None:
-    """Raises `BlockpairError` while a resource has a copy on ``node``."""
-    named = [name for name, resource in content.resource.items() if node in resource.on]
-    if named:
-        first = named[0]
-        raise BlockpairError(
-            ErrorKind.IN_USE,
-            f"{node} has a copy of {', '.join(named)}",
-            f"delete it first: `blockpair down {first}` on both nodes, then `blockpair delete {first}`; the "
-            "data stays on the devices",
-        )
 
 
 def _as(form: type[Any], value: Any) -> Any:

@@ -125,6 +125,8 @@ class Replica:
         """What of the configuration is not in this node's files, in words."""
         self.after_contact: Callable[[str], Awaitable[None]] | None = None
         """Called when a member's versions are known here, with its name."""
+        self.rendered = asyncio.Event()
+        """Set whenever this node's files were written, or found to be as they should; for one waiter."""
 
     # -- What it is
 
@@ -141,7 +143,7 @@ class Replica:
     @property
     def members(self) -> list[str]:
         """The other nodes."""
-        return [] if self._content is None else [node for node in self._content.node if node != self.node]
+        return [] if self._content is None else [node for node in self._content.members if node != self.node]
 
     @property
     def conflicts(self) -> dict[str, History]:
@@ -161,6 +163,10 @@ class Replica:
     def hand_edited(self) -> str | None:
         """The text of a cluster.toml that was edited by hand. Reads files."""
         return None if self._history is None else self._store.hand_edited(self._history)
+
+    def is_up(self, name: str) -> bool:
+        """Whether a resource runs here, or shall run."""
+        return self._local.is_up(name)
 
     def shares(self, name: str) -> bool:
         """Whether ``name`` is a resource of the cluster."""
@@ -450,6 +456,7 @@ class Replica:
             await self._render(history)
         except BlockpairError as error:
             self.problems = [error.message]
+        self.rendered.set()
 
     def note(self, node: str, seen: Seen) -> None:
         """Remember how a member was at this contact."""

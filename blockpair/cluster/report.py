@@ -35,7 +35,9 @@ class Hello(Struct, frozen=True):
 
 
 class MemberReport(Struct, frozen=True):
-    """A member as this node sees it. ``why``: it is not reachable; ``seconds``: what the call took."""
+    """A node as this one sees it. ``why``: it is not reachable; ``seconds``: what the call took; ``lost``: it
+    is no member any more, and its place is kept.
+    """
 
     name: str
     addresses: list[str]
@@ -48,6 +50,7 @@ class MemberReport(Struct, frozen=True):
     version: str | None = None
     configuration: str | None = None
     certificate_expires: str | None = None
+    lost: bool = False
 
 
 class ClusterReport(Struct, frozen=True, kw_only=True):
@@ -143,6 +146,8 @@ class Reporter:
 
         if name == cluster.node.name:
             return told(here, 0.0)
+        if entry.lost:
+            return report(reachable=False, lost=True, why="it is lost")
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
@@ -171,6 +176,8 @@ def warnings(report: ClusterReport, now: datetime) -> list[str]:
             "again by itself"
         )
     for member in report.members:
+        if member.lost:
+            continue
         if not member.reachable:
             found.append(f"{member.name} cannot be reached: {member.why}")
             continue

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
 
 from blockpair.config.cluster import (
@@ -16,6 +17,7 @@ from blockpair.config.cluster import (
     as_tables,
     resource_on,
 )
+from blockpair.config.resource import ResourceFile
 from blockpair.errors import BlockpairError, ErrorKind
 
 
@@ -57,6 +59,14 @@ def check_change(old: ClusterFile, new: ClusterFile, task: Task) -> None:
         name = sorted(old.node.keys() ^ new.node.keys())[0]
         how = "`blockpair cluster join`" if name in new.node else f"`blockpair cluster remove {name}`"
         raise _Refusal(f"node.{name}", "an edit neither adds nor removes a node", f"use {how}").error()
+    if task.kind != "nodes":
+        for name in sorted(old.node.keys() & new.node.keys()):
+            if old.node[name].lost != new.node[name].lost:
+                raise _Refusal(
+                    f"node.{name}.lost",
+                    "an edit neither loses a node nor finds one",
+                    f"use `blockpair cluster remove {name} --lost`; its successor joins by its name",
+                ).error()
     for name in sorted(old.resource.keys() ^ new.resource.keys()):
         added = name in new.resource
         if (task.kind, task.resource) != ("create" if added else "delete", name):
@@ -65,6 +75,13 @@ def check_change(old: ClusterFile, new: ClusterFile, task: Task) -> None:
                 f"resource.{name}",
                 f"an edit does not {'make' if added else 'remove'} a resource",
                 f"use {how}",
+            ).error()
+        lost = [node for node in new.resource[name].on if new.node[node].lost] if added else []
+        if lost:
+            raise _Refusal(
+                f"resource.{name}.on.{lost[0]}",
+                f"{lost[0]} is lost: nothing can be made there",
+                f"choose another node, or let a successor join as {lost[0]} first",
             ).error()
     for name in old.resource.keys() & new.resource.keys():
         before, after = old.resource[name], new.resource[name]
@@ -113,7 +130,9 @@ def moved(old: ClusterFile, new: ClusterFile, node: str) -> list[str]:
 
 
 def effects(old: ClusterFile, new: ClusterFile) -> list[Effect]:
-    """The resources that go on by ``old`` until they are taken down and up."""
+    """The resources that go on by ``old`` until they are taken down and up. Where the nodes are is taken up
+    at once.
+    """
     found = []
     for name, entry in new.resource.items():
         if name not in old.resource:
@@ -121,11 +140,16 @@ def effects(old: ClusterFile, new: ClusterFile) -> list[Effect]:
         nodes = [
             node
             for node in entry.on
-            if node in old.resource[name].on and resource_on(old, name, node) != resource_on(new, name, node)
+            if node in old.resource[name].on and _elsewhere(old, name, node) != _elsewhere(new, name, node)
         ]
         if nodes:
             found.append(Effect(name, nodes))
     return found
+
+
+def _elsewhere(content: ClusterFile, name: str, node: str) -> ResourceFile:
+    """A resource as a node has it, wherever its peers are."""
+    return msgspec.structs.replace(resource_on(content, name, node), peer=[])
 
 
 def with_resource(text: str, name: str, entry: ResourceEntry) -> str:

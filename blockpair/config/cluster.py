@@ -39,12 +39,14 @@ _Form = TypeVar("_Form")
 
 class NodeEntry(Struct, forbid_unknown_fields=True, frozen=True):
     """``[node.NAME]``. ``addresses``: hosts without a port, the preferred one first; ``port``: replication;
-    ``control_port``: calls between daemons.
+    ``control_port``: calls between daemons. ``lost``: the node is gone for good, and no member any more; its
+    place, with its copies, is kept for a successor of its name.
     """
 
     addresses: list[str]
     port: int = DEFAULT_PORT
     control_port: int = DEFAULT_CONTROL_PORT
+    lost: bool = False
 
 
 class CopyEntry(Struct, forbid_unknown_fields=True, frozen=True):
@@ -82,6 +84,11 @@ class ClusterFile(Struct, forbid_unknown_fields=True, frozen=True):
     cluster: ClusterTable
     node: dict[str, NodeEntry]
     resource: dict[str, ResourceEntry] = field(default_factory=dict)
+
+    @property
+    def members(self) -> list[str]:
+        """The nodes that are not lost."""
+        return [name for name, entry in self.node.items() if not entry.lost]
 
 
 def parse_cluster(text: str, file: Path) -> ClusterFile:
@@ -144,7 +151,8 @@ def check_cluster(content: ClusterFile, file: Path) -> None:
     endpoints: dict[Address, str] = {}
     for name, node in content.node.items():
         _check_node(file, name, node)
-        for host in node.addresses:
+        # Where a lost node was, another may be by now.
+        for host in () if node.lost else node.addresses:
             for key, port in (("port", node.port), ("control_port", node.control_port)):
                 here = f"node.{name}.{key}"
                 other = endpoints.setdefault(Address(host, port), here)
@@ -192,7 +200,9 @@ def resource_on(content: ClusterFile, name: str, node: str) -> ResourceFile:
         device=own.device,
         metadata=own.metadata,
         peer=[
-            PeerTable(other, addresses=[str(address) for address in addresses(content.node[other])])
+            PeerTable(other, lost=True)
+            if content.node[other].lost
+            else PeerTable(other, addresses=[str(address) for address in addresses(content.node[other])])
             for other in entry.on
             if other != node
         ],

@@ -37,11 +37,14 @@ _BY_HAND = "A blockpair resource on this node. Changes take effect at the next `
 
 
 class PeerTable(Struct, forbid_unknown_fields=True, frozen=True):
-    """``[[peer]]``. Exactly one of ``address`` and ``addresses``, the preferred one first."""
+    """``[[peer]]``. Exactly one of ``address`` and ``addresses``, the preferred one first; or ``lost``: the
+    node is gone for good, and nobody is spoken to until it has a successor.
+    """
 
     name: str
     address: str = ""
     addresses: list[str] = field(default_factory=list)
+    lost: bool = False
 
 
 class TimeoutsTable(Struct, forbid_unknown_fields=True, frozen=True):
@@ -87,12 +90,12 @@ class Peer:
 
     name: str
     addresses: tuple[Address, ...]
-    """At least one; the preferred one first."""
+    """The preferred one first; none: the node is lost."""
 
     @property
-    def address(self) -> Address:
-        """The preferred one."""
-        return self.addresses[0]
+    def address(self) -> str:
+        """The preferred one, for a person."""
+        return str(self.addresses[0]) if self.addresses else "lost"
 
 
 @dataclass(frozen=True)
@@ -234,6 +237,12 @@ def _peers(file: Path, tables: list[PeerTable], node: str) -> tuple[Peer, ...]:
 
 
 def _addresses(file: Path, key: str, table: PeerTable) -> tuple[Address, ...]:
+    if table.lost:
+        if table.address or table.addresses:
+            raise ConfigError(
+                file, f"{key}.lost", "a node that is lost has no address", "remove the one or the other"
+            )
+        return ()
     if bool(table.address) == bool(table.addresses):
         raise ConfigError(
             file,
@@ -311,7 +320,9 @@ def resource_text(content: ResourceFile, comment: str = _BY_HAND) -> str:
     for peer in content.peer:
         entry = tomlkit.table()
         entry["name"] = peer.name
-        if peer.addresses:
+        if peer.lost:
+            entry["lost"] = True
+        elif peer.addresses:
             entry["addresses"] = peer.addresses
         else:
             entry["address"] = peer.address

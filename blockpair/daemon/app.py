@@ -48,8 +48,18 @@ def prepare(places: Locations) -> None:
         ) from None
 
 
+def take_over(places: Locations) -> DesiredState:
+    """What the daemon before left; with the lock held. Raises `BlockpairError`."""
+    clear(places)
+    desired = DesiredState(places.desired_file)
+    desired.load()
+    return desired
+
+
 def clear(places: Locations) -> None:
-    """Remove what a daemon killed in the middle of writing left; with its lock held. Raises `BlockpairError`."""
+    """Remove what a daemon killed in the middle of writing left; with its lock held. Raises
+    `BlockpairError`.
+    """
     try:
         for file in remove_unfinished(places.config, places.state):
             structlog.get_logger().info("file.unfinished-removed", file=str(file))
@@ -78,9 +88,7 @@ async def serve(node: NodeConfig, places: Locations) -> None:
     await asyncio.to_thread(prepare, places)
     lock = await asyncio.to_thread(DaemonLock, places.lock_file)
     try:
-        await asyncio.to_thread(clear, places)
-        desired = DesiredState(places.desired_file)
-        await asyncio.to_thread(desired.load)
+        desired = await asyncio.to_thread(take_over, places)
         listener = await asyncio.to_thread(bridge.listen, node.listen)
         try:
             manager = Manager(node, places, desired, boot_id(), listener)

@@ -12,6 +12,7 @@ from msgspec import Struct
 from blockpair.cluster.cluster import Cluster
 from blockpair.cluster.membership import Membership
 from blockpair.cluster.rekey import Rekey
+from blockpair.cluster.removal import Removal
 from blockpair.cluster.report import NoParams, Reporter
 from blockpair.config.names import parse_address
 from blockpair.errors import BlockpairError, ErrorKind
@@ -42,10 +43,11 @@ class JoinParams(Struct, forbid_unknown_fields=True):
         return f"JoinParams({self.server})"
 
 
-class NodeParams(Struct, forbid_unknown_fields=True):
-    """A node."""
+class RemoveParams(Struct, forbid_unknown_fields=True):
+    """A node; ``lost``: it is gone for good."""
 
     node: str
+    lost: bool = False
 
 
 class RotateParams(Struct, forbid_unknown_fields=True):
@@ -57,9 +59,12 @@ class RotateParams(Struct, forbid_unknown_fields=True):
 class ClusterMethods:
     """The table of methods over one `Cluster`."""
 
-    def __init__(self, cluster: Cluster, membership: Membership, rekey: Rekey, reporter: Reporter) -> None:
+    def __init__(
+        self, cluster: Cluster, membership: Membership, removal: Removal, rekey: Rekey, reporter: Reporter
+    ) -> None:
         self._cluster = cluster
         self._membership = membership
+        self._removal = removal
         self._rekey = rekey
         self._reporter = reporter
         self._log = structlog.get_logger().bind(part="rpc")
@@ -71,7 +76,7 @@ class ClusterMethods:
             "cluster.init": self._change("cluster.init", InitParams, self._init),
             "cluster.token": self._change("cluster.token", TokenParams, self._token),
             "cluster.join": self._change("cluster.join", JoinParams, self._join),
-            "cluster.remove": self._change("cluster.remove", NodeParams, self._remove),
+            "cluster.remove": self._change("cluster.remove", RemoveParams, self._remove),
             "cluster.rotate": self._change("cluster.rotate", RotateParams, self._rotate),
         }
 
@@ -112,8 +117,8 @@ class ClusterMethods:
         by_way_of = await self._membership.join(server, params.token, params.addresses)
         return {"by_way_of": by_way_of, "status": await self._reporter.look()}
 
-    async def _remove(self, params: NodeParams) -> Any:
-        return {"done": await self._membership.remove(params.node)}
+    async def _remove(self, params: RemoveParams) -> Any:
+        return {"done": await self._removal.remove(params.node, lost=params.lost)}
 
     async def _rotate(self, params: RotateParams) -> Any:
         async with self._cluster.lock:

@@ -176,7 +176,8 @@ class Creations:
         words. Raises `BlockpairError`, and then nothing was changed.
         """
         before = self._configuration.present().head.text
-        nodes = list(parse_text(before).resource[name].on)
+        content = parse_text(before)
+        nodes = [node for node in content.resource[name].on if node in content.members]
         changed = await self._configuration.change(
             lambda text: without_resource(text, name), f"delete {name}", Task("delete", name), needed=nodes
         )
@@ -189,6 +190,7 @@ class Creations:
                 done += [f"{node}: {line}" for line in msgspec.convert(answer, list[str])]
             except BlockpairError as error:
                 done.append(f"{node}: its metadata may still be there: {error.message}")
+        done += [f"{node}: it is lost" for node in content.resource[name].on if node not in nodes]
         return changed, done
 
     async def anew(
@@ -230,11 +232,12 @@ class Creations:
     def _check_nodes(self, nodes: Iterable[str]) -> None:
         content = parse_text(self._configuration.present().head.text)
         for node in nodes:
-            if node not in content.node:
+            if node not in content.members:
+                lost = node in content.node
                 raise BlockpairError(
                     ErrorKind.NOT_FOUND,
-                    f"the cluster {content.cluster.name} has no node {node!r}",
-                    f"its nodes are: {', '.join(content.node)}",
+                    f"{node} is lost" if lost else f"the cluster {content.cluster.name} has no node {node!r}",
+                    f"its members are: {', '.join(content.members)}",
                 )
         if len(list(nodes)) != 2:
             raise BlockpairError(

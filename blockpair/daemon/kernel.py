@@ -29,8 +29,8 @@ _RETRY_S = 1.0
 
 
 class LockedMemory:
-    """While any kernel device is attached, the daemon's memory stays locked, and it is not the one to be killed
-    for want of memory.
+    """While any kernel device is attached, the daemon's memory stays locked, and it is not the one to be
+    killed for want of memory.
     """
 
     def __init__(self) -> None:

@@ -189,6 +189,16 @@ class Manager:
                 away = away - {chosen} if connect else away | {chosen}
                 self._want(name, Desired(up=True, disconnected=sorted(away)))
 
+    async def readdress(self, name: str) -> None:
+        """Take up where a resource's peers are by its file now, if it is up. Left for the next time while
+        another command on it is under way. Raises `BlockpairError`.
+        """
+        runtime = self._runtimes.get(name)
+        if runtime is None or not runtime.running or self.lock(name).locked():
+            return
+        async with self.lock(name):
+            await runtime.readdress(self.config(name).peers)
+
     async def promote(self, name: str, *, force: bool) -> None:
         """Make this node Primary. Raises `BlockpairError`."""
         async with self.lock(name):

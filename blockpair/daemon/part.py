@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import structlog
+
 from blockpair import _engine, bridge
 from blockpair.cluster.care import Care
 from blockpair.cluster.cluster import Cluster
 from blockpair.cluster.membership import Membership
 from blockpair.cluster.rekey import Rekey
+from blockpair.cluster.removal import Removal
 from blockpair.cluster.report import Reporter
 from blockpair.config.locations import Locations
 from blockpair.config.node import NodeConfig
@@ -17,6 +20,7 @@ from blockpair.daemon.config_methods import ConfigMethods
 from blockpair.daemon.creations import Creations
 from blockpair.daemon.local import LocalResources
 from blockpair.daemon.manager import Manager
+from blockpair.errors import BlockpairError
 from blockpair.rpc.server import Method
 from blockpair.trust.store import Generation
 
@@ -36,14 +40,18 @@ class Part:
 
         self.cluster = Cluster(node, places, LocalResources(manager), give_trust)
         rekey = Rekey(self.cluster)
-        membership = Membership(self.cluster, rekey, listener.port)
+        membership = Membership(self.cluster, listener.port)
         self._care = Care(membership, rekey)
+        self._manager = manager
+        self._log = structlog.get_logger().bind(part="configuration")
         manager.configuration = self.cluster.configuration
         self.creations = Creations(
             manager, self.cluster.configuration, self.cluster.peers, self.cluster.methods
         )
         self._config_methods = ConfigMethods(self.cluster.configuration, self.creations)
-        self._methods = ClusterMethods(self.cluster, membership, rekey, Reporter(self.cluster, rekey))
+        self._methods = ClusterMethods(
+            self.cluster, membership, Removal(self.cluster, rekey), rekey, Reporter(self.cluster, rekey)
+        )
 
     async def start(self) -> None:
         """Take part; before the resources are started, which connect by what this node trusts."""
@@ -55,6 +63,23 @@ class Part:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._care.run())
             group.create_task(self.cluster.configuration.run())
+            group.create_task(self._readdress())
+
+    async def _readdress(self) -> None:
+        """Have resources that are up take up where their peers are, whenever the files may have changed."""
+        configuration = self.cluster.configuration
+        while True:
+            await configuration.rendered.wait()
+            configuration.rendered.clear()
+            content = configuration.content
+            for name in [] if content is None else list(content.resource):
+                try:
+                    await self._manager.readdress(name)
+                except BlockpairError as error:
+                    self._log.warning("resource.not-readdressed", resource=name, text=error.message)
+                except Exception:
+                    # The others, and the next change, are not lost for the sake of one.
+                    self._log.exception("resource.not-readdressed", resource=name)
 
     def methods(self) -> dict[str, Method]:
         """What the daemon's socket offers of it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Thread
@@ -14,7 +15,7 @@ from blockpair import _engine, bridge
 from blockpair.bridge import Notice, Running
 from blockpair.config.locations import Locations, check_socket_path
 from blockpair.config.node import KernelDevice
-from blockpair.config.resource import ResourceConfig
+from blockpair.config.resource import Peer, ResourceConfig
 from blockpair.daemon.asker import asked_by
 from blockpair.daemon.clients import describe
 from blockpair.daemon.desired import Desired, PrimaryMarker, StaleMarker
@@ -124,6 +125,19 @@ class Runtime:
     async def call(self, command: str, **arguments: object) -> None:
         """Have the engine carry out a command. Raises `BlockpairError`."""
         await asyncio.to_thread(self.engine().call, command, by=asked_by.get(), **arguments)
+
+    async def readdress(self, peers: tuple[Peer, ...]) -> None:
+        """From here on the peers are where ``peers`` says, which has the same names. Raises
+        `BlockpairError`.
+        """
+        for old, new in zip(self.config.peers, peers, strict=True):
+            if (old.name, old.addresses) == (new.name, new.addresses):
+                continue
+            addresses = [{"host": at.host, "port": at.port} for at in new.addresses]
+            await self.call("readdress", peer=old.name, addresses=addresses)
+            where = ", ".join(map(str, new.addresses)) or "lost"
+            self._log.info("peer.readdressed", peer=old.name, addresses=where)
+        self.config = replace(self.config, peers=peers)
 
     def loss(self, peer: str) -> SideLoss:
         """What this node changed that ``peer`` lacks. May take minutes; for a thread."""

@@ -59,8 +59,8 @@ def unlock_memory() -> None:
 
 
 def spare() -> int:
-    """Have others killed first when there is no memory, for all I/O of the device would fail with this process;
-    the score before. Raises `ProtectionError`.
+    """Have others killed first when there is no memory, for all I/O of the device would fail with this
+    process; the score before. Raises `ProtectionError`.
     """
     try:
         before = int(_OOM_SCORE.read_text())

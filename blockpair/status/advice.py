@@ -218,6 +218,14 @@ _REFUSALS: dict[str, tuple[Severity, str]] = {
 
 
 def _unconnected(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:
+    if peer.address is None:
+        return Advice(
+            "warning",
+            "lost",
+            f"{peer.name} is lost: the copy on {engine.node} is the only one; {behind(peer)}",
+            f"on another machine of the name {peer.name}: what `blockpair cluster token` prints here; then "
+            f"blockpair create {name} --anew --yes && blockpair up {name}",
+        )
     # Tried again, it is being ended, or the next handshake says that it is not.
     if peer.split_brain and peer.connection == "StandAlone":
         return _split_brain(name, engine, peer)
@@ -251,7 +259,7 @@ def _unconnected(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:
 
 
 def _addresses(peer: PeerStatus) -> str:
-    return ", ".join(path.address for path in peer.paths) or peer.address
+    return ", ".join(path.address for path in peer.paths)
 
 
 def _refused(name: str, engine: EngineStatus, peer: PeerStatus, refusal: Refusal) -> Advice:

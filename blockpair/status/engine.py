@@ -117,12 +117,12 @@ class PathStatus(Struct, frozen=True):
 class PeerStatus(Struct, frozen=True):
     """What this node knows of a peer; ``role`` and ``disk`` are the last it heard; ``paths`` in the order of
     preference; ``cipher`` is of the connection that is there, ``untrusted`` why there is none for want of
-    trust.
+    trust; ``address`` is null where the peer is lost.
     """
 
     slot: int
     name: str
-    address: str
+    address: str | None
     paths: list[PathStatus]
     tls: bool
     cipher: str | None

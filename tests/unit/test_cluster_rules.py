@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from blockpair.cluster.rules import (
     Effect,
@@ -20,7 +21,15 @@ from blockpair.cluster.rules import (
     without_node,
     without_resource,
 )
-from blockpair.config.cluster import ClusterFile, CopyEntry, NodeEntry, ResourceEntry, parse_cluster
+from blockpair.config.cluster import (
+    ClusterFile,
+    CopyEntry,
+    NodeEntry,
+    ResourceEntry,
+    parse_cluster,
+    resource_on,
+)
+from blockpair.config.resource import PeerTable
 from blockpair.errors import BlockpairError, ErrorKind
 from tests.unit.test_cluster_config import TEXT
 
@@ -119,6 +128,36 @@ def test_a_copy_does_not_move_to_another_node_by_an_edit() -> None:
         check_change(_parsed(text), _parsed(text.replace("on.b]", "on.c]")), Task())
 
 
+def _lost(text: str, node: str = "b") -> str:
+    return with_node(text, node, replace(_parsed(text).node[node], lost=True))
+
+
+def test_a_node_is_lost_and_succeeded_by_its_own_commands() -> None:
+    old, new = _parsed(TEXT), _parsed(_lost(TEXT))
+    assert new.members == ["a"]
+    for before, after in ((old, new), (new, old)):
+        check_change(before, after, Task("nodes"))
+        for task in (Task(), Task("create", "r1"), Task("move", "r0")):
+            with pytest.raises(BlockpairError, match=r"node\.b\.lost") as caught:
+                check_change(before, after, task)
+            assert "remove b --lost" in caught.value.remedy
+
+
+def test_nothing_is_made_on_a_lost_node() -> None:
+    lost = _lost(TEXT)
+    with pytest.raises(BlockpairError, match="b is lost"):
+        check_change(_parsed(lost), _parsed(with_resource(lost, "r1", R1)), Task("create", "r1"))
+    # What is there may be changed, and go.
+    check_change(_parsed(lost), _parsed(lost.replace('protocol = "B"', 'protocol = "C"')), Task())
+    check_change(_parsed(lost), _parsed(without_resource(lost, "r0")), Task("delete", "r0"))
+
+
+def test_where_a_lost_node_was_another_may_be() -> None:
+    other = with_node(_lost(TEXT), "c", NodeEntry(_parsed(TEXT).node["b"].addresses))
+    assert _parsed(other).members == ["a", "c"]
+    assert resource_on(_parsed(other), "r0", "a").peer == [PeerTable("b", lost=True)]
+
+
 def test_a_device_changes_only_while_the_resource_is_down() -> None:
     old, new = _parsed(TEXT), _parsed(TEXT.replace('"/dev/vg/r0"', '"/dev/vg/other"', 1))
     assert moved(old, new, "a") == ["r0"]
@@ -140,6 +179,6 @@ def test_which_resources_must_be_restarted_and_where() -> None:
     old = _parsed(TEXT)
     assert effects(old, _parsed(TEXT.replace('"B"', '"A"'))) == [Effect("r0", ["a", "b"])]
     assert effects(old, _parsed(TEXT.replace("priority = 3", "priority = 4"))) == [Effect("r0", ["a"])]
-    # Where the other node is, is known to the node that dials it.
-    assert effects(old, _parsed(TEXT.replace("10.0.0.2", "10.0.0.9"))) == [Effect("r0", ["a"])]
+    # Where the other node is, is taken up at once.
+    assert effects(old, _parsed(TEXT.replace("10.0.0.2", "10.0.0.9"))) == []
     assert effects(old, _parsed(TEXT.replace('"pair"', '"two"'))) == []

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import to_builtins
+from msgspec.structs import replace
 
 from blockpair.cluster.cluster import Cluster
 from blockpair.cluster.membership import Membership
 from blockpair.cluster.rekey import Rekey
+from blockpair.cluster.removal import Removal
 from blockpair.cluster.report import ClusterReport, MemberReport, Reporter, warnings
-from blockpair.cluster.rules import Task
-from blockpair.config.cluster import ClusterFile
+from blockpair.cluster.rules import Task, with_resource
+from blockpair.config.cluster import ClusterFile, CopyEntry, ResourceEntry
 from blockpair.config.locations import locations
 from blockpair.config.names import Address
 from blockpair.config.node import NodeConfig
@@ -66,7 +69,8 @@ class Daemon:
         )
         self.cluster = Cluster(node, places, Local(), give_trust, clock)
         self.rekey = Rekey(self.cluster)
-        self.membership = Membership(self.cluster, self.rekey, port)
+        self.membership = Membership(self.cluster, port)
+        self.removal = Removal(self.cluster, self.rekey)
         self.reporter = Reporter(self.cluster, self.rekey)
 
     def again(self) -> Daemon:
@@ -218,7 +222,7 @@ def test_a_join_that_is_cut_off_before_its_confirmation_completes_by_itself(tmp_
         joining = asyncio.create_task(w.b.join(w.a, await w.token()))
         await _hanging.wait()
         # As a kill: nothing that b would still do is done.
-        w.b.membership._forget = _nothing  # type: ignore[method-assign]
+        w.b.cluster.forget = _nothing  # type: ignore[method-assign]
         joining.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await joining
@@ -248,7 +252,7 @@ def test_a_removed_node_is_refused_by_all_and_knows_why(tmp_path: Path) -> None:
         await w.c.cluster.configuration.sync("a")
         old_authority = w.a.authority
         await w.b.cluster.stop()
-        done = await w.a.membership.remove("b")
+        done = await w.a.removal.remove("b", lost=False)
         assert "b was not told" in done[-1]
         assert w.a.authority == w.c.authority != old_authority
         assert "b" not in w.a.cluster.content.node
@@ -259,7 +263,7 @@ def test_a_removed_node_is_refused_by_all_and_knows_why(tmp_path: Path) -> None:
             assert "removed from the cluster" in error.message
         report = await w.b.reporter.look()
         assert any("removed" in warning for warning in report.warnings)
-        await w.b.membership.remove("b")
+        await w.b.removal.remove("b", lost=False)
         await w.b.join(w.a, await w.token())
         await w.c.cluster.configuration.sync("a")
         await w.healthy("a", "c", "b")
@@ -267,10 +271,72 @@ def test_a_removed_node_is_refused_by_all_and_knows_why(tmp_path: Path) -> None:
     run(tmp_path, body)
 
 
+def test_a_lost_node_is_kept_a_place_that_its_successor_takes(tmp_path: Path) -> None:
+    async def body(w: World) -> None:
+        await w.form("b", "c")
+        entry = ResourceEntry({name: CopyEntry("/dev/r0", "internal") for name in "ab"})
+        await w.a.cluster.configuration.change(
+            lambda text: with_resource(text, "r0", entry), "a copy on b", Task("create", "r0")
+        )
+        error = await refused(w.a.removal.remove("b", lost=True))
+        assert error.kind is ErrorKind.UNSAFE and "it answers" in error.message
+        await w.b.cluster.stop()
+        error = await refused(w.a.removal.remove("b", lost=False))
+        assert error.kind is ErrorKind.IN_USE and "--lost" in error.remedy
+        old_authority, place = w.a.authority, w.a.cluster.content.node["b"]
+        done = await w.a.removal.remove("b", lost=True)
+        assert "is kept" in done[-1]
+        assert w.a.authority == w.c.authority != old_authority
+        await w.c.cluster.configuration.sync("a")
+        for member in (w.a, w.c):
+            assert member.cluster.content.members == ["a", "c"]
+            assert member.cluster.content.node["b"] == replace(place, lost=True)
+            assert "b" not in member.cluster.others() + member.cluster.configuration.members
+            report = await member.reporter.look()
+            assert report.warnings == []
+            assert [found.name for found in report.members if found.lost] == ["b"]
+        assert (await refused(w.a.removal.remove("b", lost=True))).kind is ErrorKind.EXISTS
+        # Only one that joins anew takes the place: not the old b, whatever it says.
+        await w.b.cluster.start()
+        assert (await refused(w.b.cluster.peers.call("a", "peer.cluster.confirm", {}, timeout=5))).kind is (
+            ErrorKind.UNREACHABLE
+        )
+        await w.b.removal.remove("b", lost=True)
+        await w.b.join(w.a, await w.token())
+        await w.c.cluster.configuration.sync("a")
+        assert w.a.cluster.content.node["b"] == place
+        for name in "abc":
+            assert (await w.all[name].reporter.look()).warnings == []
+
+    run(tmp_path, body)
+
+
+def test_a_lost_node_without_copies_has_no_place(tmp_path: Path) -> None:
+    async def body(w: World) -> None:
+        await w.form("b")
+        await w.b.cluster.stop()
+        await w.a.removal.remove("b", lost=True)
+        assert list(w.a.cluster.content.node) == ["a"]
+
+    run(tmp_path, body)
+
+
+def test_a_successor_says_nothing_of_being_lost(tmp_path: Path) -> None:
+    """What joins says where it is, and no more."""
+
+    async def body(w: World) -> None:
+        await w.form("b")
+        entry = replace(w.a.cluster.content.node["b"], lost=True)
+        await w.b.cluster.peers.call("a", "peer.cluster.confirm", to_builtins(entry), timeout=5)
+        assert w.a.cluster.content.members == ["a", "b"]
+
+    run(tmp_path, body)
+
+
 def test_a_removal_tells_the_removed_node(tmp_path: Path) -> None:
     async def body(w: World) -> None:
         await w.form("b")
-        done = await w.a.membership.remove("b")
+        done = await w.a.removal.remove("b", lost=False)
         assert "b was told" in done[-1]
         assert not w.b.cluster.member and w.b.trusted is None
         await w.b.join(w.a, await w.token())
@@ -284,12 +350,12 @@ def test_no_removal_without_every_remaining_member(tmp_path: Path) -> None:
         await w.form("b", "c")
         before = w.a.authority
         await w.c.cluster.stop()
-        error = await refused(w.a.membership.remove("b"))
+        error = await refused(w.a.removal.remove("b", lost=False))
         assert "c did not agree" in error.message
         assert w.a.authority == w.b.authority == before
         assert w.a.cluster.store.staged() is None
         assert "b" in w.a.cluster.content.node
-        assert (await refused(w.a.membership.remove("x"))).kind is ErrorKind.NOT_FOUND
+        assert (await refused(w.a.removal.remove("x", lost=False))).kind is ErrorKind.NOT_FOUND
 
     run(tmp_path, body)
 
@@ -457,8 +523,8 @@ def test_half_a_membership_is_none_and_can_be_ended(tmp_path: Path, left: str) -
         assert not w.b.cluster.member
         if left == "configuration":
             assert (await w.b.reporter.look()).state == "failed"
-            await w.b.membership.remove("b")
-        await w.a.membership.remove("b")
+            await w.b.removal.remove("b", lost=False)
+        await w.a.removal.remove("b", lost=False)
         await w.b.join(w.a, await w.token())
         await w.healthy("a", "b")
 

@@ -14,6 +14,7 @@ from blockpair.cluster.change import Configuration
 from blockpair.cluster.cluster import Cluster
 from blockpair.cluster.membership import Membership
 from blockpair.cluster.rekey import Rekey
+from blockpair.cluster.removal import Removal
 from blockpair.cluster.report import Reporter
 from blockpair.daemon.cluster_methods import ClusterMethods
 from blockpair.daemon.config_methods import ConfigMethods
@@ -46,7 +47,11 @@ OPEN = {
 def every_method() -> dict[str, Method]:
     """The tables as the daemon has them; nothing of them is run."""
     cluster = ClusterMethods(
-        cast(Cluster, None), cast(Membership, None), cast(Rekey, None), cast(Reporter, None)
+        cast(Cluster, None),
+        cast(Membership, None),
+        cast(Removal, None),
+        cast(Rekey, None),
+        cast(Reporter, None),
     )
     creations = cast(Creations, None)
     config = ConfigMethods(cast(Configuration, None), creations)

@@ -343,6 +343,11 @@ impl Replica {
                 < IN_FLIGHT_WRITES_MAX
     }
 
+    /// Whether this node dials that peer, and not the other way round.
+    pub fn dials(&self, peer: PeerSlot) -> bool {
+        self.peers[peer].dials()
+    }
+
     /// How long a silent peer is borne with.
     pub fn peer_timeout(&self) -> Time {
         self.config.peer_timeout_ns

@@ -42,19 +42,32 @@ impl std::fmt::Display for PeerAddress {
 #[derive(Clone, Debug)]
 pub struct Destination {
     pub name: String,
-    /// In the order of preference; one at least.
+    /// In the order of preference. None: the peer is lost, and nobody is spoken to until it has a successor.
     pub addresses: Vec<PeerAddress>,
     pub tls: bool,
     pub trust: TrustStore,
+    /// How often the addresses have changed: an attempt at earlier ones is void.
+    pub changes: u64,
 }
 
 impl Destination {
+    /// Whether the peer is nowhere: gone for good, with no successor yet.
+    pub fn is_lost(&self) -> bool {
+        self.addresses.is_empty()
+    }
+
     /// Connects to the first address where the peer answers, and proves itself to be that peer; says which of them it
     /// is. Takes seconds.
     ///
     /// # Errors
     /// Of each address, why not; a refusal if one of them is.
     pub fn reach(&self) -> io::Result<(usize, Channel)> {
+        if self.is_lost() {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "it is lost: it has no address",
+            ));
+        }
         let mut texts = Vec::new();
         let mut refused = false;
         for (index, address) in self.addresses.iter().enumerate() {

@@ -48,7 +48,7 @@ const LIFE_CHECK: Duration = Duration::from_millis(200);
 #[serde(deny_unknown_fields)]
 pub struct PeerSpec {
     pub name: String,
-    /// Where it listens, in the order of preference; one at least.
+    /// Where it listens, in the order of preference. None: it is lost, and nobody is spoken to.
     pub addresses: Vec<PeerAddress>,
     /// False only where all addresses are loopback ones.
     pub tls: bool,
@@ -91,13 +91,30 @@ pub struct EngineSpec {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "command", rename_all = "lowercase", deny_unknown_fields)]
 enum CommandSpec {
-    Connect { peer: String },
-    Disconnect { peer: String },
-    Promote { force: bool },
+    Connect {
+        peer: String,
+    },
+    Disconnect {
+        peer: String,
+    },
+    Promote {
+        force: bool,
+    },
     Demote {},
-    Sync { source: String },
-    Resolve { victim: String, bundle: bool },
-    Fault { what: Fault },
+    Sync {
+        source: String,
+    },
+    Resolve {
+        victim: String,
+        bundle: bool,
+    },
+    Readdress {
+        peer: String,
+        addresses: Vec<PeerAddress>,
+    },
+    Fault {
+        what: Fault,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -112,7 +129,7 @@ pub struct Engine {
     data_size_bytes: u64,
     peers: Vec<String>,
     /// How each is reached.
-    destinations: Vec<Destination>,
+    destinations: Mutex<Vec<Destination>>,
     reports: Arc<Reports>,
     inbox: Arc<Inbox>,
     shared: Arc<Shared>,
@@ -273,7 +290,7 @@ impl Engine {
             spec.resume,
             clock.now(),
         );
-        let destinations = peers.clone();
+        let destinations = Mutex::new(peers.clone());
         let expected = (peers.iter())
             .map(|peer| Expected {
                 name: peer.name.clone(),
@@ -394,6 +411,7 @@ impl Engine {
                 },
                 bundle,
             },
+            CommandSpec::Readdress { peer, addresses } => return self.readdress(&peer, addresses),
             CommandSpec::Fault { what: Fault::Panic } => {
                 if std::env::var_os("BLOCKPAIR_FAULTS").is_none_or(|value| value != "1") {
                     return Err(Failure::new(
@@ -407,6 +425,25 @@ impl Engine {
             }
         };
         self.ask(command, by, Duration::MAX)
+    }
+
+    /// From here on `peer` is at these addresses; none: it is lost, and what stands to it ends.
+    fn readdress(&self, peer: &str, addresses: Vec<PeerAddress>) -> Result<(), Failure> {
+        let slot = self.slot(peer)?;
+        let (reply, answer) = sync_channel(1);
+        {
+            let mut destinations = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = &mut destinations[slot];
+            check_addresses(&self.resource, peer, &addresses, known.tls)?;
+            known.changes += 1;
+            known.addresses = addresses;
+            self.inbox.push(Input::Readdress {
+                peer: slot,
+                destination: known.clone(),
+                reply,
+            });
+        }
+        self.answer(&answer, Duration::MAX)
     }
 
     fn slot(&self, name: &str) -> Result<usize, Failure> {
@@ -549,26 +586,10 @@ fn in_slots(
         addresses: peer.addresses.clone(),
         tls: peer.tls,
         trust: trust.clone(),
+        changes: 0,
     };
     for peer in &spec.peers {
-        if peer.addresses.is_empty() {
-            return Err(Failure::new(
-                FailureKind::Invalid,
-                format!("peer {} of {} has no address", peer.name, spec.resource),
-                "configure where it listens for replication: HOST:PORT",
-            ));
-        }
-        let open = (peer.addresses.iter()).find(|address| !peer.tls && !address.is_loopback());
-        if let Some(address) = open {
-            return Err(Failure::new(
-                FailureKind::Invalid,
-                format!(
-                    "peer {} of {} at {address} is on another machine, and may not be spoken to without TLS",
-                    peer.name, spec.resource
-                ),
-                "make a cluster (blockpair cluster init, blockpair cluster join), and leave tls on",
-            ));
-        }
+        check_addresses(&spec.resource, &peer.name, &peer.addresses, peer.tls)?;
     }
     let mut peers = Vec::new();
     for name in known {
@@ -594,4 +615,18 @@ fn in_slots(
         )));
     }
     Ok(peers)
+}
+
+/// Refuses addresses where a peer may not be spoken to.
+fn check_addresses(resource: &str, peer: &str, addresses: &[PeerAddress], tls: bool) -> Result<(), Failure> {
+    let open = (addresses.iter()).find(|address| !tls && !address.is_loopback());
+    open.map_or(Ok(()), |address| {
+        Err(Failure::new(
+            FailureKind::Invalid,
+            format!(
+                "peer {peer} of {resource} at {address} is on another machine, and may not be spoken to without TLS"
+            ),
+            "make a cluster (blockpair cluster init, blockpair cluster join), and leave tls on",
+        ))
+    })
 }

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::bundle::Saved;
 use super::channel::Channel;
+use super::dial::Destination;
 use super::event::EventFd;
 use super::failure::Failure;
 use crate::core::{Command, Consultation, Errno, PeerSlot, Token};
@@ -44,8 +45,16 @@ pub enum Input {
     /// The result of an attempt to reach a peer.
     Dialled {
         peer: PeerSlot,
+        /// Of the destination, when the attempt began.
+        changes: u64,
         /// And at which of its addresses it was reached.
         result: io::Result<(PathIndex, Channel)>,
+    },
+    /// From here on a peer is elsewhere, or nowhere.
+    Readdress {
+        peer: PeerSlot,
+        destination: Destination,
+        reply: SyncSender<()>,
     },
     /// The result of an attempt to reach a further path of a session.
     PathDialled {

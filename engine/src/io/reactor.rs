@@ -348,7 +348,20 @@ impl Reactor {
                 } => {
                     self.accepted(channel, *hello, &early);
                 }
-                Input::Dialled { peer, result } => self.dialled(peer, result),
+                Input::Dialled {
+                    peer,
+                    changes,
+                    result,
+                } => self.dialled(peer, changes, result),
+                Input::Readdress {
+                    peer,
+                    destination,
+                    reply,
+                } => {
+                    self.readdress(peer, destination);
+                    // Nobody waiting any more is no harm.
+                    let _ = reply.try_send(());
+                }
                 Input::PathDialled {
                     session,
                     path,

@@ -1,5 +1,6 @@
 //! The whole engine: real files, real sockets, two nodes in one process.
 
+mod addresses;
 mod client;
 mod cluster;
 mod limits;

@@ -314,7 +314,7 @@ impl Peer {
     }
 
     /// Whether this node makes the connection: one of the two does, and the other too while it has a split brain to end.
-    pub(super) fn dials(&self) -> bool {
+    pub(in crate::core) fn dials(&self) -> bool {
         self.dial || self.resolve.is_some()
     }
 

@@ -74,6 +74,7 @@ fn at(port: u16) -> Destination {
         }],
         tls: false,
         trust: TrustStore::default(),
+        changes: 0,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Asking peers, and what they are told besides.
 
 use std::sync::mpsc::sync_channel;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -31,7 +32,8 @@ impl Engine {
             serde_json::from_str(spec).map_err(|error| invalid_json("the question", &error))?;
         let slot = self.slot(&spec.peer)?;
         let own = self.own_consultation(slot, spec.report)?;
-        let answer = consult::ask(&self.destinations[slot], &own);
+        let destination = self.destinations.lock().unwrap_or_else(PoisonError::into_inner)[slot].clone();
+        let answer = consult::ask(&destination, &own);
         Ok(consult::plan(&own, &answer).to_string())
     }
 

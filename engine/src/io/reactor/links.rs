@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use super::{source, Reactor};
 use crate::core::{ConnectionId, Event, PeerSlot, Severity};
 use crate::io::channel::Channel;
+use crate::io::dial::Destination;
 use crate::io::inbox::Input;
 use crate::io::peer::PeerConnection;
 use crate::io::poll::{Interest, Ready};
-use crate::io::socket::Received;
+use crate::io::socket::{Received, SendQueue};
 use crate::io::tls::is_refusal;
 use crate::session::PathIndex;
-use crate::wire::{GoodbyeReason, Hello, Intent, Message};
+use crate::wire::{encode, GoodbyeReason, Hello, Intent, Message};
 
 /// How long a connection that was closed may take to deliver its last words.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
@@ -23,6 +24,10 @@ const BYTES_A_TURN: usize = 512 << 10;
 /// Bytes that wait for one peer, at most. The core holds back long before: what it answers unasked (a ping, say) is
 /// all that can grow this far, with a peer that asks on and on and reads nothing.
 pub(super) const QUEUE_MAX: usize = 256 << 20;
+/// Why connections end when a peer's addresses change.
+const READDRESSED: &str = "its addresses have changed";
+/// What a lost node is told that speaks after all.
+const LOST: &str = "this node is marked lost there, and no member of the cluster any more";
 /// How long the same refusal is not told again.
 const REFUSED_AGAIN: Duration = Duration::from_secs(60);
 
@@ -30,23 +35,29 @@ impl Reactor {
     /// Tries once, on a thread of its own: a name may have to be looked up.
     pub(super) fn dial(&mut self, peer: PeerSlot) {
         let destination = self.peers[peer].clone();
+        let changes = destination.changes;
         let inbox = self.inbox.clone();
         let attempt = std::thread::Builder::new().name("bp-dial".into()).spawn(move || {
             inbox.push(Input::Dialled {
                 peer,
+                changes,
                 result: destination.reach(),
             });
         });
         if let Err(error) = attempt {
             self.inbox.push(Input::Dialled {
                 peer,
+                changes,
                 result: Err(error),
             });
         }
     }
 
-    pub(super) fn dialled(&mut self, peer: PeerSlot, result: io::Result<(PathIndex, Channel)>) {
+    pub(super) fn dialled(&mut self, peer: PeerSlot, changes: u64, result: io::Result<(PathIndex, Channel)>) {
         let connected = result.and_then(|(path, channel)| {
+            if changes != self.peers[peer].changes {
+                return Err(io::Error::other(READDRESSED));
+            }
             let connection = self.connected(peer, channel, &[])?;
             self.offer_session(connection, path);
             Ok(())
@@ -60,6 +71,31 @@ impl Reactor {
                 connection,
                 why: error.to_string(),
             });
+        }
+    }
+
+    /// From here on a peer is where `destination` says. What stands ends, if this node dialled it or the peer is
+    /// lost; a peer that dials finds this node as before.
+    pub(super) fn readdress(&mut self, peer: PeerSlot, destination: Destination) {
+        if self.peers[peer].addresses == destination.addresses {
+            return;
+        }
+        let ends = destination.is_lost() || self.replica.dials(peer);
+        self.peers[peer] = destination;
+        self.untrusted[peer] = None;
+        if !ends {
+            return;
+        }
+        let sessions = self.sessions_with(peer);
+        for session in sessions {
+            self.fail_session(session, READDRESSED.into());
+        }
+        let standing: Vec<u64> = (self.connections.iter())
+            .filter(|(_, connection)| connection.slot == peer)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in standing {
+            self.lost(id, READDRESSED.into());
         }
     }
 
@@ -85,9 +121,26 @@ impl Reactor {
         let Some(peer) = self.peers.iter().position(|peer| peer.name == hello.node) else {
             return;
         };
+        if self.peers[peer].is_lost() {
+            return Reactor::refuse_channel(channel, GoodbyeReason::UnknownNode, LOST);
+        }
         let report = hello.intent == Intent::Consult { report: true };
         let told = self.replica.consultation(peer, false);
         self.answers.give(channel, &hello.node, told, report);
+    }
+
+    /// Tells a connection that was just accepted why it is not taken, and ends it.
+    pub(super) fn refuse_channel(mut channel: Channel, reason: GoodbyeReason, text: &str) {
+        let mut queue = SendQueue::default();
+        let goodbye = Message::Goodbye {
+            reason,
+            text: text.into(),
+        };
+        queue.append(|out| encode(&goodbye, 0, out));
+        // A fresh connection takes so little at once, or its end says enough.
+        if channel.flush(&mut queue).is_ok() {
+            let _ = channel.finish();
+        }
     }
 
     /// A connection that the listener accepted for this resource.
@@ -96,6 +149,9 @@ impl Reactor {
             // The listener asks for the name first; the configuration cannot have changed since.
             return;
         };
+        if self.peers[peer].is_lost() {
+            return Reactor::refuse_channel(channel, GoodbyeReason::UnknownNode, LOST);
+        }
         if hello.intent == Intent::Join {
             return self.joined(peer, channel, &hello, early);
         }

@@ -134,8 +134,14 @@ impl Reactor {
         }
     }
 
+    /// Those with this peer.
+    pub(super) fn sessions_with(&self, peer: PeerSlot) -> Vec<u64> {
+        let with = (self.sessions.iter()).filter(|(_, several)| several.slot == peer);
+        with.map(|(session, _)| *session).collect()
+    }
+
     /// It has failed, whatever of it still stands.
-    fn fail_session(&mut self, session: u64, why: String) {
+    pub(super) fn fail_session(&mut self, session: u64, why: String) {
         let Some(several) = self.sessions.remove(&session) else {
             return;
         };
@@ -293,7 +299,11 @@ impl Reactor {
                 .map(|(session, _)| (*session, usize::from(offer.path)))
         });
         let Some((session, path)) = found else {
-            return Reactor::refuse_path(channel);
+            return Reactor::refuse_channel(
+                channel,
+                GoodbyeReason::Busy,
+                "there is no such session any more",
+            );
         };
         if let Err(error) = self.enter_path(session, peer, path, channel, early) {
             let name = &self.peers[peer].name;
@@ -307,19 +317,6 @@ impl Reactor {
             .and_then(|several| several.carriers[path])
         {
             self.decode_peer(key);
-        }
-    }
-
-    fn refuse_path(mut channel: Channel) {
-        let mut queue = crate::io::socket::SendQueue::default();
-        let goodbye = Message::Goodbye {
-            reason: GoodbyeReason::Busy,
-            text: "there is no such session any more".into(),
-        };
-        queue.append(|out| crate::wire::encode(&goodbye, 0, out));
-        // A fresh connection takes so little at once, or its end says enough.
-        if channel.flush(&mut queue).is_ok() {
-            let _ = channel.finish();
         }
     }
 

@@ -67,7 +67,7 @@ impl Reactor {
                 cipher = connection.channel.session().and_then(Session::cipher);
             }
             let peer = &mut status["peers"][slot];
-            peer["address"] = json!(address.addresses[0].to_string());
+            peer["address"] = json!(address.addresses.first().map(ToString::to_string));
             peer["tls"] = json!(address.tls);
             peer["cipher"] = json!(cipher);
             let connected = peer["connection"] == "Connected";
