@@ -73,6 +73,10 @@ class History:
         over = (version_id for version in self.versions for version_id in version.over)
         return frozenset((*self.ids, *over, *filter(None, [self.versions[0].parent])))
 
+    def version(self, version_id: str) -> Version | None:
+        """The version of that id, if it is here."""
+        return dict(zip(self.ids, self.versions, strict=True)).get(version_id)
+
     def followed_by(
         self, text: str, *, author: str, time: str, why: str, over: Collection[str] = ()
     ) -> Version:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from blockpair.config.names import NAME_RULE
 from blockpair.errors import BlockpairError, ErrorKind
 
 # sun_path of a Unix socket address, less its closing zero byte.
@@ -43,7 +44,7 @@ class Locations:
         return self.config / "resources"
 
     def resource_file(self, name: str) -> Path:
-        return self.resources / f"{name}.toml"
+        return self.resources / f"{_part(name)}.toml"
 
     @property
     def cluster_history(self) -> Path:
@@ -54,6 +55,10 @@ class Locations:
     def creating(self) -> Path:
         """A file a resource whose creation on several nodes has begun and not ended."""
         return self.state / "cluster" / "creating"
+
+    def creating_file(self, name: str) -> Path:
+        """That of one resource."""
+        return self.creating / f"{_part(name)}.json"
 
     @property
     def rpc_socket(self) -> Path:
@@ -69,27 +74,36 @@ class Locations:
 
     def metadata_file(self, name: str) -> Path:
         """Where a resource's external metadata goes unless told otherwise."""
-        return self.state / "metadata" / f"{name}.meta"
+        return self.state / "metadata" / f"{_part(name)}.meta"
 
     def bundles(self, name: str) -> Path:
         """Where what split brains' victims lost is kept, of one resource."""
-        return self.state / "bundles" / name
+        return self.state / "bundles" / _part(name)
 
     def history_file(self, name: str) -> Path:
         """What was decided about a resource on this node; it outlives the resource."""
-        return self.state / "history" / f"{name}.jsonl"
+        return self.state / "history" / f"{_part(name)}.jsonl"
 
     def nbd_socket(self, name: str) -> Path:
-        return self.run / "nbd" / f"{name}.sock"
+        return self.run / "nbd" / f"{_part(name)}.sock"
 
     def primary_marker(self, name: str) -> Path:
-        return self.run / "primary" / name
+        return self.run / "primary" / _part(name)
 
     def stale_marker(self, name: str) -> Path:
-        return self.state / "stale" / name
+        return self.state / "stale" / _part(name)
 
     def device_link(self, name: str) -> Path:
-        return self.dev / name
+        return self.dev / _part(name)
+
+
+def _part(name: str) -> str:
+    """``name``, if it names nothing outside its directory: it may be another node's, or any user's, word.
+    Raises `BlockpairError`.
+    """
+    if not name or "/" in name or "\0" in name or name in (".", ".."):
+        raise BlockpairError(ErrorKind.USAGE, f"{name!r} is not a name: {NAME_RULE}", "write the right name")
+    return name
 
 
 def locations(environment: Mapping[str, str] | None = None, directory: str | None = None) -> Locations:

@@ -20,7 +20,7 @@ from blockpair import bridge
 from blockpair.cluster.change import Changed, Configuration
 from blockpair.cluster.history import Version
 from blockpair.cluster.replicate import Caller, parse_text
-from blockpair.cluster.rules import Task, with_resource, without_resource
+from blockpair.cluster.rules import Task, moved, with_resource, without_resource
 from blockpair.cluster.server import PeerMethod
 from blockpair.config.cluster import ClusterFile, CopyEntry, ResourceEntry, resource_on
 from blockpair.config.files import sync_directory, write_atomically
@@ -66,7 +66,7 @@ class FinishParams(Struct, forbid_unknown_fields=True):
 
 
 class ForgetParams(Struct, forbid_unknown_fields=True):
-    """Forget the copy that ``before``, the text of a version, has, and the present one has not."""
+    """Forget the copy that ``before``, the id of a version, has, and the present one has not."""
 
     name: str
     before: str
@@ -175,8 +175,8 @@ class Creations:
         """Delete the resource ``name`` on all its nodes; the data stays on the devices. What was done, in
         words. Raises `BlockpairError`, and then nothing was changed.
         """
-        before = self._configuration.present().head.text
-        content = parse_text(before)
+        history = self._configuration.present()
+        before, content = history.head_id, parse_text(history.head.text)
         nodes = [node for node in content.resource[name].on if node in content.members]
         changed = await self._configuration.change(
             lambda text: without_resource(text, name), f"delete {name}", Task("delete", name), needed=nodes
@@ -312,8 +312,15 @@ class Creations:
             raise BlockpairError(
                 ErrorKind.FAILED, f"nothing was prepared for making {name}", "give the whole command again"
             )
+        old, new = parse_text(self._configuration.present().head.text), parse_text(params.version.text)
+        if name in old.resource and name not in moved(old, new, self._manager.node.name):
+            raise BlockpairError(
+                ErrorKind.UNSAFE,
+                f"{name} is there already, and stays where it is",
+                "give the whole command again",
+            )
         async with self._manager.lock(name):
-            config = self._config(parse_text(params.version.text), name)
+            config = self._config(new, name)
             made_file = config.metadata is not None and not config.metadata.exists()
             making = _Making(version_id, caller, params.version.text, made_file)
             return await asyncio.to_thread(self._make_here, config, making, force=params.force)
@@ -371,7 +378,16 @@ class Creations:
                 raise BlockpairError(
                     ErrorKind.IN_USE, f"{params.name} is up", f"blockpair down {params.name}"
                 )
-            config = self._config(parse_text(params.before), params.name)
+            # By this node's own history: what a version says was checked when it was made.
+            history = self._configuration.present()
+            before = history.version(params.before)
+            if before is None:
+                raise BlockpairError(
+                    ErrorKind.NOT_FOUND,
+                    f"{self._manager.node.name} does not have that version of the configuration",
+                    f"remove what is left of {params.name} there by hand",
+                )
+            config = self._config(parse_text(before.text), params.name)
             return await asyncio.to_thread(provision.delete_copy, self._manager, config)
 
     async def recover(self) -> None:
@@ -428,7 +444,7 @@ class Creations:
         return resource_config(resource_on(content, name, node), file, node)
 
     def _record(self, name: str) -> Path:
-        return self._manager.places.creating / f"{name}.json"
+        return self._manager.places.creating_file(name)
 
     def _records(self) -> list[Path]:
         return sorted(self._manager.places.creating.glob("*.json"))

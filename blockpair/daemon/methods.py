@@ -13,7 +13,6 @@ import structlog
 from msgspec import Struct
 
 from blockpair import __version__, bridge, bundles
-from blockpair.config.names import check_name
 from blockpair.config.resource import INTERNAL, OnIoError, PeerTable, Protocol, SplitBrainPolicy
 from blockpair.daemon import provision
 from blockpair.daemon.asker import asked_by, describe_asker
@@ -267,10 +266,7 @@ class Methods:
         return await self._manager.report(params.name)
 
     async def _history(self, caller: Caller, params: HistoryParams) -> Any:
-        try:
-            file = self._manager.places.history_file(check_name(params.name))
-        except ValueError as error:
-            raise BlockpairError(ErrorKind.USAGE, str(error), "write the resource's name") from None
+        file = self._manager.places.history_file(params.name)
         if not file.exists():
             # Nothing was recorded of a resource that is there; of any other, say that there is none.
             self._manager.config(params.name)

@@ -220,6 +220,8 @@ def member_context(node: Node, authority: str | None = None) -> ssl.SSLContext:
 
 def ask(node: Node, context: ssl.SSLContext, method: str, name: str | None = None, **params: Any) -> Any:
     """Call a method of the control port, as whoever the context is."""
+    if "resource_name" in params:
+        params["name"] = params.pop("resource_name")
     request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
     with (
         socket.create_connection(("127.0.0.1", node.control), timeout=10) as plain,
@@ -250,6 +252,36 @@ def test_a_node_is_who_its_certificate_says(cluster: Cluster) -> None:
     cluster.start()
     answer = ask(a, member_context(b), "peer.trust.commit", id="0" * 16)
     assert "no such change" in answer["error"]["message"]
+
+
+def test_a_member_names_no_file_outside(cluster: Cluster) -> None:
+    """A member may make and delete copies as the configuration says, and nothing else of the other's."""
+    cluster.form()
+    a, b = cluster.nodes
+    head = a.rpc("config.show")["id"]
+    token(a)
+    before = {path: path.read_bytes() for path in a.dir.rglob("*") if path.is_file() and path != a.log}
+    context = member_context(b)
+    for name in ("../../trust/tokens", "../../../config/blockpair", "/etc/passwd", "..", ""):
+        for method, params in (
+            ("peer.create.finish", {"version": head, "up": True}),
+            ("peer.create.undo", {"version": head}),
+            ("peer.create.place", {}),
+            ("peer.delete.forget", {"before": head}),
+        ):
+            answer = ask(a, context, method, name="a", **{"resource_name": name, **params})
+            assert "error" in answer, (method, name, answer)
+    # A version that was never made says nothing of what may be deleted.
+    victim = a.dir / "victim"
+    victim.write_text("precious")
+    before[victim] = victim.read_bytes()
+    text = (a.dir / "config/cluster.toml").read_text() + (
+        f'[resource.r9.on.a]\ndevice = "/dev/null"\nmetadata = "{victim}"\n'
+        '[resource.r9.on.b]\ndevice = "/dev/null"\nmetadata = "internal"\n'
+    )
+    answer = ask(a, context, "peer.delete.forget", name="a", resource_name="r9", before=text)
+    assert answer["error"]["data"]["kind"] == "not_found"
+    assert all(path.read_bytes() == content for path, content in before.items())
 
 
 def test_strangers_on_the_control_port(cluster: Cluster) -> None:
