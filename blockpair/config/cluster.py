@@ -133,7 +133,7 @@ def _part(value: Any, form: type[_Form], where: str, file: Path) -> _Form:
     try:
         return msgspec.convert(value, type=form)
     except msgspec.ValidationError as error:
-        key, reason, remedy = explain(str(error))
+        key, reason, remedy = explain(str(error), form)
         raise ConfigError(file, f"{where}.{key}".strip("."), reason, remedy) from None
 
 

@@ -8,7 +8,7 @@ import re
 import tempfile
 import tomllib
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -57,12 +57,12 @@ def read_toml(file: Path, form: type[_Form]) -> _Form:
     try:
         return msgspec.convert(table, type=form)
     except msgspec.ValidationError as error:
-        key, reason, remedy = explain(str(error))
+        key, reason, remedy = explain(str(error), form)
         raise ConfigError(file, key, reason, remedy) from None
 
 
-def explain(text: str) -> tuple[str, str, str]:
-    """Key, reason and remedy of what msgspec says about a value that does not fit."""
+def explain(text: str, form: type[Any] | None = None) -> tuple[str, str, str]:
+    """Key, reason and remedy of what msgspec says about a value that does not fit in a ``form``."""
     reason, _, path = text.partition(" - at ")
     key = re.sub(r"^\$\.?", "", path.strip("`"))
     if match := re.fullmatch(r"Object contains unknown field `(.+)`", reason):
@@ -73,7 +73,27 @@ def explain(text: str) -> tuple[str, str, str]:
         return key, "is missing", "add it"
     if match := re.fullmatch(r"Expected `(.+)`, got `(.+)`", reason):
         return key, f"must be of type {match[1]}, not {match[2]}", "correct the value"
+    if match := re.fullmatch(r"Invalid enum value (.+)", reason):
+        known = [] if form is None else _choices(form, key)
+        return (
+            key,
+            f"{match[1]} is none of its values",
+            f"write one of: {', '.join(known)}" if known else "correct it",
+        )
     return key, reason[:1].lower() + reason[1:], "correct the value"
+
+
+def _choices(form: type[Any], key: str) -> list[str]:
+    """The values that a key of a form may have, where they are few."""
+    from msgspec import inspect
+
+    found: inspect.Type = inspect.type_info(form)
+    for part in key.split("."):
+        if not isinstance(found, inspect.StructType):
+            return []
+        found = next(field.type for field in found.fields if field.encode_name == part)
+    options = found.types if isinstance(found, inspect.UnionType) else (found,)
+    return [f'"{value}"' for one in options if isinstance(one, inspect.LiteralType) for value in one.values]
 
 
 def write_atomically(file: Path, text: str, mode: int = 0o644) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -126,6 +126,22 @@ class ResourceConfig:
         if self.metadata is None:
             return {"kind": "internal"}
         return {"kind": "external", "path": str(self.metadata)}
+
+
+# Keys of the file that are called otherwise in `ResourceConfig`.
+_KEYS = {
+    "peer_timeout": "timeouts.peer",
+    "resume_wait": "timeouts.resume_wait",
+    "kernel_device": "nbd.kernel_device",
+    "queues": "nbd.queues",
+    "dead_connection_timeout": "nbd.dead_connection_timeout",
+}
+
+
+def changed_keys(old: ResourceConfig, new: ResourceConfig) -> list[str]:
+    """The keys by which two configurations of a resource differ, wherever its peers are."""
+    names = [field.name for field in fields(ResourceConfig) if field.name != "peers"]
+    return [_KEYS.get(name, name) for name in names if getattr(old, name) != getattr(new, name)]
 
 
 def read_resource(file: Path, node: str) -> ResourceConfig:

@@ -155,9 +155,11 @@ class Creations:
             text_with, f"create {name}", Task("create", name, force), needed=devices, before_commit=make
         )
         version = changed.version.id()
-        problems = await self._on_all(
-            devices, "peer.create.finish", FinishParams(name, version, up), _MAKE_SECONDS
-        )
+        problems: dict[str, BlockpairError] = {}
+        # The node that comes first by its name dials: it had to try again if the other were not up yet.
+        for nodes in (set(devices) - {min(devices)}, {min(devices)}):
+            finish = FinishParams(name, version, up)
+            problems |= await self._on_all(nodes, "peer.create.finish", finish, _MAKE_SECONDS)
         return {
             "name": name,
             "version": changed.version.number,

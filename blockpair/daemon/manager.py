@@ -15,7 +15,7 @@ from blockpair.cluster.change import Configuration
 from blockpair.config.files import ConfigError
 from blockpair.config.locations import Locations
 from blockpair.config.node import NodeConfig
-from blockpair.config.resource import INTERNAL, ResourceConfig, read_resource
+from blockpair.config.resource import INTERNAL, ResourceConfig, changed_keys, read_resource
 from blockpair.daemon.desired import Desired, DesiredState, PrimaryMarker, StaleMarker
 from blockpair.daemon.kernel import LockedMemory
 from blockpair.daemon.runtime import Runtime
@@ -345,6 +345,7 @@ class Manager:
             failure = (
                 runtime.failure.message if runtime.failure is not None else "it is being started or stopped"
             )
+        pending, misconfigured = self._pending(runtime)
         serving = engine is not None and engine.state == "running" and engine.role == "Primary"
         socket = str(self.places.nbd_socket(name)) if serving else None
         return _report(
@@ -356,7 +357,16 @@ class Manager:
             events=runtime.recent_events(),
             socket=socket,
             runs=True,
+            pending=pending,
+            misconfigured=misconfigured,
         )
+
+    def _pending(self, runtime: Runtime) -> tuple[list[str], str | None]:
+        """The keys that its file has other values for than a resource goes by, or why it cannot be read."""
+        try:
+            return changed_keys(runtime.config, self.config(runtime.config.name)), None
+        except BlockpairError as error:
+            return [], error.message
 
     def runtime(self, name: str) -> Runtime:
         """A resource that is up. Raises `BlockpairError`."""
@@ -432,9 +442,11 @@ def _report(
     events: Sequence[EventRecord] = (),
     socket: str | None = None,
     runs: bool = False,
+    pending: Sequence[str] = (),
+    misconfigured: str | None = None,
 ) -> ResourceReport:
     state: State = "failed" if failure is not None else ("running" if runs else "down")
-    entries = advice(name, state, failure, engine, device)
+    entries = advice(name, state, failure, engine, device, pending=pending, misconfigured=misconfigured)
     return ResourceReport(
         name=name,
         state=state,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from blockpair.status.conditions import copies_synced
 from blockpair.status.engine import EngineStatus, PathStatus, PeerStatus, Refusal, Resync
@@ -18,9 +18,33 @@ def advice(
     failure: str | None,
     engine: EngineStatus | None,
     kernel_device: KernelDeviceStatus | None = None,
+    *,
+    pending: Sequence[str] = (),
+    misconfigured: str | None = None,
 ) -> list[Advice]:
-    """What is wrong or worth knowing of the resource ``name``, the gravest first; empty when all is well."""
+    """What is wrong or worth knowing of the resource ``name``, the gravest first; empty when all is well.
+    ``pending``: keys whose values in its file are not those in use; ``misconfigured``: why the file of a
+    resource that is up cannot be used.
+    """
     found = list(_advice(name, state, failure, engine))
+    if pending:
+        found.append(
+            Advice(
+                "warning",
+                "pending-settings",
+                f"configured and not in use yet: {', '.join(pending)}; a daemon that restarts takes it up",
+                f"on both nodes, one after the other: blockpair down {name} && blockpair up {name}",
+            )
+        )
+    if misconfigured is not None:
+        found.append(
+            Advice(
+                "warning",
+                "misconfigured",
+                f"it goes on as it was brought up, and would not come up again: {misconfigured}",
+                "correct that before it, or the daemon, is restarted",
+            )
+        )
     if kernel_device is not None and kernel_device.error is not None:
         found.append(
             Advice(
@@ -201,13 +225,15 @@ _REFUSALS: dict[str, tuple[Severity, str]] = {
     ),
     "Protocol": (
         "warning",
-        "set the same `protocol` in both nodes' {name}.toml, then on the changed one: "
+        "set the same `protocol` on both nodes; in a cluster it is the same, and one has not taken it "
+        "up (`blockpair config show`). Then on the one that has another: "
         "blockpair down {name} && blockpair up {name}",
     ),
     "Policy": (
         "warning",
-        "set the same `split_brain` in both nodes' {name}.toml (in /etc/blockpair/resources), then on the "
-        "changed one: blockpair down {name} && blockpair up {name}",
+        "set the same `split_brain` on both nodes; in a cluster it is the same, and one has not taken "
+        "it up (`blockpair config show`). Then on the one that has another: "
+        "blockpair down {name} && blockpair up {name}",
     ),
     "UnknownNode": (
         "warning",

@@ -76,11 +76,11 @@ CASES: list[tuple[str, EngineStatus, str, str, str]] = [
      "sync r0 --wait"),
     ("unrelated", refusal("Refused", "unrelated-data"), "refused-refused", "critical",
      "blockpair down r0 && blockpair create r0 --anew --yes && blockpair up r0"),
-    ("policy", refusal("Policy"), "refused-policy", "warning", "r0.toml"),
+    ("policy", refusal("Policy"), "refused-policy", "warning", "config show"),
     ("version", refusal("Version"), "refused-version", "warning", "blockpair --version"),
     ("size", refusal("Size"), "refused-size", "critical", "as large"),
     ("block-size", refusal("BlockSize"), "refused-blocksize", "warning", "--block-size"),
-    ("protocol", refusal("Protocol"), "refused-protocol", "warning", "r0.toml"),
+    ("protocol", refusal("Protocol"), "refused-protocol", "warning", "config show"),
     ("no-resource", refusal("UnknownResource"), "refused-unknownresource", "warning", "blockpair create r0"),
     ("other-resource", refusal("OtherResource"), "refused-otherresource", "critical", "address"),
     ("unknown-node", refusal("UnknownNode"), "refused-unknownnode", "warning", "`a`"),
@@ -127,6 +127,15 @@ def test_all_paths_are_shown_where_there_are_several() -> None:
     shown = "\n".join(line.plain for line in resource_lines(report(engine(peer(paths=[ACTIVE, DOWN])))))
     assert "10.0.0.2:7788 active, 10.1.0.2:7788 down" in shown
     assert "standby" not in "\n".join(line.plain for line in resource_lines(report(engine())))
+
+
+def test_settings_that_are_not_in_use_yet_are_told() -> None:
+    found = advice("r0", "running", None, engine(), pending=["protocol", "timeouts.peer"])
+    assert [(entry.code, entry.severity) for entry in found] == [("pending-settings", "warning")]
+    assert "protocol, timeouts.peer" in found[0].text and "blockpair down r0" in found[0].remedy
+    found = advice("r0", "running", None, engine(), misconfigured="r0.toml: protocol: is none of its values")
+    assert [entry.code for entry in found] == ["misconfigured"]
+    assert "is none of its values" in found[0].text
 
 
 def test_down_and_failed() -> None:

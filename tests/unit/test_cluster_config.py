@@ -82,7 +82,7 @@ def test_a_rendered_resource_file_has_all_addresses() -> None:
         ("[node.b]", "x = 1\n[node.b]", "node.a.x", "no such key"),
         ('["10.0.0.1", "fd00::1"]', '"10.0.0.1"', "node.a.addresses", "type array"),
         ('metadata = "internal"', "", "resource.r0.on.a.metadata", "is missing"),
-        ('protocol = "B"', 'protocol = "D"', "resource.r0.protocol", "invalid enum value"),
+        ('protocol = "B"', 'protocol = "D"', "resource.r0.protocol", "is none of its values"),
         ('protocol = "B"', 'tls = "off"', "resource.r0.tls", "loopback"),
         ('protocol = "B"', 'block_size = "3K"', "resource.r0.block_size", "power of two"),
         ('peer = "2s"', 'peer = "2"', "resource.r0.timeouts.peer", "not a duration"),

@@ -23,6 +23,7 @@ from blockpair.config.resource import (
     ResourceFile,
     SplitBrainPolicy,
     TimeoutsTable,
+    changed_keys,
     read_resource,
     resource_config,
     resource_text,
@@ -67,8 +68,8 @@ def test_a_whole_resource_file_is_read(tmp_path: Path) -> None:
         ('block_size = "64K"', 'block_size = "5K"', "block_size", "not a power of two"),
         ('block_size = "64K"', 'block_size = "2M"', "block_size", "not a power of two"),
         ('block_size = "64K"', 'block_size = "big"', "block_size", "not a size"),
-        ('protocol = "B"', 'protocol = "D"', "protocol", "invalid enum value"),
-        ('protocol = "B"', 'split_brain = "discard"', "split_brain", "invalid enum value"),
+        ('protocol = "B"', 'protocol = "D"', "protocol", "is none of its values"),
+        ('protocol = "B"', 'split_brain = "discard"', "split_brain", "is none of its values"),
         ('protocol = "B"', "priority = -1", "priority", "not from 0 to"),
         ('protocol = "B"', 'protokol = "B"', "protokol", "no such key"),
         ('peer = "500ms"', 'peer = "500"', "timeouts.peer", "not a duration"),
@@ -95,6 +96,29 @@ def test_a_bad_value_is_told_with_file_key_reason_and_remedy(
     assert str(file) in caught.value.message
     assert caught.value.remedy
     assert caught.value.exit_code == 1
+
+
+def test_of_few_values_all_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "r0.toml"
+    for old, new, values in (
+        ('protocol = "B"', 'protocol = "D"', '"A", "B", "C"'),
+        ('kernel_device = "off"', 'kernel_device = "no"', '"auto", "off", "required"'),
+    ):
+        file.write_text(GOOD.replace(old, new))
+        with pytest.raises(ConfigError) as caught:
+            read_resource(file, "a")
+        assert values in caught.value.remedy
+
+
+def test_what_differs_is_named_as_in_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "r0.toml"
+    file.write_text(GOOD)
+    old = read_resource(file, "a")
+    file.write_text(GOOD.replace('protocol = "B"', 'protocol = "C"').replace("500ms", "600ms"))
+    assert changed_keys(old, read_resource(file, "a")) == ["protocol", "timeouts.peer"]
+    # Where the peer is, is taken up at once.
+    file.write_text(GOOD.replace("10.0.0.2:7788", "10.0.0.3:7788"))
+    assert changed_keys(old, read_resource(file, "a")) == []
 
 
 def test_a_second_peer_is_refused() -> None:
