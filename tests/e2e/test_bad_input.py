@@ -262,8 +262,12 @@ def test_damaged_metadata(node: Node) -> None:
         for offset in shown["layout"]["superblock"]:
             metadata.seek(offset + 40)
             metadata.write(b"\xa5" * 16)
-    node.refused(1, "up", "r0")
+    told = node.refused(1, "up", "r0")
     node.refused(1, "metadata", "show", "r0")
+    # What it says works, and is of this node alone: `delete` would be of both.
+    assert "blockpair create NAME --anew --force" in told and "delete" not in told
+    node.ok("create", "r0", "--anew", "--force", "--yes")
+    node.ok("up", "r0")
 
 
 def test_a_device_that_has_gone(node: Node) -> None:

@@ -82,7 +82,7 @@ CASES: list[tuple[str, EngineStatus, str, str, str]] = [
     ("block-size", refusal("BlockSize"), "refused-blocksize", "warning", "--block-size"),
     ("protocol", refusal("Protocol"), "refused-protocol", "warning", "config show"),
     ("no-resource", refusal("UnknownResource"), "refused-unknownresource", "warning", "blockpair create r0"),
-    ("other-resource", refusal("OtherResource"), "refused-otherresource", "critical", "address"),
+    ("other-resource", refusal("OtherResource"), "refused-otherresource", "critical", "create r0 --anew"),
     ("unknown-node", refusal("UnknownNode"), "refused-unknownnode", "warning", "`a`"),
     ("garbage", refusal("ProtocolError"), "refused-protocolerror", "warning", "logs"),
     ("two-primaries", engine(peer(role="Primary")), "two-primaries", "critical", "blockpair demote r0"),
