@@ -52,7 +52,7 @@ def parse_metadata(text: str | None, nodes: Iterable[str]) -> dict[str, str]:
     return found
 
 
-@click.command("create")
+@click.command("create", short_help="Make NAME on two nodes of the cluster, or on neither.")
 @name_argument
 @click.option(
     "--on",

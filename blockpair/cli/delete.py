@@ -8,7 +8,7 @@ from blockpair.cli.output import daemon, json_option, name_argument, print_json
 from blockpair.errors import BlockpairError, ErrorKind
 
 
-@click.command("delete")
+@click.command("delete", short_help="Forget NAME on both nodes of it; the data stays.")
 @name_argument
 @click.option("--yes", is_flag=True, help="Do not ask for the name.")
 @json_option
@@ -20,8 +20,10 @@ def command(directory: str | None, name: str, yes: bool, as_json: bool) -> None:
     Without its metadata, a node does not know any more how its copy relates to the peer's. Refused (exit code
     3) while the resource is up, on either node.
 
-    \b Examples: blockpair down r0 && blockpair delete r0 # after `down` on the other node too blockpair
-    delete r0 --yes
+    \b
+    Examples:
+      blockpair down r0 && blockpair delete r0    # after `down` on the other node too
+      blockpair delete r0 --yes
     """
     import sys
 
