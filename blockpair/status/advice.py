@@ -209,8 +209,8 @@ _REFUSALS: dict[str, tuple[Severity, str]] = {
     "OtherResource": (
         "critical",
         "the peer's device belongs to another resource of this name: correct its address or device; if one "
-        "copy is to be given up, there: `blockpair down {name}`, `blockpair create {name} --anew` (it does not "
-        "touch the other node, as `delete` does), `blockpair up {name}`",
+        "copy is to be given up, there: `blockpair down {name}`, `blockpair create {name} --anew` (not "
+        "`delete`: that is of both nodes), `blockpair up {name}`",
     ),
     "Version": (
         "warning",
