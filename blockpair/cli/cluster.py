@@ -70,7 +70,7 @@ def token(directory: str | None, ttl: str, as_json: bool) -> None:
     from blockpair.cli.wait import seconds
 
     with daemon(directory) as client:
-        answer = client.call("cluster.token", {"ttl_seconds": seconds(ttl)}, dict[str, Any])
+        answer = client.call("cluster.token", {"ttl_seconds": seconds(ttl, "--ttl")}, dict[str, Any])
     if as_json:
         print_json(answer)
         return

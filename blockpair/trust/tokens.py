@@ -19,6 +19,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.units import format_duration
 
 MAX_LIFE = timedelta(days=7)
 MAX_OPEN = 100
@@ -102,8 +103,8 @@ def added(book: Book, token: Token, life: timedelta, now: datetime) -> Book:
     if not timedelta(0) < life <= MAX_LIFE:
         raise BlockpairError(
             ErrorKind.USAGE,
-            f"a token cannot live for {life.total_seconds():g} s",
-            f"choose a time up to {MAX_LIFE.days} days, such as --ttl 15m",
+            f"a token cannot live for {format_duration(life.total_seconds())}",
+            f"choose a time up to {MAX_LIFE.total_seconds() / 3600:g}h, such as --ttl 15m",
         )
     kept = {id_: record for id_, record in book.tokens.items() if now < record.expires + _REMEMBERED}
     if sum(1 for record in kept.values() if record.used is None and now < record.expires) >= MAX_OPEN:

@@ -181,6 +181,9 @@ def test_tokens_are_bounded_in_life_and_number() -> None:
     book = tokens.Book()
     for life in (timedelta(0), timedelta(seconds=-1), timedelta(days=8)):
         refusal(tokens.added, book, tokens.new_token(bytes(32)), life, NOW)
+    # In units that --ttl takes.
+    error = refusal(tokens.added, book, tokens.new_token(bytes(32)), timedelta(hours=1000), NOW)
+    assert "1000h" in error.message and "168h" in error.remedy
     for _ in range(tokens.MAX_OPEN):
         book = tokens.added(book, tokens.new_token(bytes(32)), FIFTEEN, NOW)
     refusal(tokens.added, book, tokens.new_token(bytes(32)), FIFTEEN, NOW)
