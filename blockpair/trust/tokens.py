@@ -27,6 +27,8 @@ MAX_OPEN = 100
 _REMEMBERED = timedelta(days=30)
 _PREFIX = "bpj1-"
 _ID_BYTES, _SECRET_BYTES, _FINGERPRINT_BYTES, _CHECK_BYTES = 8, 32, 32, 4
+# Characters of base64 without padding: 6 bits each.
+_ENCODED = -(-(_ID_BYTES + _SECRET_BYTES + _FINGERPRINT_BYTES + _CHECK_BYTES) * 8 // 6)
 _NEW_TOKEN = "on a member: `blockpair cluster token`, and join with the command that it prints"
 
 
@@ -56,14 +58,16 @@ def parse_token(text: str) -> Token:
     """The token in ``text``. Raises `ValueError`, which never repeats it."""
     text = text.strip()
     encoded = text.removeprefix(_PREFIX)
-    if encoded == text or len(encoded) > 200:
+    if encoded == text:
         raise ValueError(f"it does not begin with {_PREFIX}")
+    # First: base64 itself calls a text of some lengths no base64, whatever it is made of.
+    if len(encoded) != _ENCODED:
+        short = len(encoded) < _ENCODED
+        raise ValueError("it is too short: a part is missing" if short else "it is too long")
     try:
         content = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         raise ValueError("it has characters that no token has") from None
-    if len(content) != _ID_BYTES + _SECRET_BYTES + _FINGERPRINT_BYTES + _CHECK_BYTES:
-        raise ValueError("a part of it is missing, or there is too much")
     body, check = content[:-_CHECK_BYTES], content[-_CHECK_BYTES:]
     if check != _check(body):
         raise ValueError("a character of it was changed")
