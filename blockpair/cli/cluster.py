@@ -164,10 +164,8 @@ def remove(directory: str | None, node: str, lost: bool, yes: bool, as_json: boo
       blockpair cluster remove beta --lost
       blockpair cluster remove beta --yes --json
     """
-    flag = " --lost" if lost else ""
     confirm(
         f"{node} would be taken out of the cluster: it can come back with a new token only",
-        f"blockpair cluster remove {node}{flag} --yes",
         yes=yes,
         as_json=as_json,
     )

@@ -193,7 +193,6 @@ def accept(directory: str | None, node: str, yes: bool, as_json: bool) -> int:
             _show_conflict(found[0])
         confirm(
             f"What only this node changed goes, on all nodes; {node}'s configuration is taken.",
-            f"blockpair config accept {node} --yes",
             yes=yes,
             as_json=as_json,
         )

@@ -258,7 +258,6 @@ def _create_anew(directory: str | None, params: dict[str, Any], *, yes: bool, as
         client.call_raw("resource.status", {"name": name})
         confirm(
             f"This node's copy of {name} will count as one without data: it is synced from the other node.",
-            f"blockpair create {name} --anew --yes",
             yes=yes,
             as_json=as_json,
         )
