@@ -138,7 +138,9 @@ impl MetadataFile {
             found.resource,
             found.node
         );
-        let remedy = "name the right metadata in the configuration, or begin this copy anew: `blockpair create NAME --anew --force`";
+        let remedy =
+            "name the right metadata in the configuration; only if nobody needs those, overwrite them: \
+                      `blockpair create NAME --anew --force`";
         Err(MetadataError::new(Kind::Mismatch, message, remedy))
     }
 
