@@ -104,14 +104,13 @@ fn same_pair(mine: &Hello, theirs: &Hello) -> Result<(), (GoodbyeReason, String)
     if mine.resource_id != theirs.resource_id && mine.resource_id != none && theirs.resource_id != none {
         let text = format!(
             "resource {}: node {} has data of resource id {}, node {} of {}: two different resources of the same name; \
-             check device and metadata on both nodes, or, on the node whose data may be lost, begin its copy anew: \
-             `blockpair create {} --anew --force`",
+             check device and metadata on both nodes, or begin the copy anew whose data may be lost: \
+             `blockpair create NAME --anew` there",
             mine.resource,
             mine.node,
             id_text(&mine.resource_id),
             theirs.node,
-            id_text(&theirs.resource_id),
-            mine.resource
+            id_text(&theirs.resource_id)
         );
         return Err((GoodbyeReason::OtherResource, text));
     }
