@@ -98,7 +98,8 @@ def test_a_handshake_without_end_is_refused_and_burns_no_time(cluster: Cluster) 
     records = b"\x01" + (40000).to_bytes(3, "big") + bytes(40000 - 14)
     parts = [records[start : start + 16000] for start in range(0, len(records), 16000)]
     hello = b"".join(b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part for part in parts)
-    with socket.create_connection(("127.0.0.1", a.port), timeout=10) as stranger, contextlib.suppress(OSError):
+    connection = socket.create_connection(("127.0.0.1", a.port), timeout=10)
+    with connection as stranger, contextlib.suppress(OSError):
         stranger.sendall(hello)
         while stranger.recv(4096):
             pass
