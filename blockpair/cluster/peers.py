@@ -22,6 +22,10 @@ _OTHER_NAME = 62
 _IDS = itertools.count(1)
 
 
+class NoAnswer(BlockpairError):
+    """A member was reached, and gave no answer in time: whether it did what it was asked is not known."""
+
+
 class Peers:
     """Calls members by name. ``addresses`` gives where a member's control port is, the preferred one first,
     and raises `BlockpairError` for who is none; ``context`` the client's side of the present trust.
@@ -77,7 +81,8 @@ async def call_at(
                 return await exchange(stream, method, params)
         except TimeoutError:
             # It may have been done: another address would do it again.
-            raise _unreachable(node, f"{address}: no answer to {method} within {timeout:g} s") from None
+            why = f"{address}: no answer to {method} within {timeout:g} s"
+            raise _unreachable(node, why, NoAnswer) from None
         except OSError as error:
             raise _unreachable(node, f"{address}: {explain_tls(error, node)}") from None
         finally:
@@ -148,8 +153,8 @@ def explain_tls(error: OSError, node: str) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
-def _unreachable(node: str, why: str) -> BlockpairError:
-    return BlockpairError(
+def _unreachable(node: str, why: str, kind: type[BlockpairError] = BlockpairError) -> BlockpairError:
+    return kind(
         ErrorKind.UNREACHABLE,
         f"{node} cannot be reached: {why}",
         f"see that blockpaird runs on {node} and that the network lets its control port through; "
