@@ -192,7 +192,7 @@ def test_a_removed_node_is_refused_and_told_why(cluster: Cluster, third: Node) -
     with pytest.raises((ssl.SSLError, ConnectionError)) as caught:
         ask(a, context, "peer.cluster.hello")
     assert "UNKNOWN_CA" in str(caught.value)
-    assert said(a, "not one of this cluster")
+    eventually(lambda: said(a, "not one of this cluster"), "a says so")
     b.ok("cluster", "remove", "b", "--yes")
     cluster.admit(b)
     eventually(lambda: report(b)["healthy"], "b is a member again")
