@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,16 @@ class Node:
     def stop(self) -> int:
         """SIGTERM, as systemd; the exit code."""
         return self._end(signal.SIGTERM)
+
+    @contextlib.contextmanager
+    def silent(self) -> Iterator[None]:
+        """Its daemon lives, and answers nobody meanwhile."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def _end(self, number: signal.Signals) -> int:
         if self.process is None:

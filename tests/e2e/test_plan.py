@@ -102,7 +102,7 @@ def test_a_refusal_before_any_rule_is_planned_too(cluster: Cluster) -> None:
     assert "manual" in plan["decision"]["reason"]
     a.ok("connect", "r0")
     entry = next(entry for entry in a.status()["advice"] if entry["code"] == "refused-policy")
-    assert "manual" in entry["text"] and "r0.toml" in entry["remedy"]
+    assert "manual" in entry["text"] and "`split_brain`" in entry["remedy"]
 
 
 def test_who_answers_nonsense_or_nothing_keeps_nobody_waiting(cluster: Cluster) -> None:
