@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Literal
+
+from msgspec import Struct
 
 from blockpair import bridge
 from blockpair.cluster.rules import Task, moved
@@ -11,6 +14,13 @@ from blockpair.config.resource import resource_config
 from blockpair.daemon import provision
 from blockpair.daemon.manager import Manager
 from blockpair.errors import BlockpairError
+
+
+class OwnCopy(Struct, frozen=True):
+    """This node's copy of a resource of the cluster: "up", "present" on its disk, or "absent"."""
+
+    name: str
+    state: Literal["up", "present", "absent"]
 
 
 class LocalResources:
@@ -22,6 +32,21 @@ class LocalResources:
     def is_up(self, name: str) -> bool:
         """Whether a resource runs or shall run."""
         return self._manager.is_up(name)
+
+    async def copies(self, content: ClusterFile) -> list[OwnCopy]:
+        """The copies that the configuration has on this node, as they are here. Reads disks."""
+        node = self._manager.node.name
+        names = [name for name, entry in content.resource.items() if node in entry.on]
+        return list(await asyncio.gather(*(asyncio.to_thread(self._copy, name) for name in names)))
+
+    def _copy(self, name: str) -> OwnCopy:
+        if self._manager.is_up(name):
+            return OwnCopy(name, "up")
+        try:
+            bridge.read_metadata(self._manager.config(name), dump=False)
+        except BlockpairError:
+            return OwnCopy(name, "absent")
+        return OwnCopy(name, "present")
 
     async def check(self, old: ClusterFile, new: ClusterFile, task: Task) -> None:
         """Raises `BlockpairError` where this node's devices do not allow the change."""

@@ -180,8 +180,8 @@ class Runtime:
             raise
 
     async def _check_not_primary(self, peer: str) -> None:
-        """Raises `BlockpairError` where a peer that is not connected answers that it is Primary: that is a fact,
-        which no force overrides. No answer in time leaves the doubt, which the engine judges.
+        """Raises `BlockpairError` where a peer that is not connected answers that it is Primary: that is a
+        fact, which no force overrides. No answer in time leaves the doubt, which the engine judges.
         """
         try:
             async with asyncio.timeout(_ROLE_PATIENCE_SECONDS):

@@ -254,10 +254,10 @@ class Cluster:
         self.a.ok("cluster", "init", "test")
         self.admit(self.b)
 
-    def admit(self, node: Node) -> None:
-        """Make a node a member, by way of a."""
+    def admit(self, node: Node) -> str:
+        """Make a node a member, by way of a; what it said."""
         token = self.a.rpc("cluster.token")["text"]
-        node.ok("cluster", "join", f"127.0.0.1:{self.a.control}", token)
+        return node.ok("cluster", "join", f"127.0.0.1:{self.a.control}", token).out
 
     def create(self, size: int = 16 << 20, *options: str) -> None:
         """Make r0 on both, on new files of ``size`` bytes."""

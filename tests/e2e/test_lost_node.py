@@ -88,7 +88,11 @@ def test_a_successor_takes_the_place_of_a_lost_node(cluster: Cluster, successor:
     a.write(8192, b"3" * 4096)
     # Another machine, elsewhere, by the same name; a is in use all the time.
     successor.start()
-    cluster.admit(successor)
+    # Its disks are its own: what b has is not there.
+    away = b.dir / "state/metadata"
+    away.rename(b.dir / "away")
+    assert "blockpair create r0 --anew" in cluster.admit(successor)
+    (b.dir / "away").rename(away)
     successor.ok("cluster", "status")
     eventually(lambda: not any(m["lost"] for m in a.rpc("cluster.status")["members"]), "b is a member")
     a.ok("cluster", "status")
@@ -114,13 +118,18 @@ def test_a_lost_node_comes_back_with_its_old_disk(cluster: Cluster) -> None:
     b.kill()
     a.write(MIB, b"2" * 4096)
     a.ok("cluster", "remove", "b", "--lost", "--yes")
+    a.ok("config", "edit", "--set", "resource.r0.timeouts.peer=4s")
     b.start()
     # As long as it is in use there, nothing is forgotten.
     b.ok("up", "r0")
     assert "r0 is up here" in b.refused(3, "cluster", "remove", "b", "--lost", "--yes")
     b.ok("down", "r0")
     assert "is as it was" in b.ok("cluster", "remove", "b", "--lost", "--yes").out
-    cluster.admit(b)
+    joined = cluster.admit(b)
+    assert "r0: its copy is here" in joined and "blockpair up r0" in joined
+    # What was rendered for it before is no person's edit.
+    assert b.rpc("resource.status")["configuration"]["advice"] == []
+    assert 'peer = "4s"' in (b.dir / "config/resources/r0.toml").read_text()
     b.ok("up", "r0")
     b.wait("synced")
     a.wait("primary,synced")
