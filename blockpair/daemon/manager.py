@@ -21,7 +21,7 @@ from blockpair.daemon.kernel import LockedMemory
 from blockpair.daemon.runtime import Runtime
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.files.losses import side_loss
-from blockpair.status.advice import advice, healthy
+from blockpair.status.advice import Outside, advice, healthy
 from blockpair.status.conditions import missing
 from blockpair.status.configuration import configuration_report
 from blockpair.status.engine import EngineStatus
@@ -333,7 +333,7 @@ class Manager:
         except ConfigError as error:
             return _report(name, failure=error.message)
         if runtime is None:
-            return _report(name, config=config)
+            return _report(name, config=config, outside=self._outside(config))
         failure, engine = None, None
         try:
             engine = await runtime.status()
@@ -359,7 +359,15 @@ class Manager:
             runs=True,
             pending=pending,
             misconfigured=misconfigured,
+            outside=self._outside(config),
         )
+
+    def _outside(self, config: ResourceConfig) -> Outside:
+        """What keeps a resource from peers because this node is no member, or none for them."""
+        configuration = self.configuration
+        if configuration is None or configuration.content is None:
+            return Outside(no_cluster=config.tls)
+        return Outside(distrusted=configuration.distrusted)
 
     def _pending(self, runtime: Runtime) -> tuple[list[str], str | None]:
         """The keys that its file has other values for than a resource goes by, or why it cannot be read."""
@@ -419,6 +427,8 @@ def _configuration(configuration: Configuration | None) -> ConfigurationReport |
         problems=configuration.problems,
         failure=None if failure is None else f"{failure.message}; {failure.remedy}",
         older=frozenset() if history is None else history.known,
+        node=configuration.node,
+        distrusted=configuration.distrusted,
     )
 
 
@@ -444,9 +454,19 @@ def _report(
     runs: bool = False,
     pending: Sequence[str] = (),
     misconfigured: str | None = None,
+    outside: Outside | None = None,
 ) -> ResourceReport:
     state: State = "failed" if failure is not None else ("running" if runs else "down")
-    entries = advice(name, state, failure, engine, device, pending=pending, misconfigured=misconfigured)
+    entries = advice(
+        name,
+        state,
+        failure,
+        engine,
+        device,
+        pending=pending,
+        misconfigured=misconfigured,
+        outside=outside or Outside(),
+    )
     return ResourceReport(
         name=name,
         state=state,

@@ -89,10 +89,9 @@ def test_a_successor_takes_the_place_of_a_lost_node(cluster: Cluster, successor:
     # Another machine, elsewhere, by the same name; a is in use all the time.
     successor.start()
     # Its disks are its own: what b has is not there.
-    away = b.dir / "state/metadata"
-    away.rename(b.dir / "away")
+    hidden = (b.dir / "state/metadata").rename(b.dir / "away")
     assert "blockpair create r0 --anew" in cluster.admit(successor)
-    (b.dir / "away").rename(away)
+    hidden.rename(b.dir / "state/metadata")
     successor.ok("cluster", "status")
     eventually(lambda: not any(m["lost"] for m in a.rpc("cluster.status")["members"]), "b is a member")
     a.ok("cluster", "status")
@@ -123,8 +122,14 @@ def test_a_lost_node_comes_back_with_its_old_disk(cluster: Cluster) -> None:
     # As long as it is in use there, nothing is forgotten.
     b.ok("up", "r0")
     assert "r0 is up here" in b.refused(3, "cluster", "remove", "b", "--lost", "--yes")
+    # Nothing here comes right by itself, and status says so.
+    eventually(lambda: "no-member" in _advised(b), "b knows that it is no member")
+    shown = b.cli("status").out
+    assert "blockpair cluster remove b --lost" in shown and "by itself" not in shown
+    assert "blockpair cluster remove b --lost" in b.cli("cluster", "status").out
     b.ok("down", "r0")
     assert "is as it was" in b.ok("cluster", "remove", "b", "--lost", "--yes").out
+    assert "this node is in no cluster" in b.cli("status").out
     joined = cluster.admit(b)
     assert "r0: its copy is here" in joined and "blockpair up r0" in joined
     # What was rendered for it before is no person's edit.

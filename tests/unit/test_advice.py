@@ -9,7 +9,7 @@ import pytest
 
 from blockpair.cli.progress import hopeless, plain
 from blockpair.cli.status_text import resource_lines
-from blockpair.status.advice import advice, healthy
+from blockpair.status.advice import Outside, advice, healthy
 from blockpair.status.conditions import CONDITIONS, holds, missing
 from blockpair.status.engine import EngineStatus, PeerStatus
 from blockpair.status.report import KernelDeviceStatus, ResourceReport, State
@@ -252,3 +252,22 @@ def test_force_is_not_advised_where_it_decides_nothing() -> None:
     for status in (engine(away(), resuming=True, **torn), engine(split_peer, **torn)):
         entries = advice("r0", "running", None, status)
         assert entries and not any("--force" in entry.remedy for entry in entries)
+
+
+@pytest.mark.parametrize(
+    ("outside", "code", "next_step"),
+    [
+        (Outside(no_cluster=True), "no-cluster", "join the cluster of b"),
+        (Outside(distrusted=frozenset("b")), "no-member", "blockpair cluster remove a --lost"),
+    ],
+)
+def test_a_node_that_is_no_member_waits_for_nobody(outside: Outside, code: str, next_step: str) -> None:
+    for status in (engine(away()), engine(away(untrusted="b:7788: unknown issuer"))):
+        (entry,) = advice("r0", "running", None, status, outside=outside)
+        assert entry.code == code and next_step in entry.remedy
+        assert "by itself" not in entry.remedy
+
+
+def test_outside_a_cluster_up_alone_is_no_advice() -> None:
+    (entry,) = advice("r0", "down", None, None, outside=Outside(no_cluster=True))
+    assert entry.code == "down" and "cluster token" in entry.remedy
