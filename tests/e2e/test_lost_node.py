@@ -157,8 +157,10 @@ def test_what_stands_to_a_lost_node_is_ended(cluster: Cluster) -> None:
     """Its replication is connected, and its control port is not reached."""
     _in_use(cluster)
     a, b = cluster.nodes
-    # Committed here; b cannot be told.
+    # b, which would refuse, cannot be asked.
+    b.kill()
     assert a.cli("config", "edit", "--set", f"node.b.control_port={free_ports(1)[0]}").code == 4
+    b.start()
     a.wait("connected")
     a.ok("cluster", "remove", "b", "--lost", "--yes")
     eventually(lambda: _peer(a)["connection"] == "Connecting", "a has ended the connection")
