@@ -12,6 +12,7 @@ import structlog
 
 from blockpair import __version__, _engine, bundles
 from blockpair.cluster.change import Configuration
+from blockpair.config.cluster import addresses
 from blockpair.config.files import ConfigError
 from blockpair.config.locations import Locations
 from blockpair.config.node import NodeConfig
@@ -26,6 +27,7 @@ from blockpair.status.conditions import missing
 from blockpair.status.configuration import configuration_report
 from blockpair.status.engine import EngineStatus
 from blockpair.status.loss import BothLosses, SideLoss, decode_report
+from blockpair.status.paths import OwnPlace, named
 from blockpair.status.plan import Plan
 from blockpair.status.report import (
     SCHEMA,
@@ -345,6 +347,8 @@ class Manager:
             failure = (
                 runtime.failure.message if runtime.failure is not None else "it is being started or stopped"
             )
+        if engine is not None:
+            engine = self._named(engine, config)
         pending, misconfigured = self._pending(runtime)
         serving = engine is not None and engine.state == "running" and engine.role == "Primary"
         socket = str(self.places.nbd_socket(name)) if serving else None
@@ -361,6 +365,15 @@ class Manager:
             misconfigured=misconfigured,
             outside=self._outside(config),
         )
+
+    def _named(self, engine: EngineStatus, config: ResourceConfig) -> EngineStatus:
+        """With the paths named by what the cluster's configuration knows of this node."""
+        content = None if self.configuration is None else self.configuration.content
+        entry = None if content is None else content.node.get(self.node.name)
+        if entry is None:
+            return engine
+        own = OwnPlace(tuple(addresses(entry)), self.node.listen, self.places.node_file)
+        return named(engine, own, {peer.name: len(peer.addresses) for peer in config.peers})
 
     def _outside(self, config: ResourceConfig) -> Outside:
         """What keeps a resource from peers because this node is no member, or none for them."""

@@ -398,23 +398,32 @@ def behind(peer: PeerStatus) -> str:
     return ", ".join(part for part in (marked, suspect) if part)
 
 
-def _path_down(peer: PeerStatus, path: PathStatus) -> Advice:
+def _path_down(node: str, peer: PeerStatus, path: PathStatus) -> Advice:
     others = ", ".join(other.address for other in peer.paths if other.state != "down")
     since = "" if path.since_seconds is None else f" for {format_duration(path.since_seconds)}"
     why = "" if path.why is None else f" ({path.why})"
+    way = f"from {peer.name} to {path.address}, here," if path.own else f"{path.address} to {peer.name}"
+    remedy = (
+        f"see that the cable, the switch and both ends of {path.address} work (`ip link`, `ping`), and that "
+        "no firewall is between them; it is used again by itself"
+    )
+    if not path.heard:
+        remedy = (
+            "listen on all addresses (0.0.0.0, or [::]) there, with the same port, and restart blockpaird on "
+            f"this node; or take that address of {node} away: blockpair config edit"
+        )
     return Advice(
         "warning",
         "path-down",
-        f"the path {path.address} to {peer.name} is down{since}{why}; replication goes on over {others}, "
+        f"the path {way} is down{since}{why}; replication goes on over {others}, "
         "and nothing is lost, but if that fails too the copies part",
-        f"see that the cable, the switch and both ends of {path.address} work (`ip link`, `ping`), and that "
-        "no firewall is between them; it is used again by itself",
+        remedy,
     )
 
 
 def _connected(name: str, engine: EngineStatus, peer: PeerStatus) -> Iterator[Advice]:
     if any(path.state != "down" for path in peer.paths):
-        yield from (_path_down(peer, path) for path in peer.paths if path.state == "down")
+        yield from (_path_down(engine.node, peer, path) for path in peer.paths if path.state == "down")
     if engine.role == "Primary" and peer.role == "Primary":
         yield Advice(
             "critical",

@@ -185,9 +185,15 @@ def test_a_lost_node_is_forgotten_with_its_resources(cluster: Cluster) -> None:
 
 def test_an_address_changes_while_a_resource_is_in_use(cluster: Cluster) -> None:
     _in_use(cluster)
-    a = cluster.a
+    a, b = cluster.nodes
     a.ok("config", "edit", "--set", 'node.b.addresses=["127.0.0.1", "127.0.0.2"]')
     eventually(lambda: len(_peer(a)["paths"]) == 2, "a knows both")  # type: ignore[arg-type]
     a.wait("primary,synced")
     a.write(4096, b"2" * 4096)
     cluster.assert_equal()
+    # b does not listen there, knows it, and says it: the cable is not to blame.
+    eventually(lambda: len(_peer(b)["paths"]) == 2, "b knows both")  # type: ignore[arg-type]
+    (entry,) = [entry for entry in b.status()["advice"] if entry["code"] == "path-down"]
+    assert f"to 127.0.0.2:{b.port}, here, is down" in entry["text"]
+    assert f'listen = "127.0.0.1:{b.port}"' in entry["text"] and "cable" not in entry["remedy"]
+    assert f"127.0.0.2:{b.port} (own) down" in b.cli("status").out
