@@ -37,6 +37,8 @@ class ErrorKind(StrEnum):
     USAGE = "usage"
     NO_DAEMON = "no_daemon"
     UNREACHABLE = "unreachable"
+    BUSY = "busy"
+    """Somebody else is changing it at this moment."""
     NOT_PERMITTED = "not_permitted"
     INTERNAL = "internal"
 

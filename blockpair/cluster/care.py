@@ -1,4 +1,6 @@
-"""What a member sees to by itself: joins and changes of the authority that were cut off, and renewal."""
+"""What a member sees to by itself: joins and changes of the authority that were cut off, what could not be
+taken up, and renewal.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from blockpair.cluster.cluster import Cluster
 from blockpair.cluster.membership import Membership
 from blockpair.cluster.rekey import Rekey
 from blockpair.errors import BlockpairError
@@ -18,7 +21,8 @@ _RENEWAL_SECONDS = 3600.0
 class Care:
     """Looks after one node's membership, until cancelled."""
 
-    def __init__(self, membership: Membership, rekey: Rekey) -> None:
+    def __init__(self, cluster: Cluster, membership: Membership, rekey: Rekey) -> None:
+        self._cluster = cluster
         self._membership = membership
         self._rekey = rekey
         self._told: dict[str, str] = {}
@@ -29,6 +33,7 @@ class Care:
         loop = asyncio.get_running_loop()
         renewed = float("-inf")
         while True:
+            await self._try("cluster", self._cluster.recover)
             await self._try("join", self._membership.confirm)
             await self._try("authority", self._rekey.resolve)
             if loop.time() - renewed >= _RENEWAL_SECONDS:

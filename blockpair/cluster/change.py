@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from blockpair.cluster.config_messages import AbortParams, CommitParams, HeadAnswer, PrepareParams
 from blockpair.cluster.history import Version, accepted, only_in
+from blockpair.cluster.peers import NoAnswer
 from blockpair.cluster.replicate import (
     COMMIT_SECONDS,
     PREPARE_SECONDS,
@@ -182,6 +183,13 @@ class _Change:
                 raise end
             if end.kind is not ErrorKind.UNREACHABLE:
                 raise BlockpairError(end.kind, f"{node} refuses: {end.message}", end.remedy)
+            if isinstance(end, NoAnswer):
+                # It may be about to refuse. Who takes part is asked; only who does not is left out.
+                raise BlockpairError(
+                    ErrorKind.TIMEOUT,
+                    f"{node} takes part, and did not say in time whether it could live with the change",
+                    f"see what keeps {node} busy (its log; a slow disk?), and repeat; or stop its blockpaird",
+                )
             if node in needed:
                 raise end
             self.away[node] = end.message

@@ -61,10 +61,13 @@ class Cluster:
         self.methods: dict[str, PeerMethod] = {}
         self.guest: Callable[[str], dict[str, PeerMethod]] = lambda _: {}
         self.peers = Peers(self.control_addresses, self.client_context)
+        self.local = local
         self.configuration = Configuration(node.name, Store(places, node.name), self.peers, local)
         self.methods.update(self.configuration.methods())
         self.failure: BlockpairError | None = None
         """Why this node does not take part, though it has, or had, a cluster's trust."""
+        self.closed: BlockpairError | None = None
+        """Why a member's control port is not open."""
         self.lock = asyncio.Lock()
         """Held while membership or trust changes."""
         self._give_trust = give_trust
@@ -154,6 +157,26 @@ class Cluster:
             self.failure = error
             self._log.error("cluster.failed", text=error.message, remedy=error.remedy)
 
+    async def recover(self) -> None:
+        """Take up what could not be taken up before: trust that could not be read, a control port that could
+        not be opened. Raises `BlockpairError` where that is still so.
+        """
+        async with self.lock:
+            if self.configuration.content is not None and self._generation is None:
+                try:
+                    await self.reload()
+                except BlockpairError as error:
+                    self.failure = error
+                    raise
+            elif self.closed is not None:
+                await self._open()
+                self.check_open()
+
+    def check_open(self) -> None:
+        """Raises `BlockpairError` where a member's control port is not open."""
+        if self.closed is not None:
+            raise self.closed
+
     async def stop(self) -> None:
         """End all calls."""
         if self._server is not None:
@@ -204,17 +227,30 @@ class Cluster:
         client, server = await asyncio.to_thread(_contexts, generation)
         await self._give_trust(generation)
         self._generation, self._client = generation, client
+        self._log.info("cluster.member", cluster=self.content.cluster.name)
         if self._server is not None:
             self._server.set_context(server)
-            return
+        else:
+            await self._open()
+
+    async def _open(self) -> None:
+        """Open the control port. If it cannot be, `closed` tells; what is replicated does not need it."""
         if self._closing is not None:
             await self._closing
         control = ControlServer(self.methods, Policy(self._admit, self.guest))
-        await control.start(self.node.control, server)
-        self._server = control
-        self._log.info("cluster.member", cluster=self.content.cluster.name, control_port=control.port)
+        try:
+            _, server = await asyncio.to_thread(_contexts, self.generation)
+            await control.start(self.node.control, server)
+        except BlockpairError as error:
+            if self.closed is None:
+                self._log.error("control.closed", text=error.message, remedy=error.remedy)
+            self.closed = error
+            return
+        self.closed, self._server = None, control
+        self._log.info("control.open", port=control.port)
 
     async def _leave(self) -> None:
+        self._generation = self._client = self.closed = None
         await self._give_trust(None)
         if self._server is not None:
             closing, self._server = self._server, None

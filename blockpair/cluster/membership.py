@@ -39,10 +39,11 @@ from blockpair.trust.join import (
     RequestAnswer,
     RequestParams,
 )
+from blockpair.trust.store import Generation
 
 _CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 30.0
-_TELL_SECONDS = 3.0
+_AGAIN_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class Membership:
                 await asyncio.to_thread(cluster.store.replace, made, certificate, key)
                 await cluster.configuration.begin(cluster_text(content), f"the cluster {name} was begun")
                 await cluster.reload()
+                cluster.check_open()
             except BaseException:
                 await cluster.forget()
                 raise
@@ -158,9 +160,10 @@ class Membership:
                 await asyncio.to_thread(cluster.store.replace, made, answer.certificate, key)
                 await self._adopt(answer.configuration)
                 await cluster.reload()
-                await self._confirm([member], name, entry)
+                cluster.check_open()
+                await self._confirm_patiently([member], name, entry)
             except BlockpairError as error:
-                if error.kind is not ErrorKind.UNREACHABLE:
+                if error.kind not in (ErrorKind.UNREACHABLE, ErrorKind.BUSY):
                     await cluster.forget()
                     raise
                 raise BlockpairError(
@@ -206,6 +209,18 @@ class Membership:
         issued = _as(RequestAnswer, await exchange(stream, "join.request", asked))
         joiner.accept(issued, cluster.now())
         return authority.certified_name(leaf), entry, issued, key
+
+    async def _confirm_patiently(self, addresses: list[Address], member: str, entry: NodeEntry) -> None:
+        """Like `_confirm`; while somebody else changes the cluster there, it is tried again for a time."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _ANSWER_SECONDS
+        while True:
+            try:
+                return await self._confirm(addresses, member, entry)
+            except BlockpairError as error:
+                if error.kind is not ErrorKind.BUSY or loop.time() >= deadline:
+                    raise
+            await asyncio.sleep(_AGAIN_SECONDS)
 
     async def _confirm(self, addresses: list[Address], member: str, entry: NodeEntry) -> None:
         cluster = self._cluster
@@ -285,6 +300,7 @@ class Membership:
 
         async def request(_: str, params: RequestParams) -> RequestAnswer:
             async with cluster.lock:
+                await self._check_settled(generation)
                 return await self._admit(keeper, params, remote)
 
         async def abandon(_: str, params: AbandonParams) -> None:
@@ -298,6 +314,22 @@ class Membership:
             "join.request": PeerMethod(RequestParams, request),
             "join.abandon": PeerMethod(AbandonParams, abandon),
         }
+
+    async def _check_settled(self, proved_to: Generation) -> None:
+        """Raises `BlockpairError` where the authority that a caller was proved to does not count any more, or
+        soon may not. The lock is held, which the caller may have waited for.
+        """
+        cluster = self._cluster
+        if proved_to.authority.certificate != cluster.generation.authority.certificate:
+            raise BlockpairError(
+                ErrorKind.UNSAFE,
+                "the cluster's authority was changed meanwhile: who was let in before is not any more",
+                "join with a new token: `blockpair cluster token` on a member",
+            )
+        if await asyncio.to_thread(cluster.store.staged) is not None:
+            raise BlockpairError(
+                ErrorKind.BUSY, "the cluster's authority is being changed", "try again in a moment"
+            )
 
     async def _admit(self, keeper: Doorkeeper, params: RequestParams, remote: str) -> RequestAnswer:
         cluster = self._cluster
@@ -332,7 +364,9 @@ class Membership:
     async def _confirmed(self, caller: str, entry: NodeEntry) -> Any:
         """A node with a certificate completes its join."""
         cluster = self._cluster
+        proved_to = cluster.generation
         async with cluster.lock:
+            await self._check_settled(proved_to)
             known = cluster.content.node.get(caller)
             if known is not None and known.lost:
                 # A successor takes the place.

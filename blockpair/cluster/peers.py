@@ -26,9 +26,9 @@ _IDS = itertools.count(1)
 class NotTrusted(BlockpairError):
     """A member answers, and the two nodes do not go by the same authority."""
 
-    def __init__(self, node: str, why: str) -> None:
-        unreachable = _unreachable(node, why)
-        super().__init__(unreachable.kind, unreachable.message, unreachable.remedy)
+
+class NoAnswer(BlockpairError):
+    """A member was reached, and gave no answer in time: whether it did what it was asked is not known."""
 
 
 class Peers:
@@ -88,14 +88,16 @@ async def call_at(
                 return await exchange(stream, method, params)
         except TimeoutError:
             # It may have been done: another address would do it again.
-            raise _unreachable(node, f"{address}: no answer to {method} within {timeout:g} s") from None
+            why = f"{address}: no answer to {method} within {timeout:g} s"
+            raise _unreachable(node, why, NoAnswer) from None
         except OSError as error:
             why = f"{address}: {explain_tls(error, node)}"
-            raise NotTrusted(node, why) if distrusts(error) else _unreachable(node, why) from None
+            kind = NotTrusted if distrusts(error) else BlockpairError
+            raise _unreachable(node, why, kind) from None
         finally:
             await stream.close()
     why = "; ".join(failures) or "it has no address"
-    raise NotTrusted(node, why) if distrusted else _unreachable(node, why)
+    raise _unreachable(node, why, NotTrusted if distrusted else BlockpairError)
 
 
 async def connect(address: Address, context: ssl.SSLContext, node: str | None) -> TlsStream:
@@ -168,8 +170,8 @@ def explain_tls(error: OSError, node: str) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
-def _unreachable(node: str, why: str) -> BlockpairError:
-    return BlockpairError(
+def _unreachable(node: str, why: str, kind: type[BlockpairError] = BlockpairError) -> BlockpairError:
+    return kind(
         ErrorKind.UNREACHABLE,
         f"{node} cannot be reached: {why}",
         f"see that blockpaird runs on {node} and that the network lets its control port through; "

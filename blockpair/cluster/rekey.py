@@ -79,15 +79,23 @@ class Rekey:
 
     async def change(self, members: list[str], *, why: str) -> list[str]:
         """Give this node and ``members`` a new authority; what was done, in words. `Cluster.lock` is held.
-        Raises `BlockpairError`, and then nothing was changed.
+        Raises `BlockpairError`, and then nothing was changed, unless it says so.
         """
         cluster = self._cluster
         id_ = secrets.token_hex(8)
         cluster_name, now = cluster.content.cluster.name, cluster.now()
         made = authority.new_authority(cluster_name, now)
+        before = set(cluster.others())
         self._running = id_
         try:
             await self._stage_everywhere(id_, made, members)
+            joined = set(cluster.others()) - before
+            if joined:
+                raise BlockpairError(
+                    ErrorKind.FAILED,
+                    f"the authority stays as it is: {', '.join(sorted(joined))} joined meanwhile",
+                    "repeat the command",
+                )
             old = cluster.client_context()
             addresses = {member: cluster.control_addresses(member) for member in members}
             # This is the moment at which it is done.
@@ -96,8 +104,16 @@ class Rekey:
             self._running = None
             await self._undo(id_, members)
             raise
-        await cluster.reload()
-        self._running = None
+        try:
+            await cluster.reload()
+        except BlockpairError as error:
+            raise BlockpairError(
+                error.kind,
+                f"the cluster has a new authority, which this node cannot use yet: {error.message}",
+                f"{error.remedy}; it is tried again by itself",
+            ) from None
+        finally:
+            self._running = None
         fingerprint = authority.fingerprint(made.certificate).hex()
         self._log.info("authority.changed", why=why, sha256=fingerprint, members=members)
 
@@ -299,6 +315,9 @@ class Rekey:
             except BlockpairError as error:
                 failure = error
                 continue
+            if generation is staged.generation and answer != "pending":
+                # Under the new authority at all: it was taken up, whatever became of it since.
+                return "committed"
             if answer in ("committed", "pending", "aborted"):
                 found: Outcome = answer
                 return found
@@ -312,10 +331,17 @@ class Rekey:
         cluster = self._cluster
         generation, name = cluster.generation, cluster.node.name
         key = authority.new_key()
-        certificate = authority.issue(
-            generation.authority, authority.new_request(name, key), name, cluster.now()
-        )
-        await asyncio.to_thread(cluster.store.replace, generation.authority, certificate, key)
+        try:
+            request = authority.new_request(name, key)
+            certificate = authority.issue(generation.authority, request, name, cluster.now())
+        except TrustError as error:
+            raise BlockpairError(
+                ErrorKind.FAILED,
+                f"the certificate stays as it is: {error}",
+                "set the clock right; if the authority expired: `blockpair cluster rotate --ca`",
+            ) from None
+        # Of the same change of the authority: who missed that asks for it by this id.
+        await asyncio.to_thread(cluster.store.replace, generation.authority, certificate, key, generation.id)
         await cluster.reload()
         expires = authority.inspect(certificate).not_after.isoformat()
         self._log.info("certificate.renewed", expires=expires)

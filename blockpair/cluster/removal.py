@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from ssl import SSLContext
 
 import structlog
@@ -14,6 +15,7 @@ from blockpair.cluster.rekey import Rekey
 from blockpair.cluster.replicate import parse_text
 from blockpair.cluster.rules import Task, with_node, without_node
 from blockpair.cluster.server import PeerMethod
+from blockpair.cluster.tls import dial
 from blockpair.config.cluster import ClusterFile
 from blockpair.config.names import Address
 from blockpair.errors import BlockpairError, ErrorKind
@@ -72,12 +74,18 @@ class Removal:
             if not entry.lost:
                 staying = [name for name in cluster.others() if name != node]
                 done = await self._rekey.change(staying, why=f"{node} is removed")
-            await cluster.configuration.change(
-                text_without,
-                f"{node} is lost" if keeps else f"{node} was removed",
-                Task("nodes"),
-                without=[node],
-            )
+            why = f"{node} is lost" if keeps else f"{node} was removed"
+            try:
+                await cluster.configuration.change(text_without, why, Task("nodes"), without=[node])
+            except BlockpairError as error:
+                if not done:
+                    raise
+                raise BlockpairError(
+                    error.kind,
+                    f"{node} is refused from now on: the cluster has a new authority. But the configuration "
+                    f"still names it: {error.message}",
+                    f"repeat: blockpair cluster remove {node}{' --lost' if lost else ''}",
+                ) from None
             self._log.info("cluster.node-lost" if keeps else "cluster.node-removed", node=node)
             if keeps:
                 done.append(
@@ -102,14 +110,23 @@ class Removal:
         return f"{node} was told, and is in no cluster any more"
 
     async def _check_gone(self, node: str) -> None:
-        """Raises `BlockpairError` while ``node`` answers."""
-        if await self._answers(node):
-            raise BlockpairError(
-                ErrorKind.UNSAFE,
-                f"{node} is not lost: it answers",
-                f"take its copies away first, as `blockpair cluster remove {node}` says; or, if it must go "
-                "as it is, switch it off or cut it from the network, and repeat",
-            )
+        """Raises `BlockpairError` while there is any sign of life of ``node``."""
+        cluster = self._cluster
+        if resources := await cluster.local.connected(node):
+            sign = f"{', '.join(resources)} replicates with it at this moment"
+        elif await self._answers(node):
+            sign = "it answers"
+        elif address := await _listening(cluster.control_addresses(node)):
+            sign = f"something listens at its control port {address}, though it does not prove to be it"
+        else:
+            return
+        raise BlockpairError(
+            ErrorKind.UNSAFE,
+            f"{node} is not lost: {sign}",
+            f"take its copies away first, as `blockpair cluster remove {node}` says; or, if it must go as it "
+            f"is, switch it off, cut it from the network, or have it leave (`blockpair cluster remove {node} "
+            "--lost` there), and repeat",
+        )
 
     async def _answers(self, node: str) -> bool:
         try:
@@ -177,6 +194,22 @@ class Removal:
             self._log.warning("cluster.removed", by=caller, cluster=content.cluster.name)
             await cluster.forget()
             return True
+
+
+async def _listening(addresses: list[Address]) -> Address | None:
+    """One of ``addresses`` where a connection is taken."""
+
+    async def look(address: Address) -> bool:
+        try:
+            async with asyncio.timeout(_ASK_SECONDS):
+                connection = await dial(address)
+        except (OSError, TimeoutError):
+            return False
+        connection.close()
+        return True
+
+    found = await asyncio.gather(*map(look, addresses))
+    return next((address for address, taken in zip(addresses, found, strict=True) if taken), None)
 
 
 def copies_on(content: ClusterFile, node: str) -> list[str]:

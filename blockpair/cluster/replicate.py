@@ -72,6 +72,9 @@ class Local(Protocol):
     async def check(self, old: ClusterFile, new: ClusterFile, task: Task) -> None:
         """Raises `BlockpairError` where this node's devices do not allow the change."""
 
+    async def connected(self, node: str) -> list[str]:
+        """The resources that replicate with ``node`` at this moment."""
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -344,7 +347,7 @@ class Replica:
     def _check_free(self, hold: str) -> None:
         if self._hold is not None and self._hold.until > self._clock() and self._hold.id != hold:
             raise BlockpairError(
-                ErrorKind.FAILED,
+                ErrorKind.BUSY,
                 f"the configuration is being changed at this moment (on {self._hold.node})",
                 "try again in a few seconds",
             )

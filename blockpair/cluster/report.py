@@ -56,7 +56,8 @@ class MemberReport(Struct, frozen=True):
 
 class ClusterReport(Struct, frozen=True, kw_only=True):
     """``state``: "member", "joining" (it has its certificate, and no member has confirmed it yet), "failed"
-    (its trust cannot be used: ``failure``) or "none". Fingerprints are SHA-256 in hexadecimal.
+    (its trust cannot be used: ``failure``) or "none". ``closed``: why its control port is.
+    Fingerprints are SHA-256 in hexadecimal.
     """
 
     schema: str = SCHEMA
@@ -69,6 +70,7 @@ class ClusterReport(Struct, frozen=True, kw_only=True):
     certificate_expires: str | None = None
     configuration: str | None = None
     waits_for: str | None = None
+    closed: str | None = None
     failure: str | None = None
     members: list[MemberReport] = []
     warnings: list[str] = []
@@ -116,6 +118,7 @@ class Reporter:
             certificate_expires=_text(own.not_after),
             configuration=version,
             waits_for=await self._rekey.waiting_for(),
+            closed=None if cluster.closed is None else f"{cluster.closed.message}; {cluster.closed.remedy}",
             members=members,
         )
         found = warnings(report, cluster.now())
@@ -175,6 +178,8 @@ def warnings(report: ClusterReport, now: datetime) -> list[str]:
     found = []
     if report.state == "joining":
         found.append("the join is not complete: no member has confirmed it yet; it is tried again by itself")
+    if report.closed is not None:
+        found.append(f"no node can ask this one: {report.closed}; it is tried again by itself")
     if report.waits_for is not None:
         found.append(
             f"a change of the authority waits for {report.waits_for} to say what came of it; it is asked "

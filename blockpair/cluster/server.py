@@ -9,6 +9,7 @@ import contextlib
 import errno
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,9 +29,11 @@ from blockpair.trust.contexts import ALPN
 
 MAX_LINE_BYTES = 1 << 20
 MAX_GUEST_LINE_BYTES = 64 << 10
-# Connections that have not shown a certificate: beyond this the oldest one goes, so a newcomer always gets
-# its turn, however many connections are held half-open.
+# Connections that have not shown a certificate: beyond this one goes, the oldest of the address that has
+# most: a flood from one address drowns itself, and a newcomer from another always gets its turn.
 MAX_UNPROVEN = 256
+# Hello, request and perhaps a word of farewell.
+MAX_GUEST_CALLS = 4
 MAX_PROVEN = 128
 MAX_PROVEN_OF_ONE = 32
 HANDSHAKE_SECONDS = 5.0
@@ -38,6 +41,7 @@ GUEST_SECONDS = 30.0
 IDLE_SECONDS = 60.0
 _LAST_ANSWER_SECONDS = 1.0
 _BACKLOG = 1024
+_LOGGED = 200
 _TLS_HANDSHAKE = 0x16
 
 
@@ -73,6 +77,7 @@ class ControlServer:
         self._accepting: asyncio.Task[None] | None = None
         # In the order of their arrival.
         self._unproven: dict[asyncio.Task[None], str] = {}
+        self._evicted: set[asyncio.Task[None]] = set()
         self._proven: dict[asyncio.Task[None], str] = {}
 
     @property
@@ -115,12 +120,12 @@ class ControlServer:
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     self._refused("everybody", "this process has no room for more connections")
-                    self._drop_oldest()
+                    self._evict()
                     await asyncio.sleep(0.1)
                 continue
             who = str(Address(remote[0], remote[1]))
             if len(self._unproven) >= MAX_UNPROVEN:
-                self._drop_oldest()
+                self._evict()
             task = asyncio.create_task(self._serve(connection, who))
             self._unproven[task] = who
             task.add_done_callback(self._ended)
@@ -128,13 +133,15 @@ class ControlServer:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._unproven.pop(task, None)
         self._proven.pop(task, None)
+        self._evicted.discard(task)
 
-    def _drop_oldest(self) -> None:
-        task = next(iter(self._unproven), None)
-        if task is not None:
-            self._refused(
-                self._unproven.pop(task), "too many connections that prove nothing: the oldest goes"
-            )
+    def _evict(self) -> None:
+        counts = Counter(map(_host, self._unproven.values()))
+        if counts:
+            host, _ = counts.most_common(1)[0]
+            task = next(task for task, who in self._unproven.items() if _host(who) == host)
+            self._refused(self._unproven.pop(task), "too many connections that prove nothing: one goes")
+            self._evicted.add(task)
             task.cancel()
 
     def _refused(self, who: str, why: str) -> None:
@@ -142,7 +149,8 @@ class ControlServer:
         found = self._throttle.admit(asyncio.get_running_loop().time())
         if found is not None:
             more = {"not_logged": found} if found else {}
-            self._log.warning("peer.refused", remote=who, text=why, **more)
+            # A stranger chooses the words of some of it.
+            self._log.warning("peer.refused", remote=who, text=why[:_LOGGED], **more)
 
     async def _serve(self, connection: socket.socket, who: str) -> None:
         stream = None
@@ -164,7 +172,8 @@ class ControlServer:
         except ValueError as error:
             self._refused(who, str(error))
         finally:
-            if stream is not None:
+            # No farewell to who was put out: what it holds is wanted now.
+            if stream is not None and asyncio.current_task() not in self._evicted:
                 await stream.close()
             connection.close()
 
@@ -194,7 +203,10 @@ class ControlServer:
 
     async def _serve_guest(self, stream: TlsStream, who: str) -> None:
         methods = self._policy.guest(who)
-        while (line := await stream.read_line(MAX_GUEST_LINE_BYTES)) is not None:
+        for _ in range(MAX_GUEST_CALLS):
+            line = await stream.read_line(MAX_GUEST_LINE_BYTES)
+            if line is None:
+                return
             await self._answer(stream, line, methods, who, lambda _: None)
 
     async def _serve_member(self, stream: TlsStream, name: str) -> None:
@@ -208,9 +220,13 @@ class ControlServer:
             # What was proved was proved to another trust.
             if line is None or generation != self._generation:
                 return
-            await self._answer(
-                stream, line, self._methods, name, lambda method: self._policy.admit(name, method)
-            )
+
+            def admit(method: str) -> None:
+                if generation != self._generation:
+                    raise RpcError(messages.INVALID_REQUEST, "this node's trust was changed meanwhile")
+                self._policy.admit(name, method)
+
+            await self._answer(stream, line, self._methods, name, admit)
 
     async def _answer(
         self,
@@ -309,6 +325,10 @@ async def _speaks_tls(connection: socket.socket) -> bool:
         connection.send(messages.encode_error(None, messages.error_object(error)))
         await part(connection)
     return False
+
+
+def _host(who: str) -> str:
+    return who.rpartition(":")[0]
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

@@ -360,7 +360,10 @@ class Creations:
                 f"{self._manager.node.name} does not have that version of the configuration yet",
                 f"it takes it at the next contact; then: blockpair up {params.name}, there",
             )
-        await asyncio.to_thread(self._record(params.name).unlink, missing_ok=True)
+        async with self._manager.lock(params.name):
+            making = await asyncio.to_thread(self._read, params.name)
+            if making is not None and making.version == params.version:
+                await asyncio.to_thread(self._record(params.name).unlink, missing_ok=True)
         if params.up:
             if caller != self._manager.node.name:
                 asked_by.set(f"blockpair create on {caller}")

@@ -70,6 +70,16 @@ class LocalResources:
             else:
                 await asyncio.to_thread(self._check_moved, new, name)
 
+    async def connected(self, node: str) -> list[str]:
+        """The resources that replicate with ``node`` at this moment."""
+        found = []
+        for name in filter(self._manager.is_up, self._manager.names()):
+            engine = (await self._manager.report(name)).engine
+            peers = [] if engine is None else engine.peers
+            if any(peer.name == node and peer.connection == "Connected" for peer in peers):
+                found.append(name)
+        return found
+
     def _check_moved(self, new: ClusterFile, name: str) -> None:
         """A copy that was moved, device or metadata, must be where the configuration will say."""
         node = self._manager.node.name

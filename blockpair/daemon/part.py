@@ -42,7 +42,7 @@ class Part:
         self.cluster = Cluster(node, places, local, give_trust)
         rekey = Rekey(self.cluster)
         membership = Membership(self.cluster, listener.port)
-        self._care = Care(membership, rekey)
+        self._care = Care(self.cluster, membership, rekey)
         self._manager = manager
         self._log = structlog.get_logger().bind(part="configuration")
         manager.configuration = self.cluster.configuration

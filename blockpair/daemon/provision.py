@@ -244,6 +244,14 @@ def _check_unused(manager: Manager, config: ResourceConfig) -> None:
                 )
 
 
+def _is_unused(manager: Manager, config: ResourceConfig) -> bool:
+    try:
+        _check_unused(manager, config)
+    except BlockpairError:
+        return False
+    return True
+
+
 def _same(one: Path, other: Path) -> bool:
     if one.resolve() == other.resolve():
         return True
@@ -268,6 +276,8 @@ def delete_copy(manager: Manager, config: ResourceConfig) -> list[str]:
     `BlockpairError`.
     """
     file = manager.places.resource_file(config.name)
+    # A member may have named any file at all, and another resource may have it by now.
+    own = _is_own(manager, config) and _is_unused(manager, config)
     try:
         manager.forget(config.name)
         file.unlink(missing_ok=True)
@@ -276,6 +286,11 @@ def delete_copy(manager: Manager, config: ResourceConfig) -> list[str]:
         if config.metadata is None:
             done.append(
                 f"{config.device} keeps its internal metadata; `blockpair create --force` overwrites it"
+            )
+        elif config.metadata.is_file() and not own:
+            done.append(
+                f"{config.metadata} stays: it is not, or cannot be recognized as, the metadata of this copy; "
+                "if it is, remove it by hand"
             )
         elif config.metadata.is_file():
             config.metadata.unlink()

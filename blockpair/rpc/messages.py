@@ -38,6 +38,7 @@ _CODES = {
     ErrorKind.NO_DAEMON: 20,
     ErrorKind.UNREACHABLE: 21,
     ErrorKind.NOT_PERMITTED: 22,
+    ErrorKind.BUSY: 23,
     ErrorKind.USAGE: INVALID_PARAMS,
     ErrorKind.INTERNAL: INTERNAL_ERROR,
 }

@@ -23,6 +23,8 @@ from blockpair.rpc.framing import LineSplitter, LineTooLong
 from blockpair.rpc.messages import ErrorObject, Id, Request, RpcError
 
 MAX_CONNECTIONS = 64
+# Of these, for who administers: whoever may only look cannot keep root out.
+RESERVED_CONNECTIONS = 16
 _GROUP = "blockpair"
 _FAREWELL_SECONDS = 1.0
 _UCRED = struct.Struct("3i")
@@ -86,10 +88,11 @@ class Server:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        if len(self._connections) >= MAX_CONNECTIONS:
+        kept = 0 if _caller(writer).administers else RESERVED_CONNECTIONS
+        if len(self._connections) >= MAX_CONNECTIONS - kept:
             error = BlockpairError(
                 ErrorKind.FAILED,
-                f"blockpaird already serves {MAX_CONNECTIONS} callers",
+                f"blockpaird already serves {MAX_CONNECTIONS - kept} callers",
                 "try again in a moment",
             )
             writer.write(messages.encode_error(None, messages.error_object(error)))

@@ -127,6 +127,11 @@ def issue(authority: Authority, request: str, name: str, now: datetime) -> str:
     if _names(asked.extensions) != [name]:
         raise TrustError(f"the request is not for the node {name}")
     issuer = _load(authority.certificate)
+    if not issuer.not_valid_before_utc <= now <= issuer.not_valid_after_utc:
+        raise TrustError(
+            f"this node's clock says {now:%Y-%m-%d %H:%M:%S UTC}, and the cluster's authority is valid from "
+            f"{issuer.not_valid_before_utc:%Y-%m-%d} to {issuer.not_valid_after_utc:%Y-%m-%d}"
+        )
     end = min(now + NODE_LIFE, issuer.not_valid_after_utc)
     certificate = (
         x509.CertificateBuilder()
@@ -218,8 +223,13 @@ def der(certificate: str) -> bytes:
 
 
 def renewal_due(facts: Facts, now: datetime) -> bool:
-    """Whether two thirds of a certificate's life are over."""
-    return now >= facts.not_before + (facts.not_after - facts.not_before) * _RENEW_AFTER
+    """Whether two thirds of a certificate's life are over, or it was made by a clock that was ahead of this
+    one.
+    """
+    return (
+        now < facts.not_before
+        or now >= facts.not_before + (facts.not_after - facts.not_before) * _RENEW_AFTER
+    )
 
 
 def _facts(certificate: x509.Certificate) -> Facts:

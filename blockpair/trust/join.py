@@ -144,12 +144,13 @@ class Doorkeeper:
     def __init__(self, leaf: bytes, authority: str, nonce: bytes) -> None:
         self._leaf = leaf
         self._authority = authority
+        self._fingerprint = ca.fingerprint(authority)
         self._nonce = nonce
         self._token_id: str | None = None
 
     def hello(self, params: HelloParams, book: tokens.Book, now: datetime) -> HelloAnswer:
         """Raises `BlockpairError` for a token that cannot be used."""
-        record = tokens.usable(book, params.token_id, now)
+        record = tokens.usable(book, params.token_id, now, self._fingerprint)
         try:
             nonces = (_hex(params.nonce, NONCE_BYTES), self._nonce)
         except TrustError as error:
@@ -162,7 +163,7 @@ class Doorkeeper:
         """The id of the token by which the node is let in. Raises `BlockpairError`."""
         if self._token_id is None:
             raise BlockpairError(ErrorKind.INVALID, "a request came before a hello", "use blockpair to join")
-        record = tokens.usable(book, self._token_id, now)
+        record = tokens.usable(book, self._token_id, now, self._fingerprint)
         try:
             secret = _hex(params.secret, 32)
         except TrustError:

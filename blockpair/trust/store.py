@@ -89,10 +89,12 @@ class TrustStore:
         generation = self._read(target)
         return Staged(generation, _text(generation.directory / "coordinator").strip())
 
-    def replace(self, authority: Authority, certificate: str, key: str) -> Generation:
-        """Make this the generation that counts. Raises `BlockpairError`, and then the old one does."""
+    def replace(self, authority: Authority, certificate: str, key: str, id_: str | None = None) -> Generation:
+        """Make this the generation that counts, of a new ``id`` unless it is given. Raises `BlockpairError`,
+        and then the old one does.
+        """
         with _told(self._directory):
-            name = self._write(secrets.token_hex(8), authority, certificate, key, {})
+            name = self._write(id_ or secrets.token_hex(8), authority, certificate, key, {})
             self._point("current", name)
             self.tidy()
         return self._read(name)
@@ -210,11 +212,14 @@ class TokenFile:
 
 
 def _target(link: Path) -> str | None:
-    """The name of the generation that a link names; None where there is no link."""
+    """The name of the generation that a link names; None where there is no link. Raises `BlockpairError`."""
     try:
         return link.readlink().name
-    except OSError:
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        # Were it taken for none, what it names would be tidied away.
+        raise _damaged(link, f"it is no link to a generation ({error.strerror})") from None
 
 
 def _check_owner(directory: Path) -> None:

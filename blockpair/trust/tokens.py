@@ -22,6 +22,7 @@ from blockpair.errors import BlockpairError, ErrorKind
 
 MAX_LIFE = timedelta(days=7)
 MAX_OPEN = 100
+MAX_REMEMBERED = 200
 # So long a token that is used or expired is told apart from one that never was.
 _REMEMBERED = timedelta(days=30)
 _PREFIX = "bpj1-"
@@ -82,9 +83,12 @@ def secret_hash(secret: bytes) -> bytes:
 
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a member keeps of a token. ``used_by``: the node it let in, and ``used`` when."""
+    """What a member keeps of a token. ``authority``: the fingerprint of the one it was made under, in
+    hexadecimal; ``used_by``: the node it let in, and ``used`` when.
+    """
 
     secret_hash: str
+    authority: str
     created: datetime
     expires: datetime
     used: datetime | None = None
@@ -106,15 +110,22 @@ def added(book: Book, token: Token, life: timedelta, now: datetime) -> Book:
             f"choose a time up to {MAX_LIFE.days} days, such as --ttl 15m",
         )
     kept = {id_: record for id_, record in book.tokens.items() if now < record.expires + _REMEMBERED}
-    if sum(1 for record in kept.values() if record.used is None and now < record.expires) >= MAX_OPEN:
+    opened = {id_: record for id_, record in kept.items() if record.used is None and now < record.expires}
+    if len(opened) >= MAX_OPEN:
         raise BlockpairError(
             ErrorKind.FAILED, f"{MAX_OPEN} tokens are open already", "use one, or wait until they expire"
         )
-    return Book({**kept, token.id: Record(secret_hash(token.secret).hex(), now, now + life)})
+    done = sorted((id_ for id_ in kept if id_ not in opened), key=lambda id_: kept[id_].created)
+    for id_ in done[: max(0, len(kept) + 1 - MAX_REMEMBERED)]:
+        del kept[id_]
+    record = Record(secret_hash(token.secret).hex(), token.authority.hex(), now, now + life)
+    return Book({**kept, token.id: record})
 
 
-def usable(book: Book, token_id: str, now: datetime) -> Record:
-    """The record of a token that may still be used. Raises `BlockpairError`."""
+def usable(book: Book, token_id: str, now: datetime, authority: bytes) -> Record:
+    """The record of a token that may still be used under the authority of that fingerprint. Raises
+    `BlockpairError`.
+    """
     record = book.tokens.get(token_id)
     if record is None:
         raise BlockpairError(
@@ -131,6 +142,13 @@ def usable(book: Book, token_id: str, now: datetime) -> Record:
         )
     if now >= record.expires:
         raise BlockpairError(ErrorKind.TIMEOUT, f"the token expired at {_when(record.expires)}", _NEW_TOKEN)
+    if record.authority != authority.hex():
+        # Who holds it may be the very one whom the authority was changed to keep out.
+        raise BlockpairError(
+            ErrorKind.UNSAFE,
+            "the token is worth nothing any more: the cluster's authority was changed since it was made",
+            _NEW_TOKEN,
+        )
     return record
 
 
@@ -140,8 +158,8 @@ def matches(record: Record, secret: bytes) -> bool:
 
 
 def used(book: Book, token_id: str, node: str, now: datetime) -> Book:
-    """``book`` after the token let ``node`` in. Raises `BlockpairError` where it is not usable."""
-    record = replace(usable(book, token_id, now), used=now, used_by=node)
+    """``book`` after its token, which is `usable`, let ``node`` in."""
+    record = replace(book.tokens[token_id], used=now, used_by=node)
     return Book({**book.tokens, token_id: record})
 
 

@@ -145,3 +145,17 @@ def test_a_panic_stops_its_resource_alone(cluster: Cluster) -> None:
     a.ok("down", "r1")
     a.ok("up", "r1")
     a.wait("up", "r1")
+
+
+def test_only_the_metadata_of_that_copy_go_with_a_resource(cluster: Cluster) -> None:
+    """What names a file, be it a member's word or a person's, does not make it this copy's."""
+    cluster.start()
+    cluster.create()
+    a = cluster.a
+    precious = a.dir / "precious"
+    precious.write_bytes(b"no metadata" * 4096)
+    file = a.dir / "config/resources/r0.toml"
+    named = "\n".join(line for line in file.read_text().splitlines() if not line.startswith("metadata"))
+    file.write_text(f'metadata = "{precious}"\n{named}\n')
+    assert f"{precious} stays" in a.ok("delete", "r0", "--yes").out
+    assert precious.read_bytes() == b"no metadata" * 4096

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 import ssl
@@ -88,3 +89,18 @@ def test_what_was_trusted_once_is_refused_after_the_authority_has_changed(
         "the log says why",
     )
     equal(cluster)
+
+
+def test_a_handshake_without_end_is_refused_and_burns_no_time(cluster: Cluster) -> None:
+    """A ClientHello that declares more than any honest one has, and never comes to its end."""
+    replicated(cluster)
+    a = cluster.a
+    records = b"\x01" + (40000).to_bytes(3, "big") + bytes(40000 - 14)
+    parts = [records[start : start + 16000] for start in range(0, len(records), 16000)]
+    hello = b"".join(b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part for part in parts)
+    connection = socket.create_connection(("127.0.0.1", a.port), timeout=10)
+    with connection as stranger, contextlib.suppress(OSError):
+        stranger.sendall(hello)
+        while stranger.recv(4096):
+            pass
+    eventually(lambda: "longer than any honest one" in a.log.read_text(), "the log says why")

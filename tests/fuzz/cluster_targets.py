@@ -12,12 +12,14 @@ import msgspec
 from blockpair.config.cluster import cluster_text, parse_cluster, resources_on
 from blockpair.config.files import ConfigError
 from blockpair.errors import BlockpairError
+from blockpair.trust.authority import fingerprint, new_authority
 from blockpair.trust.join import Doorkeeper, HelloAnswer, HelloParams, Joiner, RequestAnswer, RequestParams
 from blockpair.trust.tokens import Book, Record, Token, parse_token, secret_hash
 from tests.fuzz.target import Target, demand
 
 _FILE = Path("/etc/blockpair/cluster.toml")
 _NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+_AUTHORITY = new_authority("fuzz", _NOW).certificate
 _SECRET = bytes(range(32))
 _TOKEN = Token("00112233aabbccdd", _SECRET, hashlib.sha256(b"authority").digest())
 _NONCE = bytes(32)
@@ -84,11 +86,13 @@ def token_corpus() -> dict[str, bytes]:
 
 def check_join(data: bytes) -> str:
     """Each line is taken for each message of a join, on both sides; nobody is let in or believed by it."""
-    record = Record(secret_hash(_SECRET).hex(), _NOW, _NOW + timedelta(minutes=15))
+    record = Record(
+        secret_hash(_SECRET).hex(), fingerprint(_AUTHORITY).hex(), _NOW, _NOW + timedelta(minutes=15)
+    )
     book = Book({_TOKEN.id: record})
     outcome = []
     for line in data.split(b"\n")[:4]:
-        keeper = Doorkeeper(b"leaf", "authority", _NONCE)
+        keeper = Doorkeeper(b"leaf", _AUTHORITY, _NONCE)
         joiner = Joiner(_TOKEN, "b", "key", _NONCE)
         for form in (HelloParams, RequestParams, HelloAnswer, RequestAnswer):
             try:

@@ -12,7 +12,7 @@ _MIB = 512
 
 @pytest.mark.timeout(400)
 def test_far_more_dirty_data_than_memory(lab: Lab) -> None:
-    n1, n2 = make_pair(lab, disk_mib=_MIB + 64, memory_mib=(144, 256), array=False)
+    n1, n2 = make_pair(lab, disk_mib=_MIB + 64, memory_mib=(192, 256), array=False)
     n1.cli("promote r0")
     assert int(n1.guest.run(f"grep VmLck /proc/{n1.daemon.pid}/status").split()[1]) > 0
     assert int(n1.guest.run(f"cat /proc/{n1.daemon.pid}/oom_score_adj")) < 0

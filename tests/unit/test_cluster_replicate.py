@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from blockpair.cluster import store as store_module
 from blockpair.cluster.change import Configuration
+from blockpair.cluster.peers import NoAnswer
 from blockpair.cluster.replicate import HOLD_SECONDS
 from blockpair.cluster.rules import Task, with_node, with_setting
 from blockpair.cluster.store import Store
@@ -40,6 +41,9 @@ class _Daemon:
     def is_up(self, name: str) -> bool:
         return name in self.up
 
+    async def connected(self, node: str) -> list[str]:
+        return []
+
     async def check(self, old: ClusterFile, new: ClusterFile, task: Task) -> None:
         if self.refusal is not None:
             raise BlockpairError(ErrorKind.IN_USE, self.refusal, "see to it")
@@ -59,6 +63,8 @@ class Net:
         """Steps (calls, writes to the disk) until the power of whoever acts is cut."""
         self.acting = ""
         self.calls: list[str] = []
+        self.slow: tuple[str, str] | None = None
+        """A node and a method, which it takes long for."""
 
     async def start(self) -> None:
         for node in self.daemons:
@@ -138,6 +144,8 @@ class _Line:
         net.step()
         if node not in net.alive or frozenset((node, self._caller)) in net.cut:
             raise BlockpairError(ErrorKind.UNREACHABLE, f"{node} cannot be reached: it is away", "start it")
+        if net.slow == (node, method):
+            raise NoAnswer(ErrorKind.UNREACHABLE, f"{node} cannot be reached: no answer", "start it")
         serving = net.alive[node].methods()[method]
         given_params = msgspec.json.decode(msgspec.json.encode(params), type=serving.params)
         # What the other side does with its disk costs it no power here: this caller's is what fails.
@@ -211,6 +219,21 @@ def test_a_member_that_refuses_changes_nothing_anywhere() -> None:
         net.daemons["c"].refusal = None
         # Nobody holds still for a change that will not come.
         await net.edit("b", "other")
+        assert len({net.head(node) for node in "abc"}) == 1
+
+    _run(body, "abc")
+
+
+def test_who_takes_part_and_does_not_say_in_time_is_not_taken_for_away() -> None:
+    async def body(net: Net) -> None:
+        before = net.head("a")
+        net.slow = ("c", "peer.config.prepare")
+        with pytest.raises(BlockpairError, match="c takes part, and did not say in time") as caught:
+            await net.edit("a", "new")
+        assert caught.value.remedy
+        net.slow = None
+        assert {net.head(node) for node in "abc"} == {before}
+        await net.edit("a", "new")
         assert len({net.head(node) for node in "abc"}) == 1
 
     _run(body, "abc")

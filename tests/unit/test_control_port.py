@@ -214,6 +214,58 @@ def test_a_thousand_half_open_connections_hold_up_nobody(
     assert capsys.readouterr().out.count("peer.refused") <= 40
 
 
+def test_a_flood_from_one_address_drowns_itself(trusts: dict[str, Trust]) -> None:
+    async def body(server: ControlServer, peers: Any) -> None:
+        loop, sockets = asyncio.get_running_loop(), []
+
+        async def strange(host: str, *, tls: bool) -> socket.socket:
+            made = socket.socket()
+            made.setblocking(False)
+            made.bind((host, 0))
+            sockets.append(made)
+            await loop.sock_connect(made, ("127.0.0.1", server.port))
+            if tls:
+                made.send(b"\x16\x03\x01")
+            return made
+
+        try:
+            honest = await strange("127.0.0.2", tls=True)
+            before = _descriptors()
+            for _ in range(3 * control.MAX_UNPROVEN):
+                await strange("127.0.0.1", tls=True)
+                # Who is put out holds nothing: the clients' ends, and those that are let be.
+                assert _descriptors() - before <= len(sockets) + control.MAX_UNPROVEN + 16
+            assert len(server._unproven) <= control.MAX_UNPROVEN
+            with pytest.raises(BlockingIOError):
+                honest.recv(1)
+            assert await peers(trusts["b"]).call("a", "peer.hello", {}, timeout=5) == "hello b"
+        finally:
+            for made in sockets:
+                made.close()
+
+    run(trusts, body)
+
+
+def _descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_guest_says_little_and_what_it_says_is_logged_short(
+    trusts: dict[str, Trust], capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def body(server: ControlServer, _peers: Any) -> None:
+        stream = await connect(Address("127.0.0.1", server.port or 0), joining_context(), None)
+        for _ in range(control.MAX_GUEST_CALLS):
+            await refused(exchange(stream, "join.hello", {"x" * 30000: 1}))
+        with pytest.raises(OSError):
+            await exchange(stream, "join.hello", {})
+        await stream.close()
+
+    run(trusts, body)
+    told = capsys.readouterr().out
+    assert "peer.refused" in told and len(told) < 1000 * control.MAX_GUEST_CALLS
+
+
 def test_a_half_open_handshake_ends(trusts: dict[str, Trust], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "HANDSHAKE_SECONDS", 0.2)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,7 @@ from blockpair.cluster.membership import Membership
 from blockpair.cluster.rekey import Rekey
 from blockpair.cluster.removal import Removal
 from blockpair.cluster.report import ClusterReport, MemberReport, Reporter, warnings
-from blockpair.cluster.rules import Task, with_resource
+from blockpair.cluster.rules import Task, with_resource, without_node
 from blockpair.config.cluster import ClusterFile, CopyEntry, ResourceEntry
 from blockpair.config.locations import locations
 from blockpair.config.names import Address
@@ -32,7 +33,13 @@ FIFTEEN = timedelta(minutes=15)
 
 
 class Local:
-    """A node without resources."""
+    """A node without resources, but for those that replicate with ``peers``."""
+
+    def __init__(self) -> None:
+        self.peers: dict[str, list[str]] = {}
+
+    async def connected(self, node: str) -> list[str]:
+        return self.peers.get(node, [])
 
     def is_up(self, name: str) -> bool:
         return False
@@ -67,7 +74,8 @@ class Daemon:
         node = NodeConfig(
             name, Address("127.0.0.1", port), Address("127.0.0.1", control), "off", "auto", "info"
         )
-        self.cluster = Cluster(node, places, Local(), give_trust, clock)
+        self.local = Local()
+        self.cluster = Cluster(node, places, self.local, give_trust, clock)
         self.rekey = Rekey(self.cluster)
         self.membership = Membership(self.cluster, port)
         self.removal = Removal(self.cluster, self.rekey)
@@ -311,6 +319,141 @@ def test_a_lost_node_is_kept_a_place_that_its_successor_takes(tmp_path: Path) ->
     run(tmp_path, body)
 
 
+def test_who_shows_any_sign_of_life_is_not_lost(tmp_path: Path) -> None:
+    async def body(w: World) -> None:
+        await w.form("b")
+        await w.b.cluster.stop()
+        before = w.a.authority
+        w.a.local.peers["b"] = ["r0"]
+        error = await refused(w.a.removal.remove("b", lost=True))
+        assert error.kind is ErrorKind.UNSAFE and "r0 replicates with it" in error.message
+        w.a.local.peers.clear()
+        # It lives, and its trust is not the cluster's any more, or its daemon is frozen.
+        with socket.create_server((w.b.control.host, w.b.control.port)):
+            error = await refused(w.a.removal.remove("b", lost=True))
+        assert (
+            error.kind is ErrorKind.UNSAFE and f"listens at its control port {w.b.control}" in error.message
+        )
+        assert w.a.authority == before and "b" in w.a.cluster.content.members
+        await w.a.removal.remove("b", lost=True)
+        assert list(w.a.cluster.content.node) == ["a"]
+
+    run(tmp_path, body)
+
+
+def test_a_removal_that_ends_half_way_says_so_and_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(w: World) -> None:
+        await w.form("b", "c")
+        await w.b.cluster.stop()
+        before = w.a.authority
+
+        async def full(*_: Any, **__: Any) -> None:
+            raise BlockpairError(ErrorKind.IO, "the disk is full", "make room")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(w.a.cluster.configuration, "change", full)
+            error = await refused(w.a.removal.remove("b", lost=False))
+        assert "b is refused from now on" in error.message and "the disk is full" in error.message
+        assert "blockpair cluster remove b" in error.remedy
+        assert w.a.authority == w.c.authority != before and "b" in w.a.cluster.content.members
+        await w.a.removal.remove("b", lost=False)
+        await w.c.cluster.configuration.sync("a")
+        await w.healthy("a", "c")
+
+    run(tmp_path, body)
+
+
+async def waiting(lock: asyncio.Lock, call: Awaitable[Any]) -> asyncio.Task[Any]:
+    """``call``, once what it asks of a node waits for that one's lock."""
+    task = asyncio.ensure_future(call)
+    async with asyncio.timeout(5):
+        while not lock._waiters:  # noqa: ASYNC110 - a lock tells nobody who waits for it
+            await asyncio.sleep(0.005)
+    return task
+
+
+def test_who_waits_for_its_turn_while_it_is_removed_is_not_taken_back(tmp_path: Path) -> None:
+    """What a caller proved to the authority before is worth nothing under the one after."""
+
+    async def body(w: World) -> None:
+        await w.form("b")
+        entry = to_builtins(w.a.cluster.content.node["b"])
+        lock = w.a.cluster.lock
+        async with lock:
+            call = await waiting(lock, w.b.cluster.peers.call("a", "peer.cluster.confirm", entry, timeout=10))
+            await w.a.rekey.change([], why="b is removed")
+            await w.a.cluster.configuration.change(
+                lambda text: without_node(text, "b"), "b was removed", Task("nodes"), without=["b"]
+            )
+        error = await refused(call)
+        assert error.kind is ErrorKind.UNSAFE and "authority was changed" in error.message
+        assert list(w.a.cluster.content.node) == ["a"]
+
+    run(tmp_path, body)
+
+
+def test_a_join_that_waits_while_the_authority_changes_gets_no_certificate(tmp_path: Path) -> None:
+    async def body(w: World) -> None:
+        await w.form()
+        token, lock = await w.token(), w.a.cluster.lock
+        async with lock:
+            call = await waiting(lock, w.b.join(w.a, token))
+            await w.a.rekey.change([], why="a test")
+        error = await refused(call)
+        assert error.kind is ErrorKind.UNSAFE and "authority was changed" in error.message
+        assert not w.b.cluster.member
+        # Nor does the token of before count later.
+        assert (await refused(w.b.join(w.a, token))).kind is ErrorKind.UNSAFE
+        await w.b.join(w.a, await w.token())
+        await w.healthy("a", "b")
+
+    run(tmp_path, body)
+
+
+def test_nobody_joins_at_a_member_that_waits_for_the_end_of_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(w: World) -> None:
+        await w.form("b")
+        await killed(w.a, monkeypatch, "stage")
+        await w.a.cluster.stop()
+        token = (await w.b.membership.token(FIFTEEN)).text
+        assert (await refused(w.c.join(w.b, token))).kind is ErrorKind.BUSY
+        assert not w.c.cluster.member
+        w.all["a"] = await w.a.again().start()
+        await w.a.rekey.resolve()
+        await w.b.rekey.resolve()
+        await w.c.join(w.b, token)
+        await w.a.cluster.configuration.sync("b")
+        await w.healthy("a", "b", "c")
+
+    run(tmp_path, body)
+
+
+def test_a_join_waits_for_who_changes_the_configuration_at_that_moment(tmp_path: Path) -> None:
+    async def body(w: World) -> None:
+        await w.form()
+        configuration = w.a.cluster.configuration
+        confirmed, calls = w.a.cluster.methods["peer.cluster.confirm"], []
+
+        async def held_twice(caller: str, params: Any) -> Any:
+            calls.append(caller)
+            if len(calls) == 1:
+                configuration.take("a change", "a", 60)
+            if len(calls) == 3:
+                configuration.release("a change")
+            return await confirmed.run(caller, params)
+
+        w.a.cluster.methods["peer.cluster.confirm"] = type(confirmed)(confirmed.params, held_twice)
+        await w.b.join(w.a, await w.token())
+        assert calls == ["b"] * 3
+        await w.healthy("a", "b")
+
+    run(tmp_path, body)
+
+
 def test_a_lost_node_without_copies_has_no_place(tmp_path: Path) -> None:
     async def body(w: World) -> None:
         await w.form("b")
@@ -474,6 +617,43 @@ def test_a_member_that_is_killed_during_a_change_stops_it_or_catches_up(tmp_path
     run(tmp_path, body)
 
 
+def test_a_member_catches_up_though_the_coordinator_has_renewed_meanwhile(tmp_path: Path) -> None:
+    async def body(w: World) -> None:
+        await w.form("b")
+        commit = w.b.cluster.methods["peer.trust.commit"]
+
+        async def missed(_caller: str, _params: Any) -> Any:
+            raise BlockpairError(ErrorKind.UNREACHABLE, "killed", "start it")
+
+        w.b.cluster.methods["peer.trust.commit"] = type(commit)(commit.params, missed)
+        await w.a.change_authority()
+        async with w.a.cluster.lock:
+            await w.a.rekey.renew()
+        await w.b.rekey.resolve()
+        assert w.a.authority == w.b.authority
+        await w.healthy("a", "b")
+
+    run(tmp_path, body)
+
+
+def test_a_clock_that_jumps_is_told_and_a_certificate_of_the_future_replaced(tmp_path: Path) -> None:
+    async def body(w: World) -> None:
+        await w.form("b")
+        right = w.clock.now
+        w.clock.now = right - timedelta(days=400)
+        error = await refused(w.a.rekey.renew_if_due())
+        assert "clock" in error.message and "clock" in error.remedy
+        w.clock.now = right + timedelta(days=300)
+        await w.a.rekey.renew_if_due()
+        ahead = w.a.cluster.generation.certificate
+        w.clock.now = right
+        await w.a.rekey.renew_if_due()
+        assert w.a.cluster.generation.certificate != ahead
+        await w.healthy("a", "b")
+
+    run(tmp_path, body)
+
+
 def test_a_certificate_is_renewed_by_itself_and_calls_go_on(tmp_path: Path) -> None:
     async def body(w: World) -> None:
         await w.form("b")
@@ -487,6 +667,45 @@ def test_a_certificate_is_renewed_by_itself_and_calls_go_on(tmp_path: Path) -> N
         assert facts.not_after > w.clock.now + timedelta(days=360)
         assert w.a.trusted is not None
         assert w.a.trusted.certificate == w.a.cluster.generation.certificate
+
+    run(tmp_path, body)
+
+
+def test_a_control_port_that_is_taken_is_told_and_opened_later(tmp_path: Path) -> None:
+    async def body(w: World) -> None:
+        await w.form("b")
+        await w.b.cluster.stop()
+        with socket.create_server((w.b.control.host, w.b.control.port)):
+            w.all["b"] = await w.b.again().start()
+            # What it replicates does not need the port.
+            assert w.b.cluster.member and w.b.trusted is not None
+            await w.b.cluster.peers.call("a", "peer.cluster.hello", {}, timeout=5)
+            await refused(w.b.cluster.recover())
+            report = await w.b.reporter.look()
+            assert not report.healthy and report.closed is not None and str(w.b.control) in report.closed
+            assert any("no node can ask this one" in warning for warning in report.warnings)
+        await w.b.cluster.recover()
+        await w.healthy("a", "b")
+        # A cluster is not begun, nor joined, where it cannot be opened.
+        with socket.create_server((w.c.control.host, w.c.control.port)):
+            assert (await refused(w.c.membership.init("west", []))).kind is ErrorKind.IO
+            assert (await refused(w.c.join(w.a, await w.token()))).kind is ErrorKind.IO
+        assert not w.c.cluster.member and w.c.trusted is None
+        await w.healthy("a", "b")
+
+    run(tmp_path, body)
+
+
+def test_trust_that_could_not_be_read_is_taken_up_later(tmp_path: Path) -> None:
+    async def body(w: World) -> None:
+        await w.form("b")
+        key = w.b.cluster.generation.directory / "node.key"
+        key.chmod(0o644)
+        await w.restart("b")
+        await refused(w.b.cluster.recover())
+        key.chmod(0o600)
+        await w.b.cluster.recover()
+        await w.healthy("a", "b")
 
     run(tmp_path, body)
 

@@ -160,21 +160,36 @@ def refusal(call: object, *arguments: object) -> BlockpairError:
 
 
 def test_a_token_lets_one_node_in_before_it_expires() -> None:
-    token = tokens.new_token(bytes(32))
+    under = bytes(32)
+    token = tokens.new_token(under)
     book = tokens.added(tokens.Book(), token, FIFTEEN, NOW)
     assert token.secret.hex() not in msgspec.json.encode(book).decode()
-    record = tokens.usable(book, token.id, NOW + FIFTEEN - timedelta(seconds=1))
+    record = tokens.usable(book, token.id, NOW + FIFTEEN - timedelta(seconds=1), under)
     assert tokens.matches(record, token.secret)
     assert not tokens.matches(record, bytes(32))
     # What is kept does not let anybody in.
     assert not tokens.matches(record, bytes.fromhex(record.secret_hash))
-    assert "expired" in refusal(tokens.usable, book, token.id, NOW + FIFTEEN).message
-    assert "no such token" in refusal(tokens.usable, book, "0" * 16, NOW).message
+    assert "expired" in refusal(tokens.usable, book, token.id, NOW + FIFTEEN, under).message
+    assert "no such token" in refusal(tokens.usable, book, "0" * 16, NOW, under).message
     after = tokens.used(book, token.id, "b", NOW)
-    error = refusal(tokens.usable, after, token.id, NOW)
+    error = refusal(tokens.usable, after, token.id, NOW, under)
     assert "used already, by b" in error.message
-    refusal(tokens.used, after, token.id, "c", NOW)
-    assert tokens.usable(book, token.id, NOW) == record
+    assert tokens.usable(book, token.id, NOW, under) == record
+    # Who was given it before the authority was changed may be the one it was changed for.
+    changed = refusal(tokens.usable, book, token.id, NOW, b"\1" * 32)
+    assert changed.kind is ErrorKind.UNSAFE and "authority was changed" in changed.message
+
+
+def test_the_list_of_tokens_stays_small_and_forgets_none_that_is_open() -> None:
+    token = tokens.new_token(bytes(32))
+    book = tokens.added(tokens.Book(), token, tokens.MAX_LIFE, NOW)
+    for number in range(400):
+        now = NOW + timedelta(minutes=number)
+        book = tokens.added(book, tokens.new_token(bytes(32)), timedelta(seconds=1), now)
+        assert len(book.tokens) <= tokens.MAX_REMEMBERED
+    tokens.usable(book, token.id, NOW + timedelta(days=1), bytes(32))
+    # What is read of the file is bounded.
+    assert len(msgspec.json.encode(book)) < 60 << 10
 
 
 def test_tokens_are_bounded_in_life_and_number() -> None:
@@ -229,6 +244,9 @@ def test_another_cluster_is_not_believed() -> None:
     token, book = opened()
     leaf = ca.der(ca.issue(OTHER, ca.new_request("a", KEY_A), "a", NOW))
     joiner, keeper = Joiner(token, "b", KEY_B, bytes(32)), Doorkeeper(leaf, OTHER.certificate, b"x" * 32)
+    # A member that lies of what it knows.
+    record = msgspec.structs.replace(book.tokens[token.id], authority=ca.fingerprint(OTHER.certificate).hex())
+    book = tokens.Book({token.id: record})
     error = refusal(joiner.check, keeper.hello(joiner.hello(), book, NOW), leaf, NOW)
     assert error.kind is ErrorKind.UNSAFE
     assert "another one" in error.message

@@ -193,6 +193,19 @@ def test_a_crash_between_any_two_steps_leaves_the_old_or_the_new(tmp_path: Path,
     raise AssertionError("it never ended")
 
 
+def test_what_is_no_link_is_not_taken_for_no_generation(store: TrustStore, tmp_path: Path) -> None:
+    """A backup restored without its links: the keys are not tidied away."""
+    current = tmp_path / "trust" / "current"
+    kept = files(tmp_path)
+    current.unlink()
+    current.mkdir()
+    for call in (store.load, store.tidy):
+        with pytest.raises(BlockpairError) as caught:
+            call()
+        assert caught.value.kind is ErrorKind.DAMAGED and str(current) in caught.value.message
+    assert files(tmp_path) == kept
+
+
 def test_tokens_are_kept_for_root_alone(tmp_path: Path) -> None:
     file = TokenFile(tmp_path / "trust/tokens.json")
     assert file.load() == Book()

@@ -144,7 +144,12 @@ impl Channel {
             room = room.min((missing + missing / OVERHEAD_PART + AHEAD).saturating_sub(waiting));
         }
         if room == 0 {
-            return Ok(Received::Empty);
+            // Nobody will make room: a message of a handshake is waited for that no honest one is as long as.
+            return if tls.session.state() == State::Handshake {
+                Err(refusal("its TLS handshake is longer than any honest one"))
+            } else {
+                Ok(Received::Empty)
+            };
         }
         let room = room.min(RECEIVE_MAX);
         let count = match self.socket.receive(tls.session.room(room))? {

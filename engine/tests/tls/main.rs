@@ -242,6 +242,4 @@ fn without_tls_only_this_machine_is_spoken_to() {
     let failure = start(&spec);
     assert_eq!(failure.kind.name(), "invalid");
     assert!(failure.to_string().contains("make a cluster"), "{failure}");
-    spec["peers"][0]["addresses"] = json!([]);
-    assert!(start(&spec).message.contains("no address"));
 }
