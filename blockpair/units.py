@@ -31,6 +31,11 @@ def format_size(size: float) -> str:
     return f"{value:.2f} {unit}" if abs(value) < 10 else f"{value:.1f} {unit}"
 
 
+def counted(number: int, thing: str) -> str:
+    """``1 block``, ``3 blocks``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def parse_duration(text: str) -> float:
     """Seconds of ``300ms``, ``3s``, ``2.5s``, ``10m`` or ``1h``. Raises `ValueError` that says which forms
     are accepted.

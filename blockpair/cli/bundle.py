@@ -153,7 +153,6 @@ def restore(directory: str | None, bundle: str, image: str | None, yes: bool, as
         confirm(
             f"{shown.saved_bytes} bytes of {name} would be overwritten with those of {shown.facts.node} "
             f"in {shown.path}",
-            f"blockpair bundle restore {bundle} --yes",
             yes=yes,
             as_json=as_json,
         )
@@ -184,7 +183,6 @@ def delete(directory: str | None, bundle: str, yes: bool, as_json: bool) -> None
         found = client.call("bundle.find", {"name": which}, dict[str, Any])
         confirm(
             f"{found['path']} would be deleted, and with it what only it has",
-            f"blockpair bundle delete {bundle} --yes",
             yes=yes,
             as_json=as_json,
         )

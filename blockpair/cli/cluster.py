@@ -70,7 +70,7 @@ def token(directory: str | None, ttl: str, as_json: bool) -> None:
     from blockpair.cli.wait import seconds
 
     with daemon(directory) as client:
-        answer = client.call("cluster.token", {"ttl_seconds": seconds(ttl)}, dict[str, Any])
+        answer = client.call("cluster.token", {"ttl_seconds": seconds(ttl, "--ttl")}, dict[str, Any])
     if as_json:
         print_json(answer)
         return
@@ -171,10 +171,8 @@ def remove(directory: str | None, node: str, lost: bool, yes: bool, as_json: boo
       blockpair cluster remove beta --lost
       blockpair cluster remove beta --yes --json
     """
-    flag = " --lost" if lost else ""
     confirm(
         f"{node} would be taken out of the cluster: it can come back with a new token only",
-        f"blockpair cluster remove {node}{flag} --yes",
         yes=yes,
         as_json=as_json,
     )

@@ -80,7 +80,10 @@ def diff(directory: str | None, version: int | None, as_json: bool) -> int:
 
     Ends with 4 where there is something to settle.
 
-    \b Examples: blockpair config diff blockpair config diff 3
+    \b
+    Examples:
+      blockpair config diff
+      blockpair config diff 3
     """
     with daemon(directory) as client:
         answer = client.call("config.diff", {"version": version}, dict[str, Any])
@@ -130,8 +133,12 @@ def edit(
 
     Ends with 4 if the change is made, and some node does not have it yet.
 
-    \b Examples: blockpair config edit blockpair config edit --set resource.r0.protocol=A --why "the other
-    site is far" blockpair config show | sed s/10.0.0.2/10.0.1.2/ | blockpair config edit --file -
+    \b
+    Examples:
+      blockpair config edit
+      blockpair config edit --set resource.r0.protocol=A --why "the other site is far"
+      blockpair config edit --set 'node.beta.addresses=["10.0.0.2", "10.1.0.2"]'
+      blockpair config show | sed s/10.0.0.2/10.0.1.2/ | blockpair config edit --file -
     """
     if settings and file is not None:
         raise BlockpairError(ErrorKind.USAGE, "--file and --set do not go together", "give one of them")
@@ -167,7 +174,10 @@ def accept(directory: str | None, node: str, yes: bool, as_json: bool) -> int:
     """End a conflict by taking the configuration that NODE has: what only this side changed is given up. It
     is shown first. To keep this side's, give the command on NODE, with this node's name.
 
-    \b Examples: blockpair config diff blockpair config accept beta
+    \b
+    Examples:
+      blockpair config diff
+      blockpair config accept beta
     """
     with daemon(directory) as client:
         answer = client.call("config.diff", {}, dict[str, Any])
@@ -183,7 +193,6 @@ def accept(directory: str | None, node: str, yes: bool, as_json: bool) -> int:
             _show_conflict(found[0])
         confirm(
             f"What only this node changed goes, on all nodes; {node}'s configuration is taken.",
-            f"blockpair config accept {node} --yes",
             yes=yes,
             as_json=as_json,
         )

@@ -52,7 +52,7 @@ def parse_metadata(text: str | None, nodes: Iterable[str]) -> dict[str, str]:
     return found
 
 
-@click.command("create")
+@click.command("create", short_help="Make NAME on two nodes of the cluster, or on neither.")
 @name_argument
 @click.option(
     "--on",
@@ -202,13 +202,7 @@ def command(
                 "give --on alone; a priority is set afterwards: "
                 f"blockpair config edit --set resource.{name}.on.NODE.priority=1",
             )
-        try:
-            devices = parse_on(copies)
-            places = parse_metadata(metadata, devices)
-        except ValueError as error:
-            raise BlockpairError(
-                ErrorKind.USAGE, str(error), "write it as --on alpha=/dev/vg/r0,beta=/dev/vg/r0"
-            ) from None
+        devices, places = _places(copies, metadata)
         more = {"devices": devices, "metadata": places, "tls": tls, "up": up}
         return _create_on(directory, {**options, **more}, as_json=as_json)
     if device is None or not peers:
@@ -230,6 +224,26 @@ def command(
         "priority": priority,
     }
     return _create_here(directory, {**options, **more}, as_json=as_json)
+
+
+def _places(copies: tuple[str, ...], metadata: str | None) -> tuple[dict[str, str], dict[str, str]]:
+    """Devices and places of metadata by node. Raises `BlockpairError`."""
+    try:
+        devices = parse_on(copies)
+    except ValueError as error:
+        raise BlockpairError(
+            ErrorKind.USAGE, f"--on: {error}", "write it as --on alpha=/dev/vg/r0,beta=/dev/vg/r0"
+        ) from None
+    try:
+        return devices, parse_metadata(metadata, devices)
+    except ValueError as error:
+        one, other = [*devices, "NODE"][:2]
+        raise BlockpairError(
+            ErrorKind.USAGE,
+            f"--metadata: {error}",
+            "write it as --metadata internal, --metadata /dev/vg/r0-meta or, where they differ, "
+            f"--metadata {one}=internal,{other}=/dev/vg/r0-meta",
+        ) from None
 
 
 def _create_here(directory: str | None, params: dict[str, Any], *, as_json: bool) -> int:
@@ -258,7 +272,6 @@ def _create_anew(directory: str | None, params: dict[str, Any], *, yes: bool, as
         client.call_raw("resource.status", {"name": name})
         confirm(
             f"This node's copy of {name} will count as one without data: it is synced from the other node.",
-            f"blockpair create {name} --anew --yes",
             yes=yes,
             as_json=as_json,
         )

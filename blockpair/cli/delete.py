@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from blockpair.cli.output import daemon, json_option, name_argument, print_json
+from blockpair.cli.output import check_can_ask, daemon, json_option, name_argument, print_json
 from blockpair.errors import BlockpairError, ErrorKind
 
 
-@click.command("delete")
+@click.command("delete", short_help="Forget NAME on both nodes of it; the data stays.")
 @name_argument
 @click.option("--yes", is_flag=True, help="Do not ask for the name.")
 @json_option
@@ -20,19 +20,16 @@ def command(directory: str | None, name: str, yes: bool, as_json: bool) -> None:
     Without its metadata, a node does not know any more how its copy relates to the peer's. Refused (exit code
     3) while the resource is up, on either node.
 
-    \b Examples: blockpair down r0 && blockpair delete r0 # after `down` on the other node too blockpair
-    delete r0 --yes
+    \b
+    Examples:
+      blockpair down r0 && blockpair delete r0    # after `down` on the other node too
+      blockpair delete r0 --yes
     """
-    import sys
-
     with daemon(directory) as client:
         # An unknown name is told before anything is asked.
         client.call_raw("resource.status", {"name": name})
         if not yes:
-            if as_json or not sys.stdin.isatty():
-                raise BlockpairError(
-                    ErrorKind.USAGE, f"deleting {name} must be confirmed", f"blockpair delete {name} --yes"
-                )
+            check_can_ask(f"deleting {name} must be confirmed", as_json=as_json)
             typed = click.prompt(
                 f"Type the resource's name to delete it ({name})", default="", show_default=False
             )

@@ -19,17 +19,20 @@ from blockpair.errors import BlockpairError, ErrorKind
     show_default=True,
     help="The newest entries, this many at most.",
 )
+@click.option("--verbose", "-v", is_flag=True, help="With what each side said in a handshake.")
 @json_option
 @click.pass_obj
-def command(directory: str | None, name: str, limit: int, as_json: bool) -> None:
-    """What was decided about NAME on this node, oldest first: promotions, syncs, handshakes, and who asked.
+def command(directory: str | None, *, name: str, limit: int, verbose: bool, as_json: bool) -> None:
+    """What was decided about NAME on this node, oldest first: promotions, syncs, handshakes, connects and
+    disconnects, and who asked.
 
     It is on the disk before what it tells of is done. A resource that is down, or deleted, still has its
-    history. Nothing is changed.
+    history. Nothing is changed. --json has all there is of each entry.
 
     \b
     Examples:
       blockpair history r0
+      blockpair history r0 --limit 200 --verbose
       blockpair history r0 --limit 5 --json
     """
     try:
@@ -45,16 +48,16 @@ def command(directory: str | None, name: str, limit: int, as_json: bool) -> None
     if not answer["entries"]:
         click.echo(f"nothing was recorded of {name} on this node")
     for entry in answer["entries"]:
-        click.echo("\n".join(entry_lines(entry)))
+        click.echo("\n".join(entry_lines(entry, verbose=verbose)))
 
 
-def entry_lines(entry: dict[str, Any]) -> list[str]:
-    """One entry for a person."""
+def entry_lines(entry: dict[str, Any], *, verbose: bool = False) -> list[str]:
+    """One entry for a person; ``verbose``: with the inputs of handshakes, which are long."""
     peer = f" [{entry['peer']}]" if entry["peer"] else ""
     found = [f"{entry['time']}  {entry['what']}{peer}: {entry['text']}"]
     if entry["by"]:
         found.append(f"    by {entry['by']}")
-    if entry["fields"]:
+    if entry["fields"] and (verbose or entry["what"] != "handshake.verdict"):
         found.append("    " + ", ".join(f"{key}={value}" for key, value in sorted(entry["fields"].items())))
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -36,17 +37,22 @@ def print_json(value: Any) -> None:
     click.echo(msgspec.json.format(raw, indent=2))
 
 
-def confirm(what: str, remedy: str, *, yes: bool, as_json: bool) -> None:
-    """Ask on the terminal whether to go on. Raises `BlockpairError`, with ``remedy`` where nobody can be
-    asked.
-    """
+def confirm(what: str, *, yes: bool, as_json: bool) -> None:
+    """Ask on the terminal whether to go on. Raises `BlockpairError`, also where nobody can be asked."""
     if yes:
         return
-    if as_json or not sys.stdin.isatty():
-        raise BlockpairError(ErrorKind.USAGE, f"this must be confirmed: {what}", remedy)
+    check_can_ask(f"this must be confirmed: {what}", as_json=as_json)
     click.echo(what)
     if not click.confirm("Go on?", default=False):
         raise BlockpairError(ErrorKind.FAILED, "not confirmed: nothing was changed")
+
+
+def check_can_ask(what: str, *, as_json: bool) -> None:
+    """Raises `BlockpairError` with ``what`` where there is nobody to ask; it says the same command as it was
+    given, nothing dropped, with --yes.
+    """
+    if as_json or not sys.stdin.isatty():
+        raise BlockpairError(ErrorKind.USAGE, what, shlex.join(["blockpair", *sys.argv[1:], "--yes"]))
 
 
 def print_error(error: BlockpairError, *, as_json: bool) -> None:

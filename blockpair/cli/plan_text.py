@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from blockpair.status.plan import Amount, Decision, Plan, Side
-from blockpair.units import format_size
+from blockpair.units import counted, format_size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -70,7 +70,7 @@ def time(seconds: int | None) -> str:
 def amount(found: Amount) -> str:
     """Blocks and bytes, as a person reads them."""
     most = "" if found.exact else "at most "
-    return f"{most}{found.blocks} blocks, {format_size(found.bytes)}"
+    return f"{most}{counted(found.blocks, 'block')}, {format_size(found.bytes)}"
 
 
 def _marked(side: Side) -> str:
@@ -117,7 +117,9 @@ def _demote(resource: str, sides: dict[str, Side]) -> str:
     in_use = [name for name, side in sides.items() if side.role == "Primary" or side.resuming]
     if not in_use:
         return ""
-    return f"; first, if that is {' or '.join(in_use)}, there: blockpair demote {resource}"
+    if len(in_use) == len(sides):
+        return f"; NODE is Primary, whichever it is: on it, first: blockpair demote {resource}"
+    return f"; first, if that is {in_use[0]}, there: blockpair demote {resource}"
 
 
 def _split(plan: Plan, decision: Decision) -> list[str]:

@@ -13,6 +13,8 @@ from blockpair.status.report import ResourceReport
 from blockpair.units import format_duration, format_size
 
 _PLAIN_EVERY_SECONDS = 2.0
+# A sync that was just started begins with a new connection: that there is none yet alarms nobody.
+_QUIET_SECONDS = 1.5
 # What no waiting cures.
 _HOPELESS = {"first-sync", "split-brain", "diskless", "peer-diskless", "disconnected", "down", "failed"}
 
@@ -70,11 +72,13 @@ def show(
     time.
     """
     draw = _Bar() if sys.stderr.isatty() else _Lines(clock)
-    deadline = None if limit is None else clock() + limit
+    began = clock()
+    deadline = None if limit is None else began + limit
     with draw:
         while True:
             report = fetch()
-            draw.update(report)
+            if running(report) is not None or clock() >= began + _QUIET_SECONDS:
+                draw.update(report)
             if report.engine is not None and report.state == "running" and copies_synced(report.engine):
                 break
             error = hopeless(report)

@@ -91,7 +91,6 @@ def _discard(
     what = given_up(plan, victim, bundle=bundle)
     confirm(
         what,
-        f"blockpair resolve {name} --discard {victim}{'' if bundle else ' --no-bundle'} --yes",
         yes=yes,
         as_json=as_json,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from blockpair.cli.plan_text import time
 from blockpair.status.loss import BothLosses, FileList, Loss, SideLoss
-from blockpair.units import format_size
+from blockpair.units import counted, format_size
 
 _PATHS_SHOWN = 50
 
@@ -35,8 +35,8 @@ def _amounts(loss: Loss) -> list[str]:
         return ["  what changed is not known: it may be everything"]
     least = "" if loss.complete else "at least "
     found = [
-        f"  changed   {least}{loss.changed_blocks} blocks, {format_size(loss.changed_bytes)}, in "
-        f"{loss.extents} places"
+        f"  changed   {least}{counted(loss.changed_blocks, 'block')}, {format_size(loss.changed_bytes)}, in "
+        f"{counted(loss.extents, 'place')}"
     ]
     if loss.possible_bytes:
         found.append(
@@ -49,14 +49,21 @@ def _amounts(loss: Loss) -> list[str]:
 def _files(files: FileList) -> list[str]:
     if files.problem is not None:
         return [f"  files     not known: {printable(files.problem)}"]
-    more = "" if files.complete else ", and more: the list is cut off"
+    cut = ", as far as they were looked up" if files.unseen_bytes else ", and more than are named"
+    more = "" if files.complete else cut
     kind = printable(files.file_system or "")
     found = [f"  files     {len(files.paths)} that may have changed ({kind}){more}"]
     found += [f"    {printable(path)}" for path in files.paths[:_PATHS_SHOWN]]
     if len(files.paths) > _PATHS_SHOWN:
         found.append(f"    … {len(files.paths) - _PATHS_SHOWN} more with --json")
     if files.other_blocks:
-        found.append(f"    and {files.other_blocks} blocks of the file system that belong to no file")
+        found.append(
+            f"    and {counted(files.other_blocks, 'block')} of the file system that belong to no file"
+        )
+    if files.unseen_bytes:
+        found.append(
+            f"    not looked up: what else changed, {format_size(files.unseen_bytes)}; any file may be there"
+        )
     return found
 
 

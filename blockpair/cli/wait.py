@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
 from blockpair.cli.output import daemon, json_option, name_argument, print_json
@@ -10,14 +12,15 @@ from blockpair.status.conditions import CONDITIONS
 from blockpair.units import parse_duration
 
 
-def seconds(text: str | None) -> float | None:
-    """A --timeout: seconds, or a number with ms, s, m or h. Raises `BlockpairError`."""
+def seconds(text: str | None, option: str = "--timeout") -> float | None:
+    """The value of ``option``: seconds, or a number with ms, s, m or h. Raises `BlockpairError`."""
     if text is None:
         return None
     try:
-        return float(text) if text.replace(".", "", 1).isdecimal() else parse_duration(text)
+        plain = re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text, re.ASCII)
+        return float(text) if plain else parse_duration(text)
     except ValueError as error:
-        raise BlockpairError(ErrorKind.USAGE, f"--timeout: {error}", "write it as --timeout 30s") from None
+        raise BlockpairError(ErrorKind.USAGE, f"{option}: {error}", f"write it as {option} 30s") from None
 
 
 @click.command(

@@ -190,6 +190,14 @@ def with_setting(text: str, setting: str) -> str:
     except tomllib.TOMLDecodeError:
         value = value_text.strip()
     found: Any = tomllib.loads(text)
+    if len(path) > 2 and path[0] in ("node", "resource"):
+        names = found.get(path[0], {})
+        if path[1] not in names:
+            raise BlockpairError(
+                ErrorKind.NOT_FOUND,
+                f"{key.strip()}: there is no {path[0]} {path[1]!r}",
+                f"there are: {', '.join(names)}" if names else f"there is no {path[0]} at all yet",
+            )
     for part in path[:-1]:
         found = found.get(part, {}) if isinstance(found, dict) else None
     if not isinstance(found, dict):

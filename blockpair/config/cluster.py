@@ -153,12 +153,18 @@ def check_cluster(content: ClusterFile, file: Path) -> None:
         _check_node(file, name, node)
         # Where a lost node was, another may be by now.
         for host in () if node.lost else node.addresses:
-            for key, port in (("port", node.port), ("control_port", node.control_port)):
+            named = f"[{host}]" if ":" in host else host
+            ports = (("port", "listen", node.port), ("control_port", "control", node.control_port))
+            for key, own_key, port in ports:
                 here = f"node.{name}.{key}"
                 other = endpoints.setdefault(Address(host, port), here)
                 if other != here:
                     raise ConfigError(
-                        file, here, f"{Address(host, port)} is {other} too", "choose another port or address"
+                        file,
+                        here,
+                        f"{Address(host, port)} is {other} too",
+                        f"choose another address; or another port, on {name}, in its blockpair.toml under "
+                        f'[node]: {own_key} = "{named}:PORT", and restart its blockpaird',
                     )
     places: dict[tuple[str, str], str] = {}
     for name, resource in content.resource.items():

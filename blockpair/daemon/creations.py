@@ -87,6 +87,27 @@ class _Making(Struct, forbid_unknown_fields=True):
     made_file: bool
 
 
+def unequal(copies: dict[str, CopyEntry], made: dict[str, bridge.Created]) -> BlockpairError:
+    """What to say of copies that would not have the same room for data."""
+    told = ", ".join(f"{created.data_size_bytes} on {node}" for node, created in made.items())
+    remedies = []
+    if len({copies[node].metadata == INTERNAL for node in made}) > 1:
+        remedies.append("have the metadata internal on both nodes, or external on both")
+    smallest = min(made, key=lambda node: made[node].device_size_bytes)
+    bytes_ = made[smallest].device_size_bytes
+    remedies += [
+        f"on {node}, make and name a partition, logical volume or file of {bytes_} bytes, as large as "
+        f"{copies[smallest].device} on {smallest}"
+        for node, created in made.items()
+        if created.device_size_bytes != bytes_
+    ]
+    return BlockpairError(
+        ErrorKind.INVALID,
+        f"the copies would not have the same size in bytes: {told}",
+        "\n".join(remedies),
+    )
+
+
 class Creations:
     """One node's part in it; registers its methods for the other members in ``methods``."""
 
@@ -271,12 +292,7 @@ class Creations:
             if isinstance(end, BlockpairError):
                 raise BlockpairError(end.kind, f"{node} could not: {end.message}", end.remedy)
             raise end
-        told = ", ".join(f"{created.data_size_bytes} on {node}" for node, created in made.items())
-        raise BlockpairError(
-            ErrorKind.INVALID,
-            f"the copies would not have the same size in bytes: {told}",
-            "choose devices of equal size, both with internal or both with external metadata",
-        )
+        raise unequal(parse_text(version.text).resource[name].on, made)
 
     async def _on_all(
         self, nodes: Iterable[str], method: str, params: Struct, seconds: float

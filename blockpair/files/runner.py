@@ -47,6 +47,7 @@ def list_files(device: Path, ranges: Sequence[tuple[int, int]]) -> FileList:
         found.paths[:_MOST_PATHS],
         found.other_blocks,
         complete=not more and len(found.paths) <= _MOST_PATHS,
+        unseen_bytes=tools.bytes_behind(ranges, blocks, known.block_size) if more else 0,
     )
 
 

@@ -59,6 +59,12 @@ def blocks_of(ranges: Iterable[tuple[int, int]], block_size: int, most: int) -> 
     return found, False
 
 
+def bytes_behind(ranges: Iterable[tuple[int, int]], blocks: Sequence[int], block_size: int) -> int:
+    """Bytes of ``ranges`` behind the last of ``blocks``, which are the first ones that they touch."""
+    end = (blocks[-1] + 1) * block_size
+    return sum(max(0, offset + length - max(offset, end)) for offset, length in ranges)
+
+
 def icheck_script(blocks: Sequence[int]) -> str:
     """debugfs commands that ask for the inodes of ``blocks``."""
     lines = (blocks[at : at + _BLOCKS_A_LINE] for at in range(0, len(blocks), _BLOCKS_A_LINE))

@@ -234,7 +234,8 @@ _REFUSALS: dict[str, tuple[Severity, str]] = {
     "OtherResource": (
         "critical",
         "the peer's device belongs to another resource of this name: correct its address or device; if one "
-        "copy is to be given up, delete and create the resource anew there, then `blockpair up {name}`",
+        "copy is to be given up, there: `blockpair down {name}`, `blockpair create {name} --anew` (not "
+        "`delete`: that is of both nodes), `blockpair up {name}`",
     ),
     "Version": (
         "warning",
@@ -242,7 +243,8 @@ _REFUSALS: dict[str, tuple[Severity, str]] = {
     ),
     "Size": (
         "critical",
-        "give the smaller copy a device as large as the other's and create the resource there anew",
+        "give the smaller copy a device as large as the other's, there: blockpair create {name} --anew "
+        "--device PATH",
     ),
     "BlockSize": (
         "warning",

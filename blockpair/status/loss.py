@@ -46,7 +46,7 @@ class Marks(Struct, frozen=True):
 class FileList(Struct, frozen=True):
     """``file_system``: its kind, null where none is understood; ``paths``: files that the bytes belong to;
     ``other_blocks``: blocks of no named file; ``complete``: no limit was reached; ``problem``: why there
-    is no list, or null.
+    is no list, or null; ``unseen_bytes``: of the bytes, those that were too many to be looked up.
     """
 
     file_system: str | None = None
@@ -54,6 +54,7 @@ class FileList(Struct, frozen=True):
     other_blocks: int = 0
     complete: bool = True
     problem: str | None = None
+    unseen_bytes: int = 0
 
 
 class SideLoss(Struct, frozen=True):

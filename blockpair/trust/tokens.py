@@ -19,6 +19,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.units import format_duration
 
 MAX_LIFE = timedelta(days=7)
 MAX_OPEN = 100
@@ -27,6 +28,8 @@ MAX_REMEMBERED = 200
 _REMEMBERED = timedelta(days=30)
 _PREFIX = "bpj1-"
 _ID_BYTES, _SECRET_BYTES, _FINGERPRINT_BYTES, _CHECK_BYTES = 8, 32, 32, 4
+# Characters of base64 without padding: 6 bits each.
+_ENCODED = -(-(_ID_BYTES + _SECRET_BYTES + _FINGERPRINT_BYTES + _CHECK_BYTES) * 8 // 6)
 _NEW_TOKEN = "on a member: `blockpair cluster token`, and join with the command that it prints"
 
 
@@ -56,14 +59,16 @@ def parse_token(text: str) -> Token:
     """The token in ``text``. Raises `ValueError`, which never repeats it."""
     text = text.strip()
     encoded = text.removeprefix(_PREFIX)
-    if encoded == text or len(encoded) > 200:
+    if encoded == text:
         raise ValueError(f"it does not begin with {_PREFIX}")
+    # First: base64 itself calls a text of some lengths no base64, whatever it is made of.
+    if len(encoded) != _ENCODED:
+        short = len(encoded) < _ENCODED
+        raise ValueError("it is too short: a part is missing" if short else "it is too long")
     try:
         content = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         raise ValueError("it has characters that no token has") from None
-    if len(content) != _ID_BYTES + _SECRET_BYTES + _FINGERPRINT_BYTES + _CHECK_BYTES:
-        raise ValueError("a part of it is missing, or there is too much")
     body, check = content[:-_CHECK_BYTES], content[-_CHECK_BYTES:]
     if check != _check(body):
         raise ValueError("a character of it was changed")
@@ -106,8 +111,8 @@ def added(book: Book, token: Token, life: timedelta, now: datetime) -> Book:
     if not timedelta(0) < life <= MAX_LIFE:
         raise BlockpairError(
             ErrorKind.USAGE,
-            f"a token cannot live for {life.total_seconds():g} s",
-            f"choose a time up to {MAX_LIFE.days} days, such as --ttl 15m",
+            f"a token cannot live for {format_duration(life.total_seconds())}",
+            f"choose a time up to {MAX_LIFE.total_seconds() / 3600:g}h, such as --ttl 15m",
         )
     kept = {id_: record for id_, record in book.tokens.items() if now < record.expires + _REMEMBERED}
     opened = {id_: record for id_, record in kept.items() if record.used is None and now < record.expires}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -262,8 +263,15 @@ def test_damaged_metadata(node: Node) -> None:
         for offset in shown["layout"]["superblock"]:
             metadata.seek(offset + 40)
             metadata.write(b"\xa5" * 16)
-    node.refused(1, "up", "r0")
+    told = node.refused(1, "up", "r0")
     node.refused(1, "metadata", "show", "r0")
+    # What it says works, and is of this node alone: `delete` would be of both.
+    assert "blockpair create NAME --anew --force" in told and "delete" not in told
+    # Nor does the question, where nobody can be asked, drop what was asked for.
+    command = ("create", "r0", "--anew", "--force", "--device", str(node.disk))
+    assert shlex.join(["blockpair", *command, "--yes"]) in node.refused(2, *command)
+    node.ok(*command, "--yes")
+    node.ok("up", "r0")
 
 
 def test_a_device_that_has_gone(node: Node) -> None:

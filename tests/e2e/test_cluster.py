@@ -203,7 +203,7 @@ def test_what_is_not_removed(cluster: Cluster) -> None:
     assert "no node 'x'" in cluster.a.refused(1, "cluster", "remove", "x", "--yes")
     before = report(cluster.a)["authority_sha256"]
     message = cluster.a.refused(2, "cluster", "remove", "b")
-    assert "must be confirmed" in message
+    assert "must be confirmed" in message and "blockpair cluster remove b --yes" in message
     assert report(cluster.a)["authority_sha256"] == before
 
 

@@ -253,6 +253,9 @@ def test_copies_of_different_size_are_taken_back(cluster: Cluster) -> None:
     before = _version(a)
     message = a.refused(1, "create", "r0", "--on", devices, "--metadata", "internal")
     assert "would not have the same size" in message
+    assert f"on a, make and name a partition, logical volume or file of {8 * MIB} bytes" in message
+    assert "external" not in message
+    assert "--metadata internal" in a.refused(2, "create", "r0", "--on", devices, "--metadata", "relative")
     assert _version(a) == before
     assert _same(cluster)
     with b.disk.open("r+b") as disk:

@@ -23,6 +23,13 @@ def test_the_engine_keeps_its_history_file_and_the_command_reads_it(cluster: Clu
     assert file.read_bytes().endswith(b"\n")
     assert "test.entry: kept\n    by root" in a.ok("history", "r0").out
     a.refused(1, "history", "r9")
+    # What a split brain would have come of.
+    a.ok("disconnect", "r0")
+    a.ok("connect", "r0")
+    shown = a.ok("history", "r0").out
+    for what in ("peer.disconnect [b]: a disconnects from b", "peer.connect [b]: a connects to b"):
+        assert f"{what}\n    by root via blockpair {what[5:].split()[0]}\n" in shown
+    assert "nonce=" not in shown and "nonce=" in a.ok("history", "r0", "--verbose").out
 
 
 def test_decisions_are_kept_on_both_nodes_with_who_asked(cluster: Cluster) -> None:

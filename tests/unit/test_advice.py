@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from blockpair.cli.progress import hopeless, plain
+from blockpair.cli.progress import hopeless, plain, show
 from blockpair.cli.status_text import resource_lines
 from blockpair.config.names import Address
 from blockpair.status.advice import Outside, advice, healthy
@@ -85,7 +85,7 @@ CASES: list[tuple[str, EngineStatus, str, str, str]] = [
     ("block-size", refusal("BlockSize"), "refused-blocksize", "warning", "--block-size"),
     ("protocol", refusal("Protocol"), "refused-protocol", "warning", "config show"),
     ("no-resource", refusal("UnknownResource"), "refused-unknownresource", "warning", "blockpair create r0"),
-    ("other-resource", refusal("OtherResource"), "refused-otherresource", "critical", "address"),
+    ("other-resource", refusal("OtherResource"), "refused-otherresource", "critical", "create r0 --anew"),
     ("unknown-node", refusal("UnknownNode"), "refused-unknownnode", "warning", "`a`"),
     ("garbage", refusal("ProtocolError"), "refused-protocolerror", "warning", "logs"),
     ("two-primaries", engine(peer(role="Primary")), "two-primaries", "critical", "blockpair demote r0"),
@@ -235,6 +235,25 @@ def test_waiting_for_a_sync_ends_where_no_waiting_helps() -> None:
         assert hopeless(report(status)) is not None
     for status in (engine(away()), engine(peer(replication="SyncSource")), refusal("UnknownResource")):
         assert hopeless(report(status)) is None
+
+
+def test_following_a_sync_is_quiet_until_it_had_time_to_begin(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+
+    def follow(away_seconds: float) -> str:
+        nonlocal now
+        now = 0.0
+
+        def fetch() -> ResourceReport:
+            nonlocal now
+            now += 0.1
+            return report(engine(away()) if now < away_seconds else engine(peer()))
+
+        show(fetch, None, 0.0, lambda: now)
+        return capsys.readouterr().err
+
+    assert "not connected" not in follow(1.0) and "in sync" in follow(1.0)
+    assert "waiting: " in follow(3.0)
 
 
 def test_what_a_crash_made_suspect_is_no_lack_of_changes() -> None:

@@ -120,5 +120,6 @@ def test_nodes_on_one_host_have_ports_of_their_own() -> None:
 
 def test_two_nodes_cannot_be_at_one_address_and_port() -> None:
     text = TEXT.replace("[node.b]", '[node.c]\naddresses = ["10.0.0.1"]\n[node.b]')
-    with pytest.raises(ConfigError, match=r"10\.0\.0\.1:7788 is node\.a\.port too"):
+    with pytest.raises(ConfigError, match=r"10\.0\.0\.1:7788 is node\.a\.port too") as caught:
         parse_cluster(text, FILE)
+    assert 'on c, in its blockpair.toml under [node]: listen = "10.0.0.1:PORT"' in caught.value.remedy

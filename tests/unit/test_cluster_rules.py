@@ -97,6 +97,20 @@ def test_what_is_no_setting_is_refused(setting: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("setting", "missing", "known"),
+    [
+        ("resource.ro.protocol=A", "no resource 'ro'", "there are: r0"),
+        ("node.x.port=1", "no node 'x'", "there are: a, b"),
+    ],
+)
+def test_a_setting_of_what_is_not_there_is_told_what_is(setting: str, missing: str, known: str) -> None:
+    with pytest.raises(BlockpairError) as caught:
+        with_setting(TEXT, setting)
+    assert missing in caught.value.message
+    assert caught.value.remedy == known
+
+
+@pytest.mark.parametrize(
     ("old", "new", "key"),
     [
         ('protocol = "B"', 'block_size = "8K"', "resource.r0.block_size"),

@@ -33,6 +33,8 @@ def test_blocks_are_counted_once_and_bounded() -> None:
     assert tools.blocks_of([(0, 1 << 50)], 4096, 3) == ([0, 1, 2], True)
     assert tools.blocks_of([(0, 8192), (1 << 20, 4096)], 4096, 2) == ([0, 1], True)
     assert tools.blocks_of([], 4096, 3) == ([], False)
+    assert tools.bytes_behind([(0, 8192), (1 << 20, 5000)], [0], 4096) == 4096 + 5000
+    assert tools.bytes_behind([(0, 8192), (1 << 20, 5000)], [0, 1], 4096) == 5000
 
 
 def test_answers_of_debugfs() -> None:

@@ -50,6 +50,14 @@ def test_an_entry_for_a_person_says_who_and_with_what() -> None:
     ]
 
 
+def test_what_was_said_in_a_handshake_is_shown_when_asked_for() -> None:
+    fields = {"own": "Secondary/UpToDate current 0000", "rule": "same"}
+    entry = {**json.loads(line("handshake with b: rule same")), "what": "handshake.verdict", "fields": fields}
+    short = ["2026-11-24T10:00:00.000Z  handshake.verdict: handshake with b: rule same"]
+    assert entry_lines(entry) == short
+    assert entry_lines(entry, verbose=True) == [*short, "    own=Secondary/UpToDate current 0000, rule=same"]
+
+
 def test_the_asker_is_named_even_without_an_account() -> None:
     assert describe_asker(0, "resource.promote") == "root via blockpair promote"
     assert describe_asker(4_000_000_000, "resource.sync") == "uid 4000000000 via blockpair sync"

@@ -91,6 +91,15 @@ def test_for_a_person() -> None:
     assert "\x1b" not in text
 
 
+def test_what_was_not_looked_up_is_told() -> None:
+    listed = FileList("ext4", ("/x",), other_blocks=1, complete=False, unseen_bytes=240 << 20)
+    one = SideLoss("a", None, Loss("b", 1, 1, 4096, 0, whole=False, complete=True), listed)
+    text = "\n".join(loss_lines(BothLosses("r0", (one, SideLoss("b", "down")), None)))
+    assert "1 that may have changed (ext4), as far as they were looked up" in text
+    assert "not looked up: what else changed, 240 MiB; any file may be there" in text
+    assert "1 block, 4 KiB, in 1 place\n" in text and "and 1 block of" in text
+
+
 def test_a_report_fits_the_protocol_however_many_files_there_are() -> None:
     few = side("a", "b", files("/x"))
     assert decode_report(encode_report(few), "a") == few

@@ -87,6 +87,11 @@ def test_a_primary_must_be_demoted_before_it_gives_up_its_changes() -> None:
     told = "\n".join(outcome(plan({"resuming": True})))
     assert "if that is a, there" in told
     assert "demote" not in "\n".join(outcome(plan()))
+    found = plan({"role": "Primary"})
+    assert found.other is not None
+    both = msgspec.structs.replace(found, other=msgspec.structs.replace(found.other, role="Primary"))
+    told = "\n".join(outcome(both))
+    assert "--discard NODE; NODE is Primary, whichever it is: on it, first: blockpair demote r0" in told
 
 
 def test_without_an_answer_this_side_is_shown() -> None:

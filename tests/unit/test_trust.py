@@ -146,6 +146,17 @@ def test_a_token_with_one_character_changed_missing_or_added_is_refused(data: st
         assert changed not in str(caught.value)
 
 
+def test_a_token_that_was_cut_off_is_said_to_be() -> None:
+    text = tokens.new_token(bytes(32)).text()
+    for wrong in (text[:-1], text[:-2], text[:10], "bpj1-"):
+        with pytest.raises(ValueError, match="too short"):
+            tokens.parse_token(wrong)
+    with pytest.raises(ValueError, match="too long"):
+        tokens.parse_token(text + "A" * 300)
+    with pytest.raises(ValueError, match="characters that no token has"):
+        tokens.parse_token(text[:-1] + "%")
+
+
 @given(st.text(max_size=200))
 def test_any_other_text_is_no_token(text: str) -> None:
     with pytest.raises(ValueError):
@@ -196,6 +207,9 @@ def test_tokens_are_bounded_in_life_and_number() -> None:
     book = tokens.Book()
     for life in (timedelta(0), timedelta(seconds=-1), timedelta(days=8)):
         refusal(tokens.added, book, tokens.new_token(bytes(32)), life, NOW)
+    # In units that --ttl takes.
+    error = refusal(tokens.added, book, tokens.new_token(bytes(32)), timedelta(hours=1000), NOW)
+    assert "1000h" in error.message and "168h" in error.remedy
     for _ in range(tokens.MAX_OPEN):
         book = tokens.added(book, tokens.new_token(bytes(32)), FIFTEEN, NOW)
     refusal(tokens.added, book, tokens.new_token(bytes(32)), FIFTEEN, NOW)

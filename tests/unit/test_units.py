@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blockpair.cli.wait import seconds
+from blockpair.errors import BlockpairError
 from blockpair.units import format_duration, format_size, parse_duration, parse_size
 
 
@@ -57,3 +59,16 @@ def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
 )
 def test_durations_are_written(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(("text", "value"), [("30", 30.0), ("2.5", 2.5), ("5m", 300.0), (None, None)])
+def test_an_option_takes_seconds_without_a_unit(text: str | None, value: float | None) -> None:
+    assert seconds(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "5x", ".", "1.2.3", "nan", "1e99", "9" * 30])
+def test_the_option_that_was_given_is_the_one_that_is_told(text: str) -> None:
+    with pytest.raises(BlockpairError) as caught:
+        seconds(text, "--ttl")
+    assert caught.value.message.startswith("--ttl: ")
+    assert caught.value.remedy == "write it as --ttl 30s"

@@ -187,7 +187,7 @@ pub enum Event {
     Command {
         id: CommandId,
         command: Command,
-        /// Who asked, for the history: "root via blockpair promote".
+        /// Who asked, for the history: "root via blockpair promote". Empty: nobody, the resource starts.
         by: String,
     },
     /// The victim's blocks are stable and verified, or nothing was saved and why, for people. Also of

@@ -578,7 +578,7 @@ fn in_slots(
         Failure::new(
             FailureKind::Mismatch,
             message,
-            "correct the configuration, or create the metadata anew and resync",
+            "correct the configuration, or begin this copy anew: `blockpair create NAME --anew --force`",
         )
     };
     let destination = |peer: &PeerSpec| Destination {

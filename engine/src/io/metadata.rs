@@ -103,7 +103,7 @@ impl MetadataFile {
             return Err(MetadataError::new(
                 Kind::Mismatch,
                 message,
-                "restore it, or create it anew and resync",
+                "give it its old size back, or begin this copy anew: `blockpair create NAME --anew --force`",
             ));
         };
         let room = device.as_ref().map_or(region_start, |device| device.size_bytes);
@@ -113,7 +113,7 @@ impl MetadataFile {
                 device_path.display(),
                 layout.data_size_bytes()
             );
-            let remedy = "name the right device, grow it back, or create the metadata anew and resync";
+            let remedy = "name the right device, grow it back, or begin this copy anew: `blockpair create NAME --anew --force`";
             return Err(MetadataError::new(Kind::Mismatch, message, remedy));
         }
         Ok(MetadataFile {
@@ -138,7 +138,9 @@ impl MetadataFile {
             found.resource,
             found.node
         );
-        let remedy = "name the right metadata in the configuration, or create it anew and resync";
+        let remedy =
+            "name the right metadata in the configuration; only if nobody needs those, overwrite them: \
+                      `blockpair create NAME --anew --force`";
         Err(MetadataError::new(Kind::Mismatch, message, remedy))
     }
 
@@ -414,7 +416,8 @@ fn unusable(holder: &Device, error: SuperblockError) -> MetadataError {
         SuperblockError::Damaged(reason) => MetadataError::new(
             Kind::Damaged,
             format!("both superblock copies of {path} are unusable: {reason}"),
-            "restore the metadata from a backup, or create it anew and resync from the peer",
+            "begin this copy anew, it is synced from the peer: `blockpair create NAME --anew --force`, then `blockpair up NAME`; \
+             no backup of the metadata: it does not know what changed since",
         ),
         SuperblockError::Newer { version } => MetadataError::new(
             Kind::Newer,
@@ -425,7 +428,8 @@ fn unusable(holder: &Device, error: SuperblockError) -> MetadataError {
 }
 
 fn no_metadata(message: &str) -> MetadataError {
-    let remedy = "check the path and that the device has its old size, or make it with `blockpair create`";
+    let remedy = "check the path and that the device has its old size; if the disk is a new one, begin this copy anew: \
+                  `blockpair create NAME --anew`";
     MetadataError::new(Kind::NoMetadata, message, remedy)
 }
 

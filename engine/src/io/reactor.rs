@@ -208,7 +208,7 @@ impl Reactor {
                 reactor.tell(Event::Command {
                     id,
                     command: Command::Connect { peer },
-                    by: "the start of the resource".into(),
+                    by: String::new(),
                 });
             }
         }

@@ -104,8 +104,8 @@ fn same_pair(mine: &Hello, theirs: &Hello) -> Result<(), (GoodbyeReason, String)
     if mine.resource_id != theirs.resource_id && mine.resource_id != none && theirs.resource_id != none {
         let text = format!(
             "resource {}: node {} has data of resource id {}, node {} of {}: two different resources of the same name; \
-             check device and metadata on both nodes, or delete and create the resource again on the node whose data \
-             may be lost",
+             check device and metadata on both nodes, or begin the copy anew whose data may be lost: \
+             `blockpair create NAME --anew` there",
             mine.resource,
             mine.node,
             id_text(&mine.resource_id),

@@ -515,6 +515,22 @@ fn a_promotion_on_its_way_to_the_metadata_counts_in_a_handshake() {
 }
 
 #[test]
+fn who_keeps_the_nodes_apart_is_in_the_history() {
+    let mut bench = Bench::primary();
+    bench.records.clear();
+    // The start of the resource is nobody's decision.
+    bench.event(Event::Command {
+        id: CommandId(0),
+        command: Command::Connect { peer: 0 },
+        by: String::new(),
+    });
+    assert!(bench.records.is_empty());
+    bench.command(Command::Disconnect { peer: 0 });
+    bench.command(Command::Connect { peer: 0 });
+    assert_eq!(bench.records, ["peer.disconnect", "peer.connect"]);
+}
+
+#[test]
 fn commands_wait_for_a_promotion_that_is_being_saved() {
     let mut bench = Bench::new(superblock(5), false);
     bench.handshake(state(Role::Secondary, 5));

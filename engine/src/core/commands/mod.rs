@@ -148,16 +148,26 @@ impl Replica {
         if let Some(resolve) = &mut self.peers[slot].resolve {
             resolve.was_wanted = true;
         }
-        if self.peers[slot].draining.is_none() || planted(Fault::ConnectForgotten) {
-            self.connect_peer(slot);
-            return self.done(id, Ok(()));
-        }
-        if self.quiescing.is_some() {
+        let at_once = self.peers[slot].draining.is_none() || planted(Fault::ConnectForgotten);
+        if !at_once && self.quiescing.is_some() {
             let error = failed("a demote or stop is under way".into(), "wait for it".into());
             return self.done(id, Err(error));
         }
+        self.record_wish(id, slot, "peer.connect", "connects to");
+        if at_once {
+            self.connect_peer(slot);
+            return self.done(id, Ok(()));
+        }
         // The disconnect that it is to undo comes first.
         self.peers[slot].reconnect.push(id);
+    }
+
+    /// A person keeps the nodes apart, or ends that: what a split brain came of.
+    fn record_wish(&mut self, id: CommandId, slot: PeerSlot, what: &'static str, verb: &str) {
+        if self.askers.get(&id).is_some_and(|by| !by.is_empty()) {
+            let text = format!("{} {verb} {}", self.config.node, self.peers[slot].name);
+            self.record(what, text, Some(id), Some(slot), Vec::new());
+        }
     }
 
     fn disconnect(&mut self, id: CommandId, slot: PeerSlot) {
@@ -184,6 +194,7 @@ impl Replica {
             );
             return self.done(id, Err(error));
         }
+        self.record_wish(id, slot, "peer.disconnect", "disconnects from");
         self.resolve_failed(slot, "disconnected by an administrator");
         self.peers[slot].refusal = None;
         self.peers[slot].draining = Some((vec![id], deadline));

@@ -322,7 +322,7 @@ pub(crate) fn refusal_text(rule: &str, own: &str, peer: &str) -> String {
         "diskless" => format!("{own} or {peer} has no usable disk; mend it, then `blockpair connect`"),
         _ => format!(
             "the data of {own} and {peer} have nothing in common (rule {rule}); if one of them is to be \
-             overwritten, delete and create the resource there, then `blockpair connect`"
+             overwritten, begin its copy anew there (`blockpair create NAME --anew`), then `blockpair connect`"
         ),
     }
 }

@@ -125,10 +125,16 @@ fn plan(spec: &CreateSpec, device: &Device) -> Result<Layout, MetadataError> {
             "use a smaller device, or several resources",
         ));
     }
+    // A smaller block than the smallest is no way out.
+    let smaller_block = if spec.block_size_bytes > BLOCK_SIZE_MIN {
+        ", or choose a smaller block"
+    } else {
+        ""
+    };
     let too_small = |needed: u64| {
         invalid(
             format!("backing device {path} has {size} bytes, too small for a block of {block} bytes"),
-            format!("use a device of at least {needed} bytes, or a smaller block"),
+            format!("use a device of at least {needed} bytes{smaller_block}"),
         )
     };
     let data_size = match spec.metadata {
@@ -140,10 +146,7 @@ fn plan(spec: &CreateSpec, device: &Device) -> Result<Layout, MetadataError> {
         MetadataPlace::External(_) if size % block != 0 => {
             return Err(invalid(
                 format!("the {size} bytes of backing device {path} are no multiple of the block of {block}"),
-                format!(
-                    "make it {} bytes, or choose a smaller block",
-                    size / block * block
-                ),
+                format!("make it {} bytes{smaller_block}", size / block * block),
             ));
         }
         MetadataPlace::External(_) => size,

@@ -381,8 +381,12 @@ fn bad_input_is_refused_and_changes_nothing() {
         assert!(error.to_string().contains(text), "{what}: {error}");
         assert!(!setup.folder.path().join("meta").exists(), "{what}");
     }
-    let setup = Setup::internal(3 * PAGE);
-    assert!(setup.refused(Kind::Invalid).message.contains("too small"));
+    let mut setup = Setup::internal(3 * PAGE);
+    let error = setup.refused(Kind::Invalid);
+    assert!(error.message.contains("too small"));
+    assert!(!error.remedy.contains("smaller block"), "there is none: {error}");
+    setup.spec.block_size_bytes = 65536;
+    assert!(setup.refused(Kind::Invalid).remedy.contains("smaller block"));
     let error = create_metadata(r#"{"resource": "r0", "surprise": 1}"#).unwrap_err();
     assert_eq!(error.kind, Kind::Invalid);
 }
