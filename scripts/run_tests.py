@@ -24,6 +24,8 @@ PYTEST_STAGES = ("unit", "sim", "e2e", "lab")
 STAGES = ("lint", "rust", *PYTEST_STAGES)
 # The simulator is no test of `cargo test`, so that it is named.
 EVERYTHING = ("--all-targets", "--test", "sim", "--all-features")
+# The tests of daemons wait most of their time: one more than there are processors. See tests/conftest.py.
+SIDE_BY_SIDE = ("-n", str(min(8, (os.cpu_count() or 1) + 1)), "--dist", "loadgroup")
 CARGO = ("--manifest-path", "engine/Cargo.toml", "--locked")
 
 
@@ -120,7 +122,7 @@ def run_pytest(stages: Sequence[str], arguments: Sequence[str], console: Console
     with tempfile.TemporaryDirectory(prefix="blockpair-test-") as folder:
         report = Path(folder) / "report.xml"
         folders = [f"tests/{stage}" for stage in present]
-        command = [str(BIN / "pytest"), f"--junit-xml={report}", *folders, *arguments]
+        command = [str(BIN / "pytest"), *SIDE_BY_SIDE, f"--junit-xml={report}", *folders, *arguments]
         console.print(f"[bold]pytest[/]: {shlex.join(command)}", highlight=False, soft_wrap=True)
         began = time.monotonic()
         # Beside the environment's programs, tests find system tools that Debian keeps in sbin.

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
+
+import pytest
+
+_LAB = Path(__file__).parent / "lab"
 
 
 def pytest_configure() -> None:
@@ -10,3 +15,11 @@ def pytest_configure() -> None:
     commands that are interrupted must not.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests run side by side, those of the lab one after the other: each has guests that fill the machine."""
+    for item in items:
+        if item.path.is_relative_to(_LAB):
+            item.add_marker(pytest.mark.xdist_group("lab"))

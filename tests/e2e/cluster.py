@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -23,13 +25,20 @@ DEADLINE = 30.0
 _POLL = 0.02
 
 
+# Below those that the kernel gives to connections: a daemon that is down for a time finds its port again.
+# Tests that run side by side begin at different ones.
+_PORTS = itertools.islice(itertools.cycle(range(10000, 32000)), random.SystemRandom().randrange(22000), None)
+
+
 def free_ports(count: int) -> list[int]:
-    """TCP ports of loopback that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for entry in sockets:
-            entry.bind(("127.0.0.1", 0))
-        return [entry.getsockname()[1] for entry in sockets]
+    """TCP ports of loopback that nobody listens on, none of them given out twice."""
+    found: list[int] = []
+    while len(found) < count:
+        with socket.socket() as entry, contextlib.suppress(OSError):
+            entry.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            entry.bind(("0.0.0.0", next(_PORTS)))
+            found.append(entry.getsockname()[1])
+    return found
 
 
 def eventually(condition: Callable[[], bool], what: str, deadline: float = DEADLINE) -> None:
