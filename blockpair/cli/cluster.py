@@ -94,6 +94,8 @@ def join(directory: str | None, server: str, token: str, addresses: tuple[str, .
     The member must prove that it is of the token's cluster before it is told anything. If that or anything
     else fails, nothing is changed on either node, but that the token may be used up.
 
+    In the place of a lost node, it names the resources that have a copy here, and what each one needs.
+
     \b
     Examples:
       blockpair cluster join 10.0.0.1:7789 bpj1-...
@@ -113,7 +115,12 @@ def join(directory: str | None, server: str, token: str, addresses: tuple[str, .
     click.echo(
         f"{status['node']} is a member of the cluster {status['cluster']}, by way of {answer['by_way_of']}"
     )
-    click.echo("Next: `blockpair cluster status`; then make a resource: `blockpair create --help`")
+    if not answer["copies"]:
+        click.echo("Next: `blockpair cluster status`; then make a resource: `blockpair create --help`")
+        return
+    from blockpair.cli.cluster_text import copy_lines
+
+    click.echo("\n".join(copy_lines(answer["copies"])))
 
 
 @command.command("status", short_help="The members, and what needs attention.")

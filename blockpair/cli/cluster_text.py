@@ -30,6 +30,22 @@ def lines(report: dict[str, Any]) -> list[str]:
     return found
 
 
+def copy_lines(copies: list[dict[str, Any]]) -> list[str]:
+    """What each resource that has a copy on the node that has joined needs there."""
+    found = ["Its place has copies of resources. Next:"]
+    for copy in copies:
+        name = copy["name"]
+        match copy["state"]:
+            case "up":
+                step = f"it is up; to take up what has changed: blockpair down {name} && blockpair up {name}"
+            case "present":
+                step = f"its copy is here, and gets what it lacks: blockpair up {name}"
+            case _:
+                step = f"its copy is not here: blockpair create {name} --anew && blockpair up {name}"
+        found.append(f"  {name}: {step}")
+    return found
+
+
 def _state(member: dict[str, Any]) -> str:
     if member["lost"]:
         return "lost, no member any more"

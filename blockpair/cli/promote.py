@@ -23,7 +23,8 @@ from blockpair.cli.output import daemon, json_option, name_argument, print_json
 def command(directory: str | None, name: str, force: bool, as_json: bool) -> None:
     """Make this node Primary for NAME: its device may be read and written here.
 
-    Refused (exit code 3) while the peer is Primary or this node's copy may not be the newest.
+    Refused (exit code 3) while the peer is Primary or this node's copy may not be the newest. A peer that is
+    not connected is asked too: --force counts against its silence, not against its word that it is Primary.
 
     \b
     Examples:

@@ -124,7 +124,8 @@ def _peer(peer: PeerStatus) -> list[Text]:
 def _paths(peer: PeerStatus) -> Text:
     text = Text()
     for index, path in enumerate(peer.paths):
-        text.append(f"{', ' if index else ''}{path.address} ", "dim")
+        own = " (own)" if path.own else ""
+        text.append(f"{', ' if index else ''}{path.address}{own} ", "dim")
         text.append(path.state, "red" if path.state == "down" else "green" if path.state == "active" else "")
     return text
 

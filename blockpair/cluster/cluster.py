@@ -24,6 +24,10 @@ from blockpair.trust.store import Generation, TokenFile, TrustStore
 
 JOIN_FIRST = "make a cluster: `blockpair cluster init NAME`; or join one: see `blockpair cluster join --help`"
 SUCCESSOR = "let a successor of its name join: `blockpair cluster token`, then `cluster join` on {node}"
+REJOIN = (
+    "`blockpair cluster remove {node} --lost` on it, then join with what `blockpair cluster token` prints "
+    "on {member}"
+)
 # What a node may call before the configuration names it: its join is not complete then.
 CONFIRM = "peer.cluster.confirm"
 

@@ -18,8 +18,13 @@ from blockpair.trust.contexts import ALPN
 
 # What an address that does not answer may take from a call that has others to try.
 _LEAST_ATTEMPT_SECONDS = 1.0
-_OTHER_NAME = 62
+# OpenSSL's numbers: a certificate of the right authority, and still not the right one.
+_NOT_YET_VALID, _EXPIRED, _OTHER_NAME = 9, 10, 62
 _IDS = itertools.count(1)
+
+
+class NotTrusted(BlockpairError):
+    """A member answers, and the two nodes do not go by the same authority."""
 
 
 class NoAnswer(BlockpairError):
@@ -46,7 +51,7 @@ class Peers:
         timeout: float,  # noqa: ASYNC109 - one budget over several attempts, and told in the error
     ) -> Any:
         """What ``node`` answers to ``method``, as JSON values, within ``timeout`` seconds. Raises
-        `BlockpairError`: of kind unreachable if it gives no answer, else the node's own.
+        `BlockpairError`: of kind unreachable if it gives no answer (also `NotTrusted`), else the node's own.
         """
         return await call_at(self._addresses(node), node, self._context(), method, params, timeout=timeout)
 
@@ -64,6 +69,7 @@ async def call_at(
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
     failures: list[str] = []
+    distrusted = False
     for index, address in enumerate(addresses):
         left = deadline - loop.time()
         share = max(left / (len(addresses) - index), min(_LEAST_ATTEMPT_SECONDS, left))
@@ -75,6 +81,7 @@ async def call_at(
             continue
         except OSError as error:
             failures.append(f"{address}: {explain_tls(error, node)}")
+            distrusted |= distrusts(error)
             continue
         try:
             async with asyncio.timeout_at(deadline):
@@ -84,10 +91,13 @@ async def call_at(
             why = f"{address}: no answer to {method} within {timeout:g} s"
             raise _unreachable(node, why, NoAnswer) from None
         except OSError as error:
-            raise _unreachable(node, f"{address}: {explain_tls(error, node)}") from None
+            why = f"{address}: {explain_tls(error, node)}"
+            kind = NotTrusted if distrusts(error) else BlockpairError
+            raise _unreachable(node, why, kind) from None
         finally:
             await stream.close()
-    raise _unreachable(node, "; ".join(failures) or "it has no address")
+    why = "; ".join(failures) or "it has no address"
+    raise _unreachable(node, why, NotTrusted if distrusted else BlockpairError)
 
 
 async def connect(address: Address, context: ssl.SSLContext, node: str | None) -> TlsStream:
@@ -127,6 +137,13 @@ async def exchange(stream: TlsStream, method: str, params: Any) -> Any:
 
 # The alerts by which the other side refuses this node's certificate.
 _REFUSED = ("UNKNOWN_CA", "BAD_CERTIFICATE", "CERTIFICATE_REQUIRED", "CERTIFICATE_UNKNOWN", "ACCESS_DENIED")
+
+
+def distrusts(error: OSError) -> bool:
+    """Whether a connection failed because the two ends do not go by the same authority."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_code not in (_NOT_YET_VALID, _EXPIRED, _OTHER_NAME)
+    return isinstance(error, ssl.SSLError) and any(alert in (error.reason or "") for alert in _REFUSED)
 
 
 def explain_tls(error: OSError, node: str) -> str:

@@ -39,6 +39,7 @@ from blockpair.cluster.history import (
     history_of,
     relation,
 )
+from blockpair.cluster.peers import NotTrusted
 from blockpair.cluster.rules import Task, check_change, check_local
 from blockpair.cluster.server import PeerMethod
 from blockpair.cluster.store import Store
@@ -77,10 +78,13 @@ class Local(Protocol):
 
 @dataclass(frozen=True)
 class Seen:
-    """The last contact with a member: its head, and why there is none if it cannot be reached."""
+    """The last contact with a member: its head, and why there is none if it cannot be reached.
+    ``distrusted``: it answers, and does not go by the same authority.
+    """
 
     head: str | None
     problem: str | None = None
+    distrusted: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,11 @@ class Replica:
     def seen(self) -> dict[str, Seen]:
         """The members, as they were at the last contact; without those that were not asked yet."""
         return {node: found for node, found in self._seen.items() if node in self.members}
+
+    @property
+    def distrusted(self) -> frozenset[str]:
+        """The members that do not go by this node's authority: it was removed, or missed a change of it."""
+        return frozenset(node for node, found in self.seen.items() if found.distrusted)
 
     def hand_edited(self) -> str | None:
         """The text of a cluster.toml that was edited by hand. Reads files."""
@@ -246,7 +255,7 @@ class Replica:
                 node, "peer.config.state", StateParams(head, self._own_hold()), STATE_SECONDS, HeadAnswer
             )
         except BlockpairError as error:
-            self.note(node, Seen(None, error.message))
+            self.note(node, Seen(None, error.message, isinstance(error, NotTrusted)))
             raise
         self.note(node, Seen(state.head))
         self._hear_hold(node, state.hold)

@@ -10,7 +10,8 @@ import msgspec
 from msgspec import Struct
 
 from blockpair import __version__
-from blockpair.cluster.cluster import Cluster
+from blockpair.cluster.cluster import REJOIN, Cluster
+from blockpair.cluster.peers import NotTrusted
 from blockpair.cluster.rekey import Rekey
 from blockpair.cluster.server import PeerMethod
 from blockpair.errors import BlockpairError, ErrorKind
@@ -160,6 +161,10 @@ class Reporter:
             prefix = f"{name} cannot be reached: "
             known = error.kind is ErrorKind.UNREACHABLE
             why = error.message.removeprefix(prefix) if known else error.message
+            if isinstance(error, NotTrusted):
+                why += f"; if {cluster.node.name} was removed: " + REJOIN.format(
+                    node=cluster.node.name, member=name
+                )
             return report(reachable=False, why=why, seconds=round(loop.time() - began, 4))
         except msgspec.ValidationError as error:
             return report(

@@ -33,9 +33,12 @@ class _Head(Struct, forbid_unknown_fields=True):
 
 
 class _Rendered(Struct, forbid_unknown_fields=True):
-    """SHA-256 of what was written last, by file name: a file that has another was edited by hand."""
+    """SHA-256 of what was written last, by file name: a file that has another was edited by hand.
+    ``cluster``: the id of whose configuration it was.
+    """
 
     files: dict[str, str] = field(default_factory=dict)
+    cluster: str = ""
 
 
 class Store:
@@ -101,12 +104,13 @@ class Store:
             raise _unwritten(error, self._directory) from None
 
     def forget(self) -> None:
-        """This node is in no cluster any more: its history goes, the files that were rendered stay as its
-        own. Raises `BlockpairError`.
+        """This node is in no cluster any more: its history goes, the resource files that were rendered stay,
+        as its own. What was written of them is remembered: should it join the same cluster again, they are
+        the cluster's again. Raises `BlockpairError`.
         """
         try:
             # First what makes it a history: the rest means nothing without it.
-            for file in (self._head_file, self._rendered_file, self._places.cluster_file):
+            for file in (self._head_file, self._places.cluster_file):
                 file.unlink(missing_ok=True)
             if self._directory.exists():
                 sync_directory(self._directory)
@@ -124,6 +128,9 @@ class Store:
         try:
             content = parse_cluster(history.head.text, self._places.cluster_file)
             rendered = self._read_rendered()
+            if rendered.cluster not in ("", content.cluster.id):
+                # Of another cluster, which this node has left: the files are its own.
+                rendered = _Rendered()
             problems: list[str] = []
             files = dict(rendered.files)
             text = history.head.text
@@ -147,8 +154,9 @@ class Store:
                     )
                 elif not _remove(self._places.resource_file(name), files, key):
                     problems.append(_edited(self._places.resource_file(name)))
-            if files != rendered.files:
-                write_atomically(self._rendered_file, _json(_Rendered(files)), 0o600)
+            now = _Rendered(files, content.cluster.id)
+            if now != rendered:
+                write_atomically(self._rendered_file, _json(now), 0o600)
         except OSError as error:
             raise _unwritten(error, self._places.config) from None
         return problems

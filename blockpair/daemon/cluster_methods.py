@@ -15,6 +15,7 @@ from blockpair.cluster.rekey import Rekey
 from blockpair.cluster.removal import Removal
 from blockpair.cluster.report import NoParams, Reporter
 from blockpair.config.names import parse_address
+from blockpair.daemon.local import LocalResources
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.rpc.server import Caller, Method
 
@@ -60,13 +61,21 @@ class ClusterMethods:
     """The table of methods over one `Cluster`."""
 
     def __init__(
-        self, cluster: Cluster, membership: Membership, removal: Removal, rekey: Rekey, reporter: Reporter
+        self,
+        cluster: Cluster,
+        membership: Membership,
+        removal: Removal,
+        rekey: Rekey,
+        reporter: Reporter,
+        *,
+        local: LocalResources,
     ) -> None:
         self._cluster = cluster
         self._membership = membership
         self._removal = removal
         self._rekey = rekey
         self._reporter = reporter
+        self._local = local
         self._log = structlog.get_logger().bind(part="rpc")
 
     def table(self) -> dict[str, Method]:
@@ -115,7 +124,11 @@ class ClusterMethods:
                 ErrorKind.USAGE, str(error), "write the member's control port, such as 10.0.0.1:7789"
             ) from None
         by_way_of = await self._membership.join(server, params.token, params.addresses)
-        return {"by_way_of": by_way_of, "status": await self._reporter.look()}
+        return {
+            "by_way_of": by_way_of,
+            "status": await self._reporter.look(),
+            "copies": await self._local.copies(self._cluster.content),
+        }
 
     async def _remove(self, params: RemoveParams) -> Any:
         return {"done": await self._removal.remove(params.node, lost=params.lost)}

@@ -12,6 +12,7 @@ import structlog
 
 from blockpair import __version__, _engine, bundles
 from blockpair.cluster.change import Configuration
+from blockpair.config.cluster import addresses
 from blockpair.config.files import ConfigError
 from blockpair.config.locations import Locations
 from blockpair.config.node import NodeConfig
@@ -21,11 +22,12 @@ from blockpair.daemon.kernel import LockedMemory
 from blockpair.daemon.runtime import Runtime
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.files.losses import side_loss
-from blockpair.status.advice import advice, healthy
+from blockpair.status.advice import Outside, advice, healthy
 from blockpair.status.conditions import missing
 from blockpair.status.configuration import configuration_report
 from blockpair.status.engine import EngineStatus
 from blockpair.status.loss import BothLosses, SideLoss, decode_report
+from blockpair.status.paths import OwnPlace, named
 from blockpair.status.plan import Plan
 from blockpair.status.report import (
     SCHEMA,
@@ -333,7 +335,7 @@ class Manager:
         except ConfigError as error:
             return _report(name, failure=error.message)
         if runtime is None:
-            return _report(name, config=config)
+            return _report(name, config=config, outside=self._outside(config))
         failure, engine = None, None
         try:
             engine = await runtime.status()
@@ -345,6 +347,8 @@ class Manager:
             failure = (
                 runtime.failure.message if runtime.failure is not None else "it is being started or stopped"
             )
+        if engine is not None:
+            engine = self._named(engine, config)
         pending, misconfigured = self._pending(runtime)
         serving = engine is not None and engine.state == "running" and engine.role == "Primary"
         socket = str(self.places.nbd_socket(name)) if serving else None
@@ -359,7 +363,24 @@ class Manager:
             runs=True,
             pending=pending,
             misconfigured=misconfigured,
+            outside=self._outside(config),
         )
+
+    def _named(self, engine: EngineStatus, config: ResourceConfig) -> EngineStatus:
+        """With the paths named by what the cluster's configuration knows of this node."""
+        content = None if self.configuration is None else self.configuration.content
+        entry = None if content is None else content.node.get(self.node.name)
+        if entry is None:
+            return engine
+        own = OwnPlace(tuple(addresses(entry)), self.node.listen, self.places.node_file)
+        return named(engine, own, {peer.name: len(peer.addresses) for peer in config.peers})
+
+    def _outside(self, config: ResourceConfig) -> Outside:
+        """What keeps a resource from peers because this node is no member, or none for them."""
+        configuration = self.configuration
+        if configuration is None or configuration.content is None:
+            return Outside(no_cluster=config.tls)
+        return Outside(distrusted=configuration.distrusted)
 
     def _pending(self, runtime: Runtime) -> tuple[list[str], str | None]:
         """The keys that its file has other values for than a resource goes by, or why it cannot be read."""
@@ -419,6 +440,8 @@ def _configuration(configuration: Configuration | None) -> ConfigurationReport |
         problems=configuration.problems,
         failure=None if failure is None else f"{failure.message}; {failure.remedy}",
         older=frozenset() if history is None else history.known,
+        node=configuration.node,
+        distrusted=configuration.distrusted,
     )
 
 
@@ -444,9 +467,19 @@ def _report(
     runs: bool = False,
     pending: Sequence[str] = (),
     misconfigured: str | None = None,
+    outside: Outside | None = None,
 ) -> ResourceReport:
     state: State = "failed" if failure is not None else ("running" if runs else "down")
-    entries = advice(name, state, failure, engine, device, pending=pending, misconfigured=misconfigured)
+    entries = advice(
+        name,
+        state,
+        failure,
+        engine,
+        device,
+        pending=pending,
+        misconfigured=misconfigured,
+        outside=outside or Outside(),
+    )
     return ResourceReport(
         name=name,
         state=state,

@@ -38,7 +38,8 @@ class Part:
                 trust = bridge.Trust(generation.node, authority, certificate, generation.key)
             await asyncio.to_thread(bridge.set_trust, listener, trust)
 
-        self.cluster = Cluster(node, places, LocalResources(manager), give_trust)
+        local = LocalResources(manager)
+        self.cluster = Cluster(node, places, local, give_trust)
         rekey = Rekey(self.cluster)
         membership = Membership(self.cluster, listener.port)
         self._care = Care(self.cluster, membership, rekey)
@@ -50,7 +51,12 @@ class Part:
         )
         self._config_methods = ConfigMethods(self.cluster.configuration, self.creations)
         self._methods = ClusterMethods(
-            self.cluster, membership, Removal(self.cluster, rekey), rekey, Reporter(self.cluster, rekey)
+            self.cluster,
+            membership,
+            Removal(self.cluster, rekey),
+            rekey,
+            Reporter(self.cluster, rekey),
+            local=local,
         )
 
     async def start(self) -> None:

@@ -24,10 +24,12 @@ from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.files.losses import side_loss
 from blockpair.status.engine import EngineStatus
 from blockpair.status.loss import SideLoss, encode_report
-from blockpair.status.plan import Plan
+from blockpair.status.plan import Plan, peer_is_primary
 from blockpair.status.report import EventRecord, KernelDeviceStatus
 
 _EVENTS_KEPT = 64
+# How long a peer that is not connected, and may be dead, keeps a promotion waiting.
+_ROLE_PATIENCE_SECONDS = 1.5
 
 
 class Runtime:
@@ -161,7 +163,12 @@ class Runtime:
     async def promote(self, *, force: bool) -> None:
         """Become Primary and offer the device. Raises `BlockpairError`, and then this node is what it was."""
         running = self.engine()
-        was_primary = (await asyncio.to_thread(running.status)).role == "Primary"
+        status = await asyncio.to_thread(running.status)
+        was_primary = status.role == "Primary"
+        # Without a disk it cannot become Primary at all: the engine says so.
+        if not was_primary and status.disk != "Diskless":
+            away = [peer.name for peer in status.peers if peer.connection != "Connected"]
+            await asyncio.gather(*map(self._check_not_primary, away))
         await self.call("promote", force=force)
         try:
             await asyncio.to_thread(self._marker.set)
@@ -171,6 +178,24 @@ class Runtime:
                 await self.call("demote")
                 await asyncio.to_thread(self._marker.clear)
             raise
+
+    async def _check_not_primary(self, peer: str) -> None:
+        """Raises `BlockpairError` where a peer that is not connected answers that it is Primary: that is a
+        fact, which no force overrides. No answer in time leaves the doubt, which the engine judges.
+        """
+        try:
+            async with asyncio.timeout(_ROLE_PATIENCE_SECONDS):
+                found, _ = await self.consult(peer, report=False)
+        except TimeoutError:
+            return
+        if peer_is_primary(found):
+            name = self.config.name
+            raise BlockpairError(
+                ErrorKind.UNSAFE,
+                f"{peer} is Primary of {name}: it is not connected, and said so when it was asked just now",
+                f"demote it there first: blockpair demote {name} (on {peer}); "
+                f"what a connect would do: blockpair plan {name}",
+            )
 
     async def demote(self) -> None:
         """Take the device away and become Secondary. Raises `BlockpairError` that names who still uses it."""

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from blockpair.status.conditions import copies_synced
+from blockpair.status.configuration import no_member
 from blockpair.status.engine import EngineStatus, PathStatus, PeerStatus, Refusal, Resync
 from blockpair.status.report import Advice, KernelDeviceStatus, Severity, State
 from blockpair.units import format_duration, format_size
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What keeps this node from its peers beside the network. ``no_cluster``: they must prove to be members,
+    and it is in no cluster; ``distrusted``: who does not go by the same authority.
+    """
+
+    no_cluster: bool = False
+    distrusted: frozenset[str] = frozenset()
+
 
 _ORDER = {"critical": 0, "warning": 1, "info": 2}
 
@@ -21,12 +34,13 @@ def advice(
     *,
     pending: Sequence[str] = (),
     misconfigured: str | None = None,
+    outside: Outside = Outside(),
 ) -> list[Advice]:
     """What is wrong or worth knowing of the resource ``name``, the gravest first; empty when all is well.
     ``pending``: keys whose values in its file are not those in use; ``misconfigured``: why the file of a
     resource that is up cannot be used.
     """
-    found = list(_advice(name, state, failure, engine))
+    found = list(_advice(name, state, failure, engine, outside))
     if pending:
         found.append(
             Advice(
@@ -62,7 +76,18 @@ def healthy(entries: Iterable[Advice]) -> bool:
     return all(entry.severity == "info" for entry in entries)
 
 
-def _advice(name: str, state: State, failure: str | None, engine: EngineStatus | None) -> Iterator[Advice]:
+def _advice(
+    name: str, state: State, failure: str | None, engine: EngineStatus | None, outside: Outside
+) -> Iterator[Advice]:
+    if state == "down" and outside.no_cluster:
+        yield Advice(
+            "warning",
+            "down",
+            "the resource is down, and this node is in no cluster: outside it connects to nobody",
+            "join the cluster of the other node, by the command that `blockpair cluster token` prints there; "
+            f"then: blockpair up {name}",
+        )
+        return
     if state == "down":
         yield Advice("warning", "down", "the resource is down: nothing is replicated", f"blockpair up {name}")
         return
@@ -76,7 +101,7 @@ def _advice(name: str, state: State, failure: str | None, engine: EngineStatus |
         return
     yield from _local(name, engine)
     for peer in engine.peers:
-        yield from _peer(name, engine, peer)
+        yield from _peer(name, engine, peer, outside)
     nobody = engine.role == "Secondary" and not any(peer.role == "Primary" for peer in engine.peers)
     if nobody and not engine.resuming and copies_synced(engine):
         yield Advice(
@@ -174,14 +199,14 @@ def _syncing_to_us(engine: EngineStatus) -> bool:
     return any(peer.replication == "SyncTarget" for peer in engine.peers)
 
 
-def _peer(name: str, engine: EngineStatus, peer: PeerStatus) -> Iterator[Advice]:
+def _peer(name: str, engine: EngineStatus, peer: PeerStatus, outside: Outside) -> Iterator[Advice]:
     diskless = peer.refusal is not None and peer.refusal.reason == "Diskless"
     if engine.served_by == peer.name:
         return
     if peer.connection == "Connected":
         yield from _connected(name, engine, peer)
     elif not diskless:
-        yield _unconnected(name, engine, peer)
+        yield _outside(engine, peer, outside) or _unconnected(name, engine, peer)
     elif engine.disk != "Diskless":
         yield _peer_diskless(name, peer)
 
@@ -243,6 +268,21 @@ _REFUSALS: dict[str, tuple[Severity, str]] = {
     ),
     "ProtocolError": ("warning", "see both daemons' logs, then: blockpair connect {name}"),
 }
+
+
+def _outside(engine: EngineStatus, peer: PeerStatus, outside: Outside) -> Advice | None:
+    if peer.address is None or (peer.split_brain and peer.connection == "StandAlone"):
+        return None
+    if peer.name in outside.distrusted and peer.tls:
+        return no_member(engine.node, peer.name)
+    if outside.no_cluster:
+        return Advice(
+            "critical",
+            "no-cluster",
+            f"this node is in no cluster: it and {peer.name} do not connect; {behind(peer)}",
+            f"join the cluster of {peer.name}, by the command that `blockpair cluster token` prints there",
+        )
+    return None
 
 
 def _unconnected(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:
@@ -360,23 +400,32 @@ def behind(peer: PeerStatus) -> str:
     return ", ".join(part for part in (marked, suspect) if part)
 
 
-def _path_down(peer: PeerStatus, path: PathStatus) -> Advice:
+def _path_down(node: str, peer: PeerStatus, path: PathStatus) -> Advice:
     others = ", ".join(other.address for other in peer.paths if other.state != "down")
     since = "" if path.since_seconds is None else f" for {format_duration(path.since_seconds)}"
     why = "" if path.why is None else f" ({path.why})"
+    way = f"from {peer.name} to {path.address}, here," if path.own else f"{path.address} to {peer.name}"
+    remedy = (
+        f"see that the cable, the switch and both ends of {path.address} work (`ip link`, `ping`), and that "
+        "no firewall is between them; it is used again by itself"
+    )
+    if not path.heard:
+        remedy = (
+            "listen on all addresses (0.0.0.0, or [::]) there, with the same port, and restart blockpaird on "
+            f"this node; or take that address of {node} away: blockpair config edit"
+        )
     return Advice(
         "warning",
         "path-down",
-        f"the path {path.address} to {peer.name} is down{since}{why}; replication goes on over {others}, "
+        f"the path {way} is down{since}{why}; replication goes on over {others}, "
         "and nothing is lost, but if that fails too the copies part",
-        f"see that the cable, the switch and both ends of {path.address} work (`ip link`, `ping`), and that "
-        "no firewall is between them; it is used again by itself",
+        remedy,
     )
 
 
 def _connected(name: str, engine: EngineStatus, peer: PeerStatus) -> Iterator[Advice]:
     if any(path.state != "down" for path in peer.paths):
-        yield from (_path_down(peer, path) for path in peer.paths if path.state == "down")
+        yield from (_path_down(engine.node, peer, path) for path in peer.paths if path.state == "down")
     if engine.role == "Primary" and peer.role == "Primary":
         yield Advice(
             "critical",

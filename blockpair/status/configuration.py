@@ -21,9 +21,11 @@ def configuration_report(
     problems: Sequence[str],
     failure: str | None,
     older: frozenset[str],
+    node: str,
+    distrusted: frozenset[str] = frozenset(),
 ) -> ConfigurationReport:
     """``seen``: the other nodes' heads and why one is not known, at the last contact; ``older``: the ids of
-    the versions that came before ``head``.
+    the versions that came before ``head``; ``distrusted``: who does not go by the authority of this ``node``.
     """
     apart = {conflict.node for conflict in conflicts}
     pending = [
@@ -43,6 +45,7 @@ def configuration_report(
     if failure is not None:
         advice.append(Advice("critical", "configuration-failed", failure, "see the daemon's log"))
     advice += [Advice("warning", "configuration-files", text, "") for text in problems]
+    advice += [no_member(node, other) for other in sorted(distrusted)]
     advice += [
         Advice(
             "warning" if entry.why and seen[entry.node][0] is None else "info",
@@ -51,7 +54,21 @@ def configuration_report(
             "it gets it by itself when it is back",
         )
         for entry in pending
+        if entry.node not in distrusted
     ]
     return ConfigurationReport(
         version=version, head=head, pending=pending, conflicts=list(conflicts), advice=advice
+    )
+
+
+def no_member(node: str, other: str) -> Advice:
+    """``other`` does not take ``node``, this one, for a member of its cluster."""
+    return Advice(
+        "critical",
+        "no-member",
+        f"{other} and this node do not go by the same authority: {node} was removed from the cluster, or "
+        "missed a change of its authority",
+        f"see on {other} who is a member: blockpair cluster status\n"
+        f"if {node} is none: take its resources down, and here: blockpair cluster remove {node} --lost\n"
+        f"then join again, by the command that `blockpair cluster token` prints on {other}",
     )

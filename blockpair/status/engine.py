@@ -105,13 +105,16 @@ class Wire(Struct, frozen=True):
 class PathStatus(Struct, frozen=True):
     """One of the ways to a peer: ``active`` carries the frames, ``standby`` is ready to, ``down`` is neither,
     ``why`` says for what reason. ``since_seconds``: for how long it has been up or down, null if it never was
-    up.
+    up. ``own``: the address is this node's, where the peer dials it; ``heard`` is false where this node does
+    not listen.
     """
 
     address: str
     state: str
     since_seconds: float | None
     why: str | None
+    own: bool = False
+    heard: bool = True
 
 
 class PeerStatus(Struct, frozen=True):

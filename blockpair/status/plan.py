@@ -86,6 +86,17 @@ class Plan(Struct, frozen=True):
     decision: Decision | None
 
 
+def peer_is_primary(plan: Plan) -> bool:
+    """Whether the peer answered that it is Primary of the same resource, and has a disk: without one it can
+    write nothing but through its peer.
+    """
+    own, other = plan.own, plan.other
+    if other is None or other.role != "Primary" or other.disk == "Diskless":
+        return False
+    # A node that never had data does not know the resource's id.
+    return None in (own.resource_id, other.resource_id) or own.resource_id == other.resource_id
+
+
 def exit_code(plan: Plan) -> ExitCode:
     """4 for what a connect would not bring together, or only by giving up changes; 1 for an unknown peer."""
     if plan.decision is None:

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,16 @@ class Node:
         """SIGTERM, as systemd; the exit code."""
         return self._end(signal.SIGTERM)
 
+    @contextlib.contextmanager
+    def silent(self) -> Iterator[None]:
+        """Its daemon lives, and answers nobody meanwhile."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
     def _end(self, number: signal.Signals) -> int:
         if self.process is None:
             return 0
@@ -253,10 +263,10 @@ class Cluster:
         self.a.ok("cluster", "init", "test")
         self.admit(self.b)
 
-    def admit(self, node: Node) -> None:
-        """Make a node a member, by way of a."""
+    def admit(self, node: Node) -> str:
+        """Make a node a member, by way of a; what it said."""
         token = self.a.rpc("cluster.token")["text"]
-        node.ok("cluster", "join", f"127.0.0.1:{self.a.control}", token)
+        return node.ok("cluster", "join", f"127.0.0.1:{self.a.control}", token).out
 
     def create(self, size: int = 16 << 20, *options: str) -> None:
         """Make r0 on both, on new files of ``size`` bytes."""

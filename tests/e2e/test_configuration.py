@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from blockpair.errors import BlockpairError
-from tests.e2e.cluster import Cluster, Node, eventually
+from tests.e2e.cluster import Cluster, Node, eventually, free_ports
 
 MIB = 1 << 20
 
@@ -395,3 +395,21 @@ def test_daemons_killed_while_a_resource_is_made(cluster: Cluster, seed: int) ->
 
 def _creates(node: Node, name: str, devices: str) -> bool:
     return node.cli("create", name, "--on", devices, "--metadata", "internal", "--no-up").code == 0
+
+
+def test_a_node_refuses_a_port_that_it_does_not_listen_on(cluster: Cluster) -> None:
+    cluster.form()
+    a, b = cluster.nodes
+    (free,) = free_ports(1)
+    for key, own, port in (("port", "listen", b.port), ("control_port", "control", b.control)):
+        for node in cluster.nodes:
+            said = node.refused(3, "config", "edit", "--set", f"node.b.{key}={free}")
+            assert f'{own} = "127.0.0.1:{port}"' in said and str(b.dir / "config/blockpair.toml") in said
+            assert f'{own} = "127.0.0.1:{free}"' in said.partition("remedy: ")[2]
+    assert a.rpc("resource.status")["configuration"]["version"] == 2
+    # In the order that the remedy gives.
+    b.stop()
+    b.port = free
+    b.configure()
+    b.start()
+    a.ok("config", "edit", "--set", f"node.b.port={free}")

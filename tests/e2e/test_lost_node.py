@@ -88,7 +88,10 @@ def test_a_successor_takes_the_place_of_a_lost_node(cluster: Cluster, successor:
     a.write(8192, b"3" * 4096)
     # Another machine, elsewhere, by the same name; a is in use all the time.
     successor.start()
-    cluster.admit(successor)
+    # Its disks are its own: what b has is not there.
+    hidden = (b.dir / "state/metadata").rename(b.dir / "away")
+    assert "blockpair create r0 --anew" in cluster.admit(successor)
+    hidden.rename(b.dir / "state/metadata")
     successor.ok("cluster", "status")
     eventually(lambda: not any(m["lost"] for m in a.rpc("cluster.status")["members"]), "b is a member")
     a.ok("cluster", "status")
@@ -114,13 +117,24 @@ def test_a_lost_node_comes_back_with_its_old_disk(cluster: Cluster) -> None:
     b.kill()
     a.write(MIB, b"2" * 4096)
     a.ok("cluster", "remove", "b", "--lost", "--yes")
+    a.ok("config", "edit", "--set", "resource.r0.timeouts.peer=4s")
     b.start()
     # As long as it is in use there, nothing is forgotten.
     b.ok("up", "r0")
     assert "r0 is up here" in b.refused(3, "cluster", "remove", "b", "--lost", "--yes")
+    # Nothing here comes right by itself, and status says so.
+    eventually(lambda: "no-member" in _advised(b), "b knows that it is no member")
+    shown = b.cli("status").out
+    assert "blockpair cluster remove b --lost" in shown and "by itself" not in shown
+    assert "blockpair cluster remove b --lost" in b.cli("cluster", "status").out
     b.ok("down", "r0")
     assert "is as it was" in b.ok("cluster", "remove", "b", "--lost", "--yes").out
-    cluster.admit(b)
+    assert "this node is in no cluster" in b.cli("status").out
+    joined = cluster.admit(b)
+    assert "r0: its copy is here" in joined and "blockpair up r0" in joined
+    # What was rendered for it before is no person's edit.
+    assert b.rpc("resource.status")["configuration"]["advice"] == []
+    assert 'peer = "4s"' in (b.dir / "config/resources/r0.toml").read_text()
     b.ok("up", "r0")
     b.wait("synced")
     a.wait("primary,synced")
@@ -141,9 +155,11 @@ def test_a_node_that_is_a_member_is_not_forgotten_with_its_copies(cluster: Clust
 
 def test_who_replicates_is_not_lost_though_its_control_port_is_not_reached(cluster: Cluster) -> None:
     _in_use(cluster)
-    a = cluster.a
-    # Committed here; b cannot be told.
+    a, b = cluster.nodes
+    # b, which would refuse, cannot be asked.
+    b.kill()
     assert a.cli("config", "edit", "--set", f"node.b.control_port={free_ports(1)[0]}").code == 4
+    b.start()
     a.wait("connected")
     assert "r0 replicates with it" in a.refused(3, "cluster", "remove", "b", "--lost", "--yes")
     a.wait("primary,synced")
@@ -163,9 +179,15 @@ def test_a_lost_node_is_forgotten_with_its_resources(cluster: Cluster) -> None:
 
 def test_an_address_changes_while_a_resource_is_in_use(cluster: Cluster) -> None:
     _in_use(cluster)
-    a = cluster.a
+    a, b = cluster.nodes
     a.ok("config", "edit", "--set", 'node.b.addresses=["127.0.0.1", "127.0.0.2"]')
     eventually(lambda: len(_peer(a)["paths"]) == 2, "a knows both")  # type: ignore[arg-type]
     a.wait("primary,synced")
     a.write(4096, b"2" * 4096)
     cluster.assert_equal()
+    # b does not listen there, knows it, and says it: the cable is not to blame.
+    eventually(lambda: len(_peer(b)["paths"]) == 2, "b knows both")  # type: ignore[arg-type]
+    (entry,) = [entry for entry in b.status()["advice"] if entry["code"] == "path-down"]
+    assert f"to 127.0.0.2:{b.port}, here, is down" in entry["text"]
+    assert f'listen = "127.0.0.1:{b.port}"' in entry["text"] and "cable" not in entry["remedy"]
+    assert f"127.0.0.2:{b.port} (own) down" in b.cli("status").out

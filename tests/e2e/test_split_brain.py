@@ -17,7 +17,8 @@ def part(cluster: Cluster) -> None:
     a.ok("disconnect", "r0")
     b.wait("disconnected")
     a.write(0, b"on a...." * 512)
-    b.ok("promote", "r0", "--force")
+    with a.silent():
+        b.ok("promote", "r0", "--force")
     b.write(4096, b"on b...." * 512)
     a.ok("connect", "r0")
     for node in cluster.nodes:
@@ -69,6 +70,40 @@ def test_the_advice_leads_out(cluster: Cluster, keep: str, options: tuple[str, .
         node.ok("down", "r0")
     length = 16 << 20
     assert a.disk.read_bytes()[: length - (1 << 20)] == b.disk.read_bytes()[: length - (1 << 20)]
+
+
+def test_no_force_makes_a_second_primary_while_the_first_says_that_it_is_one(cluster: Cluster) -> None:
+    cluster.synced()
+    a, b = cluster.nodes
+    b.ok("disconnect", "r0")
+    a.wait("disconnected")
+    for force in ([], ["--force"]):
+        said = b.refused(3, "promote", "r0", *force)
+        assert "a is Primary of r0" in said and "blockpair demote r0" in said
+    assert b.status()["engine"]["role"] == "Secondary"
+    # Silence is a doubt, and a short one.
+    with a.silent():
+        assert "a is not connected: it may be Primary" in b.refused(3, "promote", "r0")
+        began = time.monotonic()
+        b.rpc("resource.promote", name="r0", force=True)
+        assert time.monotonic() - began < 5
+    # It is what it is already.
+    for node in cluster.nodes:
+        node.ok("promote", "r0")
+
+
+def test_a_peer_that_says_that_it_is_secondary_leaves_the_doubt(cluster: Cluster) -> None:
+    cluster.synced()
+    a, b = cluster.nodes
+    a.ok("demote", "r0")
+    b.ok("disconnect", "r0")
+    a.wait("disconnected")
+    assert "--force" in b.refused(3, "promote", "r0")
+    # The last Primary needs none, unless the other took over.
+    a.ok("promote", "r0")
+    a.ok("demote", "r0")
+    b.ok("promote", "r0", "--force")
+    assert "b is Primary of r0" in a.refused(3, "promote", "r0")
 
 
 def test_nothing_is_overwritten_until_then(cluster: Cluster) -> None:
@@ -123,7 +158,8 @@ def test_resolve_names_the_files_that_each_side_would_lose(cluster: Cluster, tmp
     a.ok("disconnect", "r0")
     b.wait("disconnected")
     a.write(places["on-a"] * block, b"A" * block)
-    b.ok("promote", "r0", "--force")
+    with a.silent():
+        b.ok("promote", "r0", "--force")
     b.write(places["on-b"] * block, b"B" * block)
     a.ok("connect", "r0")
     for node in cluster.nodes:

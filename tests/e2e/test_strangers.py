@@ -144,9 +144,10 @@ def test_a_split_brain_is_seen_by_both_and_ended_by_a_person(cluster: Cluster) -
     a.write(0, b"common" * 512)
     for node in cluster.nodes:
         node.ok("disconnect", "r0")
-    message = b.refused(3, "promote", "r0")
-    assert "--force" in message
-    b.ok("promote", "r0", "--force")
+    with a.silent():
+        message = b.refused(3, "promote", "r0")
+        assert "--force" in message
+        b.ok("promote", "r0", "--force")
     a.write(1 << 20, b"only-a" * 512)
     b.write(2 << 20, b"only-b" * 512)
     before = [node.disk.read_bytes() for node in cluster.nodes]

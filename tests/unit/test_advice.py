@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,9 +10,11 @@ import pytest
 
 from blockpair.cli.progress import hopeless, plain, show
 from blockpair.cli.status_text import resource_lines
-from blockpair.status.advice import advice, healthy
+from blockpair.config.names import Address
+from blockpair.status.advice import Outside, advice, healthy
 from blockpair.status.conditions import CONDITIONS, holds, missing
 from blockpair.status.engine import EngineStatus, PeerStatus
+from blockpair.status.paths import OwnPlace, hears, named
 from blockpair.status.report import KernelDeviceStatus, ResourceReport, State
 from tests.unit.status_samples import engine, peer, resync
 
@@ -271,3 +274,63 @@ def test_force_is_not_advised_where_it_decides_nothing() -> None:
     for status in (engine(away(), resuming=True, **torn), engine(split_peer, **torn)):
         entries = advice("r0", "running", None, status)
         assert entries and not any("--force" in entry.remedy for entry in entries)
+
+
+@pytest.mark.parametrize(
+    ("outside", "code", "next_step"),
+    [
+        (Outside(no_cluster=True), "no-cluster", "join the cluster of b"),
+        (Outside(distrusted=frozenset("b")), "no-member", "blockpair cluster remove a --lost"),
+    ],
+)
+def test_a_node_that_is_no_member_waits_for_nobody(outside: Outside, code: str, next_step: str) -> None:
+    for status in (engine(away()), engine(away(untrusted="b:7788: unknown issuer"))):
+        (entry,) = advice("r0", "running", None, status, outside=outside)
+        assert entry.code == code and next_step in entry.remedy
+        assert "by itself" not in entry.remedy
+
+
+def test_outside_a_cluster_up_alone_is_no_advice() -> None:
+    (entry,) = advice("r0", "down", None, None, outside=Outside(no_cluster=True))
+    assert entry.code == "down" and "cluster token" in entry.remedy
+
+
+def _dialled(listen: str, *paths: dict[str, Any], **changes: Any) -> EngineStatus:
+    """Node b, which a dials at two addresses, and knows one of a's."""
+    status = engine(peer(name="a", role="Primary", paths=list(paths), **changes), node="b", role="Secondary")
+    own = OwnPlace((Address("10.0.0.9", 7788), Address("10.1.0.9", 7788)), Address(listen, 7788), Path("f"))
+    return named(status, own, {"a": 1})
+
+
+def test_who_is_dialled_names_a_path_by_its_own_address() -> None:
+    second = DOWN | {"address": "number 2"}
+    status = _dialled("0.0.0.0", ACTIVE, second)
+    assert [(path.address, path.own) for path in status.peers[0].paths] == [
+        ("10.0.0.2:7788", False),
+        ("10.1.0.9:7788", True),
+    ]
+    (entry,) = advice("r0", "running", None, status)
+    assert "from a to 10.1.0.9:7788, here," in entry.text and "cable" in entry.remedy
+    shown = "\n".join(line.plain for line in resource_lines(report(status)))
+    assert "10.1.0.9:7788 (own) down" in shown
+    # The cause is here: not the cable.
+    (entry,) = advice("r0", "running", None, _dialled("10.0.0.9", ACTIVE, second))
+    assert 'listen = "10.0.0.9:7788" in [node] of f' in entry.text and "cable" not in entry.remedy
+    # What is not connected has the peer's addresses, and so has who dials.
+    away_paths = [DOWN, DOWN]
+    assert _dialled("10.0.0.9", *away_paths, connection="Connecting").peers[0].paths[1].heard
+
+
+@pytest.mark.parametrize(
+    ("listen", "host", "heard"),
+    [
+        ("0.0.0.0", "10.0.0.1", True),
+        ("0.0.0.0", "fd00::1", False),
+        ("::", "10.0.0.1", True),
+        ("10.0.0.1", "10.0.0.1", True),
+        ("10.0.0.1", "10.1.0.1", False),
+        ("alpha", "10.1.0.1", True),
+    ],
+)
+def test_what_a_listener_hears(listen: str, host: str, heard: bool) -> None:
+    assert hears(listen, host) is heard

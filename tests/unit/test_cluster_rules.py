@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +30,10 @@ from blockpair.config.cluster import (
     parse_cluster,
     resource_on,
 )
+from blockpair.config.names import Address
+from blockpair.config.node import NodeConfig, NodeFile, NodeTable, node_config
 from blockpair.config.resource import PeerTable
+from blockpair.daemon.local import check_ports
 from blockpair.errors import BlockpairError, ErrorKind
 from tests.unit.test_cluster_config import TEXT
 
@@ -196,3 +200,33 @@ def test_which_resources_must_be_restarted_and_where() -> None:
     # Where the other node is, is taken up at once.
     assert effects(old, _parsed(TEXT.replace("10.0.0.2", "10.0.0.9"))) == []
     assert effects(old, _parsed(TEXT.replace('"pair"', '"two"'))) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "refused"),
+    [
+        ("node.b.port=7788", 'listen = "10.0.0.2:8001"'),
+        ("node.b.control_port=7789", 'control = "10.0.0.2:8002"'),
+        # Right as it is, another node's, and another key.
+        ("node.b.port=8001", ""),
+        ("node.a.port=9000", ""),
+        ("resource.r0.protocol=C", ""),
+    ],
+)
+def test_a_node_refuses_ports_that_it_does_not_listen_on(setting: str, refused: str) -> None:
+    own = NodeTable("b", listen="10.0.0.2:8001", control="10.0.0.2:8002")
+    node = node_config(NodeFile(own), Path("blockpair.toml"), "host")
+    old, new = parse_cluster(TEXT, FILE), parse_cluster(with_setting(TEXT, setting), FILE)
+    if not refused:
+        check_ports(old, new, node, Path("blockpair.toml"))
+        return
+    with pytest.raises(BlockpairError) as caught:
+        check_ports(old, new, node, Path("blockpair.toml"))
+    assert refused in caught.value.message and "[node] of blockpair.toml" in caught.value.message
+    # Any free port: which one, nobody here knows.
+    check_ports(old, new, replace_ports(node), Path("blockpair.toml"))
+
+
+def replace_ports(node: NodeConfig) -> NodeConfig:
+    """The same node, on any free ports."""
+    return dataclasses.replace(node, listen=Address("10.0.0.2", 0), control=Address("10.0.0.2", 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from blockpair.cluster.history import History, first_version
 from blockpair.cluster.rules import with_setting, without_resource
 from blockpair.cluster.store import Store
+from blockpair.config.cluster import parse_cluster
 from blockpair.config.locations import Locations, locations
 from blockpair.config.resource import read_resource
 from blockpair.errors import BlockpairError, ErrorKind
@@ -136,6 +138,38 @@ def test_a_node_that_leaves_keeps_its_resources(places: Locations, store: Store)
     assert not places.cluster_file.exists()
     assert places.resource_file("r0").exists()
     store.forget()
+
+
+def test_who_joins_the_same_cluster_again_has_its_files_rendered_anew(
+    places: Locations, store: Store
+) -> None:
+    # What it changed on its own, before it was told that it is no member any more.
+    own = _next(START, with_setting(TEXT, "resource.r0.protocol=A"))
+    store.save(own)
+    assert store.render(own, _down) == []
+    store.forget()
+    theirs = _next(_next(START, TEXT + "# 2\n"), with_setting(TEXT, "resource.r0.protocol=C"))
+    again = Store(places, "a")
+    again.save(theirs)
+    assert again.render(theirs, _down) == []
+    assert read_resource(places.resource_file("r0"), "a").protocol == "C"
+    # What a person changed in between is a person's.
+    again.forget()
+    edited = places.resource_file("r0")
+    edited.write_text(edited.read_text() + "# mine\n")
+    again.save(own)
+    (problem,) = again.render(own, _down)
+    assert "edited by hand" in problem and edited.read_text().endswith("# mine\n")
+
+
+def test_another_cluster_takes_no_file_over(places: Locations, store: Store) -> None:
+    store.forget()
+    other = TEXT.replace(parse_cluster(TEXT, places.cluster_file).cluster.id, str(uuid.uuid4()))
+    theirs = first_version(with_setting(other, "resource.r0.protocol=C"), author="b", time="t", why="init")
+    store.save(theirs)
+    (problem,) = store.render(theirs, _down)
+    assert str(places.resource_file("r0")) in problem
+    assert read_resource(places.resource_file("r0"), "a").protocol == "B"
 
 
 def test_what_cannot_be_written_is_told(places: Locations, store: Store) -> None:

@@ -15,6 +15,7 @@ def _report(
     conflicts: tuple[str, ...] = (),
     problems: tuple[str, ...] = (),
     failure: str | None = None,
+    distrusted: frozenset[str] = frozenset(),
 ) -> ConfigurationReport:
     return configuration_report(
         version=3,
@@ -24,6 +25,8 @@ def _report(
         problems=problems,
         failure=failure,
         older=frozenset({"new", "old"}),
+        node="a",
+        distrusted=distrusted,
     )
 
 
@@ -43,6 +46,13 @@ def test_who_has_an_older_version_or_is_away_is_pending() -> None:
     ]
     # Who takes it at this moment is nothing to worry about.
     assert [entry.severity for entry in report.advice] == ["info", "warning", "info"]
+
+
+def test_who_goes_by_another_authority_is_not_waited_for() -> None:
+    (entry,) = _report({"b": (None, "no certificate of this cluster")}, distrusted=frozenset("b")).advice
+    assert (entry.severity, entry.code) == ("critical", "no-member")
+    assert "a was removed" in entry.text and "by itself" not in entry.remedy
+    assert "blockpair cluster remove a --lost" in entry.remedy and "cluster token" in entry.remedy
 
 
 def test_a_conflict_is_critical_and_names_the_commands() -> None:

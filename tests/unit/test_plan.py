@@ -10,7 +10,7 @@ import pytest
 from blockpair.cli.plan_text import outcome, screen, time
 from blockpair.cli.resolve import given_up
 from blockpair.errors import BlockpairError, ErrorKind, ExitCode
-from blockpair.status.plan import Plan, exit_code
+from blockpair.status.plan import Plan, exit_code, peer_is_primary
 
 _SIDE: dict[str, Any] = {
     "resource_id": "1" * 32,
@@ -127,3 +127,23 @@ def test_nothing_is_asked_where_nothing_may_be_given_up(
     with pytest.raises(BlockpairError, match=words) as refused:
         given_up(found, victim, bundle=True)
     assert refused.value.kind is kind and refused.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "primary"),
+    [
+        ({}, {"role": "Primary"}, True),
+        ({}, {}, False),
+        ({"resource_id": None}, {"role": "Primary"}, True),
+        # Only the name is the same.
+        ({"resource_id": "3" * 32}, {"role": "Primary"}, False),
+        ({}, {"role": "Primary", "disk": "Diskless"}, False),
+    ],
+)
+def test_a_peer_is_primary_by_its_own_word_alone(
+    own: dict[str, Any], other: dict[str, Any], primary: bool
+) -> None:
+    sides = {"own": {**_SIDE, "node": "a", **own}, "other": {**_SIDE, "node": "b", **other}}
+    told = msgspec.convert({**msgspec.to_builtins(plan()), **sides}, Plan)
+    assert peer_is_primary(told) is primary
+    assert not peer_is_primary(msgspec.structs.replace(told, problem="refused", other=None, decision=None))

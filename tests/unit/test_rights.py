@@ -19,6 +19,7 @@ from blockpair.cluster.report import Reporter
 from blockpair.daemon.cluster_methods import ClusterMethods
 from blockpair.daemon.config_methods import ConfigMethods
 from blockpair.daemon.creations import Creations
+from blockpair.daemon.local import LocalResources
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.methods import Methods, NoParams
 from blockpair.errors import ErrorKind, ExitCode
@@ -52,6 +53,7 @@ def every_method() -> dict[str, Method]:
         cast(Removal, None),
         cast(Rekey, None),
         cast(Reporter, None),
+        local=cast(LocalResources, None),
     )
     creations = cast(Creations, None)
     config = ConfigMethods(cast(Configuration, None), creations)

@@ -85,7 +85,7 @@ impl Replica {
         if let (Some(peer), false, false) = (alone, force, self.superblock.last_primary) {
             return Err(refused(
                 format!(
-                    "{peer} cannot be asked: it may be Primary of {resource} now, and may have newer data"
+                    "{peer} is not connected: it may be Primary of {resource} now, and may have newer data"
                 ),
                 format!(
                     "connect it; or, only when {peer} is certainly stopped: blockpair promote {resource} --force"
