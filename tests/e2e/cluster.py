@@ -240,6 +240,8 @@ class Cluster:
         self.base = base
         self.a = Node("a", base, ports[0], ports[2])
         self.b = Node("b", base, ports[1], ports[3])
+        # A test may put another machine in the place of one of them.
+        self._machines = self.nodes
 
     @property
     def nodes(self) -> tuple[Node, Node]:
@@ -298,7 +300,7 @@ class Cluster:
 
     def close(self) -> None:
         """End the daemons."""
-        for node in self.nodes:
+        for node in {*self._machines, *self.nodes}:
             node.kill()
 
     def logs(self) -> str:
