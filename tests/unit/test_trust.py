@@ -130,7 +130,8 @@ def test_a_token_survives_its_text_and_hides_its_secret(token_id: bytes, secret:
 
 @given(st.data())
 def test_a_token_with_one_character_changed_missing_or_added_is_refused(data: st.DataObject) -> None:
-    text = tokens.new_token(bytes(32)).text()
+    # One and the same in every run: what is drawn depends on it.
+    text = tokens.Token("00112233aabbccdd", bytes(range(32)), bytes(32)).text()
     index = data.draw(st.integers(0, len(text) - 1))
     other = data.draw(st.sampled_from("abcXYZ019-_").filter(lambda char: char != text[index]))
     for changed in (
