@@ -17,9 +17,7 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Tests run side by side, those of the lab one after the other: each has guests that fill the machine."""
-    for item in items:
-        if item.path.is_relative_to(_LAB):
-            item.add_marker(pytest.mark.xdist_group("lab"))
+    if item.path.is_relative_to(_LAB):
+        item.add_marker(pytest.mark.xdist_group("lab"))
