@@ -25,7 +25,7 @@ STAGES = ("lint", "rust", *PYTEST_STAGES)
 # The simulator is no test of `cargo test`, so that it is named.
 EVERYTHING = ("--all-targets", "--test", "sim", "--all-features")
 # The tests of daemons wait most of their time: one more than there are processors. See tests/conftest.py.
-SIDE_BY_SIDE = ("-n", str(min(8, (os.cpu_count() or 1) + 1)), "--dist", "loadgroup")
+SIDE_BY_SIDE = ("-n", str(min(8, (os.cpu_count() or 1) + 1)))
 CARGO = ("--manifest-path", "engine/Cargo.toml", "--locked")
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 
 import pytest
-
-_LAB = Path(__file__).parent / "lab"
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 
 def pytest_configure() -> None:
@@ -17,7 +15,14 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
+class _SideBySide(LoadScopeScheduling):  # type: ignore[misc]
     """Tests run side by side, those of the lab one after the other: each has guests that fill the machine."""
-    if item.path.is_relative_to(_LAB):
-        item.add_marker(pytest.mark.xdist_group("lab"))
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "lab" if nodeid.startswith("tests/lab/") else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _SideBySide:
+    """Used where tests run in several processes (`pytest -n 3`)."""
+    return _SideBySide(config, log)
