@@ -195,6 +195,9 @@ impl Session {
 
     /// Says that `count` bytes were received into [`room`](Self::room).
     pub fn filled(&mut self, count: usize) {
+        if self.state == State::Handshake {
+            self.handshake_bytes += count;
+        }
         self.incoming.end += count;
     }
 
@@ -209,12 +212,9 @@ impl Session {
     /// # Errors
     /// What is wrong with the other side, for people. An alert for it may wait to be sent; nothing else is.
     pub fn advance(&mut self, deliver: &mut dyn FnMut(&[u8])) -> Result<State, String> {
-        if self.state == State::Handshake {
-            self.handshake_bytes += self.incoming.len();
-            if self.handshake_bytes > HANDSHAKE_MAX {
-                self.state = State::Failed;
-                return Err("its TLS handshake is longer than any honest one".into());
-            }
+        if self.state == State::Handshake && self.handshake_bytes > HANDSHAKE_MAX {
+            self.state = State::Failed;
+            return Err("its TLS handshake is longer than any honest one".into());
         }
         let state = self.run(&Wanted::Nothing, deliver)?;
         if state == State::Ended {

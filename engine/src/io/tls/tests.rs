@@ -47,6 +47,13 @@ fn open(piece: usize) -> (Session, Session) {
     (a, b)
 }
 
+#[test]
+fn a_handshake_may_come_byte_by_byte() {
+    let (a, b) = open(1);
+    a.check_peer("b").unwrap();
+    b.check_peer("a").unwrap();
+}
+
 #[derive(Clone, Debug)]
 enum Move {
     /// This many bytes, from a if the flag says so.
