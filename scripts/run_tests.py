@@ -78,6 +78,8 @@ def checks() -> list[Check]:
             ["cargo", "clippy", "--quiet", *CARGO, *EVERYTHING, "--", "-D", "warnings"],
         ),
         Check("rust", "cargo test", ["cargo", "test", "--quiet", *CARGO]),
+        # Here and not in a test: a build takes what time it takes.
+        Check("sim", "build", ["scripts/sim", "--scenarios"]),
     ]
 
 
@@ -89,7 +91,7 @@ def run_check(check: Check, console: Console) -> Result:
     line = f"[bold]{check.name}[/]: {shlex.join(map(str, check.command))}"
     console.print(line, highlight=False, soft_wrap=True)
     # A linter that is content has nothing to say that anybody wants to read.
-    quiet = check.stage == "lint"
+    quiet = check.stage in ("lint", "sim")
     began = time.monotonic()
     done = subprocess.run(
         check.command,
