@@ -79,7 +79,7 @@ def checks() -> list[Check]:
         ),
         Check("rust", "cargo test", ["cargo", "test", "--quiet", *CARGO]),
         # Here and not in a test: a build takes what time it takes.
-        Check("sim", "build", ["scripts/sim", "--scenarios"]),
+        Check("sim", "build", [ROOT / "scripts/sim", "--scenarios"]),
     ]
 
 
