@@ -13,6 +13,8 @@ HERE = Path(__file__).parent
 SIM = HERE.parents[1] / "scripts/sim"
 SCENARIOS = re.findall(r'scenario\(\s*"([a-z-]+)"', (HERE / "scenarios.rs").read_text())
 SEEDS = 4000
+# Many seeds beside other tests, on a slow machine.
+PATIENCE = 1200
 
 
 def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -35,6 +37,7 @@ def test_scenario(name: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.timeout(PATIENCE)
 def test_no_seed_violates_anything() -> None:
     done = simulate("--seeds", str(SEEDS), "--json")
     assert done.returncode == 0, done.stderr
@@ -66,11 +69,13 @@ def test_no_seed_violates_anything() -> None:
     assert summary["counts"]["rewinds cut by a crash"] > 0
 
 
+@pytest.mark.timeout(PATIENCE)
 def test_every_planted_fault_is_found() -> None:
     done = simulate("--mutants", "--seeds", "2000")
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.timeout(PATIENCE)
 def test_a_failing_seed_is_made_short_and_can_be_replayed() -> None:
     done = simulate("--plant", "FlushNotForwarded", "--seeds", "50")
     assert done.returncode == 1
