@@ -169,7 +169,8 @@ class Cluster:
                     self.failure = error
                     raise
             elif self.closed is not None:
-                await self._open()
+                _, server = await asyncio.to_thread(_contexts, self.generation)
+                await self._open(server)
                 self.check_open()
 
     def check_open(self) -> None:
@@ -231,16 +232,15 @@ class Cluster:
         if self._server is not None:
             self._server.set_context(server)
         else:
-            await self._open()
+            await self._open(server)
 
-    async def _open(self) -> None:
+    async def _open(self, context: ssl.SSLContext) -> None:
         """Open the control port. If it cannot be, `closed` tells; what is replicated does not need it."""
         if self._closing is not None:
             await self._closing
         control = ControlServer(self.methods, Policy(self._admit, self.guest))
         try:
-            _, server = await asyncio.to_thread(_contexts, self.generation)
-            await control.start(self.node.control, server)
+            await control.start(self.node.control, context)
         except BlockpairError as error:
             if self.closed is None:
                 self._log.error("control.closed", text=error.message, remedy=error.remedy)

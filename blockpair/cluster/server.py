@@ -77,7 +77,6 @@ class ControlServer:
         self._accepting: asyncio.Task[None] | None = None
         # In the order of their arrival.
         self._unproven: dict[asyncio.Task[None], str] = {}
-        self._evicted: set[asyncio.Task[None]] = set()
         self._proven: dict[asyncio.Task[None], str] = {}
 
     @property
@@ -133,7 +132,6 @@ class ControlServer:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._unproven.pop(task, None)
         self._proven.pop(task, None)
-        self._evicted.discard(task)
 
     def _evict(self) -> None:
         counts = Counter(map(_host, self._unproven.values()))
@@ -141,7 +139,6 @@ class ControlServer:
             host, _ = counts.most_common(1)[0]
             task = next(task for task, who in self._unproven.items() if _host(who) == host)
             self._refused(self._unproven.pop(task), "too many connections that prove nothing: one goes")
-            self._evicted.add(task)
             task.cancel()
 
     def _refused(self, who: str, why: str) -> None:
@@ -172,8 +169,9 @@ class ControlServer:
         except ValueError as error:
             self._refused(who, str(error))
         finally:
+            task = asyncio.current_task()
             # No farewell to who was put out: what it holds is wanted now.
-            if stream is not None and asyncio.current_task() not in self._evicted:
+            if stream is not None and (task in self._unproven or task in self._proven):
                 await stream.close()
             connection.close()
 

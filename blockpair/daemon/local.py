@@ -9,6 +9,7 @@ from typing import Literal
 from msgspec import Struct
 
 from blockpair import bridge
+from blockpair.cluster.removal import copies_on
 from blockpair.cluster.rules import Task, moved
 from blockpair.config.cluster import ClusterFile, resource_on
 from blockpair.config.names import Address
@@ -39,8 +40,8 @@ class LocalResources:
     async def copies(self, content: ClusterFile) -> list[OwnCopy]:
         """The copies that the configuration has on this node, as they are here. Reads disks."""
         node = self._manager.node.name
-        names = [name for name, entry in content.resource.items() if node in entry.on]
-        return list(await asyncio.gather(*(asyncio.to_thread(self._copy, name) for name in names)))
+        looks = (asyncio.to_thread(self._copy, name) for name in copies_on(content, node))
+        return list(await asyncio.gather(*looks))
 
     def _copy(self, name: str) -> OwnCopy:
         if self._manager.is_up(name):

@@ -88,7 +88,8 @@ class Server:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        kept = 0 if _caller(writer).administers else RESERVED_CONNECTIONS
+        caller = _caller(writer)
+        kept = 0 if caller.administers else RESERVED_CONNECTIONS
         if len(self._connections) >= MAX_CONNECTIONS - kept:
             error = BlockpairError(
                 ErrorKind.FAILED,
@@ -100,7 +101,7 @@ class Server:
             return
         self._connections.add(task)
         try:
-            await _Connection(self, reader, writer).run()
+            await _Connection(self, caller, reader, writer).run()
         except (ConnectionError, asyncio.CancelledError):
             pass
         finally:
@@ -158,11 +159,13 @@ class Server:
 
 
 class _Connection:
-    def __init__(self, server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, server: Server, caller: Caller, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self._server = server
+        self._caller = caller
         self._reader = reader
         self._writer = writer
-        self._caller = _caller(writer)
         # Requests read ahead; when it is full the socket is left alone and the client waits.
         self._requests: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=8)
         self._current: asyncio.Task[bytes] | None = None

@@ -696,21 +696,7 @@ def test_a_control_port_that_is_taken_is_told_and_opened_later(tmp_path: Path) -
     run(tmp_path, body)
 
 
-def test_trust_that_could_not_be_read_is_taken_up_later(tmp_path: Path) -> None:
-    async def body(w: World) -> None:
-        await w.form("b")
-        key = w.b.cluster.generation.directory / "node.key"
-        key.chmod(0o644)
-        await w.restart("b")
-        await refused(w.b.cluster.recover())
-        key.chmod(0o600)
-        await w.b.cluster.recover()
-        await w.healthy("a", "b")
-
-    run(tmp_path, body)
-
-
-def test_trust_that_cannot_be_used_is_told_and_nothing_listens(tmp_path: Path) -> None:
+def test_trust_that_cannot_be_used_is_told_nothing_listens_and_it_is_taken_up_later(tmp_path: Path) -> None:
     async def body(w: World) -> None:
         await w.form("b")
         key = w.b.cluster.generation.directory / "node.key"
@@ -723,7 +709,10 @@ def test_trust_that_cannot_be_used_is_told_and_nothing_listens(tmp_path: Path) -
         assert (await refused(w.b.cluster.peers.call("a", "peer.cluster.hello", {}, timeout=5))).kind is (
             ErrorKind.UNSAFE
         )
+        await refused(w.b.cluster.recover())
         key.chmod(0o600)
+        await w.b.cluster.recover()
+        await w.healthy("a", "b")
         await w.restart("b")
         await w.healthy("a", "b")
 
