@@ -26,8 +26,14 @@ _POLL = 0.02
 
 
 # Below those that the kernel gives to connections: a daemon that is down for a time finds its port again.
-# Tests that run side by side begin at different ones.
-_PORTS = itertools.islice(itertools.cycle(range(10000, 32000)), random.SystemRandom().randrange(22000), None)
+# Processes that run tests side by side (gw0, gw1, ...) have ranges of their own: at most eight.
+_PORTS_EACH = 2700
+_FIRST_PORT = 10000 + _PORTS_EACH * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+_PORTS = itertools.islice(
+    itertools.cycle(range(_FIRST_PORT, _FIRST_PORT + _PORTS_EACH)),
+    random.SystemRandom().randrange(_PORTS_EACH),
+    None,
+)
 
 
 def free_ports(count: int) -> list[int]:
