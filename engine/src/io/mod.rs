@@ -21,3 +21,4 @@ mod reactor;
 mod shared;
 mod socket;
 pub mod tls;
+pub mod watchdog;
