@@ -71,10 +71,22 @@ class Listener:
     def close(self) -> None:
         """Stop listening; engines keep their connections. Idempotent."""
 
+class Watchdog:
+    """The node's watchdog, one a daemon; opened when a resource where an arbiter decides becomes Primary."""
+
+    def __init__(self, path: str, timeout_seconds: int, mode: str) -> None:
+        """``mode``: "log" (never opened, only told of) or "required" (no promotion without it)."""
+    def inherit(self, fd: int) -> None:
+        """Go on with a descriptor that an earlier process of this daemon had open, and own it."""
+    def descriptor(self) -> int | None:
+        """The open device's descriptor, the watchdog's own; None while it is not armed."""
+    def release(self) -> str | None:
+        """Stop it where no resource is Primary here; what went wrong, or None."""
+
 class Engine:
     """One resource: its metadata and backing device locked, its thread running."""
 
-    def __init__(self, spec: str, listener: Listener) -> None:
+    def __init__(self, spec: str, listener: Listener, watchdog: Watchdog | None = None) -> None:
         """Open, lock, load, start and register. Raises EngineError and changes nothing if refused."""
     def call(self, command: str) -> None:
         """Execute one command and wait for its end. Raises EngineError, unsafe, failed or invalid."""

@@ -4,8 +4,10 @@
 use std::fs::OpenOptions;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
-use pyo3::exceptions::PyException;
+use pyo3::exceptions::{PyException, PyValueError};
 use pyo3::prelude::*;
 
 use crate::io::bundle;
@@ -13,6 +15,7 @@ use crate::io::engine;
 use crate::io::failure::Failure;
 use crate::io::listener;
 use crate::io::metadata;
+use crate::io::watchdog::{self, WatchdogMode};
 
 pyo3::create_exception!(
     _engine,
@@ -135,6 +138,44 @@ impl Listener {
     }
 }
 
+/// The node's watchdog: one a daemon.
+#[pyclass(frozen)]
+struct Watchdog(Arc<watchdog::Watchdog>);
+
+#[pymethods]
+impl Watchdog {
+    #[new]
+    fn new(path: PathBuf, timeout_seconds: u64, mode: &str) -> PyResult<Watchdog> {
+        let mode = match mode {
+            "log" => WatchdogMode::Log,
+            "required" => WatchdogMode::Required,
+            _ => return Err(PyValueError::new_err("a watchdog's mode is log or required")),
+        };
+        let timeout = Duration::from_secs(timeout_seconds);
+        Ok(Watchdog(Arc::new(watchdog::Watchdog::new(path, timeout, mode))))
+    }
+
+    /// Goes on with (and owns from here on) a descriptor of an earlier process.
+    fn inherit(&self, fd: RawFd) -> PyResult<()> {
+        if fd < 0 {
+            return Err(PyValueError::new_err("that is no descriptor"));
+        }
+        // SAFETY: the caller hands the descriptor over, as documented.
+        self.0.inherit(unsafe { OwnedFd::from_raw_fd(fd) });
+        Ok(())
+    }
+
+    /// The open device's descriptor, the watchdog's own; None while it is not armed.
+    fn descriptor(&self) -> Option<RawFd> {
+        self.0.descriptor()
+    }
+
+    /// Stops it where no resource is Primary here; what went wrong, or None.
+    fn release(&self) -> Option<String> {
+        self.0.release()
+    }
+}
+
 /// One resource's engine.
 #[pyclass(frozen)]
 struct Engine(engine::Engine);
@@ -142,9 +183,16 @@ struct Engine(engine::Engine);
 #[pymethods]
 impl Engine {
     #[new]
-    fn new(py: Python<'_>, spec: &str, listener: &Bound<'_, Listener>) -> PyResult<Engine> {
+    #[pyo3(signature = (spec, listener, watchdog = None))]
+    fn new(
+        py: Python<'_>,
+        spec: &str,
+        listener: &Bound<'_, Listener>,
+        watchdog: Option<&Bound<'_, Watchdog>>,
+    ) -> PyResult<Engine> {
         let listener = &listener.get().0;
-        detached(py, || engine::Engine::start(spec, listener)).map(Engine)
+        let watchdog = watchdog.map(|watchdog| Arc::clone(&watchdog.get().0));
+        detached(py, || engine::Engine::start_watched(spec, listener, watchdog)).map(Engine)
     }
 
     /// Executes one command, given as JSON.
@@ -249,6 +297,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("EngineError", module.py().get_type::<EngineError>())?;
     module.add_class::<Listener>()?;
     module.add_class::<Engine>()?;
+    module.add_class::<Watchdog>()?;
     module.add_function(wrap_pyfunction!(show_bundle, module)?)?;
     module.add_function(wrap_pyfunction!(restore_bundle, module)?)?;
     module.add_function(wrap_pyfunction!(copy_image, module)?)?;

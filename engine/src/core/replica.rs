@@ -377,6 +377,11 @@ impl Replica {
         self.role
     }
 
+    /// That this node is Primary is decided, and on its way to the metadata.
+    pub fn is_becoming_primary(&self) -> bool {
+        self.promoting || self.promoted_when_drained.is_some()
+    }
+
     fn on_time(&mut self) {
         self.resolve_on_time();
         self.resolutions_on_time();

@@ -30,6 +30,7 @@ use super::metadata::{MetadataFile, MetadataPlace};
 use super::reactor::{Bundles, Clock, Parts, Reactor};
 use super::shared::Shared;
 use super::tls::TrustStore;
+use super::watchdog::Watchdog;
 use crate::core::{
     ArbitrationConfig, Command, Configuration, Notice, OnIoError, PeerConfig, Replica, ReplicaConfig,
     ReplicaMetadata, Severity, SyncSource, Victim,
@@ -220,6 +221,18 @@ impl Engine {
     /// # Errors
     /// What cannot be opened, is locked, damaged or belongs to something else; nothing was changed.
     pub fn start(spec: &str, listener: &Listener) -> Result<Engine, Failure> {
+        Engine::start_watched(spec, listener, None)
+    }
+
+    /// As `start`; where an arbiter decides, this watchdog is armed while the node is Primary.
+    ///
+    /// # Errors
+    /// As of `start`.
+    pub fn start_watched(
+        spec: &str,
+        listener: &Listener,
+        watchdog: Option<Arc<Watchdog>>,
+    ) -> Result<Engine, Failure> {
         let spec: EngineSpec =
             serde_json::from_str(spec).map_err(|error| invalid_json("the engine's specification", &error))?;
         let metadata = MetadataFile::open(&spec.metadata, &spec.device, true)?;
@@ -299,6 +312,7 @@ impl Engine {
             .arbitration
             .map(|times| times.checked(&spec.resource))
             .transpose()?;
+        let watchdog = watchdog.filter(|_| arbitration.is_some());
         let clock = Clock::start();
         let config = ReplicaConfig {
             resource: spec.resource.clone(),
@@ -396,6 +410,7 @@ impl Engine {
                         },
                         history,
                         answers,
+                        watchdog,
                     };
                     Reactor::new(parts).map_err(|error| Failure::system(&spec.resource, &error))
                 });

@@ -6,6 +6,7 @@ mod clients;
 mod links;
 mod paths;
 mod report;
+mod watch;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -26,6 +27,7 @@ use super::meta_writer::MetaWriter;
 use super::peer::{PeerConnection, WireCounters};
 use super::poll::{Interest, Poll, Ready};
 use super::shared::Shared;
+use super::watchdog::Watchdog;
 use crate::core::{
     Action, Command, CommandId, ConnectionId, DiskOp, Event, Notice, Record, Replica, Severity, Time, Token,
 };
@@ -34,6 +36,7 @@ use crate::session::Output;
 use crate::wire::Role;
 use clients::Outstanding;
 use paths::{Frame, Several};
+use watch::Watch;
 
 /// How long the thread looks for new work before it sleeps, while looking pays: a wake-up costs more than this
 /// much of its time (docs/adr/0001).
@@ -72,6 +75,8 @@ pub struct Parts {
     pub bundles: Bundles,
     pub history: Option<History>,
     pub answers: Answers,
+    /// Only where an arbiter decides: what it waits for is a lease.
+    pub watchdog: Option<Arc<Watchdog>>,
 }
 
 /// Where this resource's bundles go, and what their headers name it.
@@ -137,6 +142,7 @@ pub struct Reactor {
     outstanding: Outstanding,
 
     answers: Answers,
+    watch: Option<Watch>,
     bundles: Bundles,
     /// Of the bundle that the core waits for.
     saver: Option<(Token, Saver)>,
@@ -191,6 +197,9 @@ impl Reactor {
             next_client: 1,
             outstanding: Outstanding::default(),
             answers: parts.answers,
+            watch: parts
+                .watchdog
+                .map(|watchdog| Watch::new(watchdog, parts.bundles.resource.clone())),
             bundles: parts.bundles,
             saver: None,
             commands: HashMap::new(),
@@ -224,6 +233,7 @@ impl Reactor {
         let mut ready = Vec::with_capacity(64);
         loop {
             self.settle()?;
+            self.tend_watchdog();
             if self.stopping {
                 break;
             }
@@ -314,6 +324,7 @@ impl Reactor {
             .values()
             .filter_map(|connection| connection.closing)
             .chain(self.accept_pause)
+            .chain(self.watch.as_ref().and_then(|watch| watch.due))
             .map(|at| at.saturating_duration_since(now));
         let sessions = (self.sessions.values())
             .filter_map(|several| several.next_timeout(self.now))
@@ -434,8 +445,8 @@ impl Reactor {
                     Action::Reply { id, result } => self.reply(id, result),
                     Action::Close { connection, .. } => self.close_peer(connection),
                     Action::Dial { peer } => self.dial(peer),
-                    Action::Export { open: true } => self.open_export(),
-                    Action::Export { open: false } => self.close_export(),
+                    Action::Export { open: true } => self.begin_service(),
+                    Action::Export { open: false } => self.end_service(),
                     Action::CommandDone { id, result } => {
                         if let Some((reply, stop)) = self.commands.remove(&id.0) {
                             self.stopping |= stop && result.is_ok();
@@ -464,8 +475,8 @@ impl Reactor {
                         unsaved.retain(|(unsaved, _)| *unsaved != token);
                         self.drop_bundle(token);
                     }
-                    Action::Ask { ask, request } => self.shared.ask(ask, &request),
-                    Action::Withdraw { ask } => self.shared.withdraw(ask),
+                    Action::Ask { ask, request } => self.ask_arbiter(ask, request),
+                    Action::Withdraw { ask } => self.withdraw_from_arbiter(ask),
                 }
             }
             self.batch = batch;

@@ -92,7 +92,8 @@ impl WatchdogDevice for KernelWatchdog {
     }
 }
 
-type Opener = dyn Fn() -> io::Result<Box<dyn WatchdogDevice>> + Send + Sync;
+/// Opens, and so starts, a watchdog.
+pub type Opener = dyn Fn() -> io::Result<Box<dyn WatchdogDevice>> + Send + Sync;
 
 /// One a node, shared by the engines of its resources.
 pub struct Watchdog {
@@ -123,7 +124,8 @@ impl Watchdog {
         Watchdog::over(path, timeout, mode, Box::new(open))
     }
 
-    fn over(path: PathBuf, timeout: Duration, mode: WatchdogMode, open: Box<Opener>) -> Watchdog {
+    /// Another device than the kernel's, named by `path` in what is told of it.
+    pub fn over(path: PathBuf, timeout: Duration, mode: WatchdogMode, open: Box<Opener>) -> Watchdog {
         Watchdog {
             path,
             timeout,
@@ -144,6 +146,11 @@ impl Watchdog {
             .device
             .as_ref()
             .and_then(|device| device.descriptor())
+    }
+
+    /// After which it resets the machine.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     pub fn mode(&self) -> WatchdogMode {
@@ -261,6 +268,17 @@ impl Watchdog {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Nanoseconds of `CLOCK_BOOTTIME`: the same for all engines, and it goes on while the machine sleeps.
+pub fn boottime() -> Time {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` is valid for the write of one timespec; this clock exists in every kernel since 2.6.39.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };
+    time.tv_sec as Time * 1_000_000_000 + time.tv_nsec as Time
 }
 
 /// A resource whose time has run out, if one has.

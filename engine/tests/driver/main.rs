@@ -7,6 +7,7 @@ mod limits;
 mod paths;
 mod relay;
 mod resolution;
+mod watchdog;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -69,6 +69,16 @@ impl Replica {
         !self.is_fenced() && (leased || !self.needs_peer())
     }
 
+    /// Until when this Primary may serve, as far as is known now: the end of its lease, [`Time::MAX`] where it needs
+    /// none. None: it may not now, or is no Primary.
+    pub fn serves_until(&self) -> Option<Time> {
+        if self.role != Role::Primary || !self.may_read() {
+            return None;
+        }
+        let a = self.arbitration.as_ref().filter(|_| self.needs_peer());
+        Some(a.and_then(|a| a.lease_until).unwrap_or(Time::MAX))
+    }
+
     /// A driver that is told so takes the time anew before it reports reads: a thread that was stopped must not
     /// take its lease for young.
     pub fn reads_rest_on_time(&self) -> bool {
