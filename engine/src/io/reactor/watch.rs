@@ -120,10 +120,15 @@ impl Reactor {
         if !watch.armed {
             if watch.question.is_none() && !watch.service {
                 watch.due = None;
-            } else if due && self.arm_watchdog() {
-                self.go_on_after_arming();
+            } else if due {
+                self.arm_watchdog();
             }
+        }
+        let Some(watch) = self.watch.as_ref().filter(|watch| watch.armed) else {
             return;
+        };
+        if watch.question.is_some() || watch.service {
+            self.go_on_after_arming();
         }
         let until = match self.replica.role() {
             Role::Secondary if self.replica.open_ask().is_none() && !self.replica.is_becoming_primary() => {
@@ -133,6 +138,7 @@ impl Reactor {
             // What may not be served now has run out.
             Role::Primary => self.replica.serves_until().unwrap_or(0),
         };
+        let Some(watch) = &mut self.watch else { return };
         // A lease's end moves on; whoever needs none shows now and then that this thread still turns.
         if watch.renewed == Some(until) && !(due && until == Time::MAX) {
             return;
