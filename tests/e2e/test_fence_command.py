@@ -36,7 +36,7 @@ class Site:
     def _device(self, mode: str, options: str) -> str:
         return (
             f'{{ agent = "{self.power.agent}", password_file = "{self.secret}", timeout = "10s", '
-            f'options = {{ '
+            f"options = {{ "
             f'state_file = "{self.power.state}", log = "{self.power.log}", mode = "{mode}"{options} }} }}'
         )
 
