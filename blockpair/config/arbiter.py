@@ -15,7 +15,7 @@ from blockpair.config.names import is_loopback, parse_address
 ArbiterChoice = Literal["witness", "etcd", "fence", "manual"]
 
 MANUAL: ArbiterChoice = "manual"
-DEFAULT_PREFIX = "/blockpair/"
+DEFAULT_PREFIX = "/blockpair"
 MAX_ENDPOINTS = 9
 # The keys beside ``kind`` that each kind has.
 _KEYS: dict[str, tuple[str, ...]] = {

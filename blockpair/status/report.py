@@ -14,6 +14,7 @@ from blockpair.status.engine import EngineStatus
 
 Severity = Literal["info", "warning", "critical"]
 State = Literal["down", "running", "failed"]
+ArbiterState = Literal["manual", "unasked", "answers", "unreachable", "refused"]
 
 SCHEMA: Literal["blockpair.status/1"] = "blockpair.status/1"
 
@@ -67,7 +68,7 @@ class ArbiterReport(Struct, frozen=True):
     place: str
     automatic: bool
     manual_because: str | None
-    state: Literal["manual", "unasked", "answers", "unreachable", "refused"]
+    state: ArbiterState
     since_seconds: float | None = None
     text: str | None = None
 

@@ -173,7 +173,7 @@ def test_the_screen_has_a_line_on_the_arbiter(arbiter: ArbiterReport, words: str
     ],
 )
 def test_a_failover_that_is_manual_says_why_and_how_it_would_not_be(
-    kind: str, protocol: str, clustered: bool, opted_out: bool, why: str, how: str
+    kind: str, protocol: str, *, clustered: bool, opted_out: bool, why: str, how: str
 ) -> None:
     assert why in str(manual_because(kind, protocol, clustered=clustered, opted_out=opted_out))
     assert how in arbiter_remedy("r0", kind, protocol, clustered=clustered, opted_out=opted_out)
@@ -245,13 +245,15 @@ CASES: list[tuple[str, EngineStatus, str | None]] = [
     ("nobody-primary", engine(**SECONDARY), None),
     ("peer-away", engine(away(), **SECONDARY), "only-copy"),
     ("peer-away-and-who-knows", engine(away(), disk="Consistent", **SECONDARY), "only-copy"),
-    ("peer-inconsistent", engine(peer(disk="Inconsistent", replication="SyncSource"), **SECONDARY), "only-copy"),
+    ("peer-inconsistent", engine(
+        peer(disk="Inconsistent", replication="SyncSource"), **SECONDARY), "only-copy"),
     ("peer-outdated", engine(peer(disk="Outdated"), **SECONDARY), "only-copy"),
     ("peer-out-of-sync", engine(peer(out_of_sync_bytes=4096), **SECONDARY), "only-copy"),
     ("peer-needs-all", engine(peer(full_sync=True), **SECONDARY), "only-copy"),
     ("stand-in", engine(peer(role="Primary", disk="Diskless"), **SECONDARY), "stand-in"),
     ("this-one-is-old", engine(away(), disk="Outdated", **SECONDARY), None),
-    ("this-one-is-half-synced", engine(peer(replication="SyncTarget"), disk="Inconsistent", **SECONDARY), None),
+    ("this-one-is-half-synced", engine(
+        peer(replication="SyncTarget"), disk="Inconsistent", **SECONDARY), None),
     ("this-one-has-no-disk", engine(disk="Diskless", **SECONDARY), None),
     ("not-in-the-in-sync-set", arbitrated(away(), node=SECONDARY, configuration={
         "epoch": 4, "primary": "b", "in_sync": ["b"]}), None),
