@@ -83,8 +83,10 @@ class Judges:
         if same:
             return
         self._retire()
-        if content is None or generation is None:
+        if content is None:
             self._problem = "this node is in no cluster"
+        elif generation is None:
+            self._problem = "this node has no trust that can be used: `blockpair cluster status`"
         elif content.arbiter.kind == MANUAL:
             self._problem = "the cluster has no arbiter any more: take the resource down and up"
         else:
