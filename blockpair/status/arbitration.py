@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from blockpair.status.engine import ArbitrationStatus, EngineStatus, PeerStatus
-from blockpair.status.report import Advice, ArbiterReport
+from blockpair.status.report import Advice, ArbiterReport, ResourceReport
 from blockpair.units import format_duration
 
 _WANTS = {
@@ -143,6 +145,20 @@ def advice_on(name: str, engine: EngineStatus, arbiter: ArbiterReport | None) ->
             "itself",
             "nothing: it is taken in when it has caught up",
         )
+
+
+def waits_for(report: ResourceReport) -> str | None:
+    """What a resource waits for the arbiter for, without times, which would differ at each look; None: it
+    does not.
+    """
+    state = None if report.engine is None else report.engine.arbitration
+    if state is None or state.want is None:
+        return None
+    text = f"waits: {_WANTS.get(state.want, state.want)}"
+    arbiter = report.arbiter
+    if arbiter is not None and _away(arbiter):
+        return f"{text}: {away_text(replace(arbiter, since_seconds=None))}"
+    return f"{text}: {state.why}" if state.why else text
 
 
 def stop(engine: EngineStatus, state: ArbitrationStatus, arbiter: ArbiterReport | None) -> str:
