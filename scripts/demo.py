@@ -142,7 +142,7 @@ class Demo:
             "Node a goes first. Nobody has data yet, so a person has to say whose copy counts: --force does.",
         )
         first.run("up", RESOURCE)
-        first.run("promote", RESOURCE, "--force")
+        first.run("promote", RESOURCE, "--force", "--yes")
         self.export = self.open_export(first)
         self.tell(f"ext4, {self.export.how}")
         self.export.make()
@@ -230,7 +230,7 @@ class Demo:
             "data. So it refuses (exit code 3) until a person, who knows, says --force.",
         )
         second.run("promote", RESOURCE, code=3)
-        took = second.run("promote", RESOURCE, "--force").seconds
+        took = second.run("promote", RESOURCE, "--force", "--yes").seconds
         self.rows.append(Row("promotion of the survivor", None, took))
         self.export = self.open_export(second)
         began = time.monotonic()

@@ -25,12 +25,12 @@ _TELL_EVERY_SECONDS = 0.5
 @click.option(
     "--force",
     is_flag=True,
-    help="Go on without anybody's word, also where this node is Primary and its writes wait. RISK: what only "
-    "the peer has is lost or, if the peer writes too, the two copies fork (split brain) and the changes of "
-    "one of them must be thrown away later. On an Inconsistent copy, one whose resync was cut off, it serves a "
-    "mixture of old and new blocks: a state that the data never had; should the source come back, that is a "
-    "split brain. Only for when no other copy is left. Says what is at risk, and asks for the resource's name "
-    "unless --yes.",
+    help="Go on without anybody's word, also where this node is Primary and its writes wait. RISK: what "
+    "only the peer has is lost or, if the peer writes too, the two copies fork (split brain) and the changes "
+    "of one of them must be thrown away later. On an Inconsistent copy, one whose resync was cut off, it "
+    "serves a mixture of old and new blocks: a state that the data never had; should the source come back, "
+    "that is a split brain. Only for when no other copy is left. Says what is at risk, and asks for the "
+    "resource's name unless --yes.",
 )
 @click.option("--yes", is_flag=True, help="With --force: do not ask for the name.")
 @json_option

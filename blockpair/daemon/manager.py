@@ -26,6 +26,7 @@ from blockpair.daemon.runtime import Runtime
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.files.losses import side_loss
 from blockpair.status.advice import Outside, advice, healthy
+from blockpair.status.arbitration import Failover, failover
 from blockpair.status.conditions import missing
 from blockpair.status.configuration import configuration_report
 from blockpair.status.engine import EngineStatus
@@ -339,6 +340,12 @@ class Manager:
                 await asyncio.wait_for(changed.wait(), left)
             except TimeoutError:
                 continue
+
+    def failover(self, name: str, protocol: str) -> Failover:
+        """What becomes of a new resource when a node is lost."""
+        judges = self.judges
+        kind = judges.kind
+        return failover(name, kind, judges.place(kind), protocol, clustered=judges.clustered)
 
     async def status(self) -> StatusReport:
         """The whole node."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from blockpair.status.engine import ArbitrationStatus, EngineStatus, PeerStatus
@@ -66,6 +67,34 @@ def arbiter_remedy(name: str, kind: str, protocol: str, *, clustered: bool, opte
             f"{again}"
         )
     return ""
+
+
+class Failover(Struct, frozen=True):
+    """What becomes of a resource when a node is lost: whether the other goes on by itself, ``because`` of
+    what not, and how it would. ``arbiter``: for a person.
+    """
+
+    automatic: bool
+    arbiter: str
+    because: str | None
+    remedy: str
+
+
+def failover(name: str, kind: str, place: str, protocol: str, *, clustered: bool) -> Failover:
+    """That of a resource that is being made."""
+    because = manual_because(kind, protocol, clustered=clustered, opted_out=False)
+    remedy = arbiter_remedy(name, kind, protocol, clustered=clustered, opted_out=False)
+    return Failover(because is None, place, because, "" if because is None else remedy)
+
+
+def failover_lines(found: Failover) -> list[str]:
+    """The same for a person."""
+    if found.automatic:
+        return [f"failover: automatic, by the {found.arbiter}"]
+    return [
+        f"failover: manual, a person promotes: {found.because}",
+        f"  automatic: {found.remedy}",
+    ]
 
 
 def head_line(arbiter: ArbiterReport, engine: EngineStatus | None) -> str:
