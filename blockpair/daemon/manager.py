@@ -13,6 +13,7 @@ import structlog
 
 from blockpair import __version__, _engine, bundles
 from blockpair.cluster.change import Configuration
+from blockpair.config.arbiter import MANUAL
 from blockpair.config.cluster import addresses
 from blockpair.config.files import ConfigError
 from blockpair.config.locations import Locations
@@ -232,8 +233,17 @@ class Manager:
 
     async def promote(self, name: str, *, force: bool) -> None:
         """Make this node Primary. Raises `BlockpairError`."""
+        runtime = self.runtime(name)
+        if force or runtime.config.arbiter == MANUAL:
+            async with self.lock(name):
+                runtime = self.runtime(name)
+                await runtime.offer(was_primary=await runtime.become_primary(force=force))
+            return
+        # Without the lock: it waits for the arbiter, and neither `down` nor a promotion by force waits for it.
+        was_primary = await runtime.become_primary(force=False)
         async with self.lock(name):
-            await self.runtime(name).promote(force=force)
+            if self._runtimes.get(name) is runtime:
+                await runtime.offer(was_primary=was_primary)
 
     async def demote(self, name: str) -> None:
         """Make this node Secondary. Raises `BlockpairError`."""

@@ -181,8 +181,10 @@ class Runtime:
             )
         return self._running
 
-    async def promote(self, *, force: bool) -> None:
-        """Become Primary and offer the device. Raises `BlockpairError`, and then this node is what it was."""
+    async def become_primary(self, *, force: bool) -> bool:
+        """Become Primary; whether it was before. With an arbiter, and without ``force``, that may take as
+        long as the arbiter is away: to be called without `lock`. Raises `BlockpairError`.
+        """
         running = self.engine()
         status = await asyncio.to_thread(running.status)
         was_primary = status.role == "Primary"
@@ -191,6 +193,13 @@ class Runtime:
             away = [peer.name for peer in status.peers if peer.connection != "Connected"]
             await asyncio.gather(*map(self._check_not_primary, away))
         await self.call("promote", force=force)
+        return was_primary
+
+    async def offer(self, *, was_primary: bool) -> None:
+        """Offer the device of a node that is Primary now. Raises `BlockpairError`, and then it is Primary
+        only if ``was_primary``.
+        """
+        running = self.engine()
         try:
             await asyncio.to_thread(self._marker.set)
             await asyncio.to_thread(lambda: self._device.attach(running, running.status()))
