@@ -239,7 +239,7 @@ class Manager:
                 runtime = self.runtime(name)
                 await runtime.offer(was_primary=await runtime.become_primary(force=force))
             return
-        # Without the lock: it waits for the arbiter, and neither `down` nor a promotion by force waits for it.
+        # Without the lock: it waits for the arbiter, and neither `down` nor a promotion by force may wait.
         was_primary = await runtime.become_primary(force=False)
         async with self.lock(name):
             if self._runtimes.get(name) is runtime:
