@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 from msgspec import Struct, field
 
@@ -16,7 +15,6 @@ ArbiterChoice = Literal["witness", "etcd", "fence", "manual"]
 
 MANUAL: ArbiterChoice = "manual"
 DEFAULT_PREFIX = "/blockpair"
-MAX_ENDPOINTS = 9
 # The keys beside ``kind`` that each kind has.
 _KEYS: dict[str, tuple[str, ...]] = {
     "witness": ("address",),
@@ -79,6 +77,9 @@ def _check_witness(file: Path, table: ArbiterTable, nodes: Mapping[str, list[str
 
 
 def _check_etcd(file: Path, table: ArbiterTable) -> None:
+    from blockpair.arbiter.etcd.gateway import MAX_ENDPOINTS, check_endpoint
+    from blockpair.arbiter.etcd.messages import check_prefix
+
     if not 1 <= len(table.endpoints) <= MAX_ENDPOINTS:
         raise ConfigError(
             file,
@@ -90,45 +91,27 @@ def _check_etcd(file: Path, table: ArbiterTable) -> None:
         where = f"arbiter.endpoints[{index}]"
         if url in table.endpoints[:index]:
             raise ConfigError(file, where, f"{url} is there twice", "remove one of them")
-        problem = _bad_url(url)
-        if problem is not None:
-            raise ConfigError(file, where, problem, 'write it as "https://10.0.0.3:2379"')
-    for key in ("ca", "cert", "key"):
+        try:
+            check_endpoint(url)
+        except ValueError as error:
+            raise ConfigError(file, where, str(error), 'write it as "https://10.0.0.3:2379"') from None
+    for key, what in (
+        ("ca", "the authority that etcd's certificates are from"),
+        ("cert", "a certificate by which etcd knows this cluster's nodes"),
+        ("key", "the key of that certificate"),
+    ):
         path = getattr(table, key)
-        if path and not path.startswith("/"):
+        if not path.startswith("/"):
             raise ConfigError(
                 file,
                 f"arbiter.{key}",
-                f"{path!r} is not an absolute path",
-                "write the whole path of the file",
+                f"{path!r} is not an absolute path" if path else "is missing",
+                f"write the whole path of {what}, the same on every node",
             )
-    if bool(table.cert) != bool(table.key):
-        missing = "key" if table.cert else "cert"
-        raise ConfigError(
-            file, f"arbiter.{missing}", "is missing", "a certificate and its key go together: write both"
-        )
-    if not table.prefix.startswith("/") or "\0" in table.prefix:
-        raise ConfigError(
-            file,
-            "arbiter.prefix",
-            f"{table.prefix!r} does not begin with /",
-            f'write it as "{DEFAULT_PREFIX}"',
-        )
-
-
-def _bad_url(url: str) -> str | None:
     try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
+        check_prefix(table.prefix)
     except ValueError as error:
-        return f"{url!r} is not a URL: {error}"
-    if parts.scheme not in ("https", "http") or not host or parts.path.strip("/") or parts.query:
-        return f"{url!r} is not https://HOST:PORT"
-    if port is None:
-        return f"{url!r} has no port"
-    if parts.scheme == "http" and not is_loopback(host):
-        return f"{url!r} has no TLS, and is not of this machine"
-    return None
+        raise ConfigError(file, "arbiter.prefix", str(error), f'write it as "{DEFAULT_PREFIX}"') from None
 
 
 def place(table: ArbiterTable) -> str:

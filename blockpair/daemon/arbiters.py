@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from blockpair.arbiter.interface import Arbiter
 from blockpair.config.cluster import ClusterFile
 from blockpair.config.locations import Locations
@@ -11,4 +13,12 @@ from blockpair.trust.store import Generation
 
 def build_arbiter(content: ClusterFile, trust: Generation, *, node: str, places: Locations) -> Arbiter:
     """The arbiter of ``content``, for this ``node``. Raises `BlockpairError` where it cannot be made."""
-    raise BlockpairError(ErrorKind.CONFIG, f"there is no arbiter of the kind {content.arbiter.kind}")
+    table = content.arbiter
+    match table.kind:
+        case "etcd":
+            from blockpair.arbiter.etcd import Credentials, EtcdArbiter
+
+            files = Credentials(Path(table.ca), Path(table.cert), Path(table.key))
+            return EtcdArbiter(table.endpoints, files, prefix=table.prefix)
+        case _:
+            raise BlockpairError(ErrorKind.CONFIG, f"there is no arbiter of the kind {table.kind}")

@@ -100,13 +100,13 @@ def test_one_command_sets_it() -> None:
         ('address = "10.0.0.3:7790"', "arbiter.address", "means nothing to"),
         (WITNESS + "port = 7790", "arbiter.port", "no such key"),
         ('kind = "etcd"', "arbiter.endpoints", "0 endpoints"),
-        (ETCD.replace("https", "http"), "arbiter.endpoints[0]", "no TLS"),
-        (ETCD.replace(":2379", ""), "arbiter.endpoints[0]", "no port"),
-        (ETCD.replace("https://", ""), "arbiter.endpoints[0]", "is not https"),
+        (ETCD.replace("https", "http"), "arbiter.endpoints[0]", "is not an endpoint"),
+        (ETCD.replace(":2379", ""), "arbiter.endpoints[0]", "is not an endpoint"),
+        (ETCD.replace("https://", ""), "arbiter.endpoints[0]", "is not an endpoint"),
         (ETCD.replace('"]', '", "https://10.0.0.3:2379"]'), "arbiter.endpoints[1]", "there twice"),
         (ETCD.replace('key = "/key"\n', ""), "arbiter.key", "is missing"),
         (ETCD.replace('"/ca"', '"ca"'), "arbiter.ca", "not an absolute path"),
-        (ETCD + 'prefix = "x"', "arbiter.prefix", "does not begin with /"),
+        (ETCD + 'prefix = "x"', "arbiter.prefix", "is not a prefix of keys"),
     ],
 )
 def test_a_bad_arbiter_is_told_with_key_reason_and_remedy(arbiter: str, key: str, reason: str) -> None:
