@@ -32,6 +32,7 @@ _COMMANDS = (
     "bundle",
     "config",
     "cluster",
+    "witness",
 )
 
 

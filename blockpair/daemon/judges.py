@@ -44,7 +44,7 @@ class Judges:
     done.
     """
 
-    def __init__(self, build: Callable[[ClusterFile, Generation], Arbiter]) -> None:
+    def __init__(self, build: Callable[[ClusterFile], Arbiter]) -> None:
         self._build = build
         self._content: ClusterFile | None = None
         self._generation: Generation | None = None
@@ -91,7 +91,7 @@ class Judges:
             self._problem = "the cluster has no arbiter any more: take the resource down and up"
         else:
             try:
-                self._present = _Present(self._build(content, generation))
+                self._present = _Present(self._build(content))
             except BlockpairError as error:
                 self._problem = f"{error.message}; {error.remedy}"
                 self._log.error("arbiter.failed", text=error.message, remedy=error.remedy)

@@ -74,7 +74,7 @@ class World:
         self.failure: BlockpairError | None = None
         self.judges = Judges(self._build)
 
-    def _build(self, content: ClusterFile, _: Generation) -> Arbiter:
+    def _build(self, content: ClusterFile) -> Arbiter:
         if self.failure is not None:
             raise self.failure
         self.made.append(Register("etcd" if content.arbiter.kind == "etcd" else "witness"))
