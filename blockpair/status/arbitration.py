@@ -176,6 +176,11 @@ def advice_on(name: str, engine: EngineStatus, arbiter: ArbiterReport | None) ->
         )
 
 
+def without_place(text: str, place: str) -> str:
+    """An arbiter's complaint, where its place stands before it already."""
+    return text.removeprefix(f"the {place}: ")
+
+
 def waits_for(report: ResourceReport) -> str | None:
     """What a resource waits for the arbiter for, without times, which would differ at each look; None: it
     does not.

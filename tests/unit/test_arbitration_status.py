@@ -218,6 +218,14 @@ def test_force_on_a_primary_that_waits_says_what_is_written_then() -> None:
     assert "what waits here (12 KiB at this moment)" in "\n".join(lines(found))
 
 
+def test_force_on_a_copy_that_never_had_data_says_that_it_counts_from_now_on() -> None:
+    new = {"disk": "Inconsistent", "role": "Secondary", "generation": {"current": "0" * 16, "history": []}}
+    found = risk(engine(peer(replication="Waiting", disk="Inconsistent"), **new))
+    assert found.peers[0].possible_bytes == 0
+    text = "\n".join(lines(found))
+    assert "never had data" in text and "mixture" not in text
+
+
 def test_force_says_that_nobody_was_heard_of() -> None:
     text = "\n".join(lines(risk(engine(peer(connection="Connecting", last_contact_seconds=None)))))
     assert "not heard of since this daemon started" in text
