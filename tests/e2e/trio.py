@@ -95,12 +95,13 @@ class Witness:
 class Trio:
     """Nodes a and b, r0 on both, and a witness. ``wired``: a reaches b over wires that can be cut."""
 
-    def __init__(self, base: Path, *, wired: bool = False) -> None:
+    def __init__(self, base: Path, *, wired: bool = False, size: int = SIZE) -> None:
         self.cluster = Cluster(base)
         self.a, self.b = self.cluster.nodes
         self.witness = Witness(base)
         self.wires: list[Wire] = []
         self._wired = wired
+        self._size = max(size, SIZE)
 
     def form(self) -> None:
         """A cluster and its witness."""
@@ -122,7 +123,7 @@ class Trio:
         """Make r0 and bring it up; what `create` said."""
         for node in self.cluster.nodes:
             with node.disk.open("wb") as disk:
-                disk.truncate(SIZE)
+                disk.truncate(self._size)
         said = self.a.ok("create", "r0", "--on", f"a={self.a.disk},b={self.b.disk}", "--no-up", *options).out
         if profile != "default":
             self.a.ok("config", "edit", "--set", f"resource.r0.arbitration.profile={profile}")
