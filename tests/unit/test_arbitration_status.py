@@ -15,23 +15,8 @@ from blockpair.status.engine import ArbitrationStatus, EngineStatus, PeerStatus
 from blockpair.status.may_stop import exit_code, may_stop
 from blockpair.status.report import Advice, ArbiterReport, KernelDeviceStatus, ResourceReport, State
 from blockpair.status.risk import lines, risk
-from tests.unit.status_samples import engine, peer, resync
+from tests.unit.status_samples import ARBITRATION, engine, peer, resync
 
-_STATE: dict[str, Any] = {
-    "epoch": 3,
-    "promised": 3,
-    "configuration": {"epoch": 3, "primary": "a", "in_sync": ["a", "b"]},
-    "joint": False,
-    "lease_seconds": 1.5,
-    "promise_seconds": None,
-    "want": None,
-    "want_seconds": None,
-    "asking": False,
-    "suspended": None,
-    "why": None,
-    "superseded": None,
-    "resource_id": "0" * 32,
-}
 ANSWERS = ArbiterReport("witness", "witness 10.0.0.3:7790", True, None, "answers", 4.0)
 GONE = ArbiterReport("witness", "witness 10.0.0.3:7790", True, None, "unreachable", 3.0, "connection refused")
 REFUSES = ArbiterReport("witness", "witness 10.0.0.3:7790", True, None, "refused", 3.0, "unknown cluster")
@@ -40,7 +25,7 @@ ALONE = {"epoch": 4, "primary": "a", "in_sync": ["a"]}
 
 def arbitrated(*peers: PeerStatus, node: dict[str, Any] | None = None, **changes: Any) -> EngineStatus:
     """Node a, Primary in epoch 3 of a and b, but for ``changes`` of the arbitration and ``node``."""
-    return engine(*peers, arbitration=_STATE | changes, **(node or {}))
+    return engine(*peers, arbitration=ARBITRATION | changes, **(node or {}))
 
 
 def away(**changes: Any) -> PeerStatus:
@@ -290,4 +275,4 @@ def test_one_obstacle_is_enough() -> None:
 
 
 def test_an_engines_status_is_read_as_it_comes() -> None:
-    assert msgspec.convert(_STATE, ArbitrationStatus).configuration is not None
+    assert msgspec.convert(ARBITRATION, ArbitrationStatus).configuration is not None
