@@ -1,5 +1,5 @@
-"""Random walks of two nodes, their machines and a register: no acknowledged write is lost, there are never two
-writers; and without any one of the rules that is not so.
+"""Random walks of two nodes, their machines and a register: no acknowledged write is lost, and there
+are never two writers; without any one of the rules that is not so.
 """
 
 from __future__ import annotations
