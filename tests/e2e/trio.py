@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.cluster import DEADLINE, Cluster, Done, Node, eventually, free_ports, freeze
+from tests.e2e.cluster import DEADLINE, Cluster, Node, eventually
 from tests.e2e.nbd_client import NbdClient
 from tests.e2e.wire import Wire
+from tests.e2e.witness import WitnessProcess
 
 BLOCK = 4096
 SIZE = 16 << 20
@@ -24,72 +20,18 @@ SIZE = 16 << 20
 BLOCKS = SIZE // BLOCK
 
 
-class Witness:
-    """A witness below its own directory."""
-
-    def __init__(self, base: Path) -> None:
-        self.dir = base / "w"
-        self.dir.mkdir()
-        [self.port] = free_ports(1)
-        self.process: subprocess.Popen[bytes] | None = None
+class Witness(WitnessProcess):
+    """One that serves the cluster of a node."""
 
     @property
-    def log(self) -> Path:
-        return self.dir / "log"
-
-    def cli(self, *arguments: str) -> Done:
-        """Run ``blockpair witness`` on its machine."""
-        done = subprocess.run(
-            [sys.executable, "-m", "blockpair.cli.main", "witness", *arguments],
-            env={**os.environ, "BLOCKPAIR_DIR": str(self.dir), "COLUMNS": "200"},
-            capture_output=True,
-            text=True,
-            timeout=90,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-        return Done(done.returncode, done.stdout, done.stderr)
-
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "blockpair.cli.main", "witness", "serve"),
-                    *("--listen", f"127.0.0.1:{self.port}"),
-                ],
-                env={**os.environ, "BLOCKPAIR_DIR": str(self.dir)},
-                stderr=log,
-            )
-
-        def answers() -> bool:
-            assert self.process is not None and self.process.poll() is None, self.log.read_text()
-            return self.cli("status").code == 0
-
-        eventually(answers, "the witness answers")
+    def port(self) -> int:
+        """Where nodes reach it."""
+        return self.address.port
 
     def join(self, node: Node) -> None:
         """Have it serve the cluster of ``node``."""
         token = node.rpc("cluster.token")["text"]
-        done = self.cli("join", f"127.0.0.1:{node.control}", token)
-        assert done.code == 0, done.err
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(timeout=DEADLINE)
-            self.process = None
-
-    @contextlib.contextmanager
-    def silent(self) -> Iterator[None]:
-        """It lives, and answers nobody meanwhile."""
-        assert self.process is not None
-        freeze(self.process.pid)
-        try:
-            yield
-        finally:
-            self.process.send_signal(signal.SIGCONT)
+        self.ok("witness", "join", f"127.0.0.1:{node.control}", token)
 
 
 class Trio:
