@@ -7,7 +7,7 @@ import asyncio
 import structlog
 
 from blockpair.arbiter.interface import Key
-from blockpair.arbiter.runner import Runner, clock
+from blockpair.arbiter.runner import CALL_SECONDS, Runner, clock
 from blockpair.bridge import Running
 from blockpair.config.resource import ResourceConfig
 from blockpair.daemon.judges import Judges
@@ -48,7 +48,11 @@ class Arbitration:
                 return
             key = Key(self._judges.cluster_id, status.resource_id, self._config.name)
             arbiter = self._judges.by(self._config.arbiter)
-            self._runner = Runner(key, self._running, arbiter, probe_seconds=_PROBE_SECONDS)
+            # To switch a node off takes its devices' own time.
+            seconds = None if arbiter.kind == "fence" else CALL_SECONDS
+            self._runner = Runner(
+                key, self._running, arbiter, call_seconds=seconds, probe_seconds=_PROBE_SECONDS
+            )
             self._runner.start()
         except BlockpairError as error:
             self._log.error("arbiter.not-asked", text=error.message)
@@ -83,6 +87,8 @@ def arbiter_report(config: ResourceConfig, judges: Judges, runner: Runner | None
         state: ArbiterState = "refused" if contact.refused else "unreachable"
         text = without_place(contact.error, where)
         return ArbiterReport(kind, where, config.automatic, why, state, since, text)
+    if (ailing := judges.ailing()) is not None:
+        return ArbiterReport(kind, where, config.automatic, why, "unreachable", None, ailing)
     if contact is not None and contact.last is not None:
         return ArbiterReport(kind, where, config.automatic, why, "answers", now - contact.last)
     return ArbiterReport(kind, where, config.automatic, why, "unasked")

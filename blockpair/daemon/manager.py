@@ -12,6 +12,8 @@ from pathlib import Path
 import structlog
 
 from blockpair import __version__, _engine, bundles
+from blockpair.arbiter.fence.arbiter import Known
+from blockpair.arbiter.interface import Key
 from blockpair.cluster.change import Configuration
 from blockpair.config.arbiter import MANUAL
 from blockpair.config.cluster import addresses
@@ -21,10 +23,10 @@ from blockpair.config.node import NodeConfig
 from blockpair.config.resource import INTERNAL, ResourceConfig, changed_keys, read_resource
 from blockpair.daemon.arbitration import arbiter_report
 from blockpair.daemon.desired import (
+    BootMarker,
     Desired,
     DesiredState,
     DeviceMarker,
-    PrimaryMarker,
     StaleMarker,
 )
 from blockpair.daemon.judges import Judges
@@ -109,9 +111,18 @@ class Manager:
                 f"the resources here are: {known}" if known else "create one: `blockpair create --help`",
             ) from None
 
-    def marker(self, name: str) -> PrimaryMarker:
+    def marker(self, name: str) -> BootMarker:
         """The resource's Primary marker."""
-        return PrimaryMarker(self.places.primary_marker(name), self._boot)
+        return BootMarker(self.places.primary_marker(name), self._boot)
+
+    def met(self, name: str) -> BootMarker:
+        """Whether the resource's nodes have met in this boot."""
+        return BootMarker(self.places.met_marker(name), self._boot)
+
+    async def known(self, key: Key) -> Known:
+        """What the engine of a resource knows of its configuration."""
+        runtime = self._runtimes.get(key.name)
+        return Known(None, met=False) if runtime is None else await runtime.known(key)
 
     def is_up(self, name: str) -> bool:
         """Whether it runs, has failed, or shall be up."""
@@ -121,6 +132,7 @@ class Manager:
         """Drop what was desired of a resource that is being deleted. Raises `OSError`."""
         self._desired.forget(name)
         self.marker(name).clear()
+        self.met(name).clear()
         StaleMarker(self.places.stale_marker(name)).clear()
         DeviceMarker(self.places.device_marker(name)).clear()
         self._locks.pop(name, None)
@@ -464,6 +476,7 @@ class Manager:
             node=self.node.name,
             places=self.places,
             marker=self.marker(config.name),
+            met=self.met(config.name),
             kernel_device=mode,
             locked=self._locked_memory,
             judges=self.judges,

@@ -13,6 +13,9 @@ from threading import Thread
 import structlog
 
 from blockpair import _engine, bridge
+from blockpair.arbiter import interface
+from blockpair.arbiter.fence.arbiter import Known
+from blockpair.arbiter.interface import ArbiterRefused, ArbiterUnreachable, Key
 from blockpair.bridge import Notice, Running
 from blockpair.config.arbiter import MANUAL
 from blockpair.config.locations import Locations, check_socket_path
@@ -21,7 +24,7 @@ from blockpair.config.resource import Peer, ResourceConfig
 from blockpair.daemon.arbitration import Arbitration, arbiter_report
 from blockpair.daemon.asker import asked_by
 from blockpair.daemon.clients import describe
-from blockpair.daemon.desired import Desired, DeviceMarker, PrimaryMarker, StaleMarker
+from blockpair.daemon.desired import BootMarker, Desired, DeviceMarker, StaleMarker
 from blockpair.daemon.judges import Judges
 from blockpair.daemon.kernel import LockedMemory, ResourceDevice
 from blockpair.errors import BlockpairError, ErrorKind
@@ -47,7 +50,8 @@ class Runtime:
         *,
         node: str,
         places: Locations,
-        marker: PrimaryMarker,
+        marker: BootMarker,
+        met: BootMarker,
         kernel_device: KernelDevice,
         locked: LockedMemory,
         judges: Judges,
@@ -58,6 +62,7 @@ class Runtime:
         self._node = node
         self._places = places
         self._marker = marker
+        self._met = met
         self._stale = StaleMarker(places.stale_marker(config.name))
         self._running: Running | None = None
         self._judges = judges
@@ -107,6 +112,20 @@ class Runtime:
         """What the engine says; None where there is none. Raises `BlockpairError`."""
         running = self._running
         return None if running is None else await asyncio.to_thread(running.status)
+
+    async def known(self, key: Key) -> Known:
+        """What the engine knows of the configuration that has this key. Raises `BlockpairError`."""
+        met = await asyncio.to_thread(self._met.is_set)
+        status = await self.status()
+        if status is None or status.resource_id != key.resource_id or status.arbitration is None:
+            return Known(None, met=False)
+        found = status.arbitration.configuration
+        entered = (
+            None
+            if found is None
+            else interface.Configuration(found.epoch, found.primary, frozenset(found.in_sync))
+        )
+        return Known(entered, met)
 
     async def start(self, listener: _engine.Listener, desired: Desired) -> None:
         """Start the engine, Primary again if it was in this boot. Raises `BlockpairError`, also kept as
@@ -342,6 +361,8 @@ class Runtime:
         elif status.state == "running" and status.arbitration is not None and not status.resuming:
             # It became Primary, or was superseded, without a command.
             await asyncio.to_thread(self._mark, status.role == "Primary")
+        if self.config.arbiter == "fence":
+            await self._meet(status)
         if status.state == "running" and status.role == "Primary" and not status.resuming:
             if self._device.attached:
                 await asyncio.to_thread(self._device.mend, running, status)
@@ -351,6 +372,22 @@ class Runtime:
             self._log.error(
                 "resource.device-taken-down", text="this node may not write: I/O on it fails from now on"
             )
+
+    async def _meet(self, status: EngineStatus) -> None:
+        """Remember that the nodes have met, once what was learned by that is in this node's own record."""
+        if status.resource_id is None or not any(peer.connection == "Connected" for peer in status.peers):
+            return
+        if await asyncio.to_thread(self._met.is_set):
+            return
+        try:
+            key = Key(self._judges.cluster_id, status.resource_id, self.config.name)
+            await self._judges.by("fence").read(key)
+        except (ArbiterRefused, ArbiterUnreachable) as error:
+            # Until it succeeds nobody is fenced; the next event tries again.
+            self._log.error("arbiter.not-told", text=str(error))
+            return
+        await asyncio.to_thread(self._met.set)
+        self._log.info("peer.met")
 
     def _mark(self, primary: bool) -> None:
         if primary != self._marker.is_set():

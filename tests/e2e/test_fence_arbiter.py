@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from blockpair.arbiter.fence import FenceArbiter, Fencer
+from blockpair.arbiter.fence import FenceArbiter, Fencer, Known
 from blockpair.arbiter.fence.arbiter import excluded
 from blockpair.arbiter.interface import ArbiterRefused, ArbiterUnreachable, Configuration, Key
 from tests.e2e.cluster import eventually
@@ -33,11 +33,16 @@ class Pair:
         self.power = PowerDevice(base)
         self.records = base / "state/fence"
         self.met = True
+        self.known: Configuration | None = None
+
+    async def says(self, key: Key) -> Known:
+        """What the engine of node a knows."""
+        return Known(self.known, self.met)
 
     def arbiter(self, mode: str = "works", delay: float = 0.0, node: str = "a") -> FenceArbiter:
         other = "b" if node == "a" else "a"
         fencer = Fencer({other: self.power.fence(mode, delay)}, told=lambda event, fields: None)
-        return FenceArbiter(node, fencer, self.records, lambda key: self.met)
+        return FenceArbiter(node, fencer, self.records, self.says)
 
     def remember(self, known: Configuration) -> None:
         asyncio.run(self.arbiter().learn(KEY, known))
@@ -172,6 +177,16 @@ def test_what_the_engine_knows_is_put_into_the_record(pair: Pair) -> None:
     asyncio.run(work())
 
 
+def test_a_swap_is_not_asked_for_with_less_than_the_engine_knows(pair: Pair) -> None:
+    """Its record is from before it was fenced; the engine has heard since who went on."""
+    pair.remember(TOGETHER)
+    pair.known = Configuration(7, "b", frozenset({"b"}))
+    assert not asyncio.run(pair.arbiter().compare_and_swap(KEY, TOGETHER, SHRUNK))
+    assert pair.power.calls() == []
+    pair.known = Configuration(8, "b", BOTH)
+    assert asyncio.run(pair.arbiter().read(KEY)) == pair.known
+
+
 def test_what_is_learned_while_a_node_is_fenced_wins(pair: Pair) -> None:
     """The link came back for a moment, and brought a higher epoch."""
     pair.remember(TOGETHER)
@@ -180,7 +195,7 @@ def test_what_is_learned_while_a_node_is_fenced_wins(pair: Pair) -> None:
     async def work() -> None:
         go = pair.records.parent / "go"
         fence = pair.power.fence("waits:status", go_file=str(go))
-        arbiter = FenceArbiter("a", Fencer({"b": fence}), pair.records, lambda key: True)
+        arbiter = FenceArbiter("a", Fencer({"b": fence}), pair.records, pair.says)
         swap = asyncio.create_task(arbiter.compare_and_swap(KEY, TOGETHER, SHRUNK))
         await asyncio.to_thread(
             eventually, lambda: pair.power.actions() == ["off", "status"], "b is being fenced"
@@ -271,13 +286,16 @@ class Nodes:
 
     def held(self, node: str) -> Configuration | None:
         """What its record says."""
-        fencer = Fencer({})
-        arbiter = FenceArbiter(node, fencer, self.base / node / "fence", lambda key: True)
-        return asyncio.run(arbiter.read(KEY))
+        return asyncio.run(self._arbiter(node).read(KEY))
 
     def remember(self, node: str, known: Configuration) -> None:
-        arbiter = FenceArbiter(node, Fencer({}), self.base / node / "fence", lambda key: True)
-        asyncio.run(arbiter.learn(KEY, known))
+        asyncio.run(self._arbiter(node).learn(KEY, known))
+
+    def _arbiter(self, node: str) -> FenceArbiter:
+        async def says(key: Key) -> Known:
+            return Known(None, met=False)
+
+        return FenceArbiter(node, Fencer({}), self.base / node / "fence", says)
 
     def end(self, node: str) -> None:
         process = self.processes.pop(node)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from pathlib import Path
 
 from blockpair.arbiter.interface import ArbiterRefused, Configuration, Key, configuration
 from blockpair.config.files import sync_directory, write_atomically
 
+# A daemon has its directories to itself, but more than one thread.
+_WRITING = threading.Lock()
 _MAX_BYTES = 16 << 10
 _PART = re.compile(r"[0-9a-f][0-9a-f-]{0,63}", re.ASCII)
 
 
 class Records:
-    """The records below ``directory``: a file a resource. A write is durable when it returns."""
+    """The records below ``directory``: a file a resource. What was written is durable."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -51,8 +54,32 @@ class Records:
                 "that file away; once both nodes are connected, it is written anew"
             ) from None
 
-    def write(self, key: Key, new: Configuration) -> None:
-        """Replace it durably. Raises `ArbiterRefused`; then it is the old or the new one."""
+    def swap(self, key: Key, expected: Configuration | None, new: Configuration) -> bool:
+        """Replace it by ``new`` if it is ``expected``; whether it was. Raises `ArbiterRefused`."""
+        with _WRITING:
+            if self.read(key) != expected:
+                return False
+            self._write(key, new)
+            return True
+
+    def advance(self, key: Key, known: Configuration) -> bool:
+        """Replace it by ``known`` if that has a higher epoch; whether it has. Raises `ArbiterRefused`, also
+        where two configurations have one epoch.
+        """
+        with _WRITING:
+            held = self.read(key)
+            if held is None or held.epoch < known.epoch:
+                self._write(key, known)
+                return True
+        if held.epoch == known.epoch and held != known:
+            raise ArbiterRefused(
+                f"epoch {held.epoch} of {key.name} is {held.document()} in this node's record and "
+                f"{known.document()} to its engine; remedy: find out which node has the newest data, and "
+                f"there: blockpair promote {key.name} --force"
+            )
+        return False
+
+    def _write(self, key: Key, new: Configuration) -> None:
         file = self.file(key)
         text = json.dumps({**new.document(), "name": key.name}, indent=2)
         try:
