@@ -49,8 +49,7 @@ class Trio:
         """A cluster and its witness."""
         a, b = self.a, self.b
         if self._wired:
-            # b's own ports, at another address of this machine: all that a, and b's own word, know.
-            self.wires = [Wire(("127.0.0.2", port), ("127.0.0.1", port)) for port in (b.port, b.control)]
+            self.wire()
         self.cluster.start()
         a.ok("cluster", "init", "test")
         token = a.rpc("cluster.token")["text"]
@@ -60,6 +59,12 @@ class Trio:
         self.witness.join(a)
         settings = ("arbiter.kind=witness", f"arbiter.address=127.0.0.1:{self.witness.port}")
         a.ok("config", "edit", *(word for setting in settings for word in ("--set", setting)))
+
+    def wire(self) -> None:
+        """Lead to b's own ports from another address of this machine: all that a, and b's own word, know."""
+        self.wires = [
+            Wire(("127.0.0.2", port), ("127.0.0.1", port)) for port in (self.b.port, self.b.control)
+        ]
 
     def create(self, profile: str = "default", *options: str) -> str:
         """Make r0 and bring it up; what `create` said."""
