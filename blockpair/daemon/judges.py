@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from blockpair.arbiter.fence import FenceArbiter
 from blockpair.arbiter.interface import (
     Arbiter,
     ArbiterKind,
@@ -133,12 +134,17 @@ class Judges:
             present.users -= 1
             self._close_unused(present)
 
+    def fencing(self) -> FenceArbiter | None:
+        """The arbiter, where it is fencing."""
+        arbiter = None if self._present is None else self._present.arbiter
+        return arbiter if isinstance(arbiter, FenceArbiter) else None
+
     def ailing(self) -> str | None:
         """What is wrong with an arbiter that is asked of its own accord, without anybody's need; None:
         nothing, or nobody knows.
         """
-        arbiter = None if self._present is None else self._present.arbiter
-        return None if arbiter is None or arbiter.kind != "fence" else getattr(arbiter, "ailing", None)
+        arbiter = self.fencing()
+        return None if arbiter is None else arbiter.ailing
 
     async def look(self) -> ArbiterLook | None:
         """Whether the arbiter answers at this moment; None where there is none."""

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -15,6 +16,7 @@ from blockpair import __version__, _engine, bundles
 from blockpair.arbiter.fence.arbiter import Known
 from blockpair.arbiter.interface import Key
 from blockpair.cluster.change import Configuration
+from blockpair.cluster.peers import Peers
 from blockpair.config.arbiter import MANUAL
 from blockpair.config.cluster import addresses
 from blockpair.config.files import ConfigError
@@ -29,6 +31,7 @@ from blockpair.daemon.desired import (
     DeviceMarker,
     StaleMarker,
 )
+from blockpair.daemon.fencing import CALL_SECONDS
 from blockpair.daemon.judges import Judges
 from blockpair.daemon.kernel import LockedMemory
 from blockpair.daemon.runtime import Runtime
@@ -90,6 +93,8 @@ class Manager:
         self._log = structlog.get_logger()
         self.configuration: Configuration | None = None
         """The cluster's, where this node may be in one."""
+        self.peers: Peers | None = None
+        """Calls to its other members."""
 
     def lock(self, name: str) -> asyncio.Lock:
         """Orders the commands on one resource."""
@@ -123,6 +128,11 @@ class Manager:
         """What the engine of a resource knows of its configuration."""
         runtime = self._runtimes.get(key.name)
         return Known(None, met=False) if runtime is None else await runtime.known(key)
+
+    async def _call_member(self, node: str, method: str, params: Any) -> Any:
+        if self.peers is None:
+            raise BlockpairError(ErrorKind.UNREACHABLE, "this node is in no cluster", "join one")
+        return await self.peers.call(node, method, params, timeout=CALL_SECONDS)
 
     def is_up(self, name: str) -> bool:
         """Whether it runs, has failed, or shall be up."""
@@ -477,6 +487,7 @@ class Manager:
             places=self.places,
             marker=self.marker(config.name),
             met=self.met(config.name),
+            call=self._call_member,
             kernel_device=mode,
             locked=self._locked_memory,
             judges=self.judges,

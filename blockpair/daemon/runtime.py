@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,7 @@ import structlog
 from blockpair import _engine, bridge
 from blockpair.arbiter import interface
 from blockpair.arbiter.fence.arbiter import Known
-from blockpair.arbiter.interface import ArbiterRefused, ArbiterUnreachable, Key
+from blockpair.arbiter.interface import Key
 from blockpair.bridge import Notice, Running
 from blockpair.config.arbiter import MANUAL
 from blockpair.config.locations import Locations, check_socket_path
@@ -25,6 +26,7 @@ from blockpair.daemon.arbitration import Arbitration, arbiter_report
 from blockpair.daemon.asker import asked_by
 from blockpair.daemon.clients import describe
 from blockpair.daemon.desired import BootMarker, Desired, DeviceMarker, StaleMarker
+from blockpair.daemon.fencing import Call, Fencing
 from blockpair.daemon.judges import Judges
 from blockpair.daemon.kernel import LockedMemory, ResourceDevice
 from blockpair.errors import BlockpairError, ErrorKind
@@ -52,6 +54,7 @@ class Runtime:
         places: Locations,
         marker: BootMarker,
         met: BootMarker,
+        call: Call,
         kernel_device: KernelDevice,
         locked: LockedMemory,
         judges: Judges,
@@ -63,6 +66,7 @@ class Runtime:
         self._places = places
         self._marker = marker
         self._met = met
+        self._fencing = Fencing(config.name, judges, met, call) if config.arbiter == "fence" else None
         self._stale = StaleMarker(places.stale_marker(config.name))
         self._running: Running | None = None
         self._judges = judges
@@ -310,6 +314,7 @@ class Runtime:
                 # what may differ.
                 self._log.error("resource.demote-failed", text=error.message)
         await asyncio.to_thread(self._device.abandon)
+        await self._leave(running)
         await self._stop(running)
         await asyncio.to_thread(self._marker.clear)
         self._log.info("resource.down")
@@ -329,11 +334,17 @@ class Runtime:
         """The daemon ends: stop the engine, keep the role and the kernel device for the next daemon."""
         if self._running is not None:
             try:
+                await self._leave(self._running)
                 await self._stop(self._running)
             except BlockpairError as error:
                 # What it could not finish, the next start finds in the metadata.
                 self._log.error("resource.stop-failed", text=error.message, remedy=error.remedy)
             await asyncio.to_thread(self._device.leave)
+
+    async def _leave(self, running: Running) -> None:
+        if self._fencing is not None:
+            with contextlib.suppress(BlockpairError):
+                await self._fencing.leaving(await asyncio.to_thread(running.status))
 
     async def _stop(self, running: Running) -> None:
         # Not stopped, it still has its disk and its locks: it stays ours, to be asked again.
@@ -361,8 +372,8 @@ class Runtime:
         elif status.state == "running" and status.arbitration is not None and not status.resuming:
             # It became Primary, or was superseded, without a command.
             await asyncio.to_thread(self._mark, status.role == "Primary")
-        if self.config.arbiter == "fence":
-            await self._meet(status)
+        if self._fencing is not None:
+            await self._fencing.seen(status)
         if status.state == "running" and status.role == "Primary" and not status.resuming:
             if self._device.attached:
                 await asyncio.to_thread(self._device.mend, running, status)
@@ -372,22 +383,6 @@ class Runtime:
             self._log.error(
                 "resource.device-taken-down", text="this node may not write: I/O on it fails from now on"
             )
-
-    async def _meet(self, status: EngineStatus) -> None:
-        """Remember that the nodes have met, once what was learned by that is in this node's own record."""
-        if status.resource_id is None or not any(peer.connection == "Connected" for peer in status.peers):
-            return
-        if await asyncio.to_thread(self._met.is_set):
-            return
-        try:
-            key = Key(self._judges.cluster_id, status.resource_id, self.config.name)
-            await self._judges.by("fence").read(key)
-        except (ArbiterRefused, ArbiterUnreachable) as error:
-            # Until it succeeds nobody is fenced; the next event tries again.
-            self._log.error("arbiter.not-told", text=str(error))
-            return
-        await asyncio.to_thread(self._met.set)
-        self._log.info("peer.met")
 
     def _mark(self, primary: bool) -> None:
         if primary != self._marker.is_set():

@@ -193,7 +193,13 @@ def test_the_survivor_takes_over_once_the_other_is_seen_off(duo: Duo, cluster: C
     writer.ended()
     assert duo.switched_off(duo.a) and not duo.switched_off(duo.b)
     assert kept(duo.b.disk, writer.acknowledged)
-    assert duo.record(duo.b) == {"epoch": epoch, "primary": "b", "in_sync": ["b"], "name": "r0"}
+    assert duo.record(duo.b) == {
+        "epoch": epoch,
+        "primary": "b",
+        "in_sync": ["b"],
+        "name": "r0",
+        "bound": False,
+    }
     # Switched on again it fences nobody, learns who went on, and rejoins by itself.
     duo.boot(duo.a)
     duo.entered("b", "a", "b")
@@ -211,6 +217,35 @@ def test_a_surviving_primary_goes_on_once_the_other_is_seen_off(duo: Duo, cluste
     writer.stop()
     duo.entered("a", "a")
     assert duo.switched_off(duo.b) and not duo.switched_off(duo.a)
+
+
+@pytest.mark.parametrize("end", ["down", "restart"])
+def test_a_secondary_that_ends_in_good_order_is_not_switched_off(
+    duo: Duo, cluster: Cluster, end: str
+) -> None:
+    duo.synced("fast")
+    writer = Writer(duo.a)
+    writer.wrote(50)
+    if end == "down":
+        duo.b.ok("down", "r0")
+    else:
+        duo.b.stop()
+    writer.wrote(100)
+    duo.entered("a", "a")
+    assert not duo.switched_off(duo.b)
+    if end == "down":
+        duo.b.ok("up", "r0")
+    else:
+        duo.b.launch()
+        duo.plugged(duo.b)
+        duo.b.await_daemon()
+    duo.entered("a", "a", "b")
+    writer.stop()
+    eventually(lambda: not duo.record(duo.b)["bound"], "b is bound no more")
+    cluster.assert_equal()
+    # From here on it is fenced again.
+    duo.b.kill()
+    eventually(lambda: duo.switched_off(duo.b), "b is switched off")
 
 
 def test_without_proof_the_writes_wait(duo: Duo, cluster: Cluster) -> None:

@@ -50,6 +50,10 @@ class Engine:
         os.close(self._events)
 
 
+async def nobody_answers(node: str, method: str, params: Any) -> Any:
+    raise BlockpairError(ErrorKind.UNREACHABLE, f"{node} does not answer", "start it")
+
+
 @pytest.mark.parametrize("kind", [ErrorKind.FAILED, ErrorKind.IN_USE])
 def test_a_disk_that_cannot_flush_does_not_keep_a_primary_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: ErrorKind
@@ -69,6 +73,7 @@ def test_a_disk_that_cannot_flush_does_not_keep_a_primary_up(
             places=places,
             marker=marker,
             met=BootMarker(places.met_marker("r0"), "this boot"),
+            call=nobody_answers,
             kernel_device="off",
             locked=LockedMemory(),
             judges=Judges(nobody),
@@ -124,6 +129,7 @@ def test_a_role_that_changes_by_itself_is_remembered(tmp_path: Path, monkeypatch
             places=places,
             marker=marker,
             met=BootMarker(places.met_marker("r0"), "this boot"),
+            call=nobody_answers,
             kernel_device="off",
             locked=LockedMemory(),
             judges=Judges(nobody),

@@ -11,6 +11,9 @@ as one:
   this one off. So nobody is fenced before the two have met. Whoever is fenced and comes back therefore waits
   for the survivor, instead of switching it off; and a pair that starts cold waits for both, unless a person
   decides (`promote --force`).
+- A node that ends in good order need not be fenced: it first binds itself, durably, to change nothing while
+  its record stands, and then gives the other its word (`resign`, `hear`). It is bound until it hears of a
+  newer configuration, or the other, which still has the same one, has forgotten the word (`withdraw`).
 - What the engine has learned from its peer is put into the record before the record is asked for.
 
 Where the link is cut and both live, both fence. The static delay gives one of them a head start: the loser is
@@ -21,7 +24,9 @@ suspension of writes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -70,6 +75,9 @@ class FenceArbiter:
         self.monitor = Monitor(fencer, [other for other in fencer.fences if other != node])
         """How the devices do that this node would fence the others with."""
         self._watching: asyncio.Task[None] | None = None
+        # By resource id and node: in which epoch it need not be fenced, and how many swaps go by that.
+        self._words: dict[tuple[str, str], int] = {}
+        self._relying: Counter[tuple[str, str]] = Counter()
         self._log = structlog.get_logger().bind(part="fence")
 
     async def read(self, key: Key) -> Configuration | None:
@@ -82,10 +90,22 @@ class FenceArbiter:
         known = await self._know(key)
         if await self._held(key) != expected:
             return False
-        for node in excluded(self._node, expected, new):
-            await self._fence(key, node, met=known.met)
-        # What was learned while a node was fenced is newer than what was expected.
-        return await asyncio.to_thread(self._records.swap, key, expected, new)
+        with ExitStack() as relied:
+            for node in excluded(self._node, expected, new):
+                word = (key.resource_id, node)
+                if expected is not None and self._words.get(word) == expected.epoch:
+                    self._log.info("fence.not-needed", node=node, resource=key.name, epoch=expected.epoch)
+                    relied.enter_context(self._relying_on(word))
+                else:
+                    await self._fence(key, node, met=known.met)
+            # What was learned while a node was fenced is newer than what was expected.
+            writing = asyncio.ensure_future(asyncio.to_thread(self._records.swap, key, expected, new))
+            try:
+                return await asyncio.shield(writing)
+            except asyncio.CancelledError:
+                # A word may not be taken back while something is written on the strength of it.
+                await asyncio.wait([writing])
+                raise
 
     async def learn(self, key: Key, known: Configuration) -> bool:
         """Put what the engine has entered, or heard from its peer, into the record; whether it was newer.
@@ -96,6 +116,49 @@ class FenceArbiter:
             return False
         self._log.info("record.learned", resource=key.name, epoch=known.epoch)
         return True
+
+    async def resign(self, key: Key) -> int | None:
+        """Bind this node to change nothing while its record stands; the record's epoch, in which the other
+        may leave it out unfenced once it is told. None: there is no record. Raises `ArbiterRefused`.
+        """
+        await self._know(key)
+        return await asyncio.to_thread(self._records.bind, key)
+
+    async def resigned(self, key: Key) -> bool:
+        """Whether this node is bound. Raises `ArbiterRefused`."""
+        return await asyncio.to_thread(self._records.is_bound, key)
+
+    async def withdraw(self, key: Key, epoch: int | None) -> None:
+        """This node is bound no more, if its record is of ``epoch``: the other's, which has forgotten its
+        word. Raises `ArbiterRefused`.
+        """
+        await self._know(key)
+        await asyncio.to_thread(self._records.release, key, epoch)
+
+    def hear(self, key: Key, node: str, epoch: int) -> None:
+        """``node`` itself says that it is bound while its record is of ``epoch``."""
+        self._words[(key.resource_id, node)] = epoch
+
+    async def forget(self, key: Key, node: str) -> int | None:
+        """``node`` itself takes back its word; the epoch of this node's record. Raises `ArbiterRefused`, also
+        where a swap relies on that word at this moment.
+        """
+        word = (key.resource_id, node)
+        if self._relying[word]:
+            raise ArbiterRefused(
+                f"{key.name} is being changed without {node}; remedy: it asks again by itself"
+            )
+        self._words.pop(word, None)
+        held = await self._held(key)
+        return None if held is None else held.epoch
+
+    @contextmanager
+    def _relying_on(self, word: tuple[str, str]) -> Iterator[None]:
+        self._relying[word] += 1
+        try:
+            yield
+        finally:
+            self._relying[word] -= 1
 
     @property
     def ailing(self) -> str | None:
