@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
+import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -262,7 +264,9 @@ def test_a_removal_while_the_witness_is_away(cluster: Cluster, third: WitnessPro
     try:
         found_cluster(cluster, third, c)
         assert swap(third, a, None, ONE) and call(third, b) == ONE and call(third, c) == ONE
-        removed = trust_of(c)
+        # As somebody would who takes a copy of its keys along: it forgets them itself.
+        shutil.copytree(c.dir / "state/trust", third.dir / "copied", symlinks=True)
+        removed = NodeTrust(TrustStore(third.dir / "copied"), trust_of(c).cluster)
         assert third.stop() == 0
         a.ok("cluster", "remove", "c", "--yes")
         third.start()
@@ -340,6 +344,27 @@ def test_an_old_copy_of_the_registers_is_known_by_its_epoch(third: WitnessProces
     # The nodes mend it together, by an ordinary swap to an epoch above all that they know.
     three = Configuration(3, "b", frozenset(("a", "b")))
     assert asyncio.run(swaps((ONE, three))) == three
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up what root may do")
+def test_it_needs_no_right_at_all(third: WitnessProcess, base: Path) -> None:
+    """As by its unit, which leaves it no capability."""
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        pytest.skip("there is no setpriv")
+    third.prefix = (setpriv, "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all")
+    cluster = served(third, base)
+    third.start()
+    assert third.process is not None
+    assert "CapEff:\t0000000000000000" in Path(f"/proc/{third.process.pid}/status").read_text()
+
+    async def whole() -> None:
+        a = WitnessArbiter(third.address, cluster.trust("a"), call_seconds=10.0)
+        assert await a.compare_and_swap(keys(EAST, 1)[0], None, ONE)
+        await a.close()
+
+    asyncio.run(whole())
+    assert third.stop() == 0
 
 
 def test_a_token_of_another_day(third: WitnessProcess) -> None:

@@ -90,18 +90,20 @@ class Trio:
         self.entered("a", "a", "b")
 
     def entered(self, primary: str, *in_sync: str) -> int:
-        """Wait until both nodes that are in sync go by such a configuration; its epoch."""
+        """Wait until the Primary goes by such a configuration, and who is in sync by its epoch; the epoch."""
+        [first] = [node for node in self.cluster.nodes if node.name == primary]
         nodes = [node for node in self.cluster.nodes if node.name in in_sync]
 
         def so() -> bool:
-            return all(
-                (found := configuration(node)) is not None
+            found = configuration(first)
+            return (
+                found is not None
                 and (found["primary"], found["in_sync"]) == (primary, sorted(in_sync))
-                for node in nodes
+                and all(arbitration(node)["epoch"] == found["epoch"] for node in nodes)
             )
 
         eventually(so, f"{primary} is entered as Primary, in sync: {', '.join(in_sync)}")
-        return int(configuration(nodes[0])["epoch"])
+        return int(configuration(first)["epoch"])
 
     def cut(self) -> None:
         """Nothing gets through between the nodes."""

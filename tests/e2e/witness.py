@@ -24,6 +24,8 @@ class WitnessProcess:
         self.dir.mkdir()
         self.address = Address("127.0.0.1", *free_ports(1))
         self.process: subprocess.Popen[bytes] | None = None
+        self.prefix: tuple[str, ...] = ()
+        """A command that it is started through, and that becomes it."""
 
     @property
     def state(self) -> Path:
@@ -45,6 +47,7 @@ class WitnessProcess:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
+                    *self.prefix,
                     sys.executable,
                     "-m",
                     "blockpair.cli.main",
