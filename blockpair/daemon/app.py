@@ -14,14 +14,16 @@ from blockpair import __version__, _engine, bridge
 from blockpair.config.files import remove_unfinished
 from blockpair.config.locations import Locations, check_socket_path
 from blockpair.config.node import NodeConfig
-from blockpair.daemon import logs
+from blockpair.daemon.arbiters import build_arbiter
 from blockpair.daemon.desired import DaemonLock, DesiredState, boot_id
+from blockpair.daemon.judges import Judges
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.methods import Methods
-from blockpair.daemon.notify import notify
 from blockpair.daemon.part import Part
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.rpc.server import MAX_CONNECTIONS, Server, give_to_group
+from blockpair.service import logs
+from blockpair.service.notify import notify
 
 # Beside one for each caller, who has one call under way: the supervision, starts and stops.
 _SPARE_THREADS = 16
@@ -78,6 +80,14 @@ def tell(listener: _engine.Listener) -> None:
         log.warning(notice.name, text=notice.text)
 
 
+def told_to_stop() -> asyncio.Event:
+    """Set from SIGTERM or SIGINT on; in the event loop."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
 async def serve(node: NodeConfig, places: Locations) -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises `BlockpairError` when it cannot start."""
     log = structlog.get_logger()
@@ -91,15 +101,16 @@ async def serve(node: NodeConfig, places: Locations) -> None:
         desired = await asyncio.to_thread(take_over, places)
         listener = await asyncio.to_thread(bridge.listen, node.listen)
         try:
-            manager = Manager(node, places, desired, boot_id(), listener)
+            manager: Manager
+            judges = Judges(
+                lambda content: build_arbiter(content, node=node.name, places=places, known=manager.known)
+            )
+            manager = Manager(node, places, desired, boot_id(), listener, judges=judges)
             part = Part(node, places, listener, manager)
             methods = {**Methods(manager, logs.place(), part.creations).table(), **part.methods()}
             server = Server(methods, logs.place())
-            stop = asyncio.Event()
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, stop.set)
-            loop.add_reader(listener.event_fd(), tell, listener)
+            stop = told_to_stop()
+            asyncio.get_running_loop().add_reader(listener.event_fd(), tell, listener)
             # Before the resources: they connect by what it trusts.
             await part.start()
             await manager.start_all()

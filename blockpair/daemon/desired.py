@@ -78,9 +78,9 @@ def _remove(file: Path) -> None:
         sync_directory(file.parent)
 
 
-class PrimaryMarker:
-    """Says that this node is Primary for a resource, in this boot only: its daemon, killed and restarted,
-    resumes.
+class BootMarker:
+    """Says something of a resource, in this boot only: that this node is Primary, so that its daemon, killed
+    and restarted, resumes; or that it has met its peer.
     """
 
     def __init__(self, file: Path, boot: str) -> None:
@@ -101,6 +101,31 @@ class PrimaryMarker:
             return self._file.read_text().strip() == self._boot
         except OSError:
             return False
+
+
+class DeviceMarker:
+    """The identity of the kernel device that serves a resource: a restarted daemon serves that one on, and
+    none that an earlier time as Primary has left mounted, with what it has cached of data that are of the
+    past.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def set(self, identity: str) -> None:
+        """Durable. Raises `OSError`."""
+        write_atomically(self._file, identity + "\n")
+
+    def get(self) -> str | None:
+        """None where no device is to be served on. Raises `OSError`."""
+        try:
+            return self._file.read_text().strip() or None
+        except FileNotFoundError:
+            return None
+
+    def clear(self) -> None:
+        """Raises `OSError`."""
+        _remove(self._file)
 
 
 class StaleMarker:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,20 +14,27 @@ from threading import Thread
 import structlog
 
 from blockpair import _engine, bridge
+from blockpair.arbiter import interface
+from blockpair.arbiter.fence.arbiter import Known
+from blockpair.arbiter.interface import Key
 from blockpair.bridge import Notice, Running
+from blockpair.config.arbiter import MANUAL
 from blockpair.config.locations import Locations, check_socket_path
 from blockpair.config.node import KernelDevice
 from blockpair.config.resource import Peer, ResourceConfig
+from blockpair.daemon.arbitration import Arbitration, arbiter_report
 from blockpair.daemon.asker import asked_by
 from blockpair.daemon.clients import describe
-from blockpair.daemon.desired import Desired, PrimaryMarker, StaleMarker
+from blockpair.daemon.desired import BootMarker, Desired, DeviceMarker, StaleMarker
+from blockpair.daemon.fencing import Call, Fencing
+from blockpair.daemon.judges import Judges
 from blockpair.daemon.kernel import LockedMemory, ResourceDevice
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.files.losses import side_loss
 from blockpair.status.engine import EngineStatus
 from blockpair.status.loss import SideLoss, encode_report
 from blockpair.status.plan import Plan, peer_is_primary
-from blockpair.status.report import EventRecord, KernelDeviceStatus
+from blockpair.status.report import ArbiterReport, EventRecord, KernelDeviceStatus
 
 _EVENTS_KEPT = 64
 # How long a peer that is not connected, and may be dead, keeps a promotion waiting.
@@ -33,7 +42,9 @@ _ROLE_PATIENCE_SECONDS = 1.5
 
 
 class Runtime:
-    """A resource that shall be up. Methods that change something are called with `lock` held."""
+    """A resource that shall be up. Methods that change something are called with `lock` held. ``stir`` is
+    called when its state may have changed by itself: `reconcile` is due.
+    """
 
     def __init__(
         self,
@@ -41,17 +52,26 @@ class Runtime:
         *,
         node: str,
         places: Locations,
-        marker: PrimaryMarker,
+        marker: BootMarker,
+        met: BootMarker,
+        call: Call,
         kernel_device: KernelDevice,
         locked: LockedMemory,
+        judges: Judges,
+        stir: Callable[[], None] = lambda: None,
     ) -> None:
         self.config = config
         self.failure: BlockpairError | None = None
         self._node = node
         self._places = places
         self._marker = marker
+        self._met = met
+        self._fencing = Fencing(config.name, judges, met, call) if config.arbiter == "fence" else None
         self._stale = StaleMarker(places.stale_marker(config.name))
         self._running: Running | None = None
+        self._judges = judges
+        self._arbitration: Arbitration | None = None
+        self._stir = stir
         self._events: deque[EventRecord] = deque(maxlen=_EVENTS_KEPT)
         self._changed = asyncio.Event()
         # Peers that a report is being made for.
@@ -60,6 +80,7 @@ class Runtime:
         self._log = structlog.get_logger().bind(resource=config.name)
         self._device = ResourceDevice(
             f"{node}/{config.name}",
+            marker=DeviceMarker(places.device_marker(config.name)),
             link=places.device_link(config.name),
             mode=kernel_device,
             queues=config.queues,
@@ -85,10 +106,30 @@ class Runtime:
         """The kernel device, for the report."""
         return self._device.status()
 
+    def arbiter_report(self) -> ArbiterReport:
+        """How its arbiter does, for the report."""
+        if self._arbitration is None:
+            return arbiter_report(self.config, self._judges)
+        return self._arbitration.report()
+
     async def status(self) -> EngineStatus | None:
         """What the engine says; None where there is none. Raises `BlockpairError`."""
         running = self._running
         return None if running is None else await asyncio.to_thread(running.status)
+
+    async def known(self, key: Key) -> Known:
+        """What the engine knows of the configuration that has this key. Raises `BlockpairError`."""
+        met = await asyncio.to_thread(self._met.is_set)
+        status = await self.status()
+        if status is None or status.resource_id != key.resource_id or status.arbitration is None:
+            return Known(None, met=False)
+        found = status.arbitration.configuration
+        entered = (
+            None
+            if found is None
+            else interface.Configuration(found.epoch, found.primary, frozenset(found.in_sync))
+        )
+        return Known(entered, met)
 
     async def start(self, listener: _engine.Listener, desired: Desired) -> None:
         """Start the engine, Primary again if it was in this boot. Raises `BlockpairError`, also kept as
@@ -116,8 +157,12 @@ class Runtime:
             self._log.error("resource.start-failed", text=error.message, remedy=error.remedy)
             raise
         self.failure = None
+        if self.config.arbiter != MANUAL:
+            self._arbitration = Arbitration(self.config, self._running, self._judges)
         self._watched = self._running.event_fd()
         asyncio.get_running_loop().add_reader(self._watched, self._collect)
+        if self._arbitration is not None:
+            self._arbitration.wake()
         if not connect:
             for peer in self.config.peers:
                 if peer.name not in desired.disconnected:
@@ -160,8 +205,10 @@ class Runtime:
             )
         return self._running
 
-    async def promote(self, *, force: bool) -> None:
-        """Become Primary and offer the device. Raises `BlockpairError`, and then this node is what it was."""
+    async def become_primary(self, *, force: bool) -> bool:
+        """Become Primary; whether it was before. With an arbiter, and without ``force``, that may take as
+        long as the arbiter is away: to be called without `lock`. Raises `BlockpairError`.
+        """
         running = self.engine()
         status = await asyncio.to_thread(running.status)
         was_primary = status.role == "Primary"
@@ -170,6 +217,13 @@ class Runtime:
             away = [peer.name for peer in status.peers if peer.connection != "Connected"]
             await asyncio.gather(*map(self._check_not_primary, away))
         await self.call("promote", force=force)
+        return was_primary
+
+    async def offer(self, *, was_primary: bool) -> None:
+        """Offer the device of a node that is Primary now. Raises `BlockpairError`, and then it is Primary
+        only if ``was_primary``.
+        """
+        running = self.engine()
         try:
             await asyncio.to_thread(self._marker.set)
             await asyncio.to_thread(lambda: self._device.attach(running, running.status()))
@@ -260,6 +314,7 @@ class Runtime:
                 # what may differ.
                 self._log.error("resource.demote-failed", text=error.message)
         await asyncio.to_thread(self._device.abandon)
+        await self._leave(running)
         await self._stop(running)
         await asyncio.to_thread(self._marker.clear)
         self._log.info("resource.down")
@@ -279,11 +334,17 @@ class Runtime:
         """The daemon ends: stop the engine, keep the role and the kernel device for the next daemon."""
         if self._running is not None:
             try:
+                await self._leave(self._running)
                 await self._stop(self._running)
             except BlockpairError as error:
                 # What it could not finish, the next start finds in the metadata.
                 self._log.error("resource.stop-failed", text=error.message, remedy=error.remedy)
             await asyncio.to_thread(self._device.leave)
+
+    async def _leave(self, running: Running) -> None:
+        if self._fencing is not None:
+            with contextlib.suppress(BlockpairError):
+                await self._fencing.leaving(await asyncio.to_thread(running.status))
 
     async def _stop(self, running: Running) -> None:
         # Not stopped, it still has its disk and its locks: it stays ours, to be asked again.
@@ -291,17 +352,28 @@ class Runtime:
         if self._watched is not None:
             asyncio.get_running_loop().remove_reader(self._watched)
             self._watched = None
+        if self._arbitration is not None:
+            # To the end of the engine it may need the arbiter's word.
+            await self._arbitration.end()
+            self._arbitration = None
         self._running = None
         self._announce()
 
     async def reconcile(self) -> None:
-        """Make the kernel device fit the engine's role: after a restart, a failure, or a dead connection."""
+        """Make the kernel device and the marker fit the engine's role, which changes by itself too: after a
+        restart, a failure, a failover, or a dead connection.
+        """
         running = self._running
         if running is None:
             return
         status = await asyncio.to_thread(running.status)
         if status.state == "running" and status.disk == "Diskless":
             await asyncio.to_thread(self._marker.clear)
+        elif status.state == "running" and status.arbitration is not None and not status.resuming:
+            # It became Primary, or was superseded, without a command.
+            await asyncio.to_thread(self._mark, status.role == "Primary")
+        if self._fencing is not None:
+            await self._fencing.seen(status)
         if status.state == "running" and status.role == "Primary" and not status.resuming:
             if self._device.attached:
                 await asyncio.to_thread(self._device.mend, running, status)
@@ -311,6 +383,10 @@ class Runtime:
             self._log.error(
                 "resource.device-taken-down", text="this node may not write: I/O on it fails from now on"
             )
+
+    def _mark(self, primary: bool) -> None:
+        if primary != self._marker.is_set():
+            (self._marker.set if primary else self._marker.clear)()
 
     def _collect(self) -> None:
         running = self._running
@@ -322,6 +398,9 @@ class Runtime:
             # After the events, which take the wake-up back: who asks from here on gives another.
             for peer in running.reports_asked():
                 self._report_to(running, peer)
+            if self._arbitration is not None:
+                self._arbitration.wake()
+            self._stir()
         self._announce()
 
     def _forget_role(self, running: Running, *, served: bool) -> None:

@@ -18,8 +18,8 @@ import structlog
 import blockpair
 from blockpair.cli.output import report_crash
 from blockpair.config.node import LogFormat
-from blockpair.daemon import logs
 from blockpair.secrecy import HIDDEN, NAMES, redact, redacted
+from blockpair.service import logs
 from blockpair.trust.authority import new_authority
 from blockpair.trust.tokens import new_token
 
@@ -129,7 +129,8 @@ def holders() -> Iterator[type[Any]]:
 # `key` and `token` too: what is kept in a structure under such a name is the secret itself.
 SECRET_FIELDS = NAMES | {"key", "token"}
 # Fields of such a name that are something else.
-HARMLESS = {("_Refusal", "key")}
+# Keys of a table, and the path of a file that holds one.
+HARMLESS = {("_Refusal", "key"), ("Credentials", "key")}
 
 
 def fields(form: type[Any]) -> set[str]:
