@@ -182,6 +182,7 @@ class Running:
         resume: bool,
         stale_generation: str | None,
         connect: bool,
+        watchdog: _engine.Watchdog | None = None,
     ) -> None:
         spec = {
             "resource": config.name,
@@ -212,7 +213,7 @@ class Running:
             "arbitration": _arbitration(config),
         }
         with translated():
-            self._engine = _engine.Engine(_text(spec), listener)
+            self._engine = _engine.Engine(_text(spec), listener, watchdog)
 
     def call(self, command: str, *, by: str, **arguments: Any) -> None:
         """Carry out a command; ``by`` says in the history who asked. Raises `BlockpairError`."""

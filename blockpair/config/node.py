@@ -11,10 +11,15 @@ from msgspec import Struct, field
 
 from blockpair.config.files import ConfigError, read_toml
 from blockpair.config.names import NAME_RULE, Address, check_name, parse_address
+from blockpair.units import parse_duration
 
 KernelDevice = Literal["auto", "off", "required"]
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+WatchdogMode = Literal["off", "log", "required"]
+
+# Longer than any lease that may be configured is of no use: it would bite after the peer has gone on.
+_WATCHDOG_SECONDS = (1, 300)
 
 
 class NodeTable(Struct, forbid_unknown_fields=True, frozen=True):
@@ -24,6 +29,17 @@ class NodeTable(Struct, forbid_unknown_fields=True, frozen=True):
     listen: str = "0.0.0.0:7788"
     control: str = "0.0.0.0:7789"
     kernel_device: KernelDevice = "auto"
+
+
+class WatchdogTable(Struct, forbid_unknown_fields=True, frozen=True):
+    """``[watchdog]``. ``mode``: "off"; "log": it is only told of; "required": this node becomes Primary of a
+    resource that an arbiter decides about only with the watchdog ``device`` armed, which resets the machine
+    ``timeout`` after it could last be shown that it may serve.
+    """
+
+    mode: WatchdogMode = "off"
+    device: str = "/dev/watchdog"
+    timeout: str = "10s"
 
 
 class LogTable(Struct, forbid_unknown_fields=True, frozen=True):
@@ -38,6 +54,16 @@ class NodeFile(Struct, forbid_unknown_fields=True, frozen=True):
 
     node: NodeTable = field(default_factory=NodeTable)
     log: LogTable = field(default_factory=LogTable)
+    watchdog: WatchdogTable = field(default_factory=WatchdogTable)
+
+
+@dataclass(frozen=True)
+class WatchdogConfig:
+    """The node's watchdog, checked; ``timeout`` in whole seconds."""
+
+    mode: WatchdogMode
+    device: Path
+    timeout: int
 
 
 @dataclass(frozen=True)
@@ -50,6 +76,7 @@ class NodeConfig:
     kernel_device: KernelDevice
     log_format: LogFormat
     log_level: LogLevel
+    watchdog: WatchdogConfig = WatchdogConfig("off", Path("/dev/watchdog"), 10)
 
 
 def read_node(file: Path) -> NodeConfig:
@@ -81,5 +108,34 @@ def node_config(content: NodeFile, file: Path, host_name: str) -> NodeConfig:
             raise ConfigError(file, f"node.{key}", str(error), f'write it as {key} = "{default}"') from None
     listen, control = addresses
     return NodeConfig(
-        name, listen, control, content.node.kernel_device, content.log.format, content.log.level
+        name,
+        listen,
+        control,
+        content.node.kernel_device,
+        content.log.format,
+        content.log.level,
+        _watchdog(content.watchdog, file),
     )
+
+
+def _watchdog(table: WatchdogTable, file: Path) -> WatchdogConfig:
+    if not table.device.startswith("/") or "\0" in table.device:
+        raise ConfigError(
+            file,
+            "watchdog.device",
+            f"{table.device!r} is not an absolute path",
+            'write it as device = "/dev/watchdog"',
+        )
+    try:
+        seconds = parse_duration(table.timeout)
+    except ValueError as error:
+        raise ConfigError(file, "watchdog.timeout", str(error), 'write it as timeout = "10s"') from None
+    least, most = _WATCHDOG_SECONDS
+    if seconds != int(seconds) or not least <= seconds <= most:
+        raise ConfigError(
+            file,
+            "watchdog.timeout",
+            f"{table.timeout} is not a whole number of seconds from {least} to {most}",
+            'choose one in that range, as timeout = "10s"',
+        )
+    return WatchdogConfig(table.mode, Path(table.device), int(seconds))

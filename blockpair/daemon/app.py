@@ -20,6 +20,7 @@ from blockpair.daemon.judges import Judges
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.methods import Methods
 from blockpair.daemon.part import Part
+from blockpair.daemon.watchdog import NodeWatchdog
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.rpc.server import MAX_CONNECTIONS, Server, give_to_group
 from blockpair.service import logs
@@ -105,7 +106,10 @@ async def serve(node: NodeConfig, places: Locations) -> None:
             judges = Judges(
                 lambda content: build_arbiter(content, node=node.name, places=places, known=manager.known)
             )
-            manager = Manager(node, places, desired, boot_id(), listener, judges=judges)
+            watchdog = NodeWatchdog(node.watchdog)
+            manager = Manager(
+                node, places, desired, boot_id(), listener, judges=judges, watchdog=watchdog
+            )
             part = Part(node, places, listener, manager)
             methods = {**Methods(manager, logs.place(), part.creations).table(), **part.methods()}
             server = Server(methods, logs.place())

@@ -35,6 +35,7 @@ from blockpair.daemon.fencing import CALL_SECONDS
 from blockpair.daemon.judges import Judges
 from blockpair.daemon.kernel import LockedMemory
 from blockpair.daemon.runtime import Runtime
+from blockpair.daemon.watchdog import NodeWatchdog
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.files.losses import side_loss
 from blockpair.status.advice import Outside, advice, healthy
@@ -77,9 +78,11 @@ class Manager:
         listener: _engine.Listener,
         *,
         judges: Judges,
+        watchdog: NodeWatchdog,
     ) -> None:
         self.node = node
         self.judges = judges
+        self._watchdog = watchdog
         self.places = places
         self._desired = desired
         self._boot = boot
@@ -164,6 +167,8 @@ class Manager:
                 except Exception:
                     # Whatever it is, the other resources shall be up.
                     self._log.exception("resource.start-failed", resource=name)
+        serves = await asyncio.to_thread(lambda: any(self.marker(name).is_set() for name in self._runtimes))
+        self._watchdog.settle(serves=serves)
 
     async def stop_all(self) -> None:
         """Stop every engine; roles and kernel devices stay for the next daemon. Then let go of the
@@ -194,6 +199,7 @@ class Manager:
                 chosen = set(self._runtimes)
             self._stirring.clear()
             self._stirred.clear()
+            self._watchdog.keep()
             for name, runtime in list(self._runtimes.items()):
                 if name not in chosen:
                     continue
@@ -491,6 +497,7 @@ class Manager:
             kernel_device=mode,
             locked=self._locked_memory,
             judges=self.judges,
+            watchdog=self._watchdog.engine,
             stir=lambda: self._stir(config.name),
         )
 

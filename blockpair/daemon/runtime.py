@@ -58,6 +58,7 @@ class Runtime:
         kernel_device: KernelDevice,
         locked: LockedMemory,
         judges: Judges,
+        watchdog: _engine.Watchdog | None = None,
         stir: Callable[[], None] = lambda: None,
     ) -> None:
         self.config = config
@@ -70,6 +71,7 @@ class Runtime:
         self._stale = StaleMarker(places.stale_marker(config.name))
         self._running: Running | None = None
         self._judges = judges
+        self._watchdog = watchdog
         self._arbitration: Arbitration | None = None
         self._stir = stir
         self._events: deque[EventRecord] = deque(maxlen=_EVENTS_KEPT)
@@ -151,6 +153,7 @@ class Runtime:
                 resume=self._marker.is_set(),
                 stale_generation=self._stale.get(),
                 connect=connect,
+                watchdog=self._watchdog,
             )
         except BlockpairError as error:
             self.failure = error

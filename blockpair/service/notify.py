@@ -5,13 +5,31 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections.abc import Sequence
+
+# systemd passes descriptors from here on (sd_listen_fds).
+_FIRST_PASSED = 3
 
 
-def notify(message: str) -> None:
-    """Send ``READY=1`` or the like to the service manager, where there is one; it never fails the daemon."""
+def notify(message: str, descriptors: Sequence[int] = ()) -> None:
+    """Send ``READY=1`` or the like, with descriptors for it to keep, to the service manager, where there is one;
+    it never fails the daemon.
+    """
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path.startswith(("/", "@")):
         return
     address = "\0" + path[1:] if path.startswith("@") else path
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
-        connection.sendto(message.encode(), address)
+        connection.connect(address)
+        socket.send_fds(connection, [message.encode()], list(descriptors))
+
+
+def kept_descriptors(name: str) -> list[int]:
+    """What an earlier process of this service gave to be kept under ``name``; now this process's own."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+    found = [_FIRST_PASSED + index for index, kept in enumerate(names) if kept == name]
+    for descriptor in found:
+        os.set_inheritable(descriptor, False)
+    return found

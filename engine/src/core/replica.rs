@@ -382,6 +382,11 @@ impl Replica {
         self.promoting || self.promoted_when_drained.is_some()
     }
 
+    /// It has ended all activity, and says nothing of the role that the next one will have.
+    pub fn has_stopped(&self) -> bool {
+        self.stopped
+    }
+
     fn on_time(&mut self) {
         self.resolve_on_time();
         self.resolutions_on_time();

@@ -130,6 +130,10 @@ impl Reactor {
         if watch.question.is_some() || watch.service {
             self.go_on_after_arming();
         }
+        if self.replica.has_stopped() {
+            // No demotion: what has this device mounted goes on. The next engine pets it, or nobody.
+            return;
+        }
         let until = match self.replica.role() {
             Role::Secondary if self.replica.open_ask().is_none() && !self.replica.is_becoming_primary() => {
                 return self.disarm_watchdog();

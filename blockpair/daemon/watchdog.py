@@ -1,0 +1,67 @@
+"""The node's watchdog in the daemon: made from the configuration, its descriptor kept over a restart.
+
+Arming, petting and stopping are the engines', on their own threads. A daemon that is killed leaves a watchdog
+that goes on counting: the service manager keeps it open, and the next daemon goes on with it.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from blockpair import _engine
+from blockpair.config.node import WatchdogConfig
+from blockpair.service.notify import kept_descriptors, notify
+
+_NAME = "blockpair-watchdog"
+
+
+class NodeWatchdog:
+    """``engine`` is for the engines; None where the configuration wants no watchdog."""
+
+    def __init__(self, config: WatchdogConfig) -> None:
+        self.engine: _engine.Watchdog | None = None
+        self._kept = False
+        self._log = structlog.get_logger()
+        inherited = kept_descriptors(_NAME)
+        if config.mode == "off" and not inherited:
+            return
+        mode = "log" if config.mode == "log" else "required"
+        watchdog = _engine.Watchdog(str(config.device), config.timeout, mode)
+        for descriptor in inherited[:1]:
+            watchdog.inherit(descriptor)
+            self._kept = True
+        if config.mode == "off":
+            # Nobody pets it from now on.
+            self._release(watchdog)
+            self._forget()
+        else:
+            self.engine = watchdog
+
+    def settle(self, *, serves: bool) -> None:
+        """Once the resources are up: where none is Primary or is to be again (``serves``), what was inherited
+        shall not bite.
+        """
+        if self.engine is not None and self._kept and not serves:
+            self._release(self.engine)
+        self.keep()
+
+    def keep(self) -> None:
+        """Give the open device to the service manager to keep, or have it let go. Cheap; to be called often."""
+        if self.engine is None:
+            return
+        descriptor = self.engine.descriptor()
+        if descriptor is not None and not self._kept:
+            notify(f"FDSTORE=1\nFDNAME={_NAME}", [descriptor])
+            self._kept = True
+        elif descriptor is None and self._kept:
+            self._forget()
+
+    def _release(self, watchdog: _engine.Watchdog) -> None:
+        problem = watchdog.release()
+        if problem is not None:
+            self._log.error("watchdog", text=problem)
+
+    def _forget(self) -> None:
+        # Stopped before: closing the manager's copy is harmless.
+        notify(f"FDSTOREREMOVE=1\nFDNAME={_NAME}")
+        self._kept = False

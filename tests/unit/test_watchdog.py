@@ -1,0 +1,96 @@
+"""The watchdog in the daemon: what is configured, and its descriptor kept by the service manager."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from blockpair.config.files import ConfigError
+from blockpair.config.node import NodeFile, WatchdogConfig, WatchdogTable, node_config
+from blockpair.daemon.watchdog import NodeWatchdog
+from blockpair.service.notify import kept_descriptors, notify
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> socket.socket:
+    """The service manager's end of what the daemon tells it."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listening.bind(str(tmp_path / "notify"))
+    listening.setblocking(False)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    return listening
+
+
+def _inherited(monkeypatch: pytest.MonkeyPatch, file: Path) -> int:
+    """A descriptor as systemd passes one that it kept; it must be number 3, whatever is there now."""
+    at_three = os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), 3)
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    monkeypatch.setenv("LISTEN_FDNAMES", "blockpair-watchdog")
+    return at_three
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (WatchdogTable(device="watchdog"), "not an absolute path"),
+        (WatchdogTable(timeout="soon"), "watchdog.timeout"),
+        (WatchdogTable(timeout="1500ms"), "whole number of seconds"),
+        (WatchdogTable(timeout="10m"), "from 1 to 300"),
+    ],
+)
+def test_what_makes_no_watchdog_is_refused(table: WatchdogTable, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        node_config(NodeFile(watchdog=table), Path("blockpair.toml"), "a")
+
+
+def test_without_a_table_there_is_none() -> None:
+    found = node_config(NodeFile(), Path("blockpair.toml"), "a").watchdog
+    assert found == WatchdogConfig("off", Path("/dev/watchdog"), 10)
+    assert NodeWatchdog(found).engine is None
+
+
+def test_a_descriptor_travels_to_the_service_manager(manager: socket.socket, tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w") as file:
+        notify("FDSTORE=1\nFDNAME=x", [file.fileno()])
+    message, descriptors, _, _ = socket.recv_fds(manager, 1000, 4)
+    assert message == b"FDSTORE=1\nFDNAME=x"
+    os.write(descriptors[0], b"here")
+    os.close(descriptors[0])
+    assert (tmp_path / "file").read_text() == "here"
+
+
+# Descriptor 3 is the test runner's own: what is done with it is done in a child.
+@pytest.mark.parametrize(("mode", "serves", "stopped"), [("required", True, False), ("required", False, True), ("off", True, True)])
+def test_an_inherited_one_is_stopped_where_nobody_will_pet_it(
+    manager: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, serves: bool, stopped: bool
+) -> None:
+    device = tmp_path / "device"
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            _inherited(monkeypatch, device)
+            kind = "off" if mode == "off" else "required"
+            watchdog = NodeWatchdog(WatchdogConfig(kind, device, 10))
+            watchdog.settle(serves=serves)
+            kept = None if watchdog.engine is None else watchdog.engine.descriptor()
+            status = 0 if (kept is None) == stopped else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert device.read_bytes() == (b"V" if stopped else b"")
+    if stopped:
+        assert manager.recv(1000) == b"FDSTOREREMOVE=1\nFDNAME=blockpair-watchdog"
+    else:
+        with pytest.raises(BlockingIOError):
+            manager.recv(1000)
+
+
+def test_descriptors_for_another_process_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LISTEN_PID", "1")
+    monkeypatch.setenv("LISTEN_FDNAMES", "blockpair-watchdog")
+    assert kept_descriptors("blockpair-watchdog") == []
