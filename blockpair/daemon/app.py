@@ -107,9 +107,7 @@ async def serve(node: NodeConfig, places: Locations) -> None:
                 lambda content: build_arbiter(content, node=node.name, places=places, known=manager.known)
             )
             watchdog = NodeWatchdog(node.watchdog)
-            manager = Manager(
-                node, places, desired, boot_id(), listener, judges=judges, watchdog=watchdog
-            )
+            manager = Manager(node, places, desired, boot_id(), listener, judges=judges, watchdog=watchdog)
             part = Part(node, places, listener, manager)
             methods = {**Methods(manager, logs.place(), part.creations).table(), **part.methods()}
             server = Server(methods, logs.place())

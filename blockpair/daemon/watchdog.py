@@ -46,7 +46,7 @@ class NodeWatchdog:
         self.keep()
 
     def keep(self) -> None:
-        """Give the open device to the service manager to keep, or have it let go. Cheap; to be called often."""
+        """Give the open device to the service manager to keep, or have it let go; to be called often."""
         if self.engine is None:
             return
         descriptor = self.engine.descriptor()

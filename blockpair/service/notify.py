@@ -12,8 +12,8 @@ _FIRST_PASSED = 3
 
 
 def notify(message: str, descriptors: Sequence[int] = ()) -> None:
-    """Send ``READY=1`` or the like, with descriptors for it to keep, to the service manager, where there is one;
-    it never fails the daemon.
+    """Send ``READY=1`` or the like, with descriptors to keep, to the service manager, where there is one; it
+    never fails the daemon.
     """
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path.startswith(("/", "@")):

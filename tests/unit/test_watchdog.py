@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from blockpair.config.files import ConfigError
-from blockpair.config.node import NodeFile, WatchdogConfig, WatchdogTable, node_config
+from blockpair.config.node import NodeFile, WatchdogConfig, WatchdogMode, WatchdogTable, node_config
 from blockpair.daemon.watchdog import NodeWatchdog
 from blockpair.service.notify import kept_descriptors, notify
 
@@ -22,15 +22,6 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> socket.socket:
     listening.setblocking(False)
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     return listening
-
-
-def _inherited(monkeypatch: pytest.MonkeyPatch, file: Path) -> int:
-    """A descriptor as systemd passes one that it kept; it must be number 3, whatever is there now."""
-    at_three = os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), 3)
-    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
-    monkeypatch.setenv("LISTEN_FDS", "1")
-    monkeypatch.setenv("LISTEN_FDNAMES", "blockpair-watchdog")
-    return at_three
 
 
 @pytest.mark.parametrize(
@@ -63,19 +54,22 @@ def test_a_descriptor_travels_to_the_service_manager(manager: socket.socket, tmp
     assert (tmp_path / "file").read_text() == "here"
 
 
-# Descriptor 3 is the test runner's own: what is done with it is done in a child.
-@pytest.mark.parametrize(("mode", "serves", "stopped"), [("required", True, False), ("required", False, True), ("off", True, True)])
+@pytest.mark.parametrize(
+    ("mode", "serves", "stopped"), [("required", True, False), ("required", False, True), ("off", True, True)]
+)
 def test_an_inherited_one_is_stopped_where_nobody_will_pet_it(
-    manager: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, serves: bool, stopped: bool
+    manager: socket.socket, tmp_path: Path, *, mode: WatchdogMode, serves: bool, stopped: bool
 ) -> None:
     device = tmp_path / "device"
+    # Descriptor 3 is the test runner's own: a child has one as systemd passes it.
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            _inherited(monkeypatch, device)
-            kind = "off" if mode == "off" else "required"
-            watchdog = NodeWatchdog(WatchdogConfig(kind, device, 10))
+            os.dup2(os.open(device, os.O_WRONLY | os.O_CREAT), 3)
+            os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+            os.environ["LISTEN_FDNAMES"] = "blockpair-watchdog"
+            watchdog = NodeWatchdog(WatchdogConfig(mode, device, 10))
             watchdog.settle(serves=serves)
             kept = None if watchdog.engine is None else watchdog.engine.descriptor()
             status = 0 if (kept is None) == stopped else 2
