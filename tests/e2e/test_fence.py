@@ -178,7 +178,7 @@ def test_the_next_level_is_tried_where_one_fails(tmp_path: Path) -> None:
     events: list[str] = []
 
     def hear(event: str, fields: Mapping[str, object]) -> None:
-        events.append(f"{event} {fields.get('level', '')}".strip())
+        events.append(f"{event} {fields.get('by_level', '')}".strip())
 
     assert asyncio.run(Fencer({"b": fence}, told=hear).fence("b")).level == 2
     assert events == ["fence.begun", "fence.level-failed 1", "fence.done 2"]

@@ -18,7 +18,7 @@ from blockpair.arbiter.fence.arbiter import excluded
 from blockpair.arbiter.fence.record import Records
 from blockpair.arbiter.interface import ArbiterRefused, ArbiterUnreachable, Configuration, Key
 from tests.e2e.cluster import eventually
-from tests.e2e.fence import PowerDevice
+from tests.e2e.fence import Alone, PowerDevice
 
 KEY = Key("0d9e1c0e-5f0e-4f6e-9d52-5d3c1d9f7a11", "5" * 32, "r0")
 BOTH = frozenset({"a", "b"})
@@ -36,16 +36,19 @@ class Pair:
         self.power = PowerDevice(base)
         self.records = base / "state/fence"
         self.met = True
-        self.known: Configuration | None = None
+        self.entered: tuple[Configuration, ...] = ()
+        self.told: list[Configuration] = []
 
-    async def says(self, key: Key) -> Known:
-        """What the engine of node a knows."""
-        return Known(self.known, self.met)
+    async def known(self, key: Key) -> Known:
+        return Known(self.entered, self.met)
+
+    async def tell(self, key: Key, entered: Configuration) -> None:
+        self.told.append(entered)
 
     def arbiter(self, mode: str = "works", delay: float = 0.0, node: str = "a") -> FenceArbiter:
         other = "b" if node == "a" else "a"
         fencer = Fencer({other: self.power.fence(mode, delay)}, told=lambda event, fields: None)
-        return FenceArbiter(node, fencer, self.records, self.says)
+        return FenceArbiter(node, fencer, self.records, self)
 
     def remember(self, known: Configuration) -> None:
         asyncio.run(self.arbiter().learn(KEY, known))
@@ -108,6 +111,7 @@ def test_a_swap_that_leaves_one_out_is_written_once_that_is_seen_off(pair: Pair)
     assert pair.power.is_off
     assert pair.power.actions() == ["off", "status"]
     assert asyncio.run(pair.arbiter().read(KEY)) == SHRUNK
+    assert pair.told == [SHRUNK], "whatever is entered, the other node is told, if it can be"
 
 
 @pytest.mark.parametrize("mode", ["fails:off", "lies", "hangs:off", "hangs:status"])
@@ -183,11 +187,12 @@ def test_what_the_engine_knows_is_put_into_the_record(pair: Pair) -> None:
 def test_a_swap_is_not_asked_for_with_less_than_the_engine_knows(pair: Pair) -> None:
     """Its record is from before it was fenced; the engine has heard since who went on."""
     pair.remember(TOGETHER)
-    pair.known = Configuration(7, "b", frozenset({"b"}))
+    pair.entered = (Configuration(7, "b", frozenset({"b"})),)
     assert not asyncio.run(pair.arbiter().compare_and_swap(KEY, TOGETHER, SHRUNK))
     assert pair.power.calls() == []
-    pair.known = Configuration(8, "b", BOTH)
-    assert asyncio.run(pair.arbiter().read(KEY)) == pair.known
+    newest = Configuration(8, "b", BOTH)
+    pair.entered = (newest, Configuration(7, "b", frozenset({"b"})))
+    assert asyncio.run(pair.arbiter().read(KEY)) == newest
 
 
 def test_what_is_learned_while_a_node_is_fenced_wins(pair: Pair) -> None:
@@ -198,7 +203,7 @@ def test_what_is_learned_while_a_node_is_fenced_wins(pair: Pair) -> None:
     async def work() -> None:
         go = pair.records.parent / "go"
         fence = pair.power.fence("waits:status", go_file=str(go))
-        arbiter = FenceArbiter("a", Fencer({"b": fence}), pair.records, pair.says)
+        arbiter = FenceArbiter("a", Fencer({"b": fence}), pair.records, pair)
         swap = asyncio.create_task(arbiter.compare_and_swap(KEY, TOGETHER, SHRUNK))
         await asyncio.to_thread(
             eventually, lambda: pair.power.actions() == ["off", "status"], "b is being fenced"
@@ -411,10 +416,7 @@ class Nodes:
         asyncio.run(self._arbiter(node).learn(KEY, known))
 
     def _arbiter(self, node: str) -> FenceArbiter:
-        async def says(key: Key) -> Known:
-            return Known(None, met=False)
-
-        return FenceArbiter(node, Fencer({}), self.base / node / "fence", says)
+        return FenceArbiter(node, Fencer({}), self.base / node / "fence", Alone(met=False))
 
     def end(self, node: str) -> None:
         process = self.processes.pop(node)

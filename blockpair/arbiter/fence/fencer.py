@@ -136,10 +136,10 @@ class Fencer:
             problem = await self._level(level)
             if problem is None:
                 proof = Proof(node, number, time.monotonic() - began)
-                told = {"node": node, "level": number, "seconds": round(proof.seconds, 3)}
+                told = {"node": node, "by_level": number, "seconds": round(proof.seconds, 3)}
                 self._told("fence.done", told)
                 return proof
-            self._told("fence.level-failed", {"node": node, "level": number, "reason": problem})
+            self._told("fence.level-failed", {"node": node, "by_level": number, "reason": problem})
             problems.append(problem)
         raise FenceFailed(f"{node} is not proved off: {'; '.join(problems)}")
 
