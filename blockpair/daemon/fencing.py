@@ -20,6 +20,8 @@ from blockpair.daemon.judges import Judges
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.status.engine import EngineStatus
 
+# For these an engine asks that does without its peer.
+_WANTS_ALONE = ("shrink", "promote", "resume")
 _RECORD, _ENTERED = "peer.fence.record", "peer.fence.entered"
 _WORD, _WORD_BACK = "peer.fence.word", "peer.fence.word-back"
 # Seconds that an end in good order waits at most: who is not told fences.
@@ -72,7 +74,8 @@ class Fencing:
         if peer is not None:
             with contextlib.suppress(BlockpairError):
                 entered += await self._record_of(peer, key)
-        return Known(tuple(entered), met)
+            return Known(tuple(entered), met)
+        return Known(tuple(entered), met, _alone(status))
 
     async def tell(self, key: Key, status: EngineStatus, entered: Configuration) -> None:
         """Have the other node, while it is connected, put ``entered`` into its record. If it does not, it
@@ -135,6 +138,14 @@ class Fencing:
         if status.resource_id is None:
             return None
         return Key(self._judges.cluster_id, status.resource_id, self._name)
+
+
+def _alone(status: EngineStatus) -> int | None:
+    """The epoch that an engine knows of which wants to go on without its peer, and has what it takes."""
+    state = status.arbitration
+    if state is None or state.want not in _WANTS_ALONE or status.disk not in ("UpToDate", "Consistent"):
+        return None
+    return None if any(peer.split_brain for peer in status.peers) else state.epoch
 
 
 def _connected(status: EngineStatus) -> str | None:

@@ -37,10 +37,11 @@ class Pair:
         self.records = base / "state/fence"
         self.met = True
         self.entered: tuple[Configuration, ...] = ()
+        self.alone: int | None = None
         self.told: list[Configuration] = []
 
     async def known(self, key: Key) -> Known:
-        return Known(self.entered, self.met)
+        return Known(self.entered, self.met, self.alone)
 
     async def tell(self, key: Key, entered: Configuration) -> None:
         self.told.append(entered)
@@ -147,6 +148,66 @@ def test_a_node_that_nothing_can_switch_off_is_told(pair: Pair) -> None:
         asyncio.run(
             pair.arbiter().compare_and_swap(KEY, Configuration(2, "a", frozenset({"a", "c"})), SHRUNK)
         )
+
+
+# -- Before an engine promises anything
+
+
+def test_an_engine_that_would_go_on_alone_hears_nothing_before_the_other_is_off(pair: Pair) -> None:
+    pair.remember(TOGETHER)
+    pair.alone = TOGETHER.epoch
+    with pytest.raises(ArbiterUnreachable, match="b is not proved off"):
+        asyncio.run(pair.arbiter("fails:off").read(KEY))
+
+    async def work() -> None:
+        arbiter = pair.arbiter()
+        assert await arbiter.read(KEY) == TOGETHER
+        assert pair.power.is_off
+        before = len(pair.power.calls())
+        assert await arbiter.compare_and_swap(KEY, TOGETHER, SHRUNK)
+        assert pair.power.actions()[before:] == ["status"], "seen once more, not switched again"
+
+    asyncio.run(work())
+
+
+def test_a_node_that_was_switched_on_meanwhile_is_fenced_again(pair: Pair) -> None:
+    pair.remember(TOGETHER)
+    pair.alone = TOGETHER.epoch
+
+    async def work() -> None:
+        arbiter = pair.arbiter()
+        await arbiter.read(KEY)
+        pair.power.state.write_text("on")
+        assert await arbiter.compare_and_swap(KEY, TOGETHER, SHRUNK)
+        assert pair.power.actions() == ["off", "status", "status", "off", "status"]
+        assert pair.power.is_off
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    ("held", "alone"),
+    [
+        (TOGETHER, None),
+        (TOGETHER, TOGETHER.epoch + 1),
+        (Configuration(3, "b", frozenset({"b"})), 3),
+        (Configuration(3, "a", frozenset({"a"})), 3),
+    ],
+)
+def test_a_read_fences_nobody_without_need(pair: Pair, held: Configuration, alone: int | None) -> None:
+    """Nobody wants to go on alone; what is known is newer; this node is not in sync; it is alone already."""
+    pair.remember(held)
+    pair.alone = alone
+    assert asyncio.run(pair.arbiter().read(KEY)) == held
+    assert pair.power.calls() == []
+
+
+def test_a_read_before_the_two_have_met_is_refused(pair: Pair) -> None:
+    pair.remember(TOGETHER)
+    pair.met, pair.alone = False, TOGETHER.epoch
+    with pytest.raises(ArbiterRefused, match="b is not fenced"):
+        asyncio.run(pair.arbiter().read(KEY))
+    assert pair.power.calls() == []
 
 
 # -- What may be old

@@ -35,7 +35,7 @@ from typing import Literal, Protocol
 
 import structlog
 
-from blockpair.arbiter.fence.fencer import FenceFailed, Fencer
+from blockpair.arbiter.fence.fencer import FenceFailed, Fencer, Proof
 from blockpair.arbiter.fence.monitor import Monitor
 from blockpair.arbiter.fence.record import Records
 from blockpair.arbiter.interface import ArbiterRefused, ArbiterUnreachable, Configuration, Key
@@ -44,11 +44,13 @@ from blockpair.arbiter.interface import ArbiterRefused, ArbiterUnreachable, Conf
 @dataclass(frozen=True)
 class Known:
     """What is known of a resource beside the record. ``configurations``: that have been entered. ``met``:
-    since this node was started, its record has been as new as the other node's.
+    since this node was started, its record has been as new as the other node's. ``alone``: the engine wants
+    to go on without the other node, which it does not reach, and could; then the epoch that it knows of.
     """
 
     configurations: tuple[Configuration, ...]
     met: bool
+    alone: int | None = None
 
 
 class Pair(Protocol):
@@ -84,14 +86,26 @@ class FenceArbiter:
         self.monitor = Monitor(fencer, [other for other in fencer.fences if other != node])
         """How the devices do that this node would fence the others with."""
         self._watching: asyncio.Task[None] | None = None
+        self._proofs: dict[str, Proof] = {}
         # By resource id and node: in which epoch it need not be fenced, and how many swaps go by that.
         self._words: dict[tuple[str, str], int] = {}
         self._relying: Counter[tuple[str, str]] = Counter()
         self._log = structlog.get_logger().bind(part="fence")
 
     async def read(self, key: Key) -> Configuration | None:
-        """What this node's own record says."""
-        await self._know(key)
+        """What this node's own record says.
+
+        Where the engine asks because it wants to go on alone, the answer waits until the other node is proved
+        off: an engine that has its answer promises a new epoch, and does not take the other back from there
+        on. So if they meet again before that, or nothing can be proved, nothing was promised.
+        """
+        known = await self._know(key)
+        held = await self.held(key)
+        if known.alone is None or held is None or self._node not in held.in_sync or held.epoch < known.alone:
+            return held
+        for node in sorted((held.in_sync | {held.primary}) - {self._node}):
+            if self._words.get((key.resource_id, node)) != held.epoch:
+                self._proofs[node] = await self._fence(key, node, met=known.met)
         return await self.held(key)
 
     async def compare_and_swap(self, key: Key, expected: Configuration | None, new: Configuration) -> bool:
@@ -111,7 +125,7 @@ class FenceArbiter:
                 if expected is not None and self._words.get(word) == expected.epoch:
                     self._log.info("fence.not-needed", node=node, resource=key.name, epoch=expected.epoch)
                     relied.enter_context(self._relying_on(word))
-                else:
+                elif not await self._is_off_still(node):
                     await self._fence(key, node, met=known.met)
             # What was learned while a node was fenced is newer than what was expected.
             writing = asyncio.ensure_future(asyncio.to_thread(self._records.swap, key, expected, new))
@@ -202,7 +216,12 @@ class FenceArbiter:
         """The record, whatever else is known. Raises `ArbiterRefused`."""
         return await asyncio.to_thread(self._records.read, key)
 
-    async def _fence(self, key: Key, node: str, *, met: bool) -> None:
+    async def _is_off_still(self, node: str) -> bool:
+        """Whether a node that was seen off is so now: it may have been switched on since."""
+        proof = self._proofs.pop(node, None)
+        return proof is not None and await self._fencer.confirms(proof)
+
+    async def _fence(self, key: Key, node: str, *, met: bool) -> Proof:
         if node not in self._fencer.fences:
             raise ArbiterRefused(
                 f"nothing says how to switch {node} off; remedy: add [fence.{node}] with `blockpair config "
@@ -215,6 +234,6 @@ class FenceArbiter:
                 f"certainly off: blockpair promote {key.name} --force"
             )
         try:
-            await self._fencer.fence(node)
+            return await self._fencer.fence(node)
         except FenceFailed as error:
             raise ArbiterUnreachable(str(error)) from None
