@@ -7,16 +7,13 @@ import asyncio
 import structlog
 
 from blockpair.arbiter.interface import Key
-from blockpair.arbiter.runner import CALL_SECONDS, Runner, clock
+from blockpair.arbiter.runner import Runner, clock
 from blockpair.bridge import Running
 from blockpair.config.resource import ResourceConfig
 from blockpair.daemon.judges import Judges
 from blockpair.errors import BlockpairError
 from blockpair.status.arbitration import manual_because, without_place
 from blockpair.status.report import ArbiterReport, ArbiterState
-
-# With nothing asked: an arbiter that is away is told of before it is needed.
-_PROBE_SECONDS = 60.0
 
 
 class Arbitration:
@@ -48,12 +45,13 @@ class Arbitration:
                 return
             key = Key(self._judges.cluster_id, status.resource_id, self._config.name)
             arbiter = self._judges.by(self._config.arbiter)
-            # To switch a node off takes its devices' own time.
-            seconds = None if arbiter.kind == "fence" else CALL_SECONDS
-            self._runner = Runner(
-                key, self._running, arbiter, call_seconds=seconds, probe_seconds=_PROBE_SECONDS
-            )
-            self._runner.start()
+            if arbiter.kind == "fence":
+                # To switch a node off takes its devices' own time, and they are watched as it is.
+                runner = Runner(key, self._running, arbiter, call_seconds=None, probe_seconds=None)
+            else:
+                runner = Runner(key, self._running, arbiter)
+            self._runner = runner
+            runner.start()
         except BlockpairError as error:
             self._log.error("arbiter.not-asked", text=error.message)
         finally:
