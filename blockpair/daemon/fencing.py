@@ -157,33 +157,40 @@ def _connected(status: EngineStatus) -> str | None:
 def fence_methods(judges: Judges) -> dict[str, PeerMethod]:
     """What the other members may ask and tell."""
 
-    def arbiter() -> FenceArbiter:
+    def asked(caller: str, params: ResourceParams | WordParams | EnteredParams) -> tuple[FenceArbiter, Key]:
+        if not judges.shares(params.name, caller):
+            raise BlockpairError(
+                ErrorKind.UNSAFE,
+                f"{caller} has no copy of {params.name} by the configuration here",
+                "`blockpair config diff` shows whether the nodes agree",
+            )
         found = judges.fencing()
         if found is None:
             raise BlockpairError(
                 ErrorKind.FAILED, "the arbiter is not fencing here", "compare `blockpair config show`"
             )
-        return found
-
-    def key(params: ResourceParams | WordParams | EnteredParams) -> Key:
-        return Key(judges.cluster_id, params.resource_id, params.name)
+        return found, Key(judges.cluster_id, params.resource_id, params.name)
 
     async def record(caller: str, params: ResourceParams) -> Any:
-        held = await _answered(arbiter().held(key(params)))
+        arbiter, key = asked(caller, params)
+        held = await _answered(arbiter.held(key))
         return None if held is None else held.document()
 
     async def entered(caller: str, params: EnteredParams) -> Any:
+        arbiter, key = asked(caller, params)
         try:
             known = configuration(params.configuration)
         except ValueError as error:
             raise BlockpairError(ErrorKind.INVALID, str(error), "compare the versions") from None
-        return await _answered(arbiter().learn(key(params), known))
+        return await _answered(arbiter.learn(key, known))
 
     async def word(caller: str, params: WordParams) -> Any:
-        arbiter().hear(key(params), caller, params.epoch)
+        arbiter, key = asked(caller, params)
+        await _answered(arbiter.hear(key, caller, params.epoch))
 
     async def word_back(caller: str, params: ResourceParams) -> Any:
-        return await _answered(arbiter().forget(key(params), caller))
+        arbiter, key = asked(caller, params)
+        return await _answered(arbiter.forget(key, caller))
 
     return {
         _RECORD: PeerMethod(ResourceParams, record),

@@ -314,12 +314,14 @@ def test_who_gave_its_word_is_left_out_without_being_fenced(pair: Pair, tmp_path
         a, b = pair.arbiter(), other.arbiter(node="b")
         epoch = await b.resign(KEY)
         assert epoch == TOGETHER.epoch
-        a.hear(KEY, "b", epoch)
+        await a.hear(KEY, "b", epoch)
         assert await a.compare_and_swap(KEY, TOGETHER, SHRUNK)
         again = other.arbiter(node="b")
         assert await again.resigned(KEY) and await again.read(KEY) == TOGETHER
-        with pytest.raises(ArbiterRefused, match="has given its word to be left out of r0"):
-            await again.compare_and_swap(KEY, TOGETHER, Configuration(3, "b", BOTH))
+        for new in (Configuration(3, "b", BOTH), PROMOTED):
+            with pytest.raises(ArbiterRefused, match="has given its word to be left out of r0"):
+                await again.compare_and_swap(KEY, TOGETHER, new)
+        assert other.power.calls() == []
         # They meet, and b learns who went on.
         assert await again.learn(KEY, SHRUNK)
         assert not await again.resigned(KEY)
@@ -334,8 +336,8 @@ def test_a_word_is_good_for_one_epoch(pair: Pair) -> None:
     async def work() -> None:
         arbiter = pair.arbiter()
         for epoch in (TOGETHER.epoch - 1, TOGETHER.epoch + 1):
-            arbiter.hear(KEY, "b", epoch)
-            arbiter.hear(KEY, "c", TOGETHER.epoch)
+            await arbiter.hear(KEY, "b", epoch)
+            await arbiter.hear(KEY, "c", TOGETHER.epoch)
         assert await arbiter.compare_and_swap(KEY, TOGETHER, SHRUNK)
 
     asyncio.run(work())
@@ -351,7 +353,7 @@ def test_a_word_that_was_taken_back_is_worth_nothing(pair: Pair, tmp_path: Path)
         a, b = pair.arbiter(), other.arbiter(node="b")
         epoch = await b.resign(KEY)
         assert epoch is not None
-        a.hear(KEY, "b", epoch)
+        await a.hear(KEY, "b", epoch)
         await b.withdraw(KEY, await a.forget(KEY, "b"))
         assert not await b.resigned(KEY)
         assert await a.compare_and_swap(KEY, TOGETHER, SHRUNK)
@@ -370,7 +372,7 @@ def test_whoever_was_left_out_meanwhile_stays_bound(pair: Pair, tmp_path: Path) 
         a, b = pair.arbiter(), other.arbiter(node="b")
         epoch = await b.resign(KEY)
         assert epoch is not None
-        a.hear(KEY, "b", epoch)
+        await a.hear(KEY, "b", epoch)
         assert await a.compare_and_swap(KEY, TOGETHER, SHRUNK)
         await b.withdraw(KEY, await a.forget(KEY, "b"))
         assert await b.resigned(KEY)
@@ -394,7 +396,7 @@ def test_a_word_cannot_be_taken_back_while_a_swap_relies_on_it(
 
     async def work() -> None:
         arbiter = pair.arbiter()
-        arbiter.hear(KEY, "b", TOGETHER.epoch)
+        await arbiter.hear(KEY, "b", TOGETHER.epoch)
         swapping = asyncio.create_task(arbiter.compare_and_swap(KEY, TOGETHER, SHRUNK))
         assert await asyncio.to_thread(began.wait, 20)
         with pytest.raises(ArbiterRefused, match="is being changed without b"):

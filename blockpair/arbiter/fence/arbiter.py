@@ -37,7 +37,7 @@ import structlog
 
 from blockpair.arbiter.fence.fencer import FenceFailed, Fencer, Proof
 from blockpair.arbiter.fence.monitor import Monitor
-from blockpair.arbiter.fence.record import Records
+from blockpair.arbiter.fence.record import Records, bound_text
 from blockpair.arbiter.interface import ArbiterRefused, ArbiterUnreachable, Configuration, Key
 
 
@@ -164,9 +164,11 @@ class FenceArbiter:
         await self._know(key)
         await asyncio.to_thread(self._records.release, key, epoch)
 
-    def hear(self, key: Key, node: str, epoch: int) -> None:
-        """``node`` itself says that it is bound while its record is of ``epoch``."""
-        self._words[(key.resource_id, node)] = epoch
+    async def hear(self, key: Key, node: str, epoch: int) -> None:
+        """``node`` itself says that it is bound while its record is of ``epoch``. Raises `ArbiterRefused`."""
+        held = await self.held(key)
+        if held is not None and held.epoch == epoch:
+            self._words[(key.resource_id, node)] = epoch
 
     async def forget(self, key: Key, node: str) -> int | None:
         """``node`` itself takes back its word; the epoch of this node's record. Raises `ArbiterRefused`, also
@@ -227,6 +229,8 @@ class FenceArbiter:
                 f"nothing says how to switch {node} off; remedy: add [fence.{node}] with `blockpair config "
                 f"edit`, and try it: blockpair fence test {node}"
             )
+        if await self.resigned(key):
+            raise ArbiterRefused(bound_text(key))
         if not met:
             raise ArbiterRefused(
                 f"{node} is not fenced: this node has not met it since it was started, and what it "
