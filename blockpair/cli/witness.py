@@ -50,8 +50,18 @@ def command() -> None:
     show_envvar=True,
     help="Where nodes reach it.",
 )
-@click.option("--log-format", type=click.Choice(["auto", "json", "console"]), default="auto")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "json", "console"]),
+    default="auto",
+    help="auto: text to a terminal, JSON to anything else.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    help="The least that is logged.",
+)
 @click.pass_obj
 def serve(directory: str | None, listen: str, log_format: Any, log_level: Any) -> None:
     """Run the witness. It stays in the foreground and logs to standard error; the systemd unit

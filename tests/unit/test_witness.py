@@ -13,6 +13,7 @@ from blockpair.arbiter.interface import ArbiterRefused, ArbiterUnreachable, Conf
 from blockpair.arbiter.witness import protocol
 from blockpair.arbiter.witness.client import WitnessArbiter
 from blockpair.arbiter.witness.clusters import Clusters
+from blockpair.arbiter.witness.commits import Commits
 from blockpair.arbiter.witness.register import (
     ContactOperation,
     DiskFailed,
@@ -291,6 +292,21 @@ def test_a_call_given_up_does_not_disturb_the_others(tmp_path: Path) -> None:
     run(tmp_path, body)
 
 
+def test_a_disk_that_fails_is_told_to_all_who_wait_and_after(tmp_path: Path) -> None:
+    async def whole() -> None:
+        register = Register(tmp_path / "r")
+        commits = Commits(register)
+        register._database.execute("PRAGMA query_only=1")
+        waiting = [commits.submit(swap(None, ONE, resource=f"{number:032x}")) for number in range(3)]
+        with pytest.raises(DiskFailed):
+            await commits.run()
+        for future in (*waiting, commits.submit(ReadOperation(EAST, ID))):
+            with pytest.raises(BlockpairError, match="disk failed"):
+                await future
+
+    asyncio.run(asyncio.wait_for(whole(), 20))
+
+
 # -- What strangers and broken callers can do
 
 
@@ -378,6 +394,24 @@ def test_a_line_without_end_is_bounded(tmp_path: Path) -> None:
         await stream.write(b"x" * (protocol.MAX_LINE_BYTES + 2))
         assert await stream.read_line(1000) is None
         await stream.close()
+
+    run(tmp_path, body)
+
+
+def test_who_does_not_read_its_answers_is_put_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blockpair.arbiter.witness.server._ANSWER_SECONDS", 0.2)
+
+    async def body(third: Witness, cluster: ClusterTrust) -> None:
+        stream = await _stream(third, cluster.trust("a").identity().context, cluster)
+        ask = messages.encode_request(1, protocol.READ, protocol.ReadParams("x" * 8000))
+        with pytest.raises(OSError):
+            async with asyncio.timeout(40):
+                while True:
+                    await stream.write(ask * 20)
+        await stream.close()
+        async with asyncio.timeout(20):
+            while third.server._door._proven:
+                await asyncio.wait(set(third.server._door._proven))
 
     run(tmp_path, body)
 

@@ -165,6 +165,8 @@ class _Conversation:
             for task in (reader, writer):
                 if task.done():
                     task.result()
+        except TimeoutError:
+            raise ValueError(f"{self._node} does not read its answers") from None
         finally:
             for task in (writer, reader, *calls):
                 task.cancel()
@@ -181,11 +183,8 @@ class _Conversation:
             task.add_done_callback(calls.discard)
 
     async def _answer(self, line: bytes) -> None:
-        try:
-            self._answers.append(await self._server.answer(self._cluster, self._node, line))
-            self._more.set()
-        finally:
-            self._room.release()
+        self._answers.append(await self._server.answer(self._cluster, self._node, line))
+        self._more.set()
 
     async def _write(self) -> None:
         while True:
@@ -194,6 +193,8 @@ class _Conversation:
             answers, self._answers = self._answers, []
             async with asyncio.timeout(_ANSWER_SECONDS):
                 await self._stream.write(b"".join(answers))
+            for _ in answers:
+                self._room.release()
 
 
 def _id(request: Request | None) -> str | int | None:
