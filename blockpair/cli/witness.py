@@ -171,13 +171,22 @@ def forget(directory: str | None, resource: str, cluster: str, yes: bool, as_jso
       blockpair witness forget r0
       blockpair witness forget r0 --cluster east --yes
     """
-    if not yes:
-        check_can_ask(f"this must be confirmed: {resource} would be forgotten", as_json=as_json)
-        click.echo(f"{resource} would be forgotten: right for a resource that was deleted, and no other")
-        if click.prompt(f"Type {resource} to go on", default="", show_default=False) != resource:
-            raise BlockpairError(ErrorKind.FAILED, "not confirmed: nothing was changed")
     with _witness(directory) as client:
-        answer = client.call("witness.forget", {"resource": resource, "cluster": cluster}, dict[str, Any])
+        params = {"resource": resource, "cluster": cluster}
+        if not yes:
+            # An unknown name, and one that may be another's, are told before anything is asked.
+            found = client.call("witness.find", params, dict[str, Any])
+            check_can_ask(f"forgetting {resource} must be confirmed", as_json=as_json)
+            click.echo(
+                f"{found['resource']} of {found['cluster']} would be forgotten: epoch {found['epoch']}, "
+                f"Primary {found['primary']}. That is right for a resource that was deleted, and for no other"
+            )
+            typed = click.prompt(
+                f"Type the resource's name to go on ({found['resource']})", default="", show_default=False
+            )
+            if typed != found["resource"]:
+                raise BlockpairError(ErrorKind.FAILED, "that is another name: nothing was forgotten")
+        answer = client.call("witness.forget", params, dict[str, Any])
     if as_json:
         print_json(answer)
         return

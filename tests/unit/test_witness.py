@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import ssl
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -81,6 +84,46 @@ def test_a_register_is_there_again_after_a_restart(tmp_path: Path) -> None:
     )
     assert register.apply([ForgetOperation(EAST, ID), ForgetOperation(EAST, ID)]) == [True, False]
     assert register.rows() == []
+
+
+def test_an_answer_is_on_the_disk_before_it_is_given(tmp_path: Path) -> None:
+    """A kill alone does not show that: the system would still write what it was given."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("there is no strace")
+    script = (
+        "import os, sys; from pathlib import Path; from tests.unit.test_witness import *\n"
+        "register = Register(Path(sys.argv[1]))\n"
+        "for number in range(5):\n"
+        "    answers = register.apply([swap(None, ONE, resource=f'{number:032x}')])\n"
+        "    os.write(1, repr(answers).encode())\n"
+    )
+    trace = tmp_path / "trace"
+    subprocess.run(
+        [
+            strace,
+            "-f",
+            "-o",
+            trace,
+            "-e",
+            "trace=fsync,fdatasync,write",
+            sys.executable,
+            "-c",
+            script,
+            tmp_path / "r",
+        ],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    synced, answers = False, 0
+    for line in trace.read_text().splitlines():
+        if "sync(" in line and line.endswith("= 0"):
+            synced = True
+        elif "write(1, " in line:
+            assert synced, "an answer that was not on the disk yet"
+            synced, answers = False, answers + 1
+    assert answers == 5
 
 
 def test_only_a_node_that_it_is_about_may_swap_and_epochs_grow(tmp_path: Path) -> None:
