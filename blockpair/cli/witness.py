@@ -136,7 +136,7 @@ def status(directory: str | None, as_json: bool) -> None:
     """What the witness on this machine knows: of each cluster its nodes and when they were heard last, and of
     each resource who may write and which nodes have every acknowledged write.
 
-    Nodes ask only when something changes: a last contact of weeks ago is no fault.
+    Nodes look now and then whether it answers: one that was not heard for minutes is down, or cut off.
 
     \b
     Examples:
