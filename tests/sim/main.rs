@@ -5,11 +5,14 @@
 //! `resolution` and `bundles` are about split brains and their end,
 //! `campaign` runs many seeds, `shrink` makes a failing one short.
 
+mod arbitrated;
 mod bundles;
 mod campaign;
+mod clock;
 mod coverage;
 mod disk;
 mod durable;
+mod faults;
 mod network;
 mod options;
 mod oracle;
@@ -18,8 +21,10 @@ mod plan;
 mod resolution;
 mod rng;
 mod run;
+mod runner;
 mod scenarios;
 mod shrink;
+mod witness;
 mod world;
 
 use std::process::ExitCode;

@@ -93,6 +93,7 @@ impl Scenario {
                 },
                 policy: self.policy,
                 priority: [0, 0],
+                arbitrated: None,
             };
             let mut run = Run::new(variation, settings, true);
             let result = run
