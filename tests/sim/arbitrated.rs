@@ -32,7 +32,7 @@ pub struct Register {
     /// Until then a machine that was paused may answer reads from before its pause.
     excused_until: [Time; 2],
     /// Nobody is Primary because a person said so.
-    demoted: bool,
+    pub demoted: bool,
     /// Whose I/O stood still, and who was told that it is Primary no more, when last looked.
     suspended: [Option<&'static str>; 2],
     superseded: [bool; 2],
@@ -76,6 +76,12 @@ impl Run {
             self.swapped(&swap)?;
             self.world.changed = true;
         }
+        if !self.one_writer {
+            return self.check_forced();
+        }
+        if std::mem::take(&mut self.world.split_brain_found) {
+            return Err("I3: a split brain is found, and nobody used force".into());
+        }
         self.lead();
         self.look_at_disks();
         for (n, id, result) in std::mem::take(&mut self.world.replies) {
@@ -106,6 +112,46 @@ impl Run {
             self.check_members()?;
         }
         self.world.violation.take().map_or(Ok(()), Err)
+    }
+
+    /// Somebody used force: from here on the history of each side is what counts, as without an arbiter.
+    fn check_forced(&mut self) -> Result<(), Violation> {
+        for (_, id, result) in std::mem::take(&mut self.world.replies) {
+            self.apart_reply(id, result.is_ok());
+        }
+        self.world.opened.clear();
+        self.world.failed_flushes.clear();
+        if std::mem::take(&mut self.world.changed) {
+            self.check_apart()?;
+            self.check_marks()?;
+            self.check_durable_epochs()?;
+        }
+        self.world.violation.take().map_or(Ok(()), Err)
+    }
+
+    /// What was done by force is settled: this node's copy is what counts, and the arbiter is to say so.
+    pub fn end_of_force(&mut self, survivor: usize) -> Result<(), Violation> {
+        (0..2).for_each(|n| self.world.set_road(n, Road::Fine));
+        self.world.start_witness();
+        let newest = self.register.newest.as_ref();
+        let keeps = newest.is_some_and(|newest| newest.in_sync.contains(NAMES[survivor]));
+        if !keeps && !self.world.nodes[survivor].exported {
+            self.world
+                .command(survivor, Command::Promote { force: true });
+            self.expect("the survivor is Primary by force", |run| {
+                run.world.nodes[survivor].exported
+            })?;
+        }
+        self.expect("the arbiter goes by the survivor", |run| {
+            let newest = run.register.newest.as_ref();
+            newest.is_some_and(|newest| newest.in_sync.contains(NAMES[survivor]))
+        })?;
+        self.register.served.clear();
+        self.register.cold = [false; 2];
+        self.register.server = Some(survivor);
+        self.register.demoted = true;
+        self.world.split_brain_found = false;
+        Ok(())
     }
 
     /// Who is taken for the Primary by whoever looks from outside.
@@ -140,7 +186,7 @@ impl Run {
         if next.epoch <= newest_epoch {
             // The very first one may be lost before anybody heard of it.
             let again = register.newest.as_ref() == Some(next) && next.epoch == 1;
-            if !again {
+            if !again && self.one_writer {
                 return Err(format!("ONCE: an epoch is entered again: {told}"));
             }
         }
@@ -148,7 +194,7 @@ impl Run {
             _ if before.is_none() && newest_epoch == 0 => "creates",
             newest if newest != before => "reseeds",
             Some(newest) if newest.primary != next.primary => {
-                if !newest.in_sync.contains(&next.primary) {
+                if !newest.in_sync.contains(&next.primary) && self.one_writer {
                     return Err(format!(
                         "I4: a node that is not in sync is promoted: {told}"
                     ));
@@ -232,7 +278,7 @@ impl Run {
 
     /// ONCE: in an epoch one node serves, in one life of its process. And what there is to count.
     fn check_epochs(&mut self) -> Result<(), Violation> {
-        for n in 0..2 {
+        for n in [0, 1] {
             let node = &self.world.nodes[n];
             let Some(replica) = &node.replica else {
                 self.register.suspended[n] = None;
@@ -271,7 +317,7 @@ impl Run {
 
     /// FENCE: what was promised stays promised.
     fn check_durable_epochs(&mut self) -> Result<(), Violation> {
-        for n in 0..2 {
+        for n in [0, 1] {
             let Some(durable) = self.world.nodes[n].durable_read() else {
                 continue;
             };
@@ -406,7 +452,7 @@ impl Run {
         self.check()
     }
 
-    fn dies(&mut self, n: usize, power: bool) -> Result<(), Violation> {
+    pub fn dies(&mut self, n: usize, power: bool) -> Result<(), Violation> {
         self.check()?;
         if !self.world.is_up(n) {
             return Ok(());
@@ -511,6 +557,14 @@ impl Run {
         let idle = |n: &usize| self.world.status(*n).is_some_and(|s| !s.resuming);
         let candidates = [self.primary, 1 - self.primary];
         if let Some(n) = candidates.into_iter().find(idle) {
+            let data = self
+                .world
+                .status(n)
+                .is_some_and(|s| s.disk > DiskState::Inconsistent);
+            if self.register.newest.is_none() && !data {
+                let source = SyncSource::Myself;
+                self.world.command(n, Command::SyncFrom { source });
+            }
             self.world.command(n, Command::Promote { force: false });
         }
     }

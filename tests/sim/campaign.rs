@@ -198,12 +198,12 @@ pub fn mutants(options: &Options) -> bool {
 /// Plays one scenario, or lists all; returns whether it went well.
 pub fn scenarios(name: Option<&str>) -> bool {
     let Some(name) = name else {
-        for scenario in &scenarios::ALL {
+        for scenario in scenarios::all() {
             println!("{}", scenario.name);
         }
         return true;
     };
-    let Some(scenario) = scenarios::ALL.iter().find(|scenario| scenario.name == name) else {
+    let Some(scenario) = scenarios::all().find(|scenario| scenario.name == name) else {
         eprintln!("sim: no scenario {name}; --scenarios lists them");
         return false;
     };

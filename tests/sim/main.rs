@@ -6,6 +6,7 @@
 //! `campaign` runs many seeds, `shrink` makes a failing one short.
 
 mod arbitrated;
+mod arbitration_scenarios;
 mod bundles;
 mod campaign;
 mod clock;

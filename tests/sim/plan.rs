@@ -328,10 +328,7 @@ impl Plan {
             block_size,
             on_io_error: [OnIoError::Detach, OnIoError::PassOn][(seed % 2) as usize],
             steps,
-            split: rng
-                .chance(6)
-                .then(|| rng.below(count) as usize)
-                .filter(|_| arbitrated.is_none()),
+            split: rng.chance(6).then(|| rng.below(count) as usize),
             arbitrated,
             policy: [
                 SplitBrainPolicy::Manual,

@@ -205,6 +205,8 @@ pub struct World {
     pub answered: BTreeMap<disk::Stamp, Time>,
     /// A person wanted a resolution without a bundle.
     pub no_bundle_asked: bool,
+    /// A handshake has found one.
+    pub split_brain_found: bool,
     /// A disk or its metadata changed since the invariants were last checked.
     pub changed: bool,
     pub trace: Option<Vec<String>>,
@@ -272,6 +274,7 @@ impl World {
             connects: BTreeMap::new(),
             answered: BTreeMap::new(),
             no_bundle_asked: false,
+            split_brain_found: false,
             changed: false,
             trace: traced.then(Vec::new),
             counts: Counts::default(),
@@ -808,6 +811,7 @@ impl World {
                     .split("rule ")
                     .nth(1)
                     .and_then(|text| text.split(',').next());
+                self.split_brain_found |= rule == Some("split-brain");
                 self.counts
                     .add(&format!("verdicts {}", rule.unwrap_or("?")), 1);
             }
