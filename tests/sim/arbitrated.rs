@@ -102,7 +102,7 @@ impl Run {
         for n in std::mem::take(&mut self.world.opened) {
             self.begins_to_serve(n)?;
         }
-        if self.is_in_sync() {
+        if self.register.cold != [false; 2] && self.is_in_sync() {
             self.register.cold = [false; 2];
         }
         self.check_epochs()?;
@@ -227,6 +227,9 @@ impl Run {
             if (n == primary) != served {
                 self.oracle.flush_failed();
             }
+        }
+        if self.ailing == [false; 2] {
+            return;
         }
         let status = self.world.status(primary);
         let stale = status
