@@ -82,6 +82,7 @@ impl Run {
         if std::mem::take(&mut self.world.split_brain_found) {
             return Err("I3: a split brain is found, and nobody used force".into());
         }
+        self.register.demoted |= std::mem::take(&mut self.world.starts_forgotten);
         self.lead();
         self.look_at_disks();
         for (n, id, result) in std::mem::take(&mut self.world.replies) {
@@ -102,7 +103,15 @@ impl Run {
         for n in std::mem::take(&mut self.world.opened) {
             self.begins_to_serve(n)?;
         }
+        for target in std::mem::take(&mut self.world.resyncs_begun) {
+            // What it receives is no better than where it comes from.
+            self.register.cold[target] |= self.register.cold[1 - target];
+        }
         if self.register.cold != [false; 2] && self.is_in_sync() {
+            if self.register.server.is_some_and(|n| self.register.cold[n]) {
+                // The one that the applications saw last came back without what it had not flushed, and its copy won.
+                self.oracle.only_flushed_counts();
+            }
             self.register.cold = [false; 2];
         }
         self.check_epochs()?;
@@ -184,9 +193,13 @@ impl Run {
         );
         let newest_epoch = register.newest.as_ref().map_or(0, |newest| newest.epoch);
         if next.epoch <= newest_epoch {
-            // The very first one may be lost before anybody heard of it.
-            let again = register.newest.as_ref() == Some(next) && next.epoch == 1;
-            if !again && self.one_writer {
+            // Of a register that was lost nobody can know what it held last, if nobody had heard of it.
+            let served = register
+                .served
+                .last_key_value()
+                .map_or(0, |(epoch, _)| *epoch);
+            let unheard = register.newest != *before && next.epoch > served;
+            if !unheard && self.one_writer {
                 return Err(format!("ONCE: an epoch is entered again: {told}"));
             }
         }
@@ -608,6 +621,9 @@ impl Run {
             }
             self.pass(3_000 * MS)?;
             round += 1;
+            if self.is_whole() && !self.has_marks() {
+                break;
+            }
             if self.ailing != [false; 2] {
                 // What failed disks leave behind is a person's.
                 if self.is_whole() {

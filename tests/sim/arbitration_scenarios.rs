@@ -335,7 +335,13 @@ fn paused_machine(run: &mut Run, k: u64) -> Result<(), Violation> {
 fn register_lost(run: &mut Run, k: u64) -> Result<(), Violation> {
     work(run)?;
     match k % 4 {
-        0 => run.act(Op::Witness(Ill::Lost))?,
+        0 => {
+            run.act(Op::Witness(Ill::Lost))?;
+            // Nobody asks it anything before something changes.
+            run.world.set_cable(Cable::Cut);
+            run.pass(10 * MS)?;
+            run.world.set_cable(Cable::Fine);
+        }
         1 => {
             run.world.set_cable(Cable::Cut);
             run.pass(k * 40 * MS)?;

@@ -52,6 +52,10 @@ fn campaign(options: &Options, fault: Option<Planted>) -> Tally {
                     counts.merge(&outcome.counts);
                     ran += 1;
                     if let Some(why) = outcome.violation {
+                        if options.go_on {
+                            println!("seed {seed}: {why}");
+                            continue;
+                        }
                         failure = Some((seed, why));
                         stop.store(true, Ordering::Relaxed);
                     }

@@ -23,6 +23,8 @@ pub struct Options {
     pub jobs: usize,
     /// Only seeds that an arbiter decides, or only the others.
     pub arbitrated: Option<bool>,
+    /// Goes on after a seed that fails, and names each.
+    pub go_on: bool,
     pub trace: bool,
     pub json: bool,
     /// A fault to run with: for tests of the simulator itself.
@@ -39,6 +41,7 @@ impl Options {
             from: 1,
             jobs: std::thread::available_parallelism().map_or(1, usize::from),
             arbitrated: None,
+            go_on: false,
             trace: false,
             json: false,
             fault: None,
@@ -64,6 +67,7 @@ impl Options {
                 }
                 "--arbitrated" => options.arbitrated = Some(true),
                 "--manual" => options.arbitrated = Some(false),
+                "--go-on" => options.go_on = true,
                 "--trace" => options.trace = true,
                 "--json" => options.json = true,
                 "--scenarios" => options.mode = Mode::Scenarios { name: None },

@@ -100,9 +100,13 @@ impl Run {
         if self.is_arbitrated() {
             // Whoever can reach the arbiter goes on by its word; the other one, or both, by force.
             self.world.set_road(other, Road::Cut);
-            if self.world.rng.chance(3) {
+            // Nobody has noticed yet that the register was lost: then its word helps nobody.
+            let lost = self.world.witness.register != self.register.newest;
+            if self.world.rng.chance(3) || lost {
                 self.world.set_road(old, Road::Cut);
-                self.pass(1_000 * MS)?;
+                self.expect("the old Primary is alone", |run| {
+                    run.world.replication(old) != "Established"
+                })?;
                 self.world.command(old, Command::Promote { force: true });
             }
         }

@@ -140,8 +140,8 @@ impl World {
         }
     }
 
-    /// An old copy is as good as none where every node knows better: only then may a person bring one back, and the
-    /// manual says so.
+    /// An old copy is as good as none where every node has taken part in a later epoch: only then may a person bring one
+    /// back, and the manual says so.
     fn restore_witness(&mut self, back: usize) {
         self.kill_witness();
         let copies = &self.witness.copies;
@@ -150,7 +150,7 @@ impl World {
         let epoch = copy.as_ref().map_or(0, |copy| copy.epoch);
         let known = (0..2).all(|n| {
             let durable = self.durable(n);
-            durable.is_some_and(|durable| durable.superblock.promised > epoch)
+            durable.is_some_and(|durable| durable.superblock.epoch > epoch)
         });
         if known {
             self.note(|| format!("the witness comes back from an old copy: {copy:?}"));

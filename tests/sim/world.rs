@@ -205,6 +205,10 @@ pub struct World {
     pub answered: BTreeMap<disk::Stamp, Time>,
     /// A person wanted a resolution without a bundle.
     pub no_bundle_asked: bool,
+    /// A node started whose daemon had forgotten that it was Primary.
+    pub starts_forgotten: bool,
+    /// Nodes that began to be targets since they were last looked at.
+    pub resyncs_begun: Vec<usize>,
     /// A handshake has found one.
     pub split_brain_found: bool,
     /// A disk or its metadata changed since the invariants were last checked.
@@ -274,6 +278,8 @@ impl World {
             connects: BTreeMap::new(),
             answered: BTreeMap::new(),
             no_bundle_asked: false,
+            starts_forgotten: false,
+            resyncs_begun: Vec::new(),
             split_brain_found: false,
             changed: false,
             trace: traced.then(Vec::new),
@@ -363,6 +369,7 @@ impl World {
         let arbitrated = self.settings.arbitrated;
         let drift_ppm = arbitrated.map_or(0, |arbitrated| arbitrated.drift_ppm[n]);
         let node = &mut self.nodes[n];
+        self.starts_forgotten |= resume && node.forgotten;
         let resume = resume && !node.forgotten;
         node.clock = Clock::new(self.now, origin, drift_ppm);
         node.powered = true;
@@ -802,6 +809,7 @@ impl World {
             "disk.lost_stand_in" => self.counts.add("lost stand-ins", 1),
             "disk.healed" => self.counts.add("healed reads", 1),
             "resync.started" if notice.text.starts_with("to ") => self.counts.add("resyncs", 1),
+            "resync.started" => self.resyncs_begun.push(n),
             "resync.finished" if notice.text.starts_with("to ") => {
                 self.counts.add("finished resyncs", 1)
             }
