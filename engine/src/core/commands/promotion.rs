@@ -152,6 +152,10 @@ impl Replica {
                 format!("{node} becomes Primary by force, without its peer's word"),
             ),
             (false, Some(_)) => ("role.primary", format!("{node} becomes Primary")),
+            (false, None) if self.is_failing_over() => (
+                "role.primary",
+                format!("{node} becomes Primary by itself: the one before it is lost"),
+            ),
             (false, None) => (
                 "role.resumed",
                 format!("{node} is Primary again, as before its daemon ended"),
