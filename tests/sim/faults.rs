@@ -47,8 +47,9 @@ impl Planted {
             RunnerFault::AnswersFromMemory,
             RunnerFault::TakesAnOlderAnswer,
         ];
-        let core = Fault::ALL.into_iter().map(Planted::Core);
-        core.chain(runner.map(Planted::Runner))
+        let core = Fault::ALL.into_iter().chain(Fault::ARBITRATION);
+        core.map(Planted::Core)
+            .chain(runner.map(Planted::Runner))
     }
 }
 
