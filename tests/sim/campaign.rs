@@ -4,9 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use _engine::core::fault::{plant, Fault};
-
 use crate::coverage::Counts;
+use crate::faults::{plant, Planted};
 use crate::options::{steps_text, Options};
 use crate::plan::Plan;
 use crate::run::run;
@@ -22,7 +21,7 @@ struct Tally {
 }
 
 /// Runs seeds until all are done or one fails; `fault`: with this planted.
-fn campaign(options: &Options, fault: Option<Fault>) -> Tally {
+fn campaign(options: &Options, fault: Option<Planted>) -> Tally {
     let next = AtomicU64::new(options.from);
     let stop = AtomicBool::new(false);
     let tally = Mutex::new(Tally {
@@ -43,10 +42,20 @@ fn campaign(options: &Options, fault: Option<Fault>) -> Tally {
                     if seed >= end {
                         break;
                     }
-                    let outcome = run(&Plan::new(seed), false);
+                    let plan = Plan::new(seed);
+                    let is_arbitrated = plan.arbitrated.is_some();
+                    if options.arbitrated.is_some_and(|only| only != is_arbitrated) {
+                        continue;
+                    }
+                    counts.add("arbitrated runs", u64::from(is_arbitrated));
+                    let outcome = run(&plan, false);
                     counts.merge(&outcome.counts);
                     ran += 1;
                     if let Some(why) = outcome.violation {
+                        if options.go_on {
+                            println!("seed {seed}: {why}");
+                            continue;
+                        }
                         failure = Some((seed, why));
                         stop.store(true, Ordering::Relaxed);
                     }
@@ -102,7 +111,7 @@ pub fn seeds(options: &Options) -> bool {
 }
 
 /// Shrinks a failing seed and shows the short run.
-fn explain(seed: u64, why: &str, fault: Option<Fault>) {
+fn explain(seed: u64, why: &str, fault: Option<Planted>) {
     plant(fault);
     let plan = Plan::new(seed);
     let short = shrink(&plan, why);
@@ -140,6 +149,9 @@ pub fn replay(options: &Options, seed: u64, keep: Option<&[usize]>) -> bool {
             plan.block_size,
             plan.policy.name()
         );
+        if let Some(arbitrated) = plan.arbitrated {
+            println!("{arbitrated:?}");
+        }
         if let Some(step) = plan.split {
             println!("the data split before step {step}, or at the end");
         }
@@ -167,7 +179,7 @@ pub fn replay(options: &Options, seed: u64, keep: Option<&[usize]>) -> bool {
 /// Plants every fault in turn; returns whether each was found.
 pub fn mutants(options: &Options) -> bool {
     let mut survivors = Vec::new();
-    for fault in Fault::ALL {
+    for fault in Planted::all() {
         let began = Instant::now();
         let tally = campaign(options, Some(fault));
         let seconds = began.elapsed().as_secs_f64();
@@ -190,12 +202,12 @@ pub fn mutants(options: &Options) -> bool {
 /// Plays one scenario, or lists all; returns whether it went well.
 pub fn scenarios(name: Option<&str>) -> bool {
     let Some(name) = name else {
-        for scenario in &scenarios::ALL {
+        for scenario in scenarios::all() {
             println!("{}", scenario.name);
         }
         return true;
     };
-    let Some(scenario) = scenarios::ALL.iter().find(|scenario| scenario.name == name) else {
+    let Some(scenario) = scenarios::all().find(|scenario| scenario.name == name) else {
         eprintln!("sim: no scenario {name}; --scenarios lists them");
         return false;
     };

@@ -1,15 +1,19 @@
-//! The simulator: two real replica cores on a virtual clock, network and disks, driven by a seed.
+//! The simulator: two real replica cores and a witness on virtual clocks, network and disks, driven by a seed.
 //!
 //! No file, no socket, no thread below a run: the same seed does the same again. `plan` makes what a seed does,
 //! `run` does it, `world`, `network` and `disk` are what it is done to, `oracle` and `durable` know what must hold,
-//! `resolution` and `bundles` are about split brains and their end,
+//! `resolution` and `bundles` are about split brains and their end, `witness`, `runner` and `arbitrated` about who may write,
 //! `campaign` runs many seeds, `shrink` makes a failing one short.
 
+mod arbitrated;
+mod arbitration_scenarios;
 mod bundles;
 mod campaign;
+mod clock;
 mod coverage;
 mod disk;
 mod durable;
+mod faults;
 mod network;
 mod options;
 mod oracle;
@@ -18,8 +22,10 @@ mod plan;
 mod resolution;
 mod rng;
 mod run;
+mod runner;
 mod scenarios;
 mod shrink;
+mod witness;
 mod world;
 
 use std::process::ExitCode;

@@ -91,7 +91,12 @@ impl World {
         };
         connection.open[by] = false;
         let arrival = connection.last_arrival[peer];
-        if connection.open[peer] && matches!(self.cable, Cable::Fine | Cable::Slow | Cable::Cut) {
+        // A machine without power says nothing.
+        let silent = self.settings.arbitrated.is_some() && !self.nodes[by].powered;
+        if !silent
+            && connection.open[peer]
+            && matches!(self.cable, Cable::Fine | Cable::Slow | Cable::Cut)
+        {
             let delay = arrival.saturating_sub(self.now) + 1 + self.rng.below(MS);
             let why = "connection reset";
             self.schedule(
@@ -209,10 +214,28 @@ impl World {
         );
     }
 
+    pub(crate) fn not_reached(&mut self, from: usize, connection: ConnectionId) {
+        let why = "connection timed out".into();
+        self.event(
+            from,
+            Event::ConnectionLost {
+                peer: 0,
+                connection,
+                why,
+            },
+        );
+    }
+
     pub(crate) fn dialled(&mut self, from: usize) {
         let connection = self.next_connection();
         let to = 1 - from;
-        if !matches!(self.cable, Cable::Fine | Cable::Slow) || !self.is_up(to) {
+        let reaches = matches!(self.cable, Cable::Fine | Cable::Slow) && self.nodes[to].powered;
+        if !reaches && self.settings.arbitrated.is_some() {
+            // Nobody there to refuse it.
+            let delay = 1 + self.rng.below(1_000 * MS);
+            return self.schedule(from, delay, Happening::NotReached { connection });
+        }
+        if !reaches || !self.is_up(to) {
             let why = "connection refused".into();
             return self.event(
                 from,

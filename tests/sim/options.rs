@@ -1,6 +1,6 @@
 //! The command line.
 
-use _engine::core::fault::Fault;
+use crate::faults::Planted;
 
 pub enum Mode {
     Seeds,
@@ -21,10 +21,14 @@ pub struct Options {
     pub seeds: u64,
     pub from: u64,
     pub jobs: usize,
+    /// Only seeds that an arbiter decides, or only the others.
+    pub arbitrated: Option<bool>,
+    /// Goes on after a seed that fails, and names each.
+    pub go_on: bool,
     pub trace: bool,
     pub json: bool,
     /// A fault to run with: for tests of the simulator itself.
-    pub fault: Option<Fault>,
+    pub fault: Option<Planted>,
 }
 
 impl Options {
@@ -36,6 +40,8 @@ impl Options {
             seeds: 2_000,
             from: 1,
             jobs: std::thread::available_parallelism().map_or(1, usize::from),
+            arbitrated: None,
+            go_on: false,
             trace: false,
             json: false,
             fault: None,
@@ -56,11 +62,12 @@ impl Options {
                 "--keep" => keep = Some(parse_steps(&value()?)?),
                 "--plant" => {
                     let name = value()?;
-                    let known = Fault::ALL
-                        .into_iter()
-                        .find(|fault| format!("{fault:?}") == name);
+                    let known = Planted::all().find(|fault| format!("{fault:?}") == name);
                     options.fault = Some(known.ok_or(format!("--plant {name}: no such fault"))?);
                 }
+                "--arbitrated" => options.arbitrated = Some(true),
+                "--manual" => options.arbitrated = Some(false),
+                "--go-on" => options.go_on = true,
                 "--trace" => options.trace = true,
                 "--json" => options.json = true,
                 "--scenarios" => options.mode = Mode::Scenarios { name: None },

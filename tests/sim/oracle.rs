@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use _engine::core::RequestId;
+use _engine::core::{RequestId, Time};
 
 use crate::disk::{read_stamp, Disk, Stamp, PAGE, PAGES};
 
@@ -15,6 +15,8 @@ use crate::disk::{read_stamp, Disk, Stamp, PAGE, PAGES};
 struct Page {
     /// Order of issue and contents of the writes that may still be seen.
     issued: Vec<(u64, Stamp)>,
+    /// What a node lacked that took over, and when it did: who had asked before may still see it.
+    dead: Vec<(u64, Stamp, Time)>,
     acknowledged: u64,
     stable: u64,
     /// Up to here a failed flush may have lost it: no later flush makes it stable.
@@ -29,13 +31,20 @@ enum Open {
         fua: bool,
     },
     /// The acknowledged state when the flush was issued.
-    Flush {
-        promised: Vec<(usize, u64)>,
-    },
+    Flush { promised: Vec<(usize, u64)> },
     Read {
         first: usize,
         floor: Vec<u64>,
+        issued_at: Time,
     },
+}
+
+/// A request without its answer, and the node that was asked.
+struct Asked {
+    node: usize,
+    open: Open,
+    /// Another node was Primary when it was issued, or this one may not be believed: why it must not end well.
+    doomed: bool,
 }
 
 /// What a reply has promised just now.
@@ -52,7 +61,9 @@ pub struct Oracle {
     pages: Vec<Page>,
     /// Pages with a history: nothing else needs looking at.
     pub used: BTreeSet<usize>,
-    open: HashMap<RequestId, Open>,
+    open: HashMap<RequestId, Asked>,
+    /// Of whom it is known whether he may answer: the next request is for this node, and it is not its to answer.
+    asked: (usize, bool),
     order: u64,
     /// What a node held that began to serve, and the order up to which it may have been written.
     truth: Option<(u64, Vec<(usize, Stamp)>)>,
@@ -68,6 +79,7 @@ impl Oracle {
             pages: vec![Page::default(); PAGES],
             used: BTreeSet::new(),
             open: HashMap::new(),
+            asked: (0, false),
             order: 0,
             truth: None,
             writes: 0,
@@ -88,6 +100,17 @@ impl Oracle {
         (self.order, stamp)
     }
 
+    /// Whom the next requests are for; `doomed`: another node is Primary.
+    pub fn asks(&mut self, node: usize, doomed: bool) {
+        self.asked = (node, doomed);
+    }
+
+    fn opened(&mut self, id: RequestId, open: Open) {
+        let (node, doomed) = self.asked;
+        let asked = Asked { node, open, doomed };
+        self.open.insert(id, asked);
+    }
+
     pub fn write_issued(
         &mut self,
         id: RequestId,
@@ -102,7 +125,7 @@ impl Oracle {
             count,
             fua,
         };
-        self.open.insert(id, open);
+        self.opened(id, open);
     }
 
     /// What a flush that is issued now will promise.
@@ -117,7 +140,7 @@ impl Oracle {
     }
 
     pub fn flush_issued(&mut self, id: RequestId, promised: Vec<(usize, u64)>) {
-        self.open.insert(id, Open::Flush { promised });
+        self.opened(id, Open::Flush { promised });
     }
 
     /// What a read that is issued now must see at least.
@@ -127,8 +150,15 @@ impl Oracle {
             .collect()
     }
 
-    pub fn read_issued(&mut self, id: RequestId, first: usize, floor: Vec<u64>) {
-        self.open.insert(id, Open::Read { first, floor });
+    pub fn read_issued(&mut self, id: RequestId, first: usize, floor: Vec<u64>, issued_at: Time) {
+        self.opened(
+            id,
+            Open::Read {
+                first,
+                floor,
+                issued_at,
+            },
+        );
     }
 
     pub fn replied(
@@ -137,12 +167,15 @@ impl Oracle {
         ok: bool,
         data: Option<&[u8]>,
     ) -> Result<Promise, String> {
-        let Some(open) = self.open.remove(&id) else {
+        let Some(Asked { open, doomed, .. }) = self.open.remove(&id) else {
             return Err(format!("{id:?} was answered twice, or never asked"));
         };
         if !ok {
             self.errors += 1;
             return Ok(Promise::Nothing);
+        }
+        if doomed {
+            return Err("well, to what was asked of it while another node was Primary".into());
         }
         match open {
             Open::Write {
@@ -156,6 +189,9 @@ impl Oracle {
                 let mut pages = Vec::new();
                 for n in first..first + count {
                     let page = &mut self.pages[n];
+                    if page.dead.iter().any(|(dead, ..)| *dead == order) {
+                        return Err(format!("well, to write {order} of page {n}, which is dead"));
+                    }
                     if fua {
                         page.stable = page.stable.max(order);
                     } else if order <= page.doubtful {
@@ -176,7 +212,11 @@ impl Oracle {
                     stable: true,
                 })
             }
-            Open::Read { first, floor } => {
+            Open::Read {
+                first,
+                floor,
+                issued_at,
+            } => {
                 self.reads += 1;
                 let Some(data) = data else {
                     return Err("a read without data".into());
@@ -185,7 +225,13 @@ impl Oracle {
                     let n = first + i;
                     let bytes = &data[i * PAGE as usize..(i + 1) * PAGE as usize];
                     let floor = floor.min(self.pages[n].acknowledged);
-                    self.check_page(n, read_stamp(n, bytes)?, floor)?;
+                    let stamp = read_stamp(n, bytes)?;
+                    let seen = |(order, value, died): &(u64, Stamp, Time)| {
+                        *order >= floor && *value == stamp && *died >= issued_at
+                    };
+                    if !self.pages[n].dead.iter().any(seen) {
+                        self.check_page(n, stamp, floor)?;
+                    }
                 }
                 Ok(Promise::Nothing)
             }
@@ -195,6 +241,23 @@ impl Oracle {
     /// The node that served them is gone: nobody will answer.
     pub fn forget_open(&mut self) {
         self.open.clear();
+    }
+
+    pub fn forget_open_at(&mut self, node: usize) {
+        self.open.retain(|_, asked| asked.node != node);
+    }
+
+    /// What this answer must not be checked for: a paused machine's clock stood still with it, and what it read was old.
+    pub fn excuse_read(&mut self, id: RequestId) -> bool {
+        let is_read = |asked: &Asked| matches!(asked.open, Open::Read { .. });
+        self.open.get(&id).is_some_and(is_read) && self.open.remove(&id).is_some()
+    }
+
+    pub fn was_issued_at(&self, id: RequestId) -> Option<Time> {
+        match self.open.get(&id)?.open {
+            Open::Read { issued_at, .. } => Some(issued_at),
+            _ => None,
+        }
     }
 
     pub fn has_open(&self) -> bool {
@@ -233,9 +296,24 @@ impl Oracle {
 
     /// A write was acknowledged: what the disk lacked when its node began to serve is dead.
     fn settle_truth(&mut self, order: u64) {
-        let Some((began, contents)) = self.truth.take_if(|(began, _)| order > *began) else {
-            return;
-        };
+        if let Some((began, contents)) = self.truth.take_if(|(began, _)| order > *began) {
+            self.settle(began, contents, 0);
+        }
+    }
+
+    /// As [`Oracle::takes_over`], and from here on nothing that this disk lacks may come back: an arbiter has said so.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn succeeds(&mut self, disk: &Disk, now: Time) -> Result<(), String> {
+        self.takes_over(disk)?;
+        if let Some((began, contents)) = self.truth.take() {
+            self.settle(began, contents, now);
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, began: u64, contents: Vec<(usize, Stamp)>, now: Time) {
         for (n, stamp) in contents {
             let page = &mut self.pages[n];
             let floor = page.acknowledged.min(began);
@@ -249,8 +327,13 @@ impl Oracle {
                 .collect();
             let newest = orders.last().copied().unwrap_or(0);
             page.acknowledged = page.acknowledged.max(orders.first().copied().unwrap_or(0));
-            page.issued
-                .retain(|(order, _)| *order <= newest || *order > began);
+            let lives = |(order, _): &(u64, Stamp)| *order <= newest || *order > began;
+            if now > 0 {
+                let dead = page.issued.iter().filter(|entry| !lives(entry));
+                let dead: Vec<_> = dead.map(|(order, stamp)| (*order, *stamp, now)).collect();
+                page.dead.extend(dead);
+            }
+            page.issued.retain(lives);
         }
     }
 
@@ -262,6 +345,7 @@ impl Oracle {
         for n in &self.used {
             self.pages[*n] = Page {
                 issued: vec![(self.order, disk.current(*n))],
+                dead: Vec::new(),
                 acknowledged: self.order,
                 stable: self.order,
                 doubtful: 0,
@@ -277,6 +361,28 @@ impl Oracle {
             .rev()
             .find(|(_, value)| *value == stamp);
         found.map(|(order, _)| *order).or((stamp == 0).then_some(0))
+    }
+
+    /// I1: a node that may be promoted has all that was promised. `cold`: it may lack what was not flushed.
+    ///
+    /// # Errors
+    /// The page that it lacks.
+    pub fn check_member(&self, disk: &Disk, cold: bool) -> Result<(), String> {
+        for n in self.used.iter().copied() {
+            let page = &self.pages[n];
+            if !cold {
+                self.check_page(n, disk.current(n), page.acknowledged)?;
+            }
+            let stable = self.order_of(n, disk.stable(n)).unwrap_or(0);
+            if stable < page.stable {
+                return Err(format!(
+                    "page {n} holds write {} when power is lost, but {} is promised to be stable",
+                    disk.stable(n),
+                    page.stable
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn check_page(&self, n: usize, stamp: Stamp, floor: u64) -> Result<(), String> {

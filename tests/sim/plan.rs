@@ -1,12 +1,13 @@
 //! What a seed does: a list of steps, made before the run, so that any of them can be left out of a replay.
 
-use _engine::core::{Errno, OnIoError};
+use _engine::core::{ArbitrationConfig, Errno, OnIoError};
 use _engine::wire::{Protocol, SplitBrainPolicy};
 
 use crate::disk::PAGES;
 use crate::network::Cable;
 use crate::rng::Rng;
-use crate::world::Part;
+use crate::witness::{Ill, Road};
+use crate::world::{Arbitrated, Part, MS};
 
 /// Which node a step is about: roles change as a run goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +68,27 @@ pub enum Op {
     },
     /// The Secondary gets another disk.
     Replace,
+    /// A person asks for it, not by force.
+    Promote {
+        who: Who,
+    },
+    Demote {
+        who: Who,
+    },
+    /// A machine is paused, and its clock with it.
+    StandStill {
+        who: Who,
+        ms: u64,
+    },
+    /// Neither its peer nor the witness can be reached from there.
+    Isolate {
+        who: Who,
+    },
+    Witness(Ill),
+    Road {
+        who: Who,
+        road: Road,
+    },
     /// Everything that is down comes up, and the cable is mended.
     Heal,
 }
@@ -93,6 +115,8 @@ pub struct Plan {
     pub split: Option<usize>,
     pub policy: SplitBrainPolicy,
     pub priority: [u32; 2],
+    /// Whether an arbiter says who may write, or a person.
+    pub arbitrated: Option<Arbitrated>,
 }
 
 /// Places that the workload writes: few, so that writes overlap, and across two borders of extents.
@@ -172,10 +196,91 @@ fn disturbance(rng: &mut Rng) -> Op {
     }
 }
 
+/// Where an arbiter decides, it and the way to it are disturbed as well, and nobody promotes by force.
+fn arbitrated_disturbance(rng: &mut Rng, protocol: Protocol) -> Op {
+    let who = if rng.chance(2) {
+        Who::Primary
+    } else {
+        Who::Secondary
+    };
+    match rng.below(30) {
+        0..=2 => Op::Witness(match rng.below(9) {
+            0..=2 => Ill::Killed,
+            3 | 4 => Ill::Started,
+            5 | 6 => Ill::Frozen {
+                ms: 1 + rng.below(10_000),
+            },
+            7 => Ill::Lost,
+            _ => Ill::Restored {
+                back: 1 + rng.below(4),
+            },
+        }),
+        3..=5 => Op::Road {
+            who,
+            road: [
+                Road::Slow,
+                Road::Lossy,
+                Road::Deaf,
+                Road::Mute,
+                Road::Cut,
+                Road::Fine,
+            ][rng.below(6) as usize],
+        },
+        6 | 7 => Op::Isolate { who },
+        8 if rng.chance(2) => Op::Promote { who },
+        8 if rng.chance(2) => Op::Demote { who },
+        // What a paused machine acknowledged by protocol A nobody can know.
+        9 | 10 if protocol != Protocol::A => Op::StandStill {
+            who,
+            ms: 1 + rng.below(10_000),
+        },
+        11 => Op::Pause {
+            who,
+            ms: 1 + rng.below(10_000),
+        },
+        _ => disturbance(rng),
+    }
+}
+
+/// Half of all seeds are arbitrated. By chances of their own: what the others do does not depend on it.
+fn arbitration(seed: u64, protocol: Protocol) -> Option<Arbitrated> {
+    let mut rng = Rng::new(seed ^ 0xA4B1);
+    if rng.chance(2) {
+        return None;
+    }
+    // Beacon, lease and patience of the three profiles.
+    let profiles = [
+        (250, 2_000, 750),
+        (250, 2_000, 750),
+        (50, 300, 150),
+        (1_000, 10_000, 3_000),
+    ];
+    let (beacon, lease, patience) = profiles[rng.below(4) as usize];
+    let drift_ppm = [0, 500, 10_000][rng.below(3) as usize];
+    let mut drift = || (rng.below(2 * u64::from(drift_ppm) + 1) as i32) - drift_ppm as i32;
+    let drifts = [drift(), drift()];
+    let config = ArbitrationConfig {
+        beacon_ns: beacon * MS,
+        lease_ns: lease * MS,
+        patience_ns: patience * MS,
+        drift_ppm,
+        automatic: protocol != Protocol::A && !rng.chance(8),
+    };
+    Some(Arbitrated {
+        config,
+        drift_ppm: drifts,
+    })
+}
+
 impl Plan {
     pub fn new(seed: u64) -> Plan {
         let mut rng = Rng::new(seed ^ 0x5EED);
         let protocol = [Protocol::C, Protocol::C, Protocol::B, Protocol::A][rng.below(4) as usize];
+        let arbitrated = arbitration(seed, protocol);
+        let disturbance = |rng: &mut Rng| match arbitrated {
+            Some(_) => arbitrated_disturbance(rng, protocol),
+            None => disturbance(rng),
+        };
         let block_size = if rng.chance(4) { 64 << 10 } else { 4 << 10 };
         let mut steps = Vec::new();
         let mut add = |rng: &mut Rng, op, pause_us| {
@@ -224,6 +329,7 @@ impl Plan {
             on_io_error: [OnIoError::Detach, OnIoError::PassOn][(seed % 2) as usize],
             steps,
             split: rng.chance(6).then(|| rng.below(count) as usize),
+            arbitrated,
             policy: [
                 SplitBrainPolicy::Manual,
                 SplitBrainPolicy::DiscardZeroChanges,

@@ -9,6 +9,7 @@ use crate::disk::{stamped, Stamp, PAGE};
 use crate::network::Cable;
 use crate::rng::Rng;
 use crate::run::Run;
+use crate::witness::Road;
 use crate::world::{Part, Violation, MS, NAMES};
 
 struct ApartWrite {
@@ -96,6 +97,19 @@ impl Run {
         self.apart = Apart::default();
         let (old, other) = (self.primary, 1 - self.primary);
         self.world.set_cable(Cable::Cut);
+        if self.is_arbitrated() {
+            // Whoever can reach the arbiter goes on by its word; the other one, or both, by force.
+            self.world.set_road(other, Road::Cut);
+            // Nobody has noticed yet that the register was lost: then its word helps nobody.
+            let lost = self.world.witness.register != self.register.newest;
+            if self.world.rng.chance(3) || lost {
+                self.world.set_road(old, Road::Cut);
+                self.expect("the old Primary is alone", |run| {
+                    run.world.replication(old) != "Established"
+                })?;
+                self.world.command(old, Command::Promote { force: true });
+            }
+        }
         self.expect("both are alone", |run| !run.is_established())?;
         self.pass(10 * MS)?;
         let writes = [1 + self.world.rng.below(5), self.world.rng.below(5)];
@@ -192,6 +206,7 @@ impl Run {
         }
         self.settle()?;
         self.world.set_cable(Cable::Fine);
+        (0..2).for_each(|n| self.world.set_road(n, Road::Fine));
         for _ in 0..self.world.rng.below(24) {
             if self.is_established() {
                 break;
@@ -340,6 +355,9 @@ impl Run {
         self.world.counts.add("resolved split brains", 1);
         let serves = (0..2).find(|n| self.world.nodes[*n].exported);
         self.primary = serves.unwrap_or(survivor);
+        if self.is_arbitrated() {
+            self.end_of_force(survivor)?;
+        }
         self.oracle.declare(&self.world.nodes[survivor].data);
         self.one_writer = true;
         self.converge()

@@ -3,6 +3,7 @@
 use _engine::core::*;
 use _engine::wire::{DiskState, Protocol};
 
+use crate::arbitrated::Register;
 use crate::disk::stamped;
 use crate::durable::{prospect, would_be_found};
 use crate::oracle::{Oracle, Promise};
@@ -18,14 +19,15 @@ pub struct Run {
     /// Nobody has used force beside a living Primary: there is one writer.
     pub one_writer: bool,
     pub apart: Apart,
+    pub register: Register,
     /// The stand-in of a Primary without a disk lost power: answers of its that are on their way promise less.
-    dark: bool,
+    pub dark: bool,
     /// The Secondary lost power and has not been in sync since: what it had not flushed is on the Primary's disk alone.
     cold: bool,
     /// Whose storage has failed or was replaced.
-    ailing: [bool; 2],
+    pub ailing: [bool; 2],
     /// The Primary's disk was given up, or is stale, and what went with it is accounted for.
-    written_off: bool,
+    pub written_off: bool,
 }
 
 /// How a run ended.
@@ -42,6 +44,7 @@ pub fn run(plan: &Plan, traced: bool) -> Outcome {
         on_io_error: plan.on_io_error,
         policy: plan.policy,
         priority: plan.priority,
+        arbitrated: plan.arbitrated,
     };
     let mut run = Run::new(plan.seed, settings, traced);
     let result = run.follow(plan);
@@ -60,6 +63,7 @@ impl Run {
             ailing: [false; 2],
             written_off: false,
             apart: Apart::default(),
+            register: Register::default(),
         }
     }
 
@@ -97,6 +101,9 @@ impl Run {
 
     /// Both nodes up, first sync done, `a` Primary.
     pub fn begin(&mut self) -> Result<(), Violation> {
+        if self.is_arbitrated() {
+            self.world.start_witness();
+        }
         self.world.start(0, false);
         self.world.start(1, false);
         self.expect("both wait for the first sync", |run| {
@@ -106,7 +113,11 @@ impl Run {
         self.world.command(0, Command::SyncFrom { source });
         self.expect("the first sync", Run::is_established)?;
         self.world.command(0, Command::Promote { force: false });
-        self.expect("the promotion", |run| run.world.nodes[0].exported)
+        self.expect("the promotion", |run| run.world.nodes[0].exported)?;
+        if self.is_arbitrated() {
+            self.begin_arbitrated()?;
+        }
+        Ok(())
     }
 
     // ---- time, and what is looked at as it passes ----------------------------------------------------
@@ -134,7 +145,7 @@ impl Run {
     }
 
     /// Lets time pass until `done`; false when it does not come within `span`.
-    fn wait(
+    pub fn wait(
         &mut self,
         span: Time,
         mut done: impl FnMut(&mut Run) -> bool,
@@ -165,8 +176,13 @@ impl Run {
             self.world.status(n).map_or("down".to_owned(), |s| {
                 let peer = &s.peers[0];
                 let refusal = peer.refusal.as_ref().map(|refusal| &refusal.text);
+                let arbitration = s.arbitration.map_or(String::new(), |s| {
+                    let configuration = crate::witness::text(s.configuration.as_ref());
+                    let (epoch, promised, want, why) = (s.epoch, s.promised, s.want, s.why);
+                    format!(", epoch {epoch}/{promised} {configuration}, wants {want:?}, {why:?}")
+                });
                 format!(
-                    "{:?} {:?} {} {} {refusal:?}",
+                    "{:?} {:?} {} {} {refusal:?}{arbitration}",
                     s.role, s.disk, peer.connection, peer.replication
                 )
             })
@@ -174,7 +190,10 @@ impl Run {
         format!("a: {}; b: {}", node(0), node(1))
     }
 
-    fn check(&mut self) -> Result<(), Violation> {
+    pub fn check(&mut self) -> Result<(), Violation> {
+        if self.is_arbitrated() {
+            return self.check_arbitrated();
+        }
         for n in std::mem::take(&mut self.world.failed_flushes) {
             // Whose disk the promises rest on: a Primary's own, or its stand-in's.
             let served =
@@ -266,11 +285,11 @@ impl Run {
         Ok(())
     }
 
-    fn is_diskless(&self, n: usize) -> bool {
+    pub fn is_diskless(&self, n: usize) -> bool {
         (self.world.status(n)).is_some_and(|s| s.disk == DiskState::Diskless)
     }
 
-    fn is_stale(&self, n: usize) -> bool {
+    pub fn is_stale(&self, n: usize) -> bool {
         (self.world.status(n)).is_some_and(|s| s.disk <= DiskState::Inconsistent)
     }
 
@@ -279,7 +298,7 @@ impl Run {
     }
 
     /// I2: should both nodes die now, the next handshake finds every difference. I7: their metadata open.
-    fn check_marks(&mut self) -> Result<(), Violation> {
+    pub fn check_marks(&mut self) -> Result<(), Violation> {
         for n in 0..2 {
             self.world.durable(n);
         }
@@ -316,7 +335,7 @@ impl Run {
     }
 
     /// The Secondary has all that was acknowledged: only then may a person promote it beside a dead Primary.
-    fn is_in_sync(&self) -> bool {
+    pub fn is_in_sync(&self) -> bool {
         let (Some(a), Some(b)) = (self.world.status(0), self.world.status(1)) else {
             return false;
         };
@@ -328,7 +347,7 @@ impl Run {
         good(&a) && good(&b) && a.generation.current == b.generation.current
     }
 
-    fn node(&self, who: Who) -> usize {
+    pub fn node(&self, who: Who) -> usize {
         match who {
             Who::Primary => self.primary,
             Who::Secondary => 1 - self.primary,
@@ -338,6 +357,9 @@ impl Run {
     // ---- steps ---------------------------------------------------------------------------------------
 
     pub fn act(&mut self, op: Op) -> Result<(), Violation> {
+        if self.is_arbitrated() {
+            return self.act_arbitrated(op);
+        }
         let primary = self.primary;
         match op {
             Op::Write { .. } | Op::Zero { .. } | Op::Read { .. } | Op::Flush => self.issue(op),
@@ -382,15 +404,28 @@ impl Run {
             }
             Op::Replace => self.replace(),
             Op::Heal => self.heal(),
+            Op::Promote { .. }
+            | Op::Demote { .. }
+            | Op::StandStill { .. }
+            | Op::Isolate { .. }
+            | Op::Witness(_)
+            | Op::Road { .. } => {}
         }
         self.check()
     }
 
     pub fn issue(&mut self, op: Op) {
-        let n = self.primary;
+        self.issue_at(self.primary, op);
+    }
+
+    pub fn issue_at(&mut self, n: usize, op: Op) {
         if !self.world.nodes[n].exported {
             return;
         }
+        let newest = self.register.newest.as_ref();
+        let doomed = newest.is_some_and(|newest| newest.primary != NAMES[n]);
+        self.oracle.asks(n, doomed);
+        let now = self.world.now;
         let bytes = |count: usize| (count as u64) * crate::disk::PAGE;
         let offset = |first: usize| bytes(first);
         match op {
@@ -403,7 +438,7 @@ impl Run {
                 let floors = self.oracle.floors(first, count);
                 let (offset, len) = (offset(first), bytes(count) as u32);
                 let id = self.world.request(n, RequestKind::Read { offset, len });
-                self.oracle.read_issued(id, first, floors);
+                self.oracle.read_issued(id, first, floors, now);
             }
             Op::Zero {
                 first,
@@ -445,7 +480,7 @@ impl Run {
     }
 
     /// A person connects or disconnects at a node.
-    fn connect(&mut self, n: usize, on: bool) {
+    pub fn connect(&mut self, n: usize, on: bool) {
         if self.world.is_up(n) {
             let what = if on { "connects" } else { "disconnects" };
             self.world.counts.add(what, 1);
@@ -682,6 +717,9 @@ impl Run {
 
     /// Everything heals; both copies must become equal, and right.
     pub fn converge(&mut self) -> Result<(), Violation> {
+        if self.is_arbitrated() {
+            return self.converge_arbitrated();
+        }
         self.world.note(|| "faults end".into());
         self.check_connects()?;
         self.pass(self.world.longest_pause())?;
@@ -713,6 +751,11 @@ impl Run {
                 self.describe()
             ));
         }
+        self.settle_down()
+    }
+
+    /// The two are one: every request is answered, both copies are equal, and right.
+    pub fn settle_down(&mut self) -> Result<(), Violation> {
         for first in [1015, 1020, 1030] {
             self.issue(Op::Write {
                 first,
@@ -748,7 +791,7 @@ impl Run {
 
     /// Both disks have failed, and neither node takes its own for the good copy: a person says which one has to do, and
     /// what it holds is what there is.
-    fn force_without_a_good_copy(&mut self) -> Result<(), Violation> {
+    pub fn force_without_a_good_copy(&mut self) -> Result<(), Violation> {
         let states = [0, 1].map(|n| self.world.status(n));
         let stuck = |s: &Option<CoreStatus>| {
             s.as_ref().is_some_and(|s| {

@@ -6,7 +6,7 @@ use _engine::wire::{Protocol, SplitBrainPolicy};
 use crate::network::Cable;
 use crate::plan::{Op, Who};
 use crate::run::Run;
-use crate::world::{Part, Settings, Violation, MS};
+use crate::world::{Arbitrated, Part, Settings, Violation, MS};
 
 type Script = fn(&mut Run, u64) -> Result<(), Violation>;
 
@@ -15,6 +15,9 @@ pub struct Scenario {
     /// At how many instants, or with how many of something.
     variations: u64,
     policy: SplitBrainPolicy,
+    arbitrated: bool,
+    /// The script starts the nodes itself.
+    from_nothing: bool,
     script: Script,
 }
 
@@ -23,18 +26,37 @@ const fn scenario(name: &'static str, variations: u64, script: Script) -> Scenar
         name,
         variations,
         policy: SplitBrainPolicy::Manual,
+        arbitrated: false,
+        from_nothing: false,
         script,
     }
 }
 
+/// One in which an arbiter says who may write.
+pub const fn arbitrated(name: &'static str, variations: u64, script: Script) -> Scenario {
+    let mut scenario = scenario(name, variations, script);
+    scenario.arbitrated = true;
+    scenario
+}
+
+/// Every scenario there is.
+pub fn all() -> impl Iterator<Item = &'static Scenario> {
+    ALL.iter().chain(&crate::arbitration_scenarios::ALL)
+}
+
 impl Scenario {
+    pub const fn begins_itself(mut self) -> Scenario {
+        self.from_nothing = true;
+        self
+    }
+
     const fn with(mut self, policy: SplitBrainPolicy) -> Scenario {
         self.policy = policy;
         self
     }
 }
 
-pub const ALL: [Scenario; 21] = [
+const ALL: [Scenario; 21] = [
     scenario(
         "equal-generation-dirty-bits",
         40,
@@ -93,11 +115,24 @@ impl Scenario {
                 },
                 policy: self.policy,
                 priority: [0, 0],
+                arbitrated: self.arbitrated.then(|| Arbitrated {
+                    config: ArbitrationConfig {
+                        beacon_ns: 250 * MS,
+                        lease_ns: 2_000 * MS,
+                        patience_ns: 750 * MS,
+                        drift_ppm: 10_000,
+                        automatic: true,
+                    },
+                    drift_ppm: [[0, 0], [10_000, -10_000], [-10_000, 10_000]]
+                        [(variation % 3) as usize],
+                }),
             };
             let mut run = Run::new(variation, settings, true);
-            let result = run
-                .begin()
-                .and_then(|()| (self.script)(&mut run, variation));
+            let begun = match self.from_nothing {
+                true => Ok(()),
+                false => run.begin(),
+            };
+            let result = begun.and_then(|()| (self.script)(&mut run, variation));
             let outcome = run.finish(result);
             if let Some(why) = outcome.violation {
                 let from = outcome.trace.len().saturating_sub(80);
@@ -112,7 +147,7 @@ impl Scenario {
     }
 }
 
-fn write(run: &mut Run, first: usize, count: usize) -> Result<(), Violation> {
+pub fn write(run: &mut Run, first: usize, count: usize) -> Result<(), Violation> {
     run.act(Op::Write {
         first,
         count,
@@ -120,7 +155,7 @@ fn write(run: &mut Run, first: usize, count: usize) -> Result<(), Violation> {
     })
 }
 
-fn crash(who: Who, power: bool) -> Op {
+pub fn crash(who: Who, power: bool) -> Op {
     Op::Crash { who, power }
 }
 

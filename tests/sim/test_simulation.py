@@ -11,7 +11,8 @@ import pytest
 
 HERE = Path(__file__).parent
 SIM = HERE.parents[1] / "scripts/sim"
-SCENARIOS = re.findall(r'scenario\(\s*"([a-z-]+)"', (HERE / "scenarios.rs").read_text())
+SCRIPTS = "".join((HERE / name).read_text() for name in ("scenarios.rs", "arbitration_scenarios.rs"))
+SCENARIOS = re.findall(r'(?:scenario|arbitrated)\(\s*"([a-z-]+)"', SCRIPTS)
 SEEDS = 4000
 # Many seeds beside other tests, on a slow machine.
 PATIENCE = 1200

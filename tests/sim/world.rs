@@ -10,12 +10,14 @@ use _engine::payload::Payload;
 use _engine::wire::{DiskState, Protocol, SplitBrainPolicy};
 
 use crate::bundles::Safe;
-
+use crate::clock::Clock;
 use crate::coverage::Counts;
 use crate::disk::{self, Disk, PAGE, SIZE};
 use crate::durable::Durable;
 use crate::network::{Cable, Connection, Frame};
 use crate::rng::Rng;
+use crate::runner::Runner;
+use crate::witness::{Answer, CallId, Witness, WITNESS};
 
 pub const MS: u64 = 1_000_000;
 pub const NAMES: [&str; 2] = ["a", "b"];
@@ -35,6 +37,10 @@ pub enum Happening {
         after_failure: bool,
     },
     Dialled,
+    /// Nothing answers there.
+    NotReached {
+        connection: ConnectionId,
+    },
     Deliver {
         connection: ConnectionId,
         frame: Frame,
@@ -45,6 +51,25 @@ pub enum Happening {
     },
     Bundle {
         token: Token,
+    },
+    /// A request or a command for a node that stood still.
+    Late(Box<Event>),
+    /// A call has come to the witness.
+    Asked {
+        from: usize,
+        call: CallId,
+        request: AskRequest,
+    },
+    /// Its answer has come back.
+    Told {
+        call: CallId,
+        answer: Answer,
+    },
+    CallTimedOut {
+        call: CallId,
+    },
+    CallAgain {
+        ask: u64,
     },
     Tick,
 }
@@ -103,8 +128,10 @@ pub struct Node {
     meta_free: Time,
     tick_at: Option<Time>,
     paused_until: Time,
-    /// What its clock shows beside the world's.
-    skew: Time,
+    clock: Clock,
+    /// Its machine runs, whether or not the process does.
+    pub powered: bool,
+    pub runner: Runner,
     failing: Vec<Failing>,
     /// A metadata write failed: only a restart helps.
     pub broken: bool,
@@ -119,10 +146,23 @@ pub struct Node {
 }
 
 impl Node {
+    /// Its daemon knows that a peer has gone beyond this generation.
+    pub fn is_known_stale(&self, generation: u64) -> bool {
+        self.stale_generation != 0 && self.stale_generation == generation
+    }
+
     /// What its metadata say, if they were read since they changed.
     pub fn durable_read(&self) -> Option<&Durable> {
         self.durable.as_ref()
     }
+}
+
+/// How a run is arbitrated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arbitrated {
+    pub config: ArbitrationConfig,
+    /// How far each node's clock really runs wrong.
+    pub drift_ppm: [i32; 2],
 }
 
 pub struct Settings {
@@ -131,6 +171,8 @@ pub struct Settings {
     pub on_io_error: OnIoError,
     pub policy: SplitBrainPolicy,
     pub priority: [u32; 2],
+    /// None: a person promotes.
+    pub arbitrated: Option<Arbitrated>,
 }
 
 pub struct World {
@@ -140,6 +182,8 @@ pub struct World {
     pub settings: Settings,
     pub layout: Layout,
     pub(crate) cable: Cable,
+    pub witness: Witness,
+    next_call: CallId,
     /// The next frame that is sent is damaged on its way.
     pub corrupt_next: bool,
     queue: BinaryHeap<Reverse<Scheduled>>,
@@ -161,6 +205,12 @@ pub struct World {
     pub answered: BTreeMap<disk::Stamp, Time>,
     /// A person wanted a resolution without a bundle.
     pub no_bundle_asked: bool,
+    /// A node started whose daemon had forgotten that it was Primary.
+    pub starts_forgotten: bool,
+    /// Nodes that began to be targets since they were last looked at.
+    pub resyncs_begun: Vec<usize>,
+    /// A handshake has found one.
+    pub split_brain_found: bool,
     /// A disk or its metadata changed since the invariants were last checked.
     pub changed: bool,
     pub trace: Option<Vec<String>>,
@@ -182,8 +232,8 @@ fn blank_metadata(layout: Layout, name: usize) -> Vec<u8> {
 impl World {
     pub fn new(seed: u64, settings: Settings, traced: bool) -> World {
         let layout = Layout::new(SIZE, settings.block_size, 1);
-        let mut rng = Rng::new(seed);
-        let mut node = |name| Node {
+        let rng = Rng::new(seed);
+        let node = |name| Node {
             data: Disk::new(),
             meta: blank_metadata(layout, name),
             durable: None,
@@ -192,7 +242,9 @@ impl World {
             meta_free: 0,
             tick_at: None,
             paused_until: 0,
-            skew: rng.below(1 << 40),
+            clock: Clock::new(MS, 0, 0),
+            powered: true,
+            runner: Runner::default(),
             failing: Vec::new(),
             broken: false,
             forgotten: false,
@@ -209,6 +261,8 @@ impl World {
             settings,
             layout,
             cable: Cable::Fine,
+            witness: Witness::default(),
+            next_call: 0,
             corrupt_next: false,
             queue: BinaryHeap::new(),
             order: 0,
@@ -224,6 +278,9 @@ impl World {
             connects: BTreeMap::new(),
             answered: BTreeMap::new(),
             no_bundle_asked: false,
+            starts_forgotten: false,
+            resyncs_begun: Vec::new(),
+            split_brain_found: false,
             changed: false,
             trace: traced.then(Vec::new),
             counts: Counts::default(),
@@ -248,9 +305,34 @@ impl World {
             at: self.now + delay,
             order: self.order,
             node,
-            life: self.nodes[node].life,
+            life: self.life(node),
             what,
         }));
+    }
+
+    /// After so long by the node's own clock.
+    pub(crate) fn schedule_local(&mut self, n: usize, span: Time, what: Happening) {
+        let clock = &self.nodes[n].clock;
+        let delay = clock.wait(self.now, clock.shows(self.now) + span);
+        self.schedule(n, delay, what);
+    }
+
+    fn life(&self, node: usize) -> u32 {
+        match node {
+            WITNESS => self.witness.life,
+            n => self.nodes[n].life,
+        }
+    }
+
+    /// What was to come for a node, or for the witness, in its order: its process is gone.
+    pub(crate) fn take_happenings(&mut self, node: usize) -> Vec<Happening> {
+        let (mine, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.queue)
+            .into_iter()
+            .partition(|Reverse(entry)| entry.node == node);
+        self.queue = others.into();
+        let mut mine: Vec<Scheduled> = mine.into_iter().map(|Reverse(entry)| entry).collect();
+        mine.sort_unstable();
+        mine.into_iter().map(|entry| entry.what).collect()
     }
 
     // ---- nodes ---------------------------------------------------------------------------------------
@@ -283,10 +365,15 @@ impl World {
             return;
         };
         self.rewind_settled(n, true);
-        let skew = self.rng.below(1 << 40);
+        let origin = self.rng.below(1 << 40);
+        let arbitrated = self.settings.arbitrated;
+        let drift_ppm = arbitrated.map_or(0, |arbitrated| arbitrated.drift_ppm[n]);
         let node = &mut self.nodes[n];
+        self.starts_forgotten |= resume && node.forgotten;
         let resume = resume && !node.forgotten;
-        node.skew = skew;
+        node.clock = Clock::new(self.now, origin, drift_ppm);
+        node.powered = true;
+        node.runner = Runner::default();
         node.life += 1;
         node.meta_free = self.now;
         node.tick_at = None;
@@ -308,10 +395,10 @@ impl World {
             on_io_error: self.settings.on_io_error,
             stale_generation: node.stale_generation,
             // Both show the same time.
-            wall_offset_s: 1_800_000_000 - skew / 1_000_000_000,
-            arbitration: None,
+            wall_offset_s: 1_800_000_000 - origin / 1_000_000_000,
+            arbitration: arbitrated.map(|arbitrated| arbitrated.config),
         };
-        let replica = Replica::new(config, metadata, resume, self.now + skew);
+        let replica = Replica::new(config, metadata, resume, self.now + origin);
         let life = node.life;
         node.replica = Some(replica);
         self.note(|| format!("{} starts, life {life}, resume {resume}", NAMES[n]));
@@ -330,16 +417,12 @@ impl World {
         self.nodes[n].exported = false;
         self.safe_crashed(n);
         self.nodes[n].paused_until = 0;
-        let (mine, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.queue)
-            .into_iter()
-            .partition(|Reverse(entry)| entry.node == n);
-        self.queue = others.into();
-        let mut mine: Vec<Scheduled> = mine.into_iter().map(|Reverse(entry)| entry).collect();
-        mine.sort_unstable();
+        self.nodes[n].powered = !power;
+        let mine = self.take_happenings(n);
         // Metadata operations run one after the other: some are done, one is torn, the others never began.
         let mut meta_goes_on = true;
-        for entry in mine {
-            match entry.what {
+        for what in mine {
+            match what {
                 // What was on its way to the disk: any part of it arrives.
                 Happening::Disk {
                     op, flush_point, ..
@@ -385,6 +468,28 @@ impl World {
             let until = self.nodes[n].paused_until.max(self.now + span);
             self.nodes[n].paused_until = until;
         }
+    }
+
+    /// A machine is paused, its clock with it.
+    pub fn stand_still(&mut self, n: usize, span: Time) {
+        if self.is_up(n) {
+            self.note(|| {
+                format!(
+                    "{} and its clock stand still for {} ms",
+                    NAMES[n],
+                    span / MS
+                )
+            });
+            self.counts.add("paused machines", 1);
+            let until = self.nodes[n].paused_until.max(self.now + span);
+            self.nodes[n].paused_until = until;
+            self.nodes[n].clock.stand_still(self.now, until);
+        }
+    }
+
+    /// Until when a node stands still.
+    pub fn paused_until(&self, n: usize) -> Option<Time> {
+        Some(self.nodes[n].paused_until).filter(|until| *until > self.now)
     }
 
     /// How long until no node stands still any more.
@@ -526,8 +631,18 @@ impl World {
     pub fn request(&mut self, n: usize, kind: RequestKind) -> RequestId {
         self.next_id += 1;
         let id = RequestId(self.next_id);
-        self.event(n, Event::Request { id, kind });
+        self.event_or_late(n, Event::Request { id, kind });
         id
+    }
+
+    /// From outside: a node that stands still takes it in later.
+    fn event_or_late(&mut self, n: usize, event: Event) {
+        match self.paused_until(n) {
+            Some(until) if self.settings.arbitrated.is_some() => {
+                self.schedule(n, until - self.now, Happening::Late(Box::new(event)));
+            }
+            _ => self.event(n, event),
+        }
     }
 
     pub fn command(&mut self, n: usize, command: Command) -> CommandId {
@@ -539,7 +654,7 @@ impl World {
             self.connects.insert(id, (n, self.nodes[n].life, connects));
         }
         let by = "root".into();
-        self.event(n, Event::Command { id, command, by });
+        self.event_or_late(n, Event::Command { id, command, by });
         id
     }
 
@@ -547,7 +662,7 @@ impl World {
         let node = &self.nodes[n];
         node.replica
             .as_ref()
-            .map(|replica| replica.status(self.now + node.skew))
+            .map(|replica| replica.status(node.clock.shows(self.now)))
     }
 
     pub fn replication(&self, n: usize) -> &'static str {
@@ -559,7 +674,7 @@ impl World {
         let Some(mut replica) = self.nodes[n].replica.take() else {
             return;
         };
-        let now = self.now + self.nodes[n].skew;
+        let now = self.nodes[n].clock.shows(self.now);
         let mut actions = Vec::new();
         if catch_unwind(AssertUnwindSafe(|| {
             replica.handle(now, event, &mut actions)
@@ -579,14 +694,16 @@ impl World {
             ));
         }
         if let Some(at) = timeout {
-            self.schedule_tick(n, at - now);
+            self.schedule_tick(n, at);
         }
         for action in actions {
             self.act(n, action);
         }
     }
 
-    fn schedule_tick(&mut self, n: usize, delay: Time) {
+    /// At this time of the node's clock.
+    fn schedule_tick(&mut self, n: usize, at: Time) {
+        let delay = self.nodes[n].clock.wait(self.now, at);
         let at = self.now + delay;
         if self.nodes[n].tick_at.is_none_or(|earlier| at < earlier) {
             self.nodes[n].tick_at = Some(at);
@@ -668,9 +785,11 @@ impl World {
                 self.record_discard(n, token);
             }
             Action::DropBundle { token } => self.drop_bundle(n, token),
-            Action::Ask { .. } | Action::Withdraw { .. } => {
+            Action::Ask { .. } | Action::Withdraw { .. } if self.settings.arbitrated.is_none() => {
                 self.fail("no arbiter is configured".into())
             }
+            Action::Ask { ask, request } => self.ask(n, ask, request),
+            Action::Withdraw { ask } => self.withdraw(n, ask),
         }
     }
 
@@ -690,6 +809,7 @@ impl World {
             "disk.lost_stand_in" => self.counts.add("lost stand-ins", 1),
             "disk.healed" => self.counts.add("healed reads", 1),
             "resync.started" if notice.text.starts_with("to ") => self.counts.add("resyncs", 1),
+            "resync.started" => self.resyncs_begun.push(n),
             "resync.finished" if notice.text.starts_with("to ") => {
                 self.counts.add("finished resyncs", 1)
             }
@@ -699,6 +819,7 @@ impl World {
                     .split("rule ")
                     .nth(1)
                     .and_then(|text| text.split(',').next());
+                self.split_brain_found |= rule == Some("split-brain");
                 self.counts
                     .add(&format!("verdicts {}", rule.unwrap_or("?")), 1);
             }
@@ -720,11 +841,15 @@ impl World {
         };
         let n = next.node;
         self.now = self.now.max(next.at);
-        if next.life != self.nodes[n].life {
+        if next.life != self.life(n) {
             return;
         }
-        if self.nodes[n].paused_until > self.now {
-            next.at = self.nodes[n].paused_until;
+        let paused_until = match n {
+            WITNESS => self.witness.frozen_until,
+            n => self.nodes[n].paused_until,
+        };
+        if paused_until > self.now {
+            next.at = paused_until;
             return self.queue.push(Reverse(next));
         }
         match next.what {
@@ -750,23 +875,38 @@ impl World {
                 self.event(n, Event::MetaDone { token, result });
             }
             Happening::Dialled => self.dialled(n),
+            Happening::NotReached { connection } => self.not_reached(n, connection),
             Happening::Deliver { connection, frame } => self.deliver(n, connection, frame),
             Happening::Lost { connection, why } => self.lost(n, connection, why),
             Happening::Bundle { token } => self.bundle_goes_on(n, token),
+            Happening::Late(event) => self.event(n, *event),
+            Happening::Asked {
+                from,
+                call,
+                request,
+            } => self.asked(from, call, &request),
+            Happening::Told { call, answer } => self.told(n, call, answer),
+            Happening::CallTimedOut { call } => self.call_timed_out(n, call),
+            Happening::CallAgain { ask } => self.call_again(n, ask),
             Happening::Tick => {
                 self.nodes[n].tick_at = None;
-                let now = self.now + self.nodes[n].skew;
+                let now = self.nodes[n].clock.shows(self.now);
                 match self.nodes[n]
                     .replica
                     .as_ref()
                     .and_then(Replica::next_timeout)
                 {
                     Some(at) if at <= now => self.event(n, Event::Timeout),
-                    Some(at) => self.schedule_tick(n, at - now),
+                    Some(at) => self.schedule_tick(n, at),
                     None => {}
                 }
             }
         }
+    }
+
+    pub(crate) fn next_call(&mut self) -> CallId {
+        self.next_call += 1;
+        self.next_call
     }
 
     pub(crate) fn next_connection(&mut self) -> ConnectionId {
