@@ -1,8 +1,8 @@
 """The lab's networks: bridges in a network namespace of its own, a cable a guest, and cuts in one direction.
 
 A cable is a tap of the host. It is pulled by taking it off its bridge: set down, it would end UML's driver
-for good. A cut in one direction is a filter at the receiver's tap that drops the frames of one sender, broadcasts
-too, so that neither kernel is told of anything: as when a switch loses the frames of one port.
+for good. A cut in one direction is a filter at the receiver's tap that drops the frames of one sender,
+broadcasts too, so that neither kernel is told of anything: as when a switch loses the frames of one port.
 """
 
 from __future__ import annotations
