@@ -120,7 +120,7 @@ def tenures(node: str, lines: Iterable[Line]) -> list[Tenure]:
                 last.acknowledged = line.at
             case ["end", _, _, reason]:
                 found[-1].end = reason
-            case ["rest", _]:
+            case ["ready" | "rest", _]:
                 pass
             case _:
                 raise ValueError(f"{node}: no line of a writer: {line.text!r}")

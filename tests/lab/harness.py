@@ -136,7 +136,7 @@ class Guest:
         self.disks = [f"/dev/ubd{chr(ord('a') + i)}" for i in range(len(spec.disks_mib))]
         self.images = [lab.folder / f"{spec.name}-{i}.img" for i in range(len(spec.disks_mib))]
         self.console = lab.folder / f"{spec.name}.console"
-        self.number, self._lab, self._lives = number, lab, 0
+        self.lab, self.number, self._lives = lab, number, 0
         self.journal = Journal()
         self._boot: Boot | None = None
         self._frozen: list[int] = []
@@ -160,7 +160,7 @@ class Guest:
         if self.powered:
             raise LabError(f"guest {self.name} is already on")
         self._lives += 1
-        share = self._lab.folder / f"{self.name}-{self._lives}"
+        share = self.lab.folder / f"{self.name}-{self._lives}"
         share.mkdir()
         requests_in, requests_out = os.pipe()
         answers_in, answers_out = os.pipe()
@@ -173,7 +173,7 @@ class Guest:
                 stderr=console,
                 pass_fds=(requests_in, answers_out, journal_out),
                 start_new_session=True,
-                env={**os.environ, "TMPDIR": str(self._lab.folder)},  # where UML keeps the guest's memory
+                env={**os.environ, "TMPDIR": str(self.lab.folder)},  # where UML keeps the guest's memory
             )
         for end in (requests_in, answers_out, journal_out):
             os.close(end)
@@ -182,17 +182,17 @@ class Guest:
             threading.Thread(target=listen, args=(source,), name=f"lab-{self.name}", daemon=True).start()
 
     def _command_line(self, share: Path, requests: int, answers: int, journal: int) -> list[str]:
-        root = self._lab.kernel.root
+        root = self.lab.kernel.root
         shown = [
-            str(p) for p in self._lab.shown if str(p).startswith(tuple(f"{h}/" for h in _HIDDEN_IN_GUEST))
+            str(p) for p in self.lab.shown if str(p).startswith(tuple(f"{h}/" for h in _HIDDEN_IN_GUEST))
         ]
         # setpriv: a test run that is killed takes its guests with it.
         return [
-            *("setpriv", "--pdeathsig", "KILL", "nsenter", f"--net=/run/netns/{self._lab.namespace}"),
-            str(self._lab.kernel.program),
+            *("setpriv", "--pdeathsig", "KILL", "nsenter", f"--net=/run/netns/{self.lab.namespace}"),
+            str(self.lab.kernel.program),
             f"mem={self.spec.memory_mib}M",
-            f"umid={self._lab.namespace}-{self.name}",
-            f"uml_dir={self._lab.folder}",
+            f"umid={self.lab.namespace}-{self.name}",
+            f"uml_dir={self.lab.folder}",
             *("rootfstype=hostfs", "rootflags=/", "ro", f"init={_INIT}", "quiet", "panic=-1"),
             *("con=null", "con0=null,fd:1", f"con1=fd:{requests},fd:{answers}", f"con2=null,fd:{journal}"),
             *(f"ubd{chr(ord('a') + i)}={image}" for i, image in enumerate(self.images)),
@@ -260,11 +260,11 @@ class Guest:
 
     def unplug(self, link: int = 0) -> None:
         """Pull a network cable."""
-        self._lab.network.unplug(link, self.number)
+        self.lab.network.unplug(link, self.number)
 
     def plug(self, link: int = 0) -> None:
         """Put a network cable back."""
-        self._lab.network.plug(link, self.number)
+        self.lab.network.plug(link, self.number)
 
     def power_cut(self) -> None:
         """Take the power away at once: memory is lost, disks keep what the kernel had written to them."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 TERMINAL = "/dev/tty2"
@@ -28,14 +27,14 @@ class Journal:
 
     def __init__(self) -> None:
         self._lines: list[Line] = []
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._lines)
 
     def since(self, first: int) -> list[Line]:
         """All lines from number ``first`` on."""
-        with self._changed:
+        with self._lock:
             return self._lines[first:]
 
     def listen(self, source: int) -> None:
@@ -45,11 +44,5 @@ class Journal:
             while data := pipe.read(1 << 16):
                 now = time.monotonic()
                 *whole, rest = (rest + data).split(b"\n")
-                with self._changed:
+                with self._lock:
                     self._lines += [Line(now, line.decode(errors="replace")) for line in whole]
-                    self._changed.notify_all()
-
-    def wait(self, condition: Callable[[], bool], timeout: float) -> bool:
-        """Wait until ``condition`` holds, looked at after each line; whether it did within ``timeout`` s."""
-        with self._changed:
-            return self._changed.wait_for(condition, timeout)

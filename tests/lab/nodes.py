@@ -140,9 +140,14 @@ class Node:
 
     def power_up(self) -> None:
         """After a power cut: boot, assemble the same array, start the daemon; it brings r0 up by itself."""
+        self.switch_on()
+        self.await_daemon()
+
+    def switch_on(self) -> None:
+        """`power_up`, but does not wait for the daemon."""
         self.guest.boot()
         self.guest.run(self.prepare(first=False))
-        self.start()
+        self.launch()
 
     def cli(self, words: str, timeout: float = 60) -> str:
         """A ``blockpair`` command that must succeed; what it printed."""

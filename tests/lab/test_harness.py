@@ -23,6 +23,7 @@ from tests.lab.harness import (
     LabUnavailable,
 )
 from tests.lab.journal import TERMINAL
+from tests.lab.nodes import eventually
 
 
 def test_two_kernels_and_a_cable(lab: Lab) -> None:
@@ -66,13 +67,13 @@ def _asked(guest: Guest) -> int:
 def test_a_journal_outlives_the_guest(lab: Lab) -> None:
     (guest,) = lab.boot(GuestSpec("a"))
     guest.start(f"stty -F {TERMINAL} raw && for i in {{1..200}}; do echo $i; done > {TERMINAL} && sleep 60")
-    assert guest.journal.wait(lambda: len(guest.journal) == 200, 10)
+    eventually(lambda: len(guest.journal) == 200, "all lines have come")
     guest.power_cut()
     lines = guest.journal.since(0)
     assert [int(line.text) for line in lines] == list(range(1, 201))
     assert sorted(lines, key=lambda line: line.at) == lines
     guest.boot().run(f"stty -F {TERMINAL} raw && echo again > {TERMINAL}")
-    assert guest.journal.wait(lambda: guest.journal.since(200) != [], 10)
+    eventually(lambda: len(guest.journal) > 200, "a line of the second life")
     assert guest.journal.since(200)[0].text == "again"
 
 

@@ -1,9 +1,9 @@
 """Runs inside a guest: writes stamped blocks whenever its node serves the device, and tells of each outside.
 
-``write DEVICE NODE INDEX LIFE BLOCKS STRIDE PAUSE`` rests until it gets SIGUSR2. Then it opens the device as
-soon as it can be opened, and writes one random block of those that are INDEX's after the other, each synced
-before the next; PAUSE seconds between two. Block number N lies at byte N*STRIDE. After an error it closes the
-device and begins anew; SIGUSR1 makes it rest. What it tells, and what that means, is in ``acknowledged``.
+``write DEVICE NODE INDEX LIFE BLOCKS STRIDE PAUSE FIRST`` opens the device as soon as it can be opened, and
+writes one random block of those that are INDEX's after the other, each synced before the next; PAUSE seconds
+between two. Block number N lies at byte N*STRIDE. After an error it closes the device and begins anew.
+SIGUSR1 makes it rest, SIGUSR2 go on; FIRST is ``go`` or ``rest``. What it tells is in ``acknowledged``.
 
 ``read DEVICE BLOCKS STRIDE`` prints what each block holds, a line each: number, life, node and sequence; the
 number alone for zeroes; the number, ``!`` and what is wrong.
@@ -37,7 +37,7 @@ class Writer:
     blocks: int
     stride: int
     pause_s: float
-    _resting: bool = True
+    resting: bool
     _sequence: int = 0
     _tenure: int = 0
     _terminal: int = -1
@@ -51,21 +51,22 @@ class Writer:
         choice = random.Random(f"{self.node}/{self.life}")
         own, shared = blocks_of(self.index, self.blocks)
         mine = [*own, *shared]
-        self._tell("rest")
+        self._tell("ready")
         while True:
-            if self._listen():
+            if self.resting:
+                self._tell("rest")
+                self._obey(signal.sigwaitinfo({_GO, _REST}))
                 continue
             try:
                 file = os.open(self.device, os.O_WRONLY | os.O_DIRECT)
             except OSError:
+                self._pause()
                 continue
             self._tenure += 1
             self._tell("begin", self._tenure)
-            end = self._serve(file, choice, mine)
-            self._tell("end", self._tenure, end)
+            self._tell("end", self._tenure, self._serve(file, choice, mine))
             os.close(file)
-            if end == "rest":
-                self._tell("rest")
+            self._pause()
 
     def _serve(self, file: int, choice: random.Random, mine: list[int]) -> str:
         """Write until an error, or until told to rest; which of them."""
@@ -81,18 +82,16 @@ class Writer:
             except OSError as error:
                 return errno.errorcode.get(error.errno or 0, str(error.errno))
             self._tell("ok", self._sequence)
-            if self._listen():
+            self._pause()
+            if self.resting:
                 return "rest"
 
-    def _listen(self) -> bool:
-        """Pause, or rest until told to go on; whether to rest."""
-        told = signal.sigwaitinfo({_GO, _REST}) if self._resting else self._told_in(self.pause_s)
-        if told is not None:
-            self._resting = told.si_signo == _REST
-        return self._resting
+    def _pause(self) -> None:
+        self._obey(signal.sigtimedwait({_GO, _REST}, self.pause_s))
 
-    def _told_in(self, seconds: float) -> signal.struct_siginfo | None:
-        return signal.sigtimedwait({_GO, _REST}, seconds)
+    def _obey(self, told: signal.struct_siginfo | None) -> None:
+        if told is not None:
+            self.resting = told.si_signo == _REST
 
     def _tell(self, what: str, *words: object) -> None:
         line = " ".join(str(word) for word in (what, self.life, *words)) + "\n"
@@ -116,8 +115,9 @@ def read(device: str, blocks: int, stride: int) -> None:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["write", device, node, index, life, blocks, stride, pause]:
-            Writer(device, node, int(index), int(life), int(blocks), int(stride), float(pause)).run()
+        case ["write", device, node, index, life, blocks, stride, pause, first]:
+            places = int(blocks), int(stride)
+            Writer(device, node, int(index), int(life), *places, float(pause), first == "rest").run()
         case ["read", device, blocks, stride]:
             read(device, int(blocks), int(stride))
         case _:

@@ -131,13 +131,13 @@ def _lines(*texts: str) -> Sequence[Line]:
 
 def test_what_writers_tell_is_understood() -> None:
     told = _lines(
-        *("rest 4", "begin 4 1", "try 4 1 17", "ok 4 1", "try 4 2 18", "end 4 1 EIO"),
+        *("ready 4", "rest 4", "begin 4 1", "try 4 1 17", "ok 4 1", "try 4 2 18", "end 4 1 EIO"),
         *("begin 4 2", "end 4 2 rest", "rest 4"),
-        *("rest 5", "begin 5 1", "try 5 1 19"),
+        *("ready 5", "begin 5 1", "try 5 1 19"),
     )
     first, second = tenures("n1", told)  # a tenure without a write is none
     assert (first.life, first.end, len(first.acknowledged)) == (4, "EIO", 1)
-    assert first.writes == [Write(Stamp(4, "n1", 1, 17), 2.0, 3.0), Write(Stamp(4, "n1", 2, 18), 4.0)]
+    assert first.writes == [Write(Stamp(4, "n1", 1, 17), 3.0, 4.0), Write(Stamp(4, "n1", 2, 18), 5.0)]
     assert (second.life, second.end, second.acknowledged) == (5, None, [])
     for bad in (["begin 4 1", "try 4 1 17", "ok 4 2"], ["what"]):
         with pytest.raises(ValueError, match="n1: "):

@@ -1,0 +1,264 @@
+"""The three machines of a scenario, writers on both nodes, and what is done to them."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.lab.acknowledged import Held, NotWhole, Stamp, Tenure, judge, tenures
+from tests.lab.harness import Command, Lab, LabError
+from tests.lab.journal import Line
+from tests.lab.nodes import LINK, Node, eventually
+from tests.lab.rounds import Round, Times, measure, not_as_expected
+from tests.lab.scenarios import Cut, Fault, Freeze, GoesOn, Machine, PowerCut, Scenario
+from tests.lab.trio import Witness, make_trio
+
+BLOCKS = 384  # stamped blocks, spread over the device
+_PAUSE_S = 0.004  # of a writer between two writes
+_STEADY = 40  # writes before the fault, and on whoever goes on after it
+_KNOWN_S = 1.0  # how long what was under way may still be acknowledged
+_READY_S = 60.0
+
+
+Parts = Mapping[Machine, Node | Witness]
+
+
+@dataclass
+class _Writer:
+    """The writer of a node in the present life of its guest."""
+
+    command: Command
+    life: int
+    since: int  # of the journal's lines, the first of this life
+
+
+@dataclass
+class Stage:
+    """Two nodes of r0 and their witness, all in order; `play` one scenario after another."""
+
+    nodes: Sequence[Node]
+    witness: Witness
+    _writers: dict[str, _Writer] = field(default_factory=dict)
+    _lives: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    _before: dict[int, Stamp | None] = field(default_factory=lambda: dict.fromkeys(range(BLOCKS)))
+
+    def __post_init__(self) -> None:
+        sizes = {int(node.report()["engine"]["size_bytes"]) for node in self.nodes}
+        (self._size,) = sizes
+        for node in self.nodes:
+            self._start_writer(node, "rest")
+        for node in self.nodes:
+            self._await_writer(node, "rest")
+
+    def play(self, scenario: Scenario, number: int) -> Round:
+        """One round. Raises `LabError` where a machine does not do what it must, in time."""
+        primary = self._settle()
+        secondary = next(node for node in self.nodes if node is not primary)
+        parts: Parts = {Machine.PRIMARY: primary, Machine.SECONDARY: secondary, Machine.WITNESS: self.witness}
+        marks = {node.name: len(node.guest.journal) for node in self.nodes}
+        for node in self.nodes:
+            self._writer(node).command.signal("USR2")
+        began = time.monotonic()
+        self._await_writes(primary, began, "before the fault")
+
+        fault = time.monotonic()
+        self._inflict(scenario.faults, parts)
+        inflicted = time.monotonic()
+        if scenario.goes_on != GoesOn.NOBODY:
+            survivor = primary if scenario.goes_on == GoesOn.PRIMARY else secondary
+            self._await_writes(survivor, inflicted, "after the fault")
+        _until(fault + scenario.lasts_s)
+        mended = time.monotonic()
+        self._mend(scenario.faults, parts)
+        if scenario.goes_on == GoesOn.NOBODY:
+            self._await_any(mended)
+        self._settle()
+        times = Times(fault, mended, time.monotonic(), primary.name)
+        heard = self._rest(marks)
+        wrong = self._judge(heard) + not_as_expected(scenario.goes_on, times, heard, _KNOWN_S)
+        writes = sum(len(tenure.acknowledged) for tenure in heard)
+        return Round(scenario.name, number, writes, wrong=wrong, **measure(scenario.goes_on, times, heard))
+
+    def save_logs(self, folder: Path) -> None:
+        """Keep what the daemons, the witness and the kernels said, and what the writers told."""
+        folder.mkdir(parents=True, exist_ok=True)
+        machines: list[Node | Witness] = [*self.nodes, self.witness]
+        for machine in machines:
+            guest = machine.guest
+            logs = {"console": guest.console.read_text(errors="replace")}
+            logs |= {f"{life}.log": command.stderr for life, command in enumerate(machine.log, 1)}
+            told = guest.journal.since(0)
+            logs["journal"] = "".join(f"{line.at:.4f} {line.text}\n" for line in told)
+            for name, text in logs.items():
+                (folder / f"{machine.name}.{name}").write_text(text)
+
+    # -- the nodes
+
+    def _settle(self) -> Node:
+        """Wait until all is in order; the Primary."""
+        found: list[Node] = []
+
+        def settled() -> bool:
+            found[:] = [node for node in self.nodes if node.report()["engine"]["role"] == "Primary"]
+            return len(found) == 1 and all(_in_order(node) for node in self.nodes)
+
+        eventually(settled, "one Primary, connected, both copies in sync", _READY_S)
+        return found[0]
+
+    def _inflict(self, faults: Iterable[Fault], parts: Parts) -> None:
+        for fault in faults:
+            match fault:
+                case PowerCut(machine):
+                    parts[machine].guest.power_cut()
+                case Freeze(machine):
+                    parts[machine].guest.freeze()
+                case Cut(sender, receiver):
+                    one, other = parts[sender].guest, parts[receiver].guest
+                    one.lab.network.cut(one.number, other.number)
+
+    def _mend(self, faults: Iterable[Fault], parts: Parts) -> None:
+        dark = []
+        for fault in faults:
+            match fault:
+                case PowerCut(machine):
+                    dark.append(parts[machine])
+                case Freeze(machine):
+                    parts[machine].guest.thaw()
+                case Cut(sender, receiver):
+                    one, other = parts[sender].guest, parts[receiver].guest
+                    one.lab.network.mend(one.number, other.number)
+        if dark:
+            with ThreadPoolExecutor(len(dark)) as side_by_side:
+                list(side_by_side.map(self._power_up, dark))
+
+    def _power_up(self, machine: Node | Witness) -> None:
+        if isinstance(machine, Node):
+            machine.switch_on()
+            self._start_writer(machine, "go")
+            machine.await_daemon()
+            self._await_writer(machine, "ready")
+        else:
+            machine.power_up()
+
+    # -- the writers
+
+    def _start_writer(self, node: Node, first: str) -> None:
+        life, index = next(self._lives), self.nodes.index(node)
+        since = len(node.guest.journal)
+        words = f"{LINK} {node.name} {index} {life} {BLOCKS} {self._stride} {_PAUSE_S} {first}"
+        command = node.guest.start(f"exec python -m tests.lab.writer_tool write {words}")
+        self._writers[node.name] = _Writer(command, life, since)
+
+    @property
+    def _stride(self) -> int:
+        return self._size // BLOCKS // 4096 * 4096
+
+    def _writer(self, node: Node) -> _Writer:
+        writer = self._writers[node.name]
+        if not writer.command.running:
+            raise LabError(f"the writer of {node.name} ended: {writer.command.stderr}")
+        return writer
+
+    def _acknowledged(self, node: Node, after: float) -> int:
+        told = node.guest.journal.since(self._writer(node).since)
+        return sum(line.at > after and line.text.startswith("ok ") for line in told)
+
+    def _await_writes(self, node: Node, after: float, when: str) -> None:
+        what = f"{_STEADY} acknowledged writes of {node.name} {when}"
+        eventually(lambda: self._acknowledged(node, after) >= _STEADY, what, _READY_S)
+
+    def _await_any(self, after: float) -> None:
+        def any_node() -> bool:
+            return any(self._acknowledged(node, after) >= _STEADY for node in self.nodes)
+
+        eventually(any_node, "acknowledged writes of either node after the mending", _READY_S)
+
+    def _await_writer(self, node: Node, word: str) -> None:
+        """Wait until the writer's last word, or one of them if that is ``ready``, is ``word``."""
+        line = f"{word} {self._writer(node).life}"
+
+        def told() -> bool:
+            texts = [told.text for told in node.guest.journal.since(self._writer(node).since)]
+            return line in (texts if word == "ready" else texts[-1:])
+
+        eventually(told, f"the writer of {node.name} says {word}", _READY_S)
+
+    def _rest(self, marks: dict[str, int]) -> list[Tenure]:
+        """Let the writers rest; all that they told since ``marks``."""
+        for node in self.nodes:
+            self._writer(node).command.signal("USR1")
+        heard = []
+        for node in self.nodes:
+            self._await_writer(node, "rest")
+            told: list[Line] = node.guest.journal.since(marks[node.name])
+            heard += tenures(node.name, told)
+        return heard
+
+    # -- the copies
+
+    def _judge(self, heard: Sequence[Tenure]) -> list[str]:
+        """What is wrong with blocks, copies or writers. The next round begins with what the blocks hold."""
+        primary = self._settle()
+        words = f"{LINK} {BLOCKS} {self._stride}"
+        read = primary.guest.start(f"exec python -m tests.lab.writer_tool read {words}")
+        sums = {node: node.guest.start(_sum_of(node.device, self._size)) for node in self.nodes}
+        held = _held(read.wait(120).stdout)
+        wrong = judge(held, self._before, heard)
+        copies = {node.name: command.wait(120).stdout.split()[0] for node, command in sums.items()}
+        if len(set(copies.values())) != 1:
+            wrong.append(f"the copies differ: {copies}")
+        for node in self.nodes:
+            if any("split_brain.found" in command.stderr for command in node.log):
+                wrong.append(f"{node.name} reports a split brain")
+        self._before = {block: stamp for block, stamp in held.items() if not isinstance(stamp, NotWhole)}
+        return wrong
+
+
+def make_stage(lab: Lab, profile: str) -> Stage:
+    """Boot the three machines, and make a resource that fails over by itself with this profile's timing."""
+    return Stage(*make_trio(lab, profile))
+
+
+def _sum_of(device: str, size: int) -> str:
+    read = f"dd if={device} iflag=direct,count_bytes bs=1M count={size} status=none"
+    return f"set -eo pipefail; {read} | sha256sum"
+
+
+def _held(text: str) -> dict[int, Held]:
+    """What `writer_tool` read, by block."""
+    held: dict[int, Held] = {}
+    for line in text.splitlines():
+        block, *words = line.split(maxsplit=3)
+        match words:
+            case []:
+                held[int(block)] = None
+            case ["!", *rest]:
+                held[int(block)] = NotWhole(" ".join(rest))
+            case [life, node, sequence]:
+                held[int(block)] = Stamp(int(life), node, int(sequence), int(block))
+    return held
+
+
+def _in_order(node: Node) -> bool:
+    """Whether a node and its peer have all, and both may be promoted."""
+    engine: dict[str, Any] = node.report()["engine"]
+    (peer,) = engine["peers"]
+    arbitration = engine["arbitration"]
+    return bool(
+        (engine["disk"], peer["disk"]) == ("UpToDate", "UpToDate")
+        and (peer["connection"], peer["replication"]) == ("Connected", "Established")
+        and peer["out_of_sync_bytes"] == 0
+        and len(arbitration["configuration"]["in_sync"]) == 2
+        and not arbitration["joint"]
+        and arbitration["suspended"] is None
+    )
+
+
+def _until(moment: float) -> None:
+    """A fault has to last: nothing else is waited for."""
+    time.sleep(max(0.0, moment - time.monotonic()))
