@@ -140,12 +140,13 @@ class Node:
 
     def power_up(self) -> None:
         """After a power cut: boot, assemble the same array, start the daemon; it brings r0 up by itself."""
-        self.switch_on()
+        self.guest.power_on()
+        self.come_up()
         self.await_daemon()
 
-    def switch_on(self) -> None:
-        """`power_up`, but does not wait for the daemon."""
-        self.guest.boot()
+    def come_up(self) -> None:
+        """`power_up` from the boot to the start of the daemon."""
+        self.guest.wait_ready()
         self.guest.run(self.prepare(first=False))
         self.launch()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,7 +121,7 @@ class Stage:
                     one.lab.network.cut(one.number, other.number)
 
     def _mend(self, faults: Iterable[Fault], parts: Parts) -> None:
-        dark = []
+        dark: list[Node | Witness] = []
         for fault in faults:
             match fault:
                 case PowerCut(machine):
@@ -132,18 +131,18 @@ class Stage:
                 case Cut(sender, receiver):
                     one, other = parts[sender].guest, parts[receiver].guest
                     one.lab.network.mend(one.number, other.number)
-        if dark:
-            with ThreadPoolExecutor(len(dark)) as side_by_side:
-                list(side_by_side.map(self._power_up, dark))
-
-    def _power_up(self, machine: Node | Witness) -> None:
-        if isinstance(machine, Node):
-            machine.switch_on()
-            self._start_writer(machine, "go")
-            machine.await_daemon()
-            self._await_writer(machine, "ready")
-        else:
-            machine.power_up()
+        for one in dark:
+            one.guest.power_on()
+        for one in dark:
+            one.come_up()
+            if isinstance(one, Node):
+                self._start_writer(one, "go")
+        for one in dark:
+            if isinstance(one, Node):
+                one.await_daemon()
+                self._await_writer(one, "ready")
+            else:
+                one.await_ready()
 
     # -- the writers
 

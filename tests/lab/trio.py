@@ -29,23 +29,26 @@ class Witness:
         steps += [f"mount {disk} /var/lib/blockpair"]
         self.guest.run("set -e\n" + "\n".join(steps))
 
-    def start(self, timeout: float = 60) -> None:
-        """Start it, and wait until it answers."""
-        served = self.guest.start("exec blockpair witness serve")
-        self.log.append(served)
+    def launch(self) -> None:
+        """Start it; does not wait for it."""
+        self.log.append(self.guest.start("exec blockpair witness serve"))
+
+    def await_ready(self, timeout: float = 60) -> None:
+        """Wait until it answers. Raises `LabError` with its log."""
+        serves = self.log[-1]
 
         def ready() -> bool:
-            if not served.running:
-                raise LabError(f"the witness ended: {served.stderr}")
-            return "witness.ready" in served.stderr
+            if not serves.running:
+                raise LabError(f"the witness ended: {serves.stderr}")
+            return "witness.ready" in serves.stderr
 
-        eventually(ready, f"the witness serves: {served.stderr}", timeout)
+        eventually(ready, f"the witness serves: {serves.stderr}", timeout)
 
-    def power_up(self) -> None:
-        """After a power cut."""
-        self.guest.boot()
+    def come_up(self) -> None:
+        """After a power cut, from the boot to the start."""
+        self.guest.wait_ready()
         self.prepare(first=False)
-        self.start()
+        self.launch()
 
 
 def make_trio(lab: Lab, profile: str, *, disk_mib: int = 48) -> tuple[tuple[Node, Node], Witness]:
@@ -65,7 +68,8 @@ def make_trio(lab: Lab, profile: str, *, disk_mib: int = 48) -> tuple[tuple[Node
     make_cluster(n1, n2)
     token = json.loads(n1.cli("cluster token --json"))
     witness.guest.run(f"blockpair witness join {token['address']} {token['text']}")
-    witness.start()
+    witness.launch()
+    witness.await_ready()
     arbiter = f"""--set arbiter.kind=witness --set 'arbiter.address="{witness.address}"'"""
     n1.cli(f"config edit {arbiter}")
     n1.cli(f"create r0 --on n1={n1.device},n2={n2.device} --metadata internal")
