@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,11 @@ class Stage:
             self._start_writer(node, "rest")
         for node in self.nodes:
             self._await_writer(node, "rest")
+        self._primary = self._settle()
 
     def play(self, scenario: Scenario, number: int) -> Round:
         """One round. Raises `LabError` where a machine does not do what it must, in time."""
-        primary = self._settle()
+        primary = self._primary
         secondary = next(node for node in self.nodes if node is not primary)
         parts: Parts = {Machine.PRIMARY: primary, Machine.SECONDARY: secondary, Machine.WITNESS: self.witness}
         marks = {node.name: len(node.guest.journal) for node in self.nodes}
@@ -76,7 +78,7 @@ class Stage:
         self._mend(scenario.faults, parts)
         if scenario.goes_on == GoesOn.NOBODY:
             self._await_any(mended)
-        self._settle()
+        self._primary = self._settle()
         times = Times(fault, mended, time.monotonic(), primary.name)
         heard = self._rest(marks)
         wrong = self._judge(heard) + not_as_expected(scenario.goes_on, times, heard, _KNOWN_S)
@@ -103,8 +105,10 @@ class Stage:
         found: list[Node] = []
 
         def settled() -> bool:
-            found[:] = [node for node in self.nodes if node.report()["engine"]["role"] == "Primary"]
-            return len(found) == 1 and all(_in_order(node) for node in self.nodes)
+            with ThreadPoolExecutor(len(self.nodes)) as side_by_side:
+                engines = dict(zip(self.nodes, side_by_side.map(_engine, self.nodes), strict=True))
+            found[:] = [node for node, engine in engines.items() if engine and engine["role"] == "Primary"]
+            return len(found) == 1 and all(engine and _in_order(engine) for engine in engines.values())
 
         eventually(settled, "one Primary, connected, both copies in sync", _READY_S)
         return found[0]
@@ -131,18 +135,18 @@ class Stage:
                 case Cut(sender, receiver):
                     one, other = parts[sender].guest, parts[receiver].guest
                     one.lab.network.mend(one.number, other.number)
-        for one in dark:
-            one.guest.power_on()
-        for one in dark:
-            one.come_up()
-            if isinstance(one, Node):
-                self._start_writer(one, "go")
-        for one in dark:
-            if isinstance(one, Node):
-                one.await_daemon()
-                self._await_writer(one, "ready")
+        for party in dark:
+            party.guest.power_on()
+        for party in dark:
+            party.come_up()
+            if isinstance(party, Node):
+                self._start_writer(party, "go")
+        for party in dark:
+            if isinstance(party, Node):
+                party.await_daemon()
+                self._await_writer(party, "ready")
             else:
-                one.await_ready()
+                party.await_ready()
 
     # -- the writers
 
@@ -202,9 +206,8 @@ class Stage:
 
     def _judge(self, heard: Sequence[Tenure]) -> list[str]:
         """What is wrong with blocks, copies or writers. The next round begins with what the blocks hold."""
-        primary = self._settle()
         words = f"{LINK} {BLOCKS} {self._stride}"
-        read = primary.guest.start(f"exec python -m tests.lab.writer_tool read {words}")
+        read = self._primary.guest.start(f"exec python -m tests.lab.writer_tool read {words}")
         sums = {node: node.guest.start(_sum_of(node.device, self._size)) for node in self.nodes}
         held = _held(read.wait(120).stdout)
         wrong = judge(held, self._before, heard)
@@ -243,15 +246,21 @@ def _held(text: str) -> dict[int, Held]:
     return held
 
 
-def _in_order(node: Node) -> bool:
+def _engine(node: Node) -> dict[str, Any] | None:
+    """A node's own view; None while its resource is not up."""
+    engine: dict[str, Any] | None = node.report()["engine"]
+    return engine
+
+
+def _in_order(engine: dict[str, Any]) -> bool:
     """Whether a node and its peer have all, and both may be promoted."""
-    engine: dict[str, Any] = node.report()["engine"]
     (peer,) = engine["peers"]
     arbitration = engine["arbitration"]
     return bool(
         (engine["disk"], peer["disk"]) == ("UpToDate", "UpToDate")
         and (peer["connection"], peer["replication"]) == ("Connected", "Established")
         and peer["out_of_sync_bytes"] == 0
+        and arbitration["configuration"] is not None
         and len(arbitration["configuration"]["in_sync"]) == 2
         and not arbitration["joint"]
         and arbitration["suspended"] is None
