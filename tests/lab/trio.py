@@ -26,7 +26,7 @@ class Witness:
         """Make its freshly booted guest ready."""
         (disk,) = self.guest.disks
         steps = [f"mkfs.ext4 -q {disk}"] if first else []
-        steps += [f"mount {disk} /var/lib/blockpair"]
+        steps += [f"mkdir -p /var/lib/blockpair-witness && mount {disk} /var/lib/blockpair-witness"]
         self.guest.run("set -e\n" + "\n".join(steps))
 
     def launch(self) -> None:
@@ -67,14 +67,15 @@ def make_trio(lab: Lab, profile: str, *, disk_mib: int = 48) -> tuple[tuple[Node
         node.await_daemon()
     make_cluster(n1, n2)
     token = json.loads(n1.cli("cluster token --json"))
-    witness.guest.run(f"blockpair witness join {token['address']} {token['text']}")
     witness.launch()
     witness.await_ready()
-    arbiter = f"""--set arbiter.kind=witness --set 'arbiter.address="{witness.address}"'"""
-    n1.cli(f"config edit {arbiter}")
-    n1.cli(f"create r0 --on n1={n1.device},n2={n2.device} --metadata internal")
-    n1.wait("connected")
+    witness.guest.run(f"blockpair witness join {token['address']} {token['text']}")
+    n1.cli(f"config edit --set arbiter.kind=witness --set arbiter.address={witness.address}")
+    n1.cli(f"create r0 --on n1={n1.device},n2={n2.device} --metadata internal --no-up")
     n1.cli(f"config edit --set resource.r0.arbitration.profile={profile}")
+    for node in nodes:
+        node.cli("up r0")
+    n1.wait("connected")
     n1.cli("sync r0 --from n1 --wait", 120)
     n1.cli("promote r0")
     return nodes, witness
