@@ -84,6 +84,17 @@ class Engine:
         """A descriptor, the engine's own, that is readable when `events` has something."""
     def events(self) -> str:
         """The events since the last call: [{"severity", "name", "text", "time_ns"}, ...]."""
+    def asks(self) -> str:
+        """What the arbiter is to be asked now: null, {"ask", "do": "read"}, or {"ask", "do": "swap", "expected":
+        configuration or null, "next": configuration}. `event_fd` is readable when it has changed.
+
+        A newer one takes the place of the one before, which nobody waits for any more.
+        """
+    def arbiter_says(self, ask: int, configuration: str) -> None:
+        """What the arbiter holds, read after `ask` was there, and after its swap: a configuration, or null.
+
+        Ignored for any other ask than the open one. Raises EngineError of kind "invalid".
+        """
     def attach(self, fd: int) -> None:
         """Take over (and close in the end) a connected NBD socket that is past the handshake."""
     def detach(self) -> None:

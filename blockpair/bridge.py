@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from blockpair import _engine
+from blockpair.config.arbiter import MANUAL
 from blockpair.config.names import Address
 from blockpair.config.resource import ResourceConfig
 from blockpair.errors import BlockpairError, ErrorKind, kind_of
@@ -152,6 +153,20 @@ def copy_image(socket: Path, file: Path) -> int:
         return _engine.copy_image(str(socket), str(file))
 
 
+def _arbitration(config: ResourceConfig) -> dict[str, Any] | None:
+    """The times of arbitration in the engine's words; None where nobody is asked."""
+    if config.arbiter == MANUAL:
+        return None
+    times = config.arbitration
+    return {
+        "beacon_ms": round(times.beacon * 1000),
+        "lease_ms": round(times.lease * 1000),
+        "patience_ms": round(times.patience * 1000),
+        "drift_ppm": times.drift_ppm,
+        "automatic": config.automatic,
+    }
+
+
 class Running:
     """A running engine."""
 
@@ -194,6 +209,7 @@ class Running:
             "disk_driver": config.disk_driver,
             "connect": connect,
             "bundles": bundles,
+            "arbitration": _arbitration(config),
         }
         with translated():
             self._engine = _engine.Engine(_text(spec), listener)
@@ -245,6 +261,15 @@ class Running:
     def events(self) -> list[Notice]:
         """The events since the last call."""
         return _NOTICES.decode(self._engine.events())
+
+    def asks(self) -> str:
+        """What the arbiter is to be asked, as JSON (`blockpair.arbiter.machine.parse_ask`)."""
+        return self._engine.asks()
+
+    def arbiter_says(self, ask: int, configuration: str) -> None:
+        """What the arbiter holds, as JSON. Raises `BlockpairError`."""
+        with translated():
+            self._engine.arbiter_says(ask, configuration)
 
     def attach(self, descriptor: int) -> None:
         """Serve a kernel device's connection; the engine owns the descriptor from now on."""

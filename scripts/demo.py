@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from demo_files import Export, Hashes, ImageExport, MountedExport, choose, compare, sha256, tool
-from demo_nodes import RESOURCE, DemoFailed, Node, free_ports
+from demo_nodes import RESOURCE, DemoFailed, Node, Witness, free_ports, wait_for
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -66,6 +66,8 @@ class Demo:
         self.rows: list[Row] = []
         self.expected: Hashes = {}
         self.nodes = [Node(name, folder / name, console) for name in ("a", "b")]
+        self.witness = Witness(folder / "w", console)
+        self.killed_at = 0.0
         self.export: Export | None = None
         self.in_flight = ""
         self._chapter = 0
@@ -108,9 +110,10 @@ class Demo:
 
     def two_nodes(self) -> None:
         self.chapter(
-            "Two nodes",
-            "Each node has its own folder (BLOCKPAIR_DIR), its own daemon and its own backing file. Here\n"
-            "they share a machine and talk over loopback; usually they are two servers.",
+            "Two nodes, and a witness",
+            "Each node has its own folder (BLOCKPAIR_DIR), its own daemon and its own backing file. The\n"
+            "witness keeps a few words: who may write. Here they share a machine and talk over loopback;\n"
+            "usually they are two servers, and a small machine elsewhere.",
         )
         ports = free_ports(4)
         for node in self.nodes:
@@ -119,17 +122,23 @@ class Demo:
                 handle.truncate(self.size)
             write_configuration(node, ports.pop(), ports.pop())
             node.start()
+        self.witness.start()
 
     def one_cluster(self, first: Node, second: Node) -> None:
         self.chapter(
             "One cluster",
             "The first node makes the cluster's authority. A token lets the second one in, once; from then\n"
-            "on they talk by TLS alone. The resource is made on both with one command.",
+            "on they talk by TLS alone, and another lets the witness in. The resource is made on both with\n"
+            "one command, and goes by the witness from the beginning.",
         )
         first.run("cluster", "init", "demo", "--address", "127.0.0.1")
         token = first.ask("cluster", "token")
         joined = ("cluster", "join", str(token["address"]), "-", "--address", "127.0.0.1")
         second.run(*joined, text=str(token["text"]))
+        token = first.ask("cluster", "token")
+        self.witness.join(str(token["address"]), str(token["text"]))
+        settings = ("arbiter.kind=witness", f"arbiter.address=127.0.0.1:{self.witness.port}")
+        first.run("config", "edit", *(word for setting in settings for word in ("--set", setting)))
         first.run(
             *("create", RESOURCE, "--no-up"),
             *("--on", ",".join(f"{node.name}={node.backing}" for node in self.nodes)),
@@ -142,7 +151,7 @@ class Demo:
             "Node a goes first. Nobody has data yet, so a person has to say whose copy counts: --force does.",
         )
         first.run("up", RESOURCE)
-        first.run("promote", RESOURCE, "--force")
+        first.run("promote", RESOURCE, "--force", "--yes")
         self.export = self.open_export(first)
         self.tell(f"ext4, {self.export.how}")
         self.export.make()
@@ -190,7 +199,13 @@ class Demo:
         assert first.daemon is not None
         source = random.Random(20)
         wanted, acknowledged, written = (200 if self.export.journalled else 8), 0, 0
-        killer = threading.Thread(target=first.kill)
+
+        def kill() -> None:
+            self.killed_at = time.monotonic()
+            first.kill()
+
+        self.both_in_sync_set(first)
+        killer = threading.Thread(target=kill)
         began = time.monotonic()
         while True:
             name, content = f"orders/{acknowledged:05}", source.randbytes(source.randrange(1, 32768))
@@ -227,11 +242,15 @@ class Demo:
         self.chapter(
             "The survivor takes over",
             "Node b cannot know whether a is dead or merely out of reach, and two primaries would part the\n"
-            "data. So it refuses (exit code 3) until a person, who knows, says --force.",
+            "data. So it lets its word run out, and takes the next epoch at the witness: from then on a\n"
+            "could complete nothing, dead or not. No person has to do anything.",
         )
-        second.run("promote", RESOURCE, code=3)
-        took = second.run("promote", RESOURCE, "--force").seconds
-        self.rows.append(Row("promotion of the survivor", None, took))
+        wait_for("node b takes over", 30, lambda: second.status()["role"] == "Primary")
+        took = time.monotonic() - self.killed_at
+        self.tell(f"primary {took:.1f} s after the kill, and seen to be so by `status`")
+        self.rows.append(Row("from the kill to the survivor's being primary", None, took, "by itself"))
+        second.run("status", RESOURCE, code=4)
+        second.run("history", RESOURCE, "--limit", "4")
         self.export = self.open_export(second)
         began = time.monotonic()
         self.export.check()
@@ -321,6 +340,15 @@ class Demo:
         if roles != ("Primary", "Secondary"):
             raise DemoFailed(f"nodes {primary.name} and {secondary.name} are {' and '.join(roles)}")
 
+    def both_in_sync_set(self, node: Node) -> None:
+        """Waits until the witness has both nodes as good for taking over."""
+
+        def entered() -> bool:
+            state = node.status()["arbitration"]
+            return bool(state["configuration"] and len(state["configuration"]["in_sync"]) == 2)
+
+        wait_for("both nodes are in the in-sync set", 15, entered)
+
     def table(self) -> Table:
         """The closing table."""
         table = Table(title="What happened", title_justify="left")
@@ -348,6 +376,7 @@ class Demo:
             self.export = None
         for node in self.nodes:
             node.stop()
+        self.witness.stop()
 
 
 def write_configuration(node: Node, port: int, control_port: int) -> None:

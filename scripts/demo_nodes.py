@@ -54,6 +54,69 @@ def free_ports(count: int) -> list[int]:
             sock.close()
 
 
+class Witness:
+    """The third machine's program: it says who may go on."""
+
+    def __init__(self, folder: Path, console: Console) -> None:
+        self.folder = folder
+        self.console = console
+        [self.port] = free_ports(1)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {**os.environ, "BLOCKPAIR_DIR": str(self.folder)}
+
+    def start(self) -> None:
+        """Starts it and returns when it answers."""
+        self.folder.mkdir(exist_ok=True)
+        command = [str(BIN / "blockpair"), "witness", "serve", "--listen", f"127.0.0.1:{self.port}"]
+        with (self.folder / "witness.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", *command],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        process = self.process
+        shown = f"blockpair witness serve --listen 127.0.0.1:{self.port} &"
+        self.console.print(f"  [dim]w#[/] {shown}  [dim]pid {process.pid}[/]", highlight=False)
+
+        def answers() -> bool:
+            if process.poll() is not None:
+                raise DemoFailed(f"the witness ended at once:\n{(self.folder / 'witness.log').read_text()}")
+            return self._blockpair("status").returncode == 0
+
+        wait_for("the witness answers", 20, answers)
+
+    def join(self, address: str, token: str) -> None:
+        """Has it serve the cluster of the node at `address`."""
+        self.console.print(f"  [dim]w#[/] [bold]blockpair witness join {address} -[/]", highlight=False)
+        done = self._blockpair("join", address, "-", text=token)
+        if done.returncode != 0:
+            raise DemoFailed(f"'blockpair witness join' exited with {done.returncode}: {done.stderr}")
+
+    def _blockpair(self, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [BIN / "blockpair", "witness", *arguments],
+            env=self.environment,
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def stop(self) -> None:
+        """Ends it."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(timeout=30)
+            self.process = None
+
+
 @dataclass
 class Node:
     """One node: a folder with its configuration, state and backing file, and the daemon that runs on it."""

@@ -1,7 +1,7 @@
 """What every arbiter is to a node: a durable register a resource, read and swapped.
 
-An arbiter keeps no timers and no leases: it answers with what it holds, and changes it only when what it holds
-is what the asker has read (PacificA's configuration manager).
+An arbiter keeps no timers and no leases: it answers with what it holds, and changes it only when what it
+holds is what the asker has read (PacificA's configuration manager).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class ArbiterRefused(Exception):
 
 @dataclass(frozen=True)
 class Key:
-    """Whose configuration. ``name`` is the resource's, for people alone: ``resource_id`` tells one from another."""
+    """Whose configuration. ``name`` is the resource's, for people alone: ``resource_id`` tells them apart."""
 
     cluster: str
     resource_id: str
@@ -75,9 +75,7 @@ class Arbiter(Protocol):
         Raises `ArbiterUnreachable`, `ArbiterRefused`.
         """
 
-    async def compare_and_swap(
-        self, key: Key, expected: Configuration | None, new: Configuration
-    ) -> bool:
+    async def compare_and_swap(self, key: Key, expected: Configuration | None, new: Configuration) -> bool:
         """Make it ``new``, durably, if it is ``expected``; whether it was.
 
         Raises `ArbiterUnreachable` (nobody knows whether it was done: read again), `ArbiterRefused`.

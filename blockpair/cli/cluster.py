@@ -101,7 +101,7 @@ def join(directory: str | None, server: str, token: str, addresses: tuple[str, .
       blockpair cluster join 10.0.0.1:7789 bpj1-...
       blockpair cluster join 10.0.0.1:7789 - --address 10.0.0.2 --address 10.1.0.2
     """
-    text = _secret() if token == "-" else token
+    text = secret() if token == "-" else token
     with daemon(directory) as client:
         answer = client.call(
             "cluster.join",
@@ -207,7 +207,8 @@ def _tell(directory: str | None, method: str, params: dict[str, Any], *, as_json
         click.echo("\n".join(answer["done"]))
 
 
-def _secret() -> str:
+def secret() -> str:
+    """A token from the standard input, or the terminal. Raises `BlockpairError`."""
     if sys.stdin.isatty():
         return str(click.prompt("token", hide_input=True))
     line = sys.stdin.readline(1024).strip()

@@ -26,6 +26,13 @@ def lines(report: dict[str, Any]) -> list[str]:
             where = "its place is kept: a successor joins by its name (`blockpair cluster token`)"
         found.append(f"  {member['name']:<{width}}  {_state(member)}")
         found.append(f"  {'':<{width}}  {where}")
+    arbiter = report.get("arbiter")
+    if arbiter is None:
+        found.append("  arbiter    none: no failover without a person")
+    elif arbiter["reachable"]:
+        found.append(f"  arbiter    {arbiter['place']}, reachable in {arbiter['seconds'] * 1000:.0f} ms")
+    else:
+        found.append(f"  arbiter    {arbiter['place']}, UNREACHABLE after {arbiter['seconds']:.1f} s")
     found += [f"  ! {warning}" for warning in report["warnings"]]
     return found
 

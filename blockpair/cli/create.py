@@ -261,6 +261,7 @@ def _create_here(directory: str | None, params: dict[str, Any], *, as_json: bool
     click.echo(f"  metadata       {made['metadata']} ({format_size(made['metadata_bytes'])})")
     click.echo(f"  configuration  {made['file']}")
     click.echo("  tls            off: the peer has a loopback address, and there is no cluster")
+    _tell_failover(made["failover"])
     click.echo(f"Next: create it on {peer} too, then on both nodes: blockpair up {name}")
     return int(ExitCode.FINE)
 
@@ -304,6 +305,7 @@ def _create_on(directory: str | None, params: dict[str, Any], *, as_json: bool) 
         click.echo(f"  {node:<12} {copy['device']}, metadata {copy['metadata']}")
     for node, problem in {**made["pending"], **made["problems"]}.items():
         click.echo(f"  warning: {node}: {problem}")
+    _tell_failover(made["failover"])
     if params["tls"] == "off":
         click.echo("  tls off: its connections are neither encrypted nor authenticated, on loopback only")
     if made["up"]:
@@ -311,3 +313,12 @@ def _create_on(directory: str | None, params: dict[str, Any], *, as_json: bool) 
     else:
         click.echo(f"Next: on both nodes: blockpair up {name}")
     return int(code)
+
+
+def _tell_failover(made: dict[str, Any]) -> None:
+    import msgspec
+
+    from blockpair.status.arbitration import Failover, failover_lines
+
+    for line in failover_lines(msgspec.convert(made, Failover)):
+        click.echo(f"  {line}")

@@ -24,6 +24,7 @@ _COMMANDS = (
     "sync",
     "status",
     "wait",
+    "may-stop",
     "history",
     "plan",
     "resolve",
@@ -31,6 +32,7 @@ _COMMANDS = (
     "bundle",
     "config",
     "cluster",
+    "witness",
 )
 
 
@@ -43,7 +45,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command = importlib.import_module(f"blockpair.cli.{cmd_name}").command
+        command = importlib.import_module(f"blockpair.cli.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
 

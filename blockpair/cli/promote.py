@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
 import click
 
-from blockpair.cli.output import daemon, json_option, name_argument, print_json
+from blockpair.cli.output import check_can_ask, daemon, json_option, name_argument, print_json
+from blockpair.errors import BlockpairError, ErrorKind
+
+if TYPE_CHECKING:
+    from blockpair.rpc.client import Client
+
+_TELL_AFTER_SECONDS = 1.0
+_TELL_EVERY_SECONDS = 0.5
 
 
 @click.command("promote", short_help="Make this node Primary for NAME.")
@@ -12,32 +25,34 @@ from blockpair.cli.output import daemon, json_option, name_argument, print_json
 @click.option(
     "--force",
     is_flag=True,
-    help="Promote even where it is unsafe. RISK: what only the peer has is lost or, if the peer writes too, "
-    "the two copies fork (split brain) and the changes of one of them must be thrown away later. On an "
-    "Inconsistent copy, one whose resync was cut off, it serves a mixture of old and new blocks: a state "
-    "that the data never had; should the source come back, that is a split brain. Only for when no other "
-    "copy is left.",
+    help="Go on without anybody's word, also where this node is Primary and its writes wait. RISK: what "
+    "only the peer has is lost or, if the peer writes too, the two copies fork (split brain) and the changes "
+    "of one of them must be thrown away later. On an Inconsistent copy, one whose resync was cut off, it "
+    "serves a mixture of old and new blocks: a state that the data never had; should the source come back, "
+    "that is a split brain. Only for when no other copy is left. Says what is at risk, and asks for the "
+    "resource's name unless --yes.",
 )
+@click.option("--yes", is_flag=True, help="With --force: do not ask for the name.")
 @json_option
 @click.pass_obj
-def command(directory: str | None, name: str, force: bool, as_json: bool) -> None:
+def command(directory: str | None, name: str, force: bool, yes: bool, as_json: bool) -> None:
     """Make this node Primary for NAME: its device may be read and written here.
 
-    Refused (exit code 3) while the peer is Primary or this node's copy may not be the newest. A peer that is
-    not connected is asked too: --force counts against its silence, not against its word that it is Primary.
+    With an arbiter it waits for the arbiter's word, and says what it waits for. Refused (exit code 3) while
+    the peer is Primary or this node's copy may not be the newest. A peer that is not connected is asked too:
+    --force counts against its silence, not against its word that it is Primary.
 
     \b
     Examples:
       blockpair promote r0
-      blockpair promote r0 --force     # the other node is lost for good
+      blockpair promote r0 --force     # the other node is certainly off
+      blockpair promote r0 --force --yes --json
     """
-    if force:
-        click.echo(
-            "blockpair: --force: what only the peer has may be lost; if it is still writing, the copies fork",
-            err=True,
-        )
     with daemon(directory) as client:
-        raw = client.call_raw("resource.promote", {"name": name, "force": force})
+        if force:
+            _confirm(client, name, yes=yes, as_json=as_json)
+        with _waiting_told(directory, name):
+            raw = client.call_raw("resource.promote", {"name": name, "force": force})
     if as_json:
         print_json(raw)
         return
@@ -53,3 +68,52 @@ def command(directory: str | None, name: str, force: bool, as_json: bool) -> Non
         click.echo(f"  no kernel device: {report.kernel_device.error}", err=True)
     if report.nbd_socket is not None:
         click.echo(f"  NBD socket  nbd+unix:///?socket={report.nbd_socket}")
+
+
+def _confirm(client: Client, name: str, *, yes: bool, as_json: bool) -> None:
+    """Say what is at risk, and have the name typed. Raises `BlockpairError` where it is not."""
+    from blockpair.status.report import ResourceReport
+    from blockpair.status.risk import lines, risk
+
+    # An unknown name is told before anything is asked, and one that is down has nothing to be said of.
+    report = client.call("resource.status", {"name": name}, ResourceReport)
+    if report.engine is not None:
+        click.echo("\n".join(lines(risk(report.engine))), err=True)
+    if yes:
+        return
+    check_can_ask(f"promote --force of {name} must be confirmed", as_json=as_json)
+    typed = click.prompt(
+        f"Type the resource's name to go on ({name})", default="", show_default=False, err=True
+    )
+    if typed != name:
+        raise BlockpairError(ErrorKind.FAILED, "that is another name: nothing was changed")
+
+
+@contextmanager
+def _waiting_told(directory: str | None, name: str) -> Iterator[None]:
+    """Say on standard error what a promotion waits for, while it does."""
+    done = threading.Event()
+
+    def tell() -> None:
+        from blockpair.status.arbitration import waits_for
+        from blockpair.status.report import ResourceReport
+
+        told = None
+        if done.wait(_TELL_AFTER_SECONDS):
+            return
+        # It is for a person alone: whatever is wrong, the promotion itself tells of it.
+        with contextlib.suppress(BlockpairError), daemon(directory) as client:
+            while not done.is_set():
+                text = waits_for(client.call("resource.status", {"name": name}, ResourceReport))
+                if text is not None and text != told:
+                    click.echo(f"{name}: {text}", err=True)
+                told = text
+                done.wait(_TELL_EVERY_SECONDS)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()

@@ -6,6 +6,7 @@ from rich.console import Group
 from rich.text import Text
 
 from blockpair.status.advice import behind
+from blockpair.status.arbitration import head_line
 from blockpair.status.engine import EngineStatus, PeerStatus
 from blockpair.status.report import Advice, ResourceReport, StatusReport
 from blockpair.units import format_duration, format_size
@@ -49,6 +50,8 @@ def resource_lines(resource: ResourceReport) -> list[Text]:
     if resource.nbd_socket is not None and engine is not None:
         users = f", {len(engine.clients)} connected" if engine.clients else ""
         lines.append(_row("NBD socket", Text(resource.nbd_socket + users)))
+    if resource.arbiter is not None:
+        lines.append(_row("arbiter", Text(head_line(resource.arbiter, engine))))
     if engine is not None:
         for peer in engine.peers:
             lines += _peer(peer)

@@ -38,6 +38,8 @@ from blockpair.trust.join import (
     Joiner,
     RequestAnswer,
     RequestParams,
+    WitnessAnswer,
+    WitnessParams,
 )
 from blockpair.trust.store import Generation
 
@@ -303,6 +305,11 @@ class Membership:
                 await self._check_settled(generation)
                 return await self._admit(keeper, params, remote)
 
+        async def witness(_: str, params: WitnessParams) -> WitnessAnswer:
+            async with cluster.lock:
+                await self._check_settled(generation)
+                return await self._admit_witness(keeper, params, remote)
+
         async def abandon(_: str, params: AbandonParams) -> None:
             # Logged as every refusal is: no oftener than a stranger may.
             raise BlockpairError(
@@ -312,6 +319,7 @@ class Membership:
         return {
             "join.hello": PeerMethod(HelloParams, hello),
             "join.request": PeerMethod(RequestParams, request),
+            "join.witness": PeerMethod(WitnessParams, witness),
             "join.abandon": PeerMethod(AbandonParams, abandon),
         }
 
@@ -360,6 +368,22 @@ class Membership:
             generation.authority.key,
             self._export(),
         )
+
+    async def _admit_witness(self, keeper: Doorkeeper, params: WitnessParams, remote: str) -> WitnessAnswer:
+        cluster = self._cluster
+        generation, now, table = cluster.generation, cluster.now(), cluster.content.cluster
+        book = await asyncio.to_thread(cluster.tokens.load)
+        token_id = keeper.proved(params.secret, book, now)
+        try:
+            certificate = authority.issue_witness(generation.authority, params.request, table.id, now)
+        except TrustError as error:
+            raise BlockpairError(
+                ErrorKind.INVALID, f"the request: {error}", "use blockpair to join"
+            ) from None
+        # As for a node: a crash may waste a token, and never lets two in with it.
+        await asyncio.to_thread(cluster.tokens.save, tokens.used(book, token_id, authority.WITNESS, now))
+        self._log.info("join.witness-admitted", token=token_id, remote=remote)
+        return WitnessAnswer(certificate, generation.authority.certificate, table.id, table.name)
 
     async def _confirmed(self, caller: str, entry: NodeEntry) -> Any:
         """A node with a certificate completes its join."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -167,7 +168,9 @@ def explain_tls(error: OSError, node: str) -> str:
             )
         words = reason.replace("_", " ").lower() or str(error)
         return f"no TLS 1.3 with a control port of blockpair there ({words})"
-    return error.strerror or str(error) or type(error).__name__
+    # asyncio puts words of its own, and the address again, in the place of the system's.
+    words = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
+    return words or str(error) or type(error).__name__
 
 
 def _unreachable(node: str, why: str, kind: type[BlockpairError] = BlockpairError) -> BlockpairError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -54,10 +55,20 @@ class MemberReport(Struct, frozen=True):
     lost: bool = False
 
 
+class ArbiterLook(Struct, frozen=True):
+    """Whether the cluster's arbiter answers. ``why``: it does not; ``seconds``: what the question took."""
+
+    kind: str
+    place: str
+    reachable: bool
+    why: str | None = None
+    seconds: float = 0.0
+
+
 class ClusterReport(Struct, frozen=True, kw_only=True):
-    """``state``: "member", "joining" (it has its certificate, and no member has confirmed it yet), "failed"
-    (its trust cannot be used: ``failure``) or "none". ``closed``: why its control port is.
-    Fingerprints are SHA-256 in hexadecimal.
+    """``arbiter`` is null where there is none. ``state``: "member", "joining" (it has its certificate, and no
+    member has confirmed it yet), "failed" (its trust cannot be used: ``failure``) or "none". ``closed``: why
+    its control port is. Fingerprints are SHA-256 in hexadecimal.
     """
 
     schema: str = SCHEMA
@@ -73,16 +84,24 @@ class ClusterReport(Struct, frozen=True, kw_only=True):
     closed: str | None = None
     failure: str | None = None
     members: list[MemberReport] = []
+    arbiter: ArbiterLook | None = None
     warnings: list[str] = []
     healthy: bool = True
 
 
 class Reporter:
-    """Answers `look`, and the same question of other members."""
+    """Answers `look`, and the same question of other members. ``look_at_arbiter`` asks it, if there is
+    one."""
 
-    def __init__(self, cluster: Cluster, rekey: Rekey) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        rekey: Rekey,
+        look_at_arbiter: Callable[[], Awaitable[ArbiterLook | None]],
+    ) -> None:
         self._cluster = cluster
         self._rekey = rekey
+        self._look_at_arbiter = look_at_arbiter
         cluster.methods["peer.cluster.hello"] = PeerMethod(NoParams, self._hello)
 
     async def _hello(self, _caller: str, _params: NoParams) -> Hello:
@@ -107,7 +126,10 @@ class Reporter:
         ca = authority.inspect(generation.authority.certificate)
         version = cluster.version
         here = Hello(name, __version__, version, _text(own.not_after))
-        members = await asyncio.gather(*(self._member(member, here) for member in content.node))
+        members, arbiter = await asyncio.gather(
+            asyncio.gather(*(self._member(member, here) for member in content.node)),
+            self._look_at_arbiter(),
+        )
         report = ClusterReport(
             node=name,
             state="member" if cluster.confirmed else "joining",
@@ -120,6 +142,7 @@ class Reporter:
             waits_for=await self._rekey.waiting_for(),
             closed=None if cluster.closed is None else f"{cluster.closed.message}; {cluster.closed.remedy}",
             members=members,
+            arbiter=arbiter,
         )
         found = warnings(report, cluster.now())
         return msgspec.structs.replace(report, warnings=found, healthy=not found)
@@ -203,6 +226,12 @@ def warnings(report: ClusterReport, now: datetime) -> list[str]:
                 now,
                 f"its daemon should have renewed it: `blockpair cluster rotate` on {member.name}",
             )
+    if report.arbiter is not None and not report.arbiter.reachable:
+        found.append(
+            f"the arbiter, {report.arbiter.place}, cannot be asked: {report.arbiter.why}; nothing waits "
+            "for it "
+            "now, but if a node were lost, the other one would"
+        )
     if report.authority_expires is not None:
         found += _expiry(
             "the cluster's authority", report.authority_expires, now, "`blockpair cluster rotate --ca`"

@@ -20,7 +20,7 @@ _Result = TypeVar("_Result")
 
 
 class TlsStream:
-    """One end of a connection, which it owns. Reads and writes are for one task at a time."""
+    """One end of a connection, which it owns. One task may read while another one writes."""
 
     def __init__(
         self,
@@ -36,6 +36,8 @@ class TlsStream:
             self._incoming, self._outgoing, server_side=server_side, server_hostname=name
         )
         self._held = bytearray()
+        # A reader may have something to send too: an alert, or the answer to a change of keys.
+        self._sending = asyncio.Lock()
 
     async def handshake(self) -> None:
         """Raises `OSError` (`ssl.SSLError` is one)."""
@@ -45,9 +47,23 @@ class TlsStream:
         """The application protocol agreed on."""
         return self._tls.selected_alpn_protocol()
 
+    def context(self) -> ssl.SSLContext:
+        """The one that counts: a server may choose another one by the name that it was called by."""
+        return self._tls.context
+
     def certificate(self) -> bytes | None:
         """The other side's, in binary form."""
         return self._tls.getpeercert(binary_form=True)
+
+    def keep_alive(self) -> None:
+        """Notice within a minute that the other side is gone, though nothing is said for weeks."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (
+            (socket.TCP_KEEPIDLE, 30),
+            (socket.TCP_KEEPINTVL, 10),
+            (socket.TCP_KEEPCNT, 3),
+        ):
+            self._socket.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def local_host(self) -> str:
         """This side's address on the connection."""
@@ -111,8 +127,9 @@ class TlsStream:
             return result
 
     async def _flush(self) -> None:
-        if self._outgoing.pending:
-            await asyncio.get_running_loop().sock_sendall(self._socket, self._outgoing.read())
+        while self._outgoing.pending:
+            async with self._sending:
+                await asyncio.get_running_loop().sock_sendall(self._socket, self._outgoing.read())
 
 
 async def part(connection: socket.socket) -> None:

@@ -6,11 +6,13 @@ import ipaddress
 import tomllib
 import uuid
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct, field
 
+from blockpair.config.arbiter import MANUAL, ArbiterTable, check_arbiter
+from blockpair.config.arbitration import ArbitrationTable
 from blockpair.config.files import ConfigError, explain
 from blockpair.config.names import Address, check_host, check_name
 from blockpair.config.resource import (
@@ -58,7 +60,9 @@ class CopyEntry(Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class ResourceEntry(Struct, forbid_unknown_fields=True, frozen=True):
-    """``[resource.NAME]``; the keys beside ``on`` mean what they mean in `ResourceFile`."""
+    """``[resource.NAME]``; the keys beside ``on`` mean what they mean in `ResourceFile`. ``arbiter``:
+    "manual" for a resource that does not go by the cluster's.
+    """
 
     on: dict[str, CopyEntry]
     block_size: str = "4K"
@@ -67,6 +71,8 @@ class ResourceEntry(Struct, forbid_unknown_fields=True, frozen=True):
     on_io_error: OnIoError = "detach"
     disk_driver: DiskDriver = "auto"
     tls: Tls = "on"
+    arbiter: Literal["manual"] | None = None
+    arbitration: ArbitrationTable = field(default_factory=ArbitrationTable)
     timeouts: TimeoutsTable = field(default_factory=TimeoutsTable)
     nbd: NbdTable = field(default_factory=NbdTable)
 
@@ -83,6 +89,7 @@ class ClusterFile(Struct, forbid_unknown_fields=True, frozen=True):
 
     cluster: ClusterTable
     node: dict[str, NodeEntry]
+    arbiter: ArbiterTable = field(default_factory=ArbiterTable)
     resource: dict[str, ResourceEntry] = field(default_factory=dict)
 
     @property
@@ -114,6 +121,7 @@ class _Outline(Struct, forbid_unknown_fields=True):
 
     cluster: ClusterTable
     node: dict[str, Any]
+    arbiter: dict[str, Any] = field(default_factory=dict)
     resource: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -126,7 +134,8 @@ def _convert(table: dict[str, Any], file: Path) -> ClusterFile:
         on = {node: _part(copy, CopyEntry, f"{key}.on.{node}", file) for node, copy in copies.items()}
         resources[name] = msgspec.structs.replace(_part({**raw, "on": {}}, ResourceEntry, key, file), on=on)
     nodes = {name: _part(raw, NodeEntry, f"node.{name}", file) for name, raw in outline.node.items()}
-    return ClusterFile(outline.cluster, nodes, resources)
+    arbiter = _part(outline.arbiter, ArbiterTable, "arbiter", file)
+    return ClusterFile(outline.cluster, nodes, arbiter, resources)
 
 
 def _part(value: Any, form: type[_Form], where: str, file: Path) -> _Form:
@@ -166,6 +175,7 @@ def check_cluster(content: ClusterFile, file: Path) -> None:
                         f"choose another address; or another port, on {name}, in its blockpair.toml under "
                         f'[node]: {own_key} = "{named}:PORT", and restart its blockpaird',
                     )
+    check_arbiter(file, content.arbiter, {name: content.node[name].addresses for name in content.members})
     places: dict[tuple[str, str], str] = {}
     for name, resource in content.resource.items():
         _check_resource(file, name, resource, content)
@@ -219,6 +229,8 @@ def resource_on(content: ClusterFile, name: str, node: str) -> ResourceFile:
         on_io_error=entry.on_io_error,
         disk_driver=entry.disk_driver,
         tls=entry.tls,
+        arbiter=MANUAL if entry.arbiter is not None else content.arbiter.kind,
+        arbitration=entry.arbitration,
         timeouts=entry.timeouts,
         nbd=entry.nbd,
     )

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
+from blockpair.config.arbiter import MANUAL, ArbiterChoice
+from blockpair.config.arbitration import PROFILES, ArbitrationTable, Timing, timing
 from blockpair.config.files import ConfigError, read_toml, write_atomically
 from blockpair.config.names import Address, check_name, is_loopback, parse_address
 from blockpair.config.node import KernelDevice
@@ -68,6 +70,7 @@ class ResourceFile(Struct, forbid_unknown_fields=True, frozen=True):
     """The whole file. ``split_brain``: who loses a split brain without a person; ``priority``: this node's,
     for the policy of that name: the higher one survives. ``on_io_error``: what an error of the backing device
     means. ``tls``: whether the nodes' connections are encrypted and authenticated; "off" for loopback alone.
+    ``arbiter``: the kind of the cluster's, or "manual": a person decides who goes on.
     """
 
     device: str
@@ -80,6 +83,8 @@ class ResourceFile(Struct, forbid_unknown_fields=True, frozen=True):
     on_io_error: OnIoError = "detach"
     disk_driver: DiskDriver = "auto"
     tls: Tls = "on"
+    arbiter: ArbiterChoice = MANUAL
+    arbitration: ArbitrationTable = field(default_factory=ArbitrationTable)
     timeouts: TimeoutsTable = field(default_factory=TimeoutsTable)
     nbd: NbdTable = field(default_factory=NbdTable)
 
@@ -115,11 +120,20 @@ class ResourceConfig:
     on_io_error: OnIoError = "detach"
     disk_driver: DiskDriver = "auto"
     tls: bool = True
+    arbiter: ArbiterChoice = MANUAL
+    arbitration: Timing = PROFILES["default"]
     peer_timeout: float = 3.0
     resume_wait: float = 5.0
     kernel_device: KernelDevice | None = None
     queues: int = 0
     dead_connection_timeout: float = 600.0
+
+    @property
+    def automatic(self) -> bool:
+        """Whether a node may go on without a person. By protocol A the survivor may lack what was
+        acknowledged: then only where the other node is proven to be off.
+        """
+        return self.arbiter == "fence" or (self.arbiter != MANUAL and self.protocol != "A")
 
     def metadata_spec(self) -> dict[str, str]:
         """Where the metadata is, in the engine's words."""
@@ -183,6 +197,8 @@ def resource_config(content: ResourceFile, file: Path, node: str) -> ResourceCon
         on_io_error=content.on_io_error,
         disk_driver=content.disk_driver,
         tls=content.tls == "on",
+        arbiter=content.arbiter,
+        arbitration=timing(file, content.arbitration),
         peer_timeout=_duration(file, "timeouts.peer", content.timeouts.peer, 0.1, 300),
         resume_wait=_duration(file, "timeouts.resume_wait", content.timeouts.resume_wait, 0, 3600),
         kernel_device=nbd.kernel_device,
@@ -307,19 +323,19 @@ def resource_text(content: ResourceFile, comment: str = _BY_HAND) -> str:
         "block_size": content.block_size,
         "protocol": content.protocol,
     }
-    if content.split_brain != DEFAULT_POLICY:
-        values["split_brain"] = content.split_brain
-    if content.priority:
-        values["priority"] = content.priority
-    if content.on_io_error != "detach":
-        values["on_io_error"] = content.on_io_error
-    if content.disk_driver != "auto":
-        values["disk_driver"] = content.disk_driver
-    if content.tls != "on":
-        values["tls"] = content.tls
+    defaults: dict[str, Any] = {
+        "split_brain": DEFAULT_POLICY,
+        "priority": 0,
+        "on_io_error": "detach",
+        "disk_driver": "auto",
+        "tls": "on",
+        "arbiter": MANUAL,
+    }
+    values |= {key: getattr(content, key) for key in defaults if getattr(content, key) != defaults[key]}
     for key, value in values.items():
         document.add(key, value)
     for key, table, default in (
+        ("arbitration", content.arbitration, ArbitrationTable()),
         ("timeouts", content.timeouts, TimeoutsTable()),
         ("nbd", content.nbd, NbdTable()),
     ):

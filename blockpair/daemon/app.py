@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import structlog
 
@@ -14,14 +15,16 @@ from blockpair import __version__, _engine, bridge
 from blockpair.config.files import remove_unfinished
 from blockpair.config.locations import Locations, check_socket_path
 from blockpair.config.node import NodeConfig
-from blockpair.daemon import logs
+from blockpair.daemon.arbiters import build_arbiter
 from blockpair.daemon.desired import DaemonLock, DesiredState, boot_id
+from blockpair.daemon.judges import Judges
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.methods import Methods
-from blockpair.daemon.notify import notify
 from blockpair.daemon.part import Part
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.rpc.server import MAX_CONNECTIONS, Server, give_to_group
+from blockpair.service import logs
+from blockpair.service.notify import notify
 
 # Beside one for each caller, who has one call under way: the supervision, starts and stops.
 _SPARE_THREADS = 16
@@ -91,7 +94,8 @@ async def serve(node: NodeConfig, places: Locations) -> None:
         desired = await asyncio.to_thread(take_over, places)
         listener = await asyncio.to_thread(bridge.listen, node.listen)
         try:
-            manager = Manager(node, places, desired, boot_id(), listener)
+            judges = Judges(partial(build_arbiter, node=node.name, places=places))
+            manager = Manager(node, places, desired, boot_id(), listener, judges=judges)
             part = Part(node, places, listener, manager)
             methods = {**Methods(manager, logs.place(), part.creations).table(), **part.methods()}
             server = Server(methods, logs.place())

@@ -192,6 +192,7 @@ class Creations:
             },
             "up": up and not problems,
             "problems": {node: error.message for node, error in problems.items()},
+            "failover": self._manager.failover(name, entry.protocol),
         }
 
     async def delete(self, name: str) -> tuple[Changed, list[str]]:

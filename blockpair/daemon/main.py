@@ -34,8 +34,8 @@ def command(
       blockpaird
       BLOCKPAIR_DIR=/tmp/node-a blockpaird --log-format console
     """
-    from blockpair.daemon import logs
     from blockpair.daemon.app import serve
+    from blockpair.service import logs
 
     places = locations(directory=directory)
     node = read_node(places.node_file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -12,17 +13,21 @@ import structlog
 
 from blockpair import __version__, _engine, bundles
 from blockpair.cluster.change import Configuration
+from blockpair.config.arbiter import MANUAL
 from blockpair.config.cluster import addresses
 from blockpair.config.files import ConfigError
 from blockpair.config.locations import Locations
 from blockpair.config.node import NodeConfig
 from blockpair.config.resource import INTERNAL, ResourceConfig, changed_keys, read_resource
+from blockpair.daemon.arbitration import arbiter_report
 from blockpair.daemon.desired import Desired, DesiredState, PrimaryMarker, StaleMarker
+from blockpair.daemon.judges import Judges
 from blockpair.daemon.kernel import LockedMemory
 from blockpair.daemon.runtime import Runtime
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.files.losses import side_loss
 from blockpair.status.advice import Outside, advice, healthy
+from blockpair.status.arbitration import Failover, failover
 from blockpair.status.conditions import missing
 from blockpair.status.configuration import configuration_report
 from blockpair.status.engine import EngineStatus
@@ -31,6 +36,7 @@ from blockpair.status.paths import OwnPlace, named
 from blockpair.status.plan import Plan
 from blockpair.status.report import (
     SCHEMA,
+    ArbiterReport,
     ConfigurationConflict,
     ConfigurationReport,
     EventRecord,
@@ -58,8 +64,11 @@ class Manager:
         desired: DesiredState,
         boot: str,
         listener: _engine.Listener,
+        *,
+        judges: Judges,
     ) -> None:
         self.node = node
+        self.judges = judges
         self.places = places
         self._desired = desired
         self._boot = boot
@@ -67,6 +76,9 @@ class Manager:
         self._runtimes: dict[str, Runtime] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._locked_memory = LockedMemory()
+        # Resources whose state may have changed by itself.
+        self._stirred: set[str] = set()
+        self._stirring = asyncio.Event()
         self._log = structlog.get_logger()
         self.configuration: Configuration | None = None
         """The cluster's, where this node may be in one."""
@@ -125,7 +137,9 @@ class Manager:
                     self._log.exception("resource.start-failed", resource=name)
 
     async def stop_all(self) -> None:
-        """Stop every engine; roles and kernel devices stay for the next daemon."""
+        """Stop every engine; roles and kernel devices stay for the next daemon. Then let go of the
+        arbiter.
+        """
 
         async def stop(name: str, runtime: Runtime) -> None:
             async with self.lock(name):
@@ -136,12 +150,24 @@ class Manager:
                     self._log.exception("resource.stop-failed", resource=name)
 
         await asyncio.gather(*(stop(name, runtime) for name, runtime in self._runtimes.items()))
+        await self.judges.close()
 
     async def supervise(self) -> None:
         """Keep kernel devices as they should be, until cancelled."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + _RECONCILE_SECONDS
         while True:
-            await asyncio.sleep(_RECONCILE_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stirring.wait(), max(0.0, due - loop.time()))
+            chosen = set(self._stirred)
+            if loop.time() >= due:
+                due = loop.time() + _RECONCILE_SECONDS
+                chosen = set(self._runtimes)
+            self._stirring.clear()
+            self._stirred.clear()
             for name, runtime in list(self._runtimes.items()):
+                if name not in chosen:
+                    continue
                 # A command that holds the lock sees to the device itself.
                 if self.lock(name).locked():
                     continue
@@ -153,6 +179,10 @@ class Manager:
                     except Exception:
                         # This watches over all resources: it must not end for the sake of one.
                         self._log.exception("resource.device-failed", resource=name)
+
+    def _stir(self, name: str) -> None:
+        self._stirred.add(name)
+        self._stirring.set()
 
     async def up(self, name: str) -> None:
         """Start a resource, and at every start of the daemon from now on. Raises `BlockpairError`."""
@@ -203,8 +233,17 @@ class Manager:
 
     async def promote(self, name: str, *, force: bool) -> None:
         """Make this node Primary. Raises `BlockpairError`."""
+        runtime = self.runtime(name)
+        if force or runtime.config.arbiter == MANUAL:
+            async with self.lock(name):
+                runtime = self.runtime(name)
+                await runtime.offer(was_primary=await runtime.become_primary(force=force))
+            return
+        # Without the lock: it waits for the arbiter, and neither `down` nor a promotion by force may wait.
+        was_primary = await runtime.become_primary(force=False)
         async with self.lock(name):
-            await self.runtime(name).promote(force=force)
+            if self._runtimes.get(name) is runtime:
+                await runtime.offer(was_primary=was_primary)
 
     async def demote(self, name: str) -> None:
         """Make this node Secondary. Raises `BlockpairError`."""
@@ -312,6 +351,12 @@ class Manager:
             except TimeoutError:
                 continue
 
+    def failover(self, name: str, protocol: str) -> Failover:
+        """What becomes of a new resource when a node is lost."""
+        judges = self.judges
+        kind = judges.kind
+        return failover(name, kind, judges.place(kind), protocol, clustered=judges.clustered)
+
     async def status(self) -> StatusReport:
         """The whole node."""
         resources = [await self.report(name) for name in self.names()]
@@ -335,7 +380,12 @@ class Manager:
         except ConfigError as error:
             return _report(name, failure=error.message)
         if runtime is None:
-            return _report(name, config=config, outside=self._outside(config))
+            return _report(
+                name,
+                config=config,
+                outside=self._outside(config),
+                arbiter=arbiter_report(config, self.judges),
+            )
         failure, engine = None, None
         try:
             engine = await runtime.status()
@@ -364,6 +414,7 @@ class Manager:
             pending=pending,
             misconfigured=misconfigured,
             outside=self._outside(config),
+            arbiter=runtime.arbiter_report(),
         )
 
     def _named(self, engine: EngineStatus, config: ResourceConfig) -> EngineStatus:
@@ -408,6 +459,8 @@ class Manager:
             marker=self.marker(config.name),
             kernel_device=mode,
             locked=self._locked_memory,
+            judges=self.judges,
+            stir=lambda: self._stir(config.name),
         )
 
     def _want(self, name: str, desired: Desired) -> None:
@@ -468,6 +521,7 @@ def _report(
     pending: Sequence[str] = (),
     misconfigured: str | None = None,
     outside: Outside | None = None,
+    arbiter: ArbiterReport | None = None,
 ) -> ResourceReport:
     state: State = "failed" if failure is not None else ("running" if runs else "down")
     entries = advice(
@@ -479,6 +533,7 @@ def _report(
         pending=pending,
         misconfigured=misconfigured,
         outside=outside or Outside(),
+        arbiter=arbiter,
     )
     return ResourceReport(
         name=name,
@@ -493,6 +548,7 @@ def _report(
         engine=engine,
         advice=entries,
         events=list(events[-_EVENTS_SHOWN:]),
+        arbiter=arbiter,
     )
 
 

@@ -309,6 +309,7 @@ class Methods:
             "block_size_bytes": created.block_size_bytes,
             "metadata_bytes": created.metadata_bytes,
             "device_size_bytes": created.device_size_bytes,
+            "failover": self._manager.failover(config.name, config.protocol),
         }
 
     async def _delete(self, params: NameParams) -> Any:

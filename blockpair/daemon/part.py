@@ -31,19 +31,23 @@ class Part:
     def __init__(
         self, node: NodeConfig, places: Locations, listener: _engine.Listener, manager: Manager
     ) -> None:
+        self._manager = manager
+        self._trusted: Generation | None = None
+
         async def give_trust(generation: Generation | None) -> None:
             trust = None
             if generation is not None:
                 authority, certificate = generation.authority.certificate, generation.certificate
                 trust = bridge.Trust(generation.node, authority, certificate, generation.key)
             await asyncio.to_thread(bridge.set_trust, listener, trust)
+            self._trusted = generation
+            self._judge()
 
         local = LocalResources(manager)
         self.cluster = Cluster(node, places, local, give_trust)
         rekey = Rekey(self.cluster)
         membership = Membership(self.cluster, listener.port)
         self._care = Care(self.cluster, membership, rekey)
-        self._manager = manager
         self._log = structlog.get_logger().bind(part="configuration")
         manager.configuration = self.cluster.configuration
         self.creations = Creations(
@@ -55,7 +59,7 @@ class Part:
             membership,
             Removal(self.cluster, rekey),
             rekey,
-            Reporter(self.cluster, rekey),
+            Reporter(self.cluster, rekey, manager.judges.look),
             local=local,
         )
 
@@ -72,11 +76,14 @@ class Part:
             group.create_task(self._readdress())
 
     async def _readdress(self) -> None:
-        """Have resources that are up take up where their peers are, whenever the files may have changed."""
+        """Take up where the arbiter is, and have resources that are up take up where their peers are,
+        whenever the configuration may have changed.
+        """
         configuration = self.cluster.configuration
         while True:
             await configuration.rendered.wait()
             configuration.rendered.clear()
+            self._judge()
             content = configuration.content
             for name in [] if content is None else list(content.resource):
                 try:
@@ -86,6 +93,10 @@ class Part:
                 except Exception:
                     # The others, and the next change, are not lost for the sake of one.
                     self._log.exception("resource.not-readdressed", resource=name)
+
+    def _judge(self) -> None:
+        """Have the arbiter be the one that configuration and trust name now."""
+        self._manager.judges.take(self.cluster.configuration.content, self._trusted)
 
     def methods(self) -> dict[str, Method]:
         """What the daemon's socket offers of it."""

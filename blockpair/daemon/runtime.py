@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,19 +14,22 @@ import structlog
 
 from blockpair import _engine, bridge
 from blockpair.bridge import Notice, Running
+from blockpair.config.arbiter import MANUAL
 from blockpair.config.locations import Locations, check_socket_path
 from blockpair.config.node import KernelDevice
 from blockpair.config.resource import Peer, ResourceConfig
+from blockpair.daemon.arbitration import Arbitration, arbiter_report
 from blockpair.daemon.asker import asked_by
 from blockpair.daemon.clients import describe
 from blockpair.daemon.desired import Desired, PrimaryMarker, StaleMarker
+from blockpair.daemon.judges import Judges
 from blockpair.daemon.kernel import LockedMemory, ResourceDevice
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.files.losses import side_loss
 from blockpair.status.engine import EngineStatus
 from blockpair.status.loss import SideLoss, encode_report
 from blockpair.status.plan import Plan, peer_is_primary
-from blockpair.status.report import EventRecord, KernelDeviceStatus
+from blockpair.status.report import ArbiterReport, EventRecord, KernelDeviceStatus
 
 _EVENTS_KEPT = 64
 # How long a peer that is not connected, and may be dead, keeps a promotion waiting.
@@ -33,7 +37,9 @@ _ROLE_PATIENCE_SECONDS = 1.5
 
 
 class Runtime:
-    """A resource that shall be up. Methods that change something are called with `lock` held."""
+    """A resource that shall be up. Methods that change something are called with `lock` held. ``stir`` is
+    called when its state may have changed by itself: `reconcile` is due.
+    """
 
     def __init__(
         self,
@@ -44,6 +50,8 @@ class Runtime:
         marker: PrimaryMarker,
         kernel_device: KernelDevice,
         locked: LockedMemory,
+        judges: Judges,
+        stir: Callable[[], None] = lambda: None,
     ) -> None:
         self.config = config
         self.failure: BlockpairError | None = None
@@ -52,6 +60,9 @@ class Runtime:
         self._marker = marker
         self._stale = StaleMarker(places.stale_marker(config.name))
         self._running: Running | None = None
+        self._judges = judges
+        self._arbitration: Arbitration | None = None
+        self._stir = stir
         self._events: deque[EventRecord] = deque(maxlen=_EVENTS_KEPT)
         self._changed = asyncio.Event()
         # Peers that a report is being made for.
@@ -85,6 +96,12 @@ class Runtime:
         """The kernel device, for the report."""
         return self._device.status()
 
+    def arbiter_report(self) -> ArbiterReport:
+        """How its arbiter does, for the report."""
+        if self._arbitration is None:
+            return arbiter_report(self.config, self._judges)
+        return self._arbitration.report()
+
     async def status(self) -> EngineStatus | None:
         """What the engine says; None where there is none. Raises `BlockpairError`."""
         running = self._running
@@ -116,8 +133,12 @@ class Runtime:
             self._log.error("resource.start-failed", text=error.message, remedy=error.remedy)
             raise
         self.failure = None
+        if self.config.arbiter != MANUAL:
+            self._arbitration = Arbitration(self.config, self._running, self._judges)
         self._watched = self._running.event_fd()
         asyncio.get_running_loop().add_reader(self._watched, self._collect)
+        if self._arbitration is not None:
+            self._arbitration.wake()
         if not connect:
             for peer in self.config.peers:
                 if peer.name not in desired.disconnected:
@@ -160,8 +181,10 @@ class Runtime:
             )
         return self._running
 
-    async def promote(self, *, force: bool) -> None:
-        """Become Primary and offer the device. Raises `BlockpairError`, and then this node is what it was."""
+    async def become_primary(self, *, force: bool) -> bool:
+        """Become Primary; whether it was before. With an arbiter, and without ``force``, that may take as
+        long as the arbiter is away: to be called without `lock`. Raises `BlockpairError`.
+        """
         running = self.engine()
         status = await asyncio.to_thread(running.status)
         was_primary = status.role == "Primary"
@@ -170,6 +193,13 @@ class Runtime:
             away = [peer.name for peer in status.peers if peer.connection != "Connected"]
             await asyncio.gather(*map(self._check_not_primary, away))
         await self.call("promote", force=force)
+        return was_primary
+
+    async def offer(self, *, was_primary: bool) -> None:
+        """Offer the device of a node that is Primary now. Raises `BlockpairError`, and then it is Primary
+        only if ``was_primary``.
+        """
+        running = self.engine()
         try:
             await asyncio.to_thread(self._marker.set)
             await asyncio.to_thread(lambda: self._device.attach(running, running.status()))
@@ -291,17 +321,26 @@ class Runtime:
         if self._watched is not None:
             asyncio.get_running_loop().remove_reader(self._watched)
             self._watched = None
+        if self._arbitration is not None:
+            # To the end of the engine it may need the arbiter's word.
+            await self._arbitration.end()
+            self._arbitration = None
         self._running = None
         self._announce()
 
     async def reconcile(self) -> None:
-        """Make the kernel device fit the engine's role: after a restart, a failure, or a dead connection."""
+        """Make the kernel device and the marker fit the engine's role, which changes by itself too: after a
+        restart, a failure, a failover, or a dead connection.
+        """
         running = self._running
         if running is None:
             return
         status = await asyncio.to_thread(running.status)
         if status.state == "running" and status.disk == "Diskless":
             await asyncio.to_thread(self._marker.clear)
+        elif status.state == "running" and status.arbitration is not None and not status.resuming:
+            # It became Primary, or was superseded, without a command.
+            await asyncio.to_thread(self._mark, status.role == "Primary")
         if status.state == "running" and status.role == "Primary" and not status.resuming:
             if self._device.attached:
                 await asyncio.to_thread(self._device.mend, running, status)
@@ -311,6 +350,10 @@ class Runtime:
             self._log.error(
                 "resource.device-taken-down", text="this node may not write: I/O on it fails from now on"
             )
+
+    def _mark(self, primary: bool) -> None:
+        if primary != self._marker.is_set():
+            (self._marker.set if primary else self._marker.clear)()
 
     def _collect(self) -> None:
         running = self._running
@@ -322,6 +365,9 @@ class Runtime:
             # After the events, which take the wake-up back: who asks from here on gives another.
             for peer in running.reports_asked():
                 self._report_to(running, peer)
+            if self._arbitration is not None:
+                self._arbitration.wake()
+            self._stir()
         self._announce()
 
     def _forget_role(self, running: Running, *, served: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -17,11 +18,30 @@ from blockpair.rpc.messages import MAX_RESPONSE_BYTES, decode_response, encode_r
 _Result = TypeVar("_Result")
 
 
-class Client:
-    """A connection to ``blockpaird``. Every fault is a `BlockpairError`, of kind no_daemon without one."""
+@dataclass(frozen=True)
+class Program:
+    """Whom a client speaks to, for its messages: name, how it is started, where its log is."""
 
-    def __init__(self, path: Path) -> None:
+    name: str
+    start: str
+    log: str
+
+
+DAEMON = Program(
+    "blockpaird",
+    "`systemctl start blockpaird`, or `blockpaird` with the same BLOCKPAIR_DIR",
+    "`journalctl -u blockpaird`",
+)
+
+
+class Client:
+    """A connection to ``blockpaird``, or another ``program``. Every fault is a `BlockpairError`, of kind
+    no_daemon without one.
+    """
+
+    def __init__(self, path: Path, program: Program = DAEMON) -> None:
         self._path = path
+        self._program = program
         self._ids = itertools.count(1)
         self._lines = LineSplitter(MAX_RESPONSE_BYTES)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -38,8 +58,8 @@ class Client:
             self._socket.close()
             raise BlockpairError(
                 ErrorKind.NO_DAEMON,
-                f"no blockpaird answers on {path}: {error.strerror or error}",
-                "start it: `systemctl start blockpaird`, or `blockpaird` with the same BLOCKPAIR_DIR",
+                f"no {program.name} answers on {path}: {error.strerror or error}",
+                f"start it: {program.start}",
             ) from None
 
     def __enter__(self) -> Client:
@@ -95,8 +115,8 @@ class Client:
     def _gone(self, why: str) -> BlockpairError:
         return BlockpairError(
             ErrorKind.NO_DAEMON,
-            f"blockpaird went away during the call: {why}",
-            "see its log (`journalctl -u blockpaird`); what was asked may or may not have been done: "
+            f"{self._program.name} went away during the call: {why}",
+            f"see its log ({self._program.log}); what was asked may or may not have been done: "
             "look with `blockpair status`",
         )
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from blockpair.status.arbitration import advice_on
 from blockpair.status.conditions import copies_synced
 from blockpair.status.configuration import no_member
 from blockpair.status.engine import EngineStatus, PathStatus, PeerStatus, Refusal, Resync
-from blockpair.status.report import Advice, KernelDeviceStatus, Severity, State
+from blockpair.status.report import Advice, ArbiterReport, KernelDeviceStatus, Severity, State
 from blockpair.units import format_duration, format_size
 
 
@@ -35,12 +36,15 @@ def advice(
     pending: Sequence[str] = (),
     misconfigured: str | None = None,
     outside: Outside = Outside(),
+    arbiter: ArbiterReport | None = None,
 ) -> list[Advice]:
     """What is wrong or worth knowing of the resource ``name``, the gravest first; empty when all is well.
     ``pending``: keys whose values in its file are not those in use; ``misconfigured``: why the file of a
     resource that is up cannot be used.
     """
     found = list(_advice(name, state, failure, engine, outside))
+    if state == "running" and engine is not None:
+        found += advice_on(name, engine, arbiter)
     if pending:
         found.append(
             Advice(
@@ -110,7 +114,8 @@ def _advice(
 
 
 def _local(name: str, engine: EngineStatus) -> Iterator[Advice]:
-    if engine.suspended is not None:
+    # With an arbiter there is more to say of it (`arbitration.advice_on`).
+    if engine.suspended is not None and (engine.arbitration is None or not engine.arbitration.suspended):
         yield Advice(
             "critical",
             "suspended",
@@ -158,8 +163,7 @@ def _local(name: str, engine: EngineStatus) -> Iterator[Advice]:
                 "warning",
                 "consistent",
                 "this node's copy is intact, but only the peer knows whether it is the newest",
-                "bring the peer up; to go on without it, only when it is certainly stopped: "
-                f"blockpair promote {name} --force",
+                _without_the_peer(name, engine),
             )
         case _:
             pass
@@ -171,6 +175,15 @@ def _local(name: str, engine: EngineStatus) -> Iterator[Advice]:
             + _healed(engine),
             "look at its health (`dmesg`, `smartctl -a`)",
         )
+
+
+def _without_the_peer(name: str, engine: EngineStatus) -> str:
+    override = f"only when it is certainly stopped: blockpair promote {name} --force"
+    if engine.arbitration is None:
+        return f"bring the peer up; to go on without it, {override}"
+    return (
+        f"bring the peer up, or have the arbiter decide: blockpair promote {name}; without either, {override}"
+    )
 
 
 def _served(engine: EngineStatus) -> str:

@@ -148,9 +148,43 @@ class PeerStatus(Struct, frozen=True):
     wire: Wire
 
 
+class ConfigurationStatus(Struct, frozen=True):
+    """What an arbiter holds of a resource: who may write in an epoch, and which nodes have every write that
+    was acknowledged.
+    """
+
+    epoch: int
+    primary: str
+    in_sync: list[str]
+
+
+class ArbitrationStatus(Struct, frozen=True):
+    """``configuration``: the newest that the engine knows to have been entered; ``promised``: below this
+    epoch it hears nobody; ``joint``: a node's confirmation is needed already that is not in the in-sync set
+    yet; ``lease_seconds``: what is left of the peer's word to this Primary, ``promise_seconds``: of this
+    node's own; ``want``: what it waits for the arbiter for; ``suspended``: "writes", "all" (reads too) or
+    null, and ``why``; ``superseded``: why it is Primary no more though nobody here demoted it, until it has
+    caught up.
+    """
+
+    epoch: int
+    promised: int
+    configuration: ConfigurationStatus | None
+    joint: bool
+    lease_seconds: float | None
+    promise_seconds: float | None
+    want: str | None
+    want_seconds: float | None
+    asking: bool
+    suspended: str | None
+    why: str | None
+    superseded: str | None
+    resource_id: str | None = None
+
+
 class EngineStatus(Struct, frozen=True):
     """All of it; ``resource_id`` (32 digits) is null until the first sync; ``served_by`` is the peer whose
-    copy stands in for this node's.
+    copy stands in for this node's; ``arbitration`` is null where a person decides who goes on.
     """
 
     resource: str
@@ -178,3 +212,4 @@ class EngineStatus(Struct, frozen=True):
     metadata: MetadataPlace
     clients: list[NbdClient]
     peers: list[PeerStatus]
+    arbitration: ArbitrationStatus | None = None

@@ -14,6 +14,7 @@ from blockpair.status.engine import EngineStatus
 
 Severity = Literal["info", "warning", "critical"]
 State = Literal["down", "running", "failed"]
+ArbiterState = Literal["manual", "unasked", "answers", "unreachable", "refused"]
 
 SCHEMA: Literal["blockpair.status/1"] = "blockpair.status/1"
 
@@ -56,6 +57,22 @@ class PeerSummary(Struct, frozen=True):
     address: str
 
 
+class ArbiterReport(Struct, frozen=True):
+    """Who says which node may go on. ``place``: for a person, such as ``witness 10.0.0.3:7790``;
+    ``automatic``: whether the survivor goes on by itself, ``manual_because`` why not; ``state``: "manual",
+    "unasked", or how the last question ended: "answers", "unreachable", "refused"; ``since_seconds``: for how
+    long that has been so; ``text``: why it does not answer.
+    """
+
+    kind: str
+    place: str
+    automatic: bool
+    manual_because: str | None
+    state: ArbiterState
+    since_seconds: float | None = None
+    text: str | None = None
+
+
 class ResourceReport(Struct, frozen=True):
     """A resource: what is configured, what the engine says (null while it is down), and what that means.
 
@@ -74,6 +91,7 @@ class ResourceReport(Struct, frozen=True):
     engine: EngineStatus | None
     advice: list[Advice]
     events: list[EventRecord]
+    arbiter: ArbiterReport | None = None
 
 
 class PendingNode(Struct, frozen=True):

@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from blockpair.config.names import check_name
@@ -26,6 +27,8 @@ BACKDATED = timedelta(hours=1)
 # The part of a certificate's life after which the daemon renews it.
 _RENEW_AFTER = 2 / 3
 _MAX_PEM_BYTES = 16 << 10
+# A node's name begins with a letter or digit.
+WITNESS = "_witness"
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
@@ -118,14 +121,40 @@ def issue(authority: Authority, request: str, name: str, now: datetime) -> str:
     Raises `TrustError`.
     """
     check_member_name(name)
+    usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    return _issue(authority, request, name, name=name, usages=usages, now=now)
+
+
+def witness_name(cluster: str) -> str:
+    """The name in the certificate of the witness of the cluster of that id. No node can have it."""
+    return f"{WITNESS}.{cluster}"
+
+
+def issue_witness(authority: Authority, request: str, cluster: str, now: datetime) -> str:
+    """The certificate of a witness of the cluster of that id, for a request in the name `WITNESS`. Who has it
+    can be called, and call nobody. Raises `TrustError`.
+    """
+    usages = [ExtendedKeyUsageOID.SERVER_AUTH]
+    return _issue(authority, request, WITNESS, name=witness_name(cluster), usages=usages, now=now)
+
+
+def _issue(
+    authority: Authority,
+    request: str,
+    requested: str,
+    *,
+    name: str,
+    usages: list[x509.ObjectIdentifier],
+    now: datetime,
+) -> str:
     asked = _load_request(request)
     key = asked.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise TrustError("the request's key is not of the kind ECDSA P-256")
     if not asked.is_signature_valid:
         raise TrustError("the request is not signed with its own key")
-    if _names(asked.extensions) != [name]:
-        raise TrustError(f"the request is not for the node {name}")
+    if _names(asked.extensions) != [requested]:
+        raise TrustError(f"the request is not for the node {requested}")
     issuer = _load(authority.certificate)
     if not issuer.not_valid_before_utc <= now <= issuer.not_valid_after_utc:
         raise TrustError(
@@ -143,10 +172,7 @@ def issue(authority: Authority, request: str, name: str, now: datetime) -> str:
         .not_valid_after(end)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
-            critical=False,
-        )
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         .add_extension(
@@ -205,6 +231,26 @@ def check_pair(certificate: str, key: str) -> None:
     """Raises `TrustError` where the key is not the certificate's."""
     if _load(certificate).public_key() != _load_key(key).public_key():
         raise TrustError("the key does not belong to the certificate")
+
+
+def key_fingerprint(key: str) -> str:
+    """SHA-256 of the public half of a private key, in hexadecimal. Raises `TrustError`."""
+    return _public_fingerprint(_load_key(key).public_key())
+
+
+def certified_key_fingerprint(certificate: bytes) -> str:
+    """That of the key of a certificate (binary). Raises `TrustError`."""
+    return _public_fingerprint(_load_der(certificate).public_key())
+
+
+def requested_key_fingerprint(request: str) -> str:
+    """That of the key of a certificate request. Raises `TrustError`."""
+    return _public_fingerprint(_load_request(request).public_key())
+
+
+def _public_fingerprint(key: CertificatePublicKeyTypes) -> str:
+    encoded = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(encoded).hexdigest()
 
 
 def fingerprint(certificate: str) -> bytes:

@@ -73,6 +73,27 @@ class RequestAnswer(Struct, frozen=True):
         return "RequestAnswer(...)"
 
 
+class WitnessParams(Struct, forbid_unknown_fields=True, frozen=True):
+    """``join.witness``, in the place of ``join.request``: the secret in hexadecimal and a request for the
+    certificate of a witness.
+    """
+
+    secret: str
+    request: str
+
+    def __repr__(self) -> str:
+        return "WitnessParams(...)"
+
+
+class WitnessAnswer(Struct, frozen=True):
+    """The certificate, the authority's certificate, never its key, and which cluster it is."""
+
+    certificate: str
+    authority: str
+    cluster: str
+    name: str
+
+
 def member_proof(secret_hash: bytes, leaf: bytes, token_id: str, nonces: tuple[bytes, bytes]) -> bytes:
     """By which a member shows that it gave out the token, on the connection where its certificate is
     ``leaf`` (binary).
@@ -130,12 +151,39 @@ class Joiner:
             if name != self._name:
                 raise TrustError(f"it issued a certificate for {name}")
         except (TrustError, ValueError) as error:
-            raise BlockpairError(
-                ErrorKind.MISMATCH,
-                f"what was issued cannot be used: {error}",
-                "make a new token and join again; if it stays so, please report it",
-            ) from None
+            raise _unusable(error) from None
         return Authority(answer.authority, answer.authority_key)
+
+    def request_witness(self) -> WitnessParams:
+        """What a witness says in the place of `request`."""
+        return WitnessParams(self._token.secret.hex(), ca.new_request(ca.WITNESS, self._key))
+
+    def accept_witness(self, answer: WitnessAnswer, now: datetime) -> None:
+        """Raises `BlockpairError` unless all that was issued fits."""
+        try:
+            if ca.fingerprint(answer.authority) != self._token.authority:
+                raise TrustError("it sent another authority than the token's")
+            check_witness(answer.certificate, answer.authority, self._key, answer.cluster, now)
+        except (TrustError, ValueError) as error:
+            raise _unusable(error) from None
+
+
+def check_witness(certificate: str, authority: str, key: str, cluster: str, now: datetime) -> None:
+    """Raises `TrustError` unless the certificate is that of a witness of the cluster of that id, of this
+    authority, for this key, and valid now.
+    """
+    ca.check_pair(certificate, key)
+    name = ca.check_issued(ca.der(certificate), authority, now)
+    if name != ca.witness_name(cluster):
+        raise TrustError(f"the certificate is for {name}, not for the witness of the cluster {cluster}")
+
+
+def _unusable(error: Exception) -> BlockpairError:
+    return BlockpairError(
+        ErrorKind.MISMATCH,
+        f"what was issued cannot be used: {error}",
+        "make a new token and join again; if it stays so, please report it",
+    )
 
 
 class Doorkeeper:
@@ -161,11 +209,22 @@ class Doorkeeper:
 
     def request(self, params: RequestParams, book: tokens.Book, now: datetime) -> str:
         """The id of the token by which the node is let in. Raises `BlockpairError`."""
+        token_id = self.proved(params.secret, book, now)
+        try:
+            ca.check_member_name(params.name)
+        except ValueError as error:
+            raise BlockpairError(
+                ErrorKind.INVALID, str(error), "set another name in [node] of blockpair.toml"
+            ) from None
+        return token_id
+
+    def proved(self, secret_text: str, book: tokens.Book, now: datetime) -> str:
+        """The id of the token that the caller has shown to have. Raises `BlockpairError`."""
         if self._token_id is None:
             raise BlockpairError(ErrorKind.INVALID, "a request came before a hello", "use blockpair to join")
         record = tokens.usable(book, self._token_id, now, self._fingerprint)
         try:
-            secret = _hex(params.secret, 32)
+            secret = _hex(secret_text, 32)
         except TrustError:
             secret = b""
         if not tokens.matches(record, secret):
@@ -174,12 +233,6 @@ class Doorkeeper:
                 "the secret is not that of the token",
                 "copy the whole join command that `blockpair cluster token` printed",
             )
-        try:
-            ca.check_member_name(params.name)
-        except ValueError as error:
-            raise BlockpairError(
-                ErrorKind.INVALID, str(error), "set another name in [node] of blockpair.toml"
-            ) from None
         return self._token_id
 
 

@@ -2,6 +2,9 @@
 
 ``DIRECTORY/current`` is a link to the generation that counts, ``staged`` to one that this node has agreed to
 take up when the node that coordinates a change of the authority has (`blockpair.cluster.rekey`).
+
+``DIRECTORY/former`` keeps this node's certificates of earlier authorities, never the keys of those: a witness
+that has missed a change of the authority still believes them (`blockpair.arbiter.witness.hand_over`).
 """
 
 from __future__ import annotations
@@ -21,11 +24,13 @@ import msgspec
 from blockpair.config.files import sync_directory, write_atomically
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.trust.authority import Authority, TrustError, certified_name, check_pair, der
-from blockpair.trust.contexts import client_context, server_context
+from blockpair.trust.contexts import ALPN, client_context, server_context
 from blockpair.trust.tokens import Book
 
 _MAX_BYTES = 64 << 10
 _FILES = ("ca.pem", "ca.key", "node.pem", "node.key")
+_FORMER_FILES = ("ca.pem", "node.pem", "node.key")
+_MAX_FORMER = 4
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,22 @@ class Generation:
         files = self.directory / "node.pem", self.directory / "node.key"
         return server_context(self.authority.certificate, *files)
 
-    def client(self) -> ssl.SSLContext:
+    def client(self, alpn: str = ALPN) -> ssl.SSLContext:
         """The callers' side of TLS. Raises `OSError`."""
         files = self.directory / "node.pem", self.directory / "node.key"
-        return client_context(self.authority.certificate, *files)
+        return client_context(self.authority.certificate, *files, alpn)
+
+
+@dataclass(frozen=True)
+class Former:
+    """A certificate of this node that is of an authority that counts no more."""
+
+    directory: Path
+
+    def client(self, alpn: str) -> ssl.SSLContext:
+        """The callers' side of TLS, for who has not heard of the change. Raises `OSError`."""
+        ca, chain, key = (self.directory / file for file in _FORMER_FILES)
+        return client_context(ca.read_text(), chain, key, alpn)
 
 
 @dataclass(frozen=True)
@@ -95,6 +112,7 @@ class TrustStore:
         """
         with _told(self._directory):
             name = self._write(id_ or secrets.token_hex(8), authority, certificate, key, {})
+            self._keep_former(authority.certificate)
             self._point("current", name)
             self.tidy()
         return self._read(name)
@@ -117,6 +135,7 @@ class TrustStore:
                 ErrorKind.NOT_FOUND, "no change of the authority waits here", "repeat the change"
             )
         with _told(self._directory):
+            self._keep_former(_text(self._generations / target / "ca.pem"))
             self._point("current", target)
             (self._directory / "staged").unlink()
             sync_directory(self._directory)
@@ -135,7 +154,65 @@ class TrustStore:
             for name in ("current", "staged"):
                 (self._directory / name).unlink(missing_ok=True)
             self.tidy()
-            (self._directory / "tokens.json").unlink(missing_ok=True)
+            self.drop_former()
+            for file in ("tokens.json", "witness-key"):
+                (self._directory / file).unlink(missing_ok=True)
+
+    def former(self) -> list[Former]:
+        """The certificates of earlier authorities, the latest first."""
+        try:
+            return [Former(directory) for directory in sorted(self._former.iterdir(), reverse=True)]
+        except FileNotFoundError:
+            return []
+
+    def drop_former(self) -> None:
+        """Nobody needs to be told of an earlier change any more. Raises `BlockpairError`."""
+        with _told(self._directory):
+            if self._former.exists():
+                shutil.rmtree(self._former)
+                sync_directory(self._directory)
+
+    def witness_key(self) -> str | None:
+        """The fingerprint of the key by which this node knows its witness. Raises `BlockpairError`."""
+        try:
+            return _text(self._directory / "witness-key").strip() or None
+        except FileNotFoundError:
+            return None
+
+    def remember_witness_key(self, fingerprint: str) -> None:
+        """Make that the key of the witness. Raises `BlockpairError`."""
+        with _told(self._directory):
+            write_atomically(self._directory / "witness-key", fingerprint + "\n", mode=0o600)
+
+    @property
+    def _former(self) -> Path:
+        return self._directory / "former"
+
+    def _keep_former(self, new_authority: str) -> None:
+        """Keep the certificate that counts, if its authority is about to count no more."""
+        target = _target(self._directory / "current")
+        if target is None:
+            return
+        try:
+            texts = {file: _text(self._generations / target / file) for file in _FORMER_FILES}
+        except (BlockpairError, FileNotFoundError):
+            # What cannot be read is of no use to anybody, and is replaced for that, perhaps.
+            return
+        if texts["ca.pem"] == new_authority:
+            return
+        kept = self.former()
+        number = int(kept[0].directory.name) + 1 if kept else 1
+        directory = self._former / f"{number:08d}"
+        unfinished = self._directory / ".former"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(mode=0o700)
+        for file, text in texts.items():
+            write_atomically(unfinished / file, text, mode=0o600)
+        self._former.mkdir(mode=0o700, exist_ok=True)
+        unfinished.rename(directory)
+        sync_directory(self._former)
+        for entry in kept[_MAX_FORMER - 1 :]:
+            shutil.rmtree(entry.directory)
 
     def tidy(self) -> None:
         """Remove generations that no link names: a crash may have left some. Raises `BlockpairError`."""

@@ -167,6 +167,16 @@ impl Engine {
         self.0.events()
     }
 
+    /// What the arbiter is to be asked now, as JSON.
+    fn asks(&self) -> String {
+        self.0.asks()
+    }
+
+    /// The arbiter's answer, as JSON.
+    fn arbiter_says(&self, py: Python<'_>, ask: u64, configuration: &str) -> PyResult<()> {
+        detached(py, || self.0.arbiter_says(ask, configuration))
+    }
+
     /// Takes over (and from here on owns) a connected NBD socket that is in the transmission phase.
     fn attach(&self, py: Python<'_>, fd: RawFd) -> PyResult<()> {
         if fd < 0 {

@@ -55,6 +55,17 @@ def eventually(condition: Callable[[], bool], what: str, deadline: float = DEADL
         time.sleep(_POLL)
 
 
+def freeze(pid: int) -> None:
+    """Stop a process; none of its threads runs any more when this returns: the signal takes its time."""
+    os.kill(pid, signal.SIGSTOP)
+
+    def stopped() -> bool:
+        stats = [file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/stat")]
+        return all(text.rpartition(")")[2].split()[0] == "T" for text in stats)
+
+    eventually(stopped, f"every thread of {pid} is stopped")
+
+
 @dataclass(frozen=True)
 class Done:
     """A command that has ended."""
@@ -162,7 +173,7 @@ class Node:
     def silent(self) -> Iterator[None]:
         """Its daemon lives, and answers nobody meanwhile."""
         assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
+        freeze(self.process.pid)
         try:
             yield
         finally:

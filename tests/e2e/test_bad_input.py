@@ -287,7 +287,7 @@ def test_an_unsafe_promotion(cluster: Cluster) -> None:
     cluster.synced()
     a, b = cluster.nodes
     b.refused(3, "promote", "r0")
-    b.refused(3, "promote", "r0", "--force")
+    b.refused(3, "promote", "r0", "--force", "--yes")
     assert a.status()["engine"]["role"] == "Primary"
 
 

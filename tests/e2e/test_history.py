@@ -38,7 +38,7 @@ def test_decisions_are_kept_on_both_nodes_with_who_asked(cluster: Cluster) -> No
     a.write(0, b"x" * 4096)
     a.ok("demote", "r0")
     a.kill()
-    b.ok("promote", "r0", "--force")
+    b.ok("promote", "r0", "--force", "--yes")
     a.start()
     b.wait("synced")
 

@@ -96,7 +96,7 @@ def test_the_survivor_is_promoted_after_the_primary_is_killed(cluster: Cluster) 
     promoted = b.cli("promote", "r0")
     if promoted.code != 0:
         assert promoted.code == 3 and "remedy" in promoted.err
-        b.ok("promote", "r0", "--force")
+        b.ok("promote", "r0", "--force", "--yes")
     assert b.read(12288, 4096) == b"kept" * 1024
 
 

@@ -110,7 +110,7 @@ def test_without_room_nothing_is_discarded(cluster: Cluster, at: str) -> None:
             told(each)
         # Both copies stay usable.
         cluster.a.ok("demote", "r0")
-        cluster.b.ok("promote", "r0", "--force")
+        cluster.b.ok("promote", "r0", "--force", "--yes")
         assert cluster.b.read(3000 * BLOCK, BLOCK) == was[3000 * BLOCK : 3001 * BLOCK]
     finally:
         subprocess.run(["umount", str(folder)], check=True)
@@ -208,7 +208,7 @@ def test_a_side_that_changed_nothing_gives_way_by_itself(cluster: Cluster) -> No
     b.wait("disconnected")
     a.write(0, b"on a...." * 512)
     with a.silent():
-        b.ok("promote", "r0", "--force")
+        b.ok("promote", "r0", "--force", "--yes")
     b.ok("demote", "r0")
     a.ok("connect", "r0")
     a.wait("synced,primary")

@@ -18,7 +18,7 @@ def part(cluster: Cluster) -> None:
     b.wait("disconnected")
     a.write(0, b"on a...." * 512)
     with a.silent():
-        b.ok("promote", "r0", "--force")
+        b.ok("promote", "r0", "--force", "--yes")
     b.write(4096, b"on b...." * 512)
     a.ok("connect", "r0")
     for node in cluster.nodes:
@@ -77,7 +77,7 @@ def test_no_force_makes_a_second_primary_while_the_first_says_that_it_is_one(clu
     a, b = cluster.nodes
     b.ok("disconnect", "r0")
     a.wait("disconnected")
-    for force in ([], ["--force"]):
+    for force in ([], ["--force", "--yes"]):
         said = b.refused(3, "promote", "r0", *force)
         assert "a is Primary of r0" in said and "blockpair demote r0" in said
     assert b.status()["engine"]["role"] == "Secondary"
@@ -102,7 +102,7 @@ def test_a_peer_that_says_that_it_is_secondary_leaves_the_doubt(cluster: Cluster
     # The last Primary needs none, unless the other took over.
     a.ok("promote", "r0")
     a.ok("demote", "r0")
-    b.ok("promote", "r0", "--force")
+    b.ok("promote", "r0", "--force", "--yes")
     assert "b is Primary of r0" in a.refused(3, "promote", "r0")
 
 
@@ -159,7 +159,7 @@ def test_resolve_names_the_files_that_each_side_would_lose(cluster: Cluster, tmp
     b.wait("disconnected")
     a.write(places["on-a"] * block, b"A" * block)
     with a.silent():
-        b.ok("promote", "r0", "--force")
+        b.ok("promote", "r0", "--force", "--yes")
     b.write(places["on-b"] * block, b"B" * block)
     a.ok("connect", "r0")
     for node in cluster.nodes:

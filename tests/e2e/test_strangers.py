@@ -33,7 +33,7 @@ def alone(node: Node, cluster: Cluster) -> None:
     node.ok("create", "r0", "--device", str(node.disk), *cluster.peer_option(node))
     node.ok("up", "r0")
     node.ok("disconnect", "r0")
-    node.ok("promote", "r0", "--force")
+    node.ok("promote", "r0", "--force", "--yes")
     node.write(0, node.name.encode() * 4096)
 
 
@@ -147,7 +147,7 @@ def test_a_split_brain_is_seen_by_both_and_ended_by_a_person(cluster: Cluster) -
     with a.silent():
         message = b.refused(3, "promote", "r0")
         assert "--force" in message
-        b.ok("promote", "r0", "--force")
+        b.ok("promote", "r0", "--force", "--yes")
     a.write(1 << 20, b"only-a" * 512)
     b.write(2 << 20, b"only-b" * 512)
     before = [node.disk.read_bytes() for node in cluster.nodes]

@@ -245,7 +245,7 @@ def make_lone(lab: Lab, *, disk_mib: int = 64) -> Node:
     node.cli(f"create r0 --device {node.device} --metadata internal --peer {absent}")
     node.cli("up r0")
     node.cli("sync r0 --from n1")
-    node.cli("promote r0 --force")
+    node.cli("promote r0 --force --yes")
     return node
 
 

@@ -67,7 +67,7 @@ def test_the_peer_took_over_meanwhile(lab: Lab) -> None:
     writer = n1.writer("files")
     n1.end("KILL")
     n2.wait("disconnected")
-    n2.cli("promote r0 --force")
+    n2.cli("promote r0 --force --yes")
     n2.guest.run(f"mount {LINK} {MOUNT}")
     writer.check(n2)
     n1.start()

@@ -24,7 +24,7 @@ def test_power_cut_of_the_primary(lab: Lab, metadata: Metadata) -> None:
     assert "remedy: " in message
     assert "--force" in message
     n2.guest.run(f"[ ! -e {LINK} ]")  # refused means nothing is served
-    n2.cli("promote r0 --force")
+    n2.cli("promote r0 --force --yes")
     n2.guest.run(f"mount {LINK} {MOUNT}")
     assert "recovery complete" in n2.guest.run("dmesg")  # the journal was in use, and was replayed
     first.check(n2)

@@ -33,7 +33,7 @@ def test_both_report_it_and_the_bundle_has_the_victim_s_files(lab: Lab) -> None:
     n2.guest.unplug()
     for node in (n1, n2):
         node.wait("disconnected")
-    n2.cli("promote r0 --force")
+    n2.cli("promote r0 --force --yes")
     n2.guest.run(f"mount {LINK} {MOUNT}")
     kept, lost = n1.writer("kept"), n2.writer("lost")
     for writer in (kept, lost):

@@ -32,10 +32,11 @@ pub struct Frame {
     damaged: Option<Box<Message>>,
 }
 
-fn decode(bytes: &[u8]) -> Result<Message, String> {
+/// The message, and the epoch of its frame.
+fn decode(bytes: &[u8]) -> Result<(u64, Message), String> {
     let mut decoder = Decoder::new();
     match decoder.next(bytes).map_err(|error| error.to_string())? {
-        Step::Message { message, .. } => Ok(message),
+        Step::Message { epoch, message, .. } => Ok((epoch, message)),
         Step::NeedMore { .. } => Err("a frame that never ends".into()),
         Step::Payload {
             consumed,
@@ -44,8 +45,7 @@ fn decode(bytes: &[u8]) -> Result<Message, String> {
             let end = consumed + payload_len;
             let bulk = bytes.get(consumed..end).ok_or("a frame that never ends")?;
             let done = decoder.finish(Payload::copy_from(bulk));
-            done.map(|(_, message)| message)
-                .map_err(|error| error.to_string())
+            done.map_err(|error| error.to_string())
         }
     }
 }
@@ -105,7 +105,7 @@ impl World {
         }
     }
 
-    pub(crate) fn transmit(&mut self, from: usize, id: ConnectionId, message: Message) {
+    pub(crate) fn transmit(&mut self, from: usize, id: ConnectionId, epoch: u64, message: Message) {
         let to = 1 - from;
         let vanishes = match self.cable {
             Cable::Fine | Cable::Slow => false,
@@ -129,7 +129,6 @@ impl World {
         };
         let arrival = connection.last_arrival[to].max(self.now) + 1 + self.rng.below(span);
         connection.last_arrival[to] = arrival;
-        let epoch = self.nodes[from].replica.as_ref().map_or(0, Replica::epoch);
         let mut bytes = Vec::new();
         if let Some(payload) = wire::encode(&message, epoch, &mut bytes) {
             bytes.extend_from_slice(&payload);
@@ -160,10 +159,11 @@ impl World {
             return;
         }
         match (decode(&frame.bytes), frame.damaged) {
-            (Ok(message), None) => {
+            (Ok((epoch, message)), None) => {
                 let event = Event::Received {
                     peer: 0,
                     connection,
+                    epoch,
                     message,
                 };
                 self.event(to, event);
@@ -171,7 +171,7 @@ impl World {
             (Err(why), None) => {
                 self.fail(format!("{}: an honest frame was refused: {why}", NAMES[to]))
             }
-            (Ok(message), Some(sent)) => {
+            (Ok((_, message)), Some(sent)) => {
                 self.fail(format!(
                     "I5: a damaged frame was believed: sent {sent:?}, read {message:?}"
                 ));

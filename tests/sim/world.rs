@@ -309,6 +309,7 @@ impl World {
             stale_generation: node.stale_generation,
             // Both show the same time.
             wall_offset_s: 1_800_000_000 - skew / 1_000_000_000,
+            arbitration: None,
         };
         let replica = Replica::new(config, metadata, resume, self.now + skew);
         let life = node.life;
@@ -627,9 +628,10 @@ impl World {
             }
             Action::Send {
                 connection,
+                epoch,
                 message,
                 ..
-            } => self.transmit(n, connection, message),
+            } => self.transmit(n, connection, epoch, message),
             Action::Close { connection, .. } => {
                 self.victim_is_free(n, connection);
                 self.break_connection(connection, n);
@@ -666,6 +668,9 @@ impl World {
                 self.record_discard(n, token);
             }
             Action::DropBundle { token } => self.drop_bundle(n, token),
+            Action::Ask { .. } | Action::Withdraw { .. } => {
+                self.fail("no arbiter is configured".into())
+            }
         }
     }
 

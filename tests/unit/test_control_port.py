@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from blockpair.cluster import door
 from blockpair.cluster import server as control
 from blockpair.cluster.peers import Peers, connect, exchange
 from blockpair.cluster.server import ControlServer, PeerMethod, Policy
@@ -204,7 +205,7 @@ def test_a_thousand_half_open_connections_hold_up_nobody(
                 # The first byte of a handshake, and no more.
                 with contextlib.suppress(OSError):
                     strange.send(b"\x16" if number % 2 else b"")
-            assert len(server._unproven) <= control.MAX_UNPROVEN
+            assert len(server._door.unproven) <= door.MAX_UNPROVEN
             assert await peers(trusts["b"]).call("a", "peer.hello", {}, timeout=5) == "hello b"
         finally:
             for strange in sockets:
@@ -218,7 +219,7 @@ def test_a_flood_from_one_address_drowns_itself(
     trusts: dict[str, Trust], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A slow machine must not end the honest one for its own slowness.
-    monkeypatch.setattr(control, "HANDSHAKE_SECONDS", 120.0)
+    monkeypatch.setattr(door, "HANDSHAKE_SECONDS", 120.0)
 
     async def body(server: ControlServer, peers: Any) -> None:
         loop, sockets = asyncio.get_running_loop(), []
@@ -236,11 +237,11 @@ def test_a_flood_from_one_address_drowns_itself(
         try:
             honest = await strange("127.0.0.2", tls=True)
             before = _descriptors()
-            for _ in range(3 * control.MAX_UNPROVEN):
+            for _ in range(3 * door.MAX_UNPROVEN):
                 await strange("127.0.0.1", tls=True)
                 # Who is put out holds nothing: the clients' ends, and those that are let be.
-                assert _descriptors() - before <= len(sockets) + control.MAX_UNPROVEN + 16
-            assert len(server._unproven) <= control.MAX_UNPROVEN
+                assert _descriptors() - before <= len(sockets) + door.MAX_UNPROVEN + 16
+            assert len(server._door.unproven) <= door.MAX_UNPROVEN
             with pytest.raises(BlockingIOError):
                 honest.recv(1)
             assert await peers(trusts["b"]).call("a", "peer.hello", {}, timeout=5) == "hello b"
@@ -272,7 +273,7 @@ def test_a_guest_says_little_and_what_it_says_is_logged_short(
 
 
 def test_a_half_open_handshake_ends(trusts: dict[str, Trust], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "HANDSHAKE_SECONDS", 0.2)
+    monkeypatch.setattr(door, "HANDSHAKE_SECONDS", 0.2)
 
     async def body(server: ControlServer, _peers: Any) -> None:
         for first in (b"", b"\x16\x03\x01"):

@@ -48,6 +48,10 @@ class Local:
         return None
 
 
+async def no_arbiter() -> None:
+    """The cluster has none."""
+
+
 class Clock:
     """The wall clock of all nodes."""
 
@@ -79,7 +83,7 @@ class Daemon:
         self.rekey = Rekey(self.cluster)
         self.membership = Membership(self.cluster, port)
         self.removal = Removal(self.cluster, self.rekey)
-        self.reporter = Reporter(self.cluster, self.rekey)
+        self.reporter = Reporter(self.cluster, self.rekey, no_arbiter)
 
     def again(self) -> Daemon:
         """The next daemon of this node."""

@@ -11,6 +11,7 @@ import pytest
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
 UNIT = PACKAGING / "systemd/blockpaird.service"
+INHIBIT = PACKAGING / "systemd/blockpair-inhibit.service"
 
 # Each gives a service a mount namespace of its own (systemd.exec(5), "Sandboxing"): what it mounts, the
 # system would not see.
@@ -119,17 +120,30 @@ def test_every_system_call_that_it_needs_is_let_through() -> None:
     assert not [name for name in needed if name not in allowed]
 
 
-def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unit_file", [UNIT, INHIBIT], ids=lambda path: path.stem)
+def test_systemd_understands_the_unit(tmp_path: Path, unit_file: Path) -> None:
     program = shutil.which("systemd-analyze")
     if program is None:
         pytest.skip("there is no systemd-analyze")
-    # The program is not installed here.
-    unit = tmp_path / UNIT.name
-    unit.write_text(UNIT.read_text().replace("ExecStart=/usr/bin/blockpaird", "ExecStart=/bin/true"))
+    # The programs are not installed here.
+    for path in (UNIT, INHIBIT):
+        text = path.read_text().replace("/usr/bin/blockpaird", "/bin/true")
+        (tmp_path / path.name).write_text(text.replace("/usr/bin/blockpair", "/bin/true"))
+    unit = tmp_path / unit_file.name
     done = subprocess.run([program, "verify", unit], capture_output=True, text=True, check=False, timeout=60)
     if "Failed to initialize manager" in done.stderr:
         pytest.skip("systemd-analyze cannot work here")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_inhibitor_is_stopped_before_the_daemon_and_waits_for_it_in_a_shutdown_alone() -> None:
+    lines = INHIBIT.read_text().splitlines()
+    assert "After=blockpaird.service systemd-logind.service" in lines
+    assert "ExecStart=/usr/bin/blockpair may-stop --inhibit" in lines
+    [stop] = [line for line in lines if line.startswith("ExecStop=")]
+    assert "is-system-running" in stop and "may-stop --wait --timeout 2m" in stop
+    # What it waits for must fit in what the service manager waits.
+    assert "TimeoutStopSec=150" in lines
 
 
 def test_group_and_directories_are_made(tmp_path: Path) -> None:

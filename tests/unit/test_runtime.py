@@ -9,15 +9,22 @@ from typing import Any, cast
 
 import pytest
 
+from blockpair.arbiter.interface import Arbiter
 from blockpair.bridge import Running
 from blockpair.config.locations import locations
 from blockpair.config.resource import PeerTable, ResourceFile, resource_config
 from blockpair.daemon import runtime
 from blockpair.daemon.desired import Desired, PrimaryMarker
+from blockpair.daemon.judges import Judges
 from blockpair.daemon.kernel import LockedMemory
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.status.engine import EngineStatus
 from tests.unit.status_samples import engine
+
+
+def nobody(*_: object) -> Arbiter:
+    """No cluster here has an arbiter."""
+    raise AssertionError
 
 
 class Engine:
@@ -57,7 +64,13 @@ def test_a_disk_that_cannot_flush_does_not_keep_a_primary_up(
 
     async def life() -> bool:
         subject = runtime.Runtime(
-            config, node="a", places=places, marker=marker, kernel_device="off", locked=LockedMemory()
+            config,
+            node="a",
+            places=places,
+            marker=marker,
+            kernel_device="off",
+            locked=LockedMemory(),
+            judges=Judges(nobody),
         )
         await subject.start(cast(Any, None), Desired(up=True))
         marker.set()

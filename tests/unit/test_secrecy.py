@@ -18,8 +18,8 @@ import structlog
 import blockpair
 from blockpair.cli.output import report_crash
 from blockpair.config.node import LogFormat
-from blockpair.daemon import logs
 from blockpair.secrecy import HIDDEN, NAMES, redact, redacted
+from blockpair.service import logs
 from blockpair.trust.authority import new_authority
 from blockpair.trust.tokens import new_token
 

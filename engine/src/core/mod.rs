@@ -4,6 +4,7 @@
 //! when it wants to be woken. There is no clock, no system call, no thread and no Python in here: one
 //! seed and one sequence of events replay a run exactly.
 
+mod arbitration;
 mod cleaning;
 mod commands;
 mod consultation;
@@ -27,6 +28,7 @@ mod status;
 mod target;
 mod types;
 
+pub use arbitration::ArbitrationStatus;
 pub use consultation::{union, Consultation, CONSULTED_RUNS_MAX};
 pub(crate) use links::refusal_text;
 pub use replica::{IoCounters, Replica, ReplicaMetadata, IN_FLIGHT_BYTES_MAX, IN_FLIGHT_WRITES_MAX};

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
+use super::arbitration::Arbitration;
 use super::cleaning::Cleaning;
 use super::commands::{HeldPromotion, Promotion, Quiesce, SyncAsked};
 use super::detach::{Attachment, BeforeDetach};
@@ -178,6 +179,9 @@ pub struct Replica {
     pub(super) next_bundle: u64,
     pub(super) counters: IoCounters,
 
+    /// None: no arbiter is asked, and a person promotes.
+    pub(super) arbitration: Option<Arbitration>,
+
     random: u64,
     pub(super) now: Time,
     pub(super) out: Vec<Action>,
@@ -226,6 +230,7 @@ impl Replica {
         let extents = layout.extents();
         Replica {
             random: config.seed,
+            arbitration: config.arbitration.map(Arbitration::new),
             config,
             layout,
             superblock,
@@ -304,10 +309,12 @@ impl Replica {
             Event::Received {
                 peer,
                 connection,
+                epoch,
                 message,
-            } => self.on_message(peer, connection, message),
+            } => self.on_message(peer, connection, epoch, message),
             Event::Command { id, command, by } => self.on_command(id, command, by),
             Event::BundleSaved { token, result } => self.on_bundle_saved(token, result),
+            Event::ArbiterSays { ask, configuration } => self.on_arbiter_says(ask, configuration),
             Event::Timeout => {}
         }
         self.on_time();

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::arbitration::ArbitrationStatus;
 use super::links::{Peer, Phase};
 use super::replica::{IoCounters, Replica};
 use super::source::Progress;
@@ -32,6 +33,7 @@ pub struct CoreStatus {
     pub suspended: Option<String>,
     pub requests: RequestStatus,
     pub io: IoCounters,
+    pub arbitration: Option<ArbitrationStatus>,
     pub peers: Vec<PeerStatus>,
 }
 
@@ -116,11 +118,9 @@ impl ResyncStatus {
 impl Replica {
     pub fn status(&self, now: Time) -> CoreStatus {
         let superblock = &self.superblock;
-        let has_id = superblock.resource_id != [0; 16];
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         CoreStatus {
             resource: self.config.resource.clone(),
-            resource_id: has_id.then(|| hex(&superblock.resource_id)),
+            resource_id: self.resource_id_text(),
             node: self.config.node.clone(),
             role: self.role,
             resuming: self.resuming.is_some(),
@@ -147,6 +147,7 @@ impl Replica {
                 in_flight_bytes: self.in_flight_bytes,
             },
             io: self.counters,
+            arbitration: self.arbitration_status(now),
             peers: self
                 .peers
                 .iter()
@@ -154,6 +155,12 @@ impl Replica {
                 .map(|(slot, peer)| self.peer_status(slot, peer, now))
                 .collect(),
         }
+    }
+
+    /// 32 hexadecimal digits, once the first sync has drawn it.
+    pub(super) fn resource_id_text(&self) -> Option<String> {
+        let id = u128::from_be_bytes(self.superblock.resource_id);
+        (id != 0).then(|| format!("{id:032x}"))
     }
 
     /// Why writes wait, if they do.

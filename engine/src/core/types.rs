@@ -1,5 +1,7 @@
 //! What goes into the core and what comes out.
 
+use std::collections::BTreeSet;
+
 use crate::payload::Payload;
 use crate::wire::{BlockRun, Generations, GoodbyeReason, Message, Protocol, SplitBrainPolicy};
 
@@ -135,6 +137,29 @@ pub enum Victim {
     Peer(PeerSlot),
 }
 
+/// Who may write in an epoch, and which nodes have every write that was acknowledged: what the arbiter's register holds.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Configuration {
+    /// From 1.
+    pub epoch: u64,
+    pub primary: String,
+    pub in_sync: BTreeSet<String>,
+}
+
+/// What this node wants of the arbiter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AskRequest {
+    /// What the register holds.
+    Read,
+    /// To make it `next`, durably, if it is `expected`; then what the register holds, read after the swap, whatever came
+    /// of it.
+    Swap {
+        expected: Option<Configuration>,
+        next: Configuration,
+    },
+}
+
 /// Who is to blame for a refused command decides the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -182,6 +207,8 @@ pub enum Event {
     Received {
         peer: PeerSlot,
         connection: ConnectionId,
+        /// Of its frame: the sender's when it sent it. Zero for a Hello.
+        epoch: u64,
         message: Message,
     },
     Command {
@@ -195,6 +222,11 @@ pub enum Event {
     BundleSaved {
         token: Token,
         result: Result<(), String>,
+    },
+    /// What the arbiter holds, read after this [`Action::Ask`] was put, and after its swap. Of an older ask it is ignored.
+    ArbiterSays {
+        ask: u64,
+        configuration: Option<Configuration>,
     },
     /// Time has reached [`next_timeout`](super::Replica::next_timeout).
     Timeout,
@@ -218,6 +250,8 @@ pub enum Action {
     Send {
         peer: PeerSlot,
         connection: ConnectionId,
+        /// For its frame.
+        epoch: u64,
         message: Message,
     },
     /// Close after what is queued was sent.
@@ -259,6 +293,15 @@ pub enum Action {
     /// Nobody waits for this bundle any more; what is there of it may go.
     DropBundle {
         token: Token,
+    },
+    /// Ask the arbiter, for as long as it takes. One ask is open at a time: this one supersedes any before it.
+    Ask {
+        ask: u64,
+        request: AskRequest,
+    },
+    /// Nobody waits for this ask any more. A swap under way may still come to be.
+    Withdraw {
+        ask: u64,
     },
 }
 
@@ -343,6 +386,23 @@ pub struct ReplicaConfig {
     pub stale_generation: u64,
     /// Seconds since 1970 at [`Time`] 0. Labels only: no decision about a copy's safety looks at it.
     pub wall_offset_s: u64,
+    /// None: nobody is asked who may write; a person promotes.
+    pub arbitration: Option<ArbitrationConfig>,
+}
+
+/// The times of arbitration; the same on both nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArbitrationConfig {
+    /// A peer hears something at least this often.
+    pub beacon_ns: Time,
+    /// How long a follower's word not to campaign holds, from when it received what it answers.
+    pub lease_ns: Time,
+    /// Silence after which a peer counts as lost.
+    pub patience_ns: Time,
+    /// How far a clock may run wrong, in millionths.
+    pub drift_ppm: u32,
+    /// Whether this node campaigns without a person, when the Primary is lost.
+    pub automatic: bool,
 }
 
 #[derive(Clone, Debug)]

@@ -31,8 +31,8 @@ use super::reactor::{Bundles, Clock, Parts, Reactor};
 use super::shared::Shared;
 use super::tls::TrustStore;
 use crate::core::{
-    Command, Notice, OnIoError, PeerConfig, Replica, ReplicaConfig, ReplicaMetadata, Severity, SyncSource,
-    Victim,
+    ArbitrationConfig, Command, Configuration, Notice, OnIoError, PeerConfig, Replica, ReplicaConfig,
+    ReplicaMetadata, Severity, SyncSource, Victim,
 };
 use crate::front::nbd::{Export, ExportInfo};
 use crate::wire::{Protocol, SplitBrainPolicy};
@@ -86,6 +86,59 @@ pub struct EngineSpec {
     /// File of the durable history; none is kept without it.
     #[serde(default)]
     pub history: Option<PathBuf>,
+    /// None: no arbiter is asked.
+    #[serde(default)]
+    pub arbitration: Option<ArbitrationSpec>,
+}
+
+/// The times of arbitration, as the configuration has them.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArbitrationSpec {
+    pub beacon_ms: u64,
+    pub lease_ms: u64,
+    /// Three beacons where it is left out.
+    #[serde(default)]
+    pub patience_ms: Option<u64>,
+    #[serde(default)]
+    pub drift_ppm: u32,
+    pub automatic: bool,
+}
+
+const MS: u64 = 1_000_000;
+/// No clock that is of any use runs more wrong.
+const DRIFT_PPM_MAX: u32 = 100_000;
+const LEASE_MS_MAX: u64 = 3_600_000;
+
+impl ArbitrationSpec {
+    /// The core rests on these; the configuration says it in more words.
+    fn checked(self, resource: &str) -> Result<ArbitrationConfig, Failure> {
+        let patience_ms = self.patience_ms.unwrap_or(self.beacon_ms.saturating_mul(3));
+        let drift = u64::from(self.drift_ppm);
+        let fits = self.beacon_ms > 0
+            && self.lease_ms <= LEASE_MS_MAX
+            && self.drift_ppm <= DRIFT_PPM_MAX
+            && patience_ms > self.beacon_ms
+            && patience_ms < self.lease_ms * (1_000_000 - drift) / (1_000_000 + drift);
+        if !fits {
+            return Err(Failure::new(
+                FailureKind::Invalid,
+                format!(
+                    "times of arbitration for {resource} that do not fit each other: beacon {} ms, patience {patience_ms} ms, \
+                     lease {} ms, drift {} ppm",
+                    self.beacon_ms, self.lease_ms, self.drift_ppm
+                ),
+                "choose beacon < patience < lease, less the drift of both clocks",
+            ));
+        }
+        Ok(ArbitrationConfig {
+            beacon_ns: self.beacon_ms * MS,
+            lease_ns: self.lease_ms * MS,
+            patience_ns: patience_ms * MS,
+            drift_ppm: self.drift_ppm,
+            automatic: self.automatic,
+        })
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -242,6 +295,10 @@ impl Engine {
             })?,
             None => 0,
         };
+        let arbitration = spec
+            .arbitration
+            .map(|times| times.checked(&spec.resource))
+            .transpose()?;
         let clock = Clock::start();
         let config = ReplicaConfig {
             resource: spec.resource.clone(),
@@ -266,6 +323,7 @@ impl Engine {
             wall_offset_s: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |now| now.as_secs()),
+            arbitration,
         };
         let info = ExportInfo {
             min_block: device.alignment() as u32,
@@ -493,6 +551,31 @@ impl Engine {
         let version = self.shared.version();
         self.inbox.push(Input::Publish);
         self.shared.status_after(version, STATUS_PATIENCE)
+    }
+
+    /// What the arbiter is to be asked now, as JSON: null, or the open ask.
+    pub fn asks(&self) -> String {
+        self.shared.asks()
+    }
+
+    /// Passes on what the arbiter holds, as the answer to an ask; one that nobody waits for any more is ignored.
+    ///
+    /// # Errors
+    /// `invalid` for what is no configuration.
+    pub fn arbiter_says(&self, ask: u64, configuration: &str) -> Result<(), Failure> {
+        let configuration: Option<Configuration> =
+            serde_json::from_str(configuration).map_err(|error| invalid_json("a configuration", &error))?;
+        if let Some(told) = &configuration {
+            told.check().map_err(|why| {
+                Failure::new(
+                    FailureKind::Invalid,
+                    format!("the arbiter's configuration of {}: {why}", self.resource),
+                    "see what is at the arbiter under this resource's key",
+                )
+            })?;
+        }
+        self.inbox.push(Input::ArbiterSays { ask, configuration });
+        Ok(())
     }
 
     pub fn event_fd(&self) -> RawFd {

@@ -11,7 +11,7 @@ use super::channel::Channel;
 use super::dial::Destination;
 use super::event::EventFd;
 use super::failure::Failure;
-use crate::core::{Command, Consultation, Errno, PeerSlot, Token};
+use crate::core::{Command, Configuration, Consultation, Errno, PeerSlot, Token};
 use crate::session::PathIndex;
 use crate::wire::{Hello, Intent};
 
@@ -71,6 +71,11 @@ pub enum Input {
     BundleSaved {
         token: Token,
         result: Result<Saved, String>,
+    },
+    /// What the arbiter holds, as the answer to this ask.
+    ArbiterSays {
+        ask: u64,
+        configuration: Option<Configuration>,
     },
     /// A kernel device's end of a socket pair.
     Attach(OwnedFd),

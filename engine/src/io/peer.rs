@@ -129,11 +129,11 @@ impl PeerConnection {
         self.filling = None;
     }
 
-    /// The next whole, checked message of what was received.
+    /// The next whole, checked message of what was received, and the epoch that its sender was in.
     ///
     /// # Errors
     /// What is wrong with the stream, for people; it cannot be followed any further.
-    pub fn next(&mut self) -> Result<Option<Message>, String> {
+    pub fn next(&mut self) -> Result<Option<(u64, Message)>, String> {
         loop {
             if let Some(filling) = &mut self.filling {
                 filling.take_from(&mut self.input);
@@ -141,8 +141,8 @@ impl PeerConnection {
                     return Ok(None);
                 }
                 let payload = self.filling.take().expect("it is there").finish();
-                let (_, message) = self.decoder.finish(payload).map_err(|error| error.to_string())?;
-                return Ok(Some(message));
+                let heard = self.decoder.finish(payload).map_err(|error| error.to_string())?;
+                return Ok(Some(heard));
             }
             match self
                 .decoder
@@ -151,10 +151,12 @@ impl PeerConnection {
             {
                 Step::NeedMore { .. } => return Ok(None),
                 Step::Message {
-                    consumed, message, ..
+                    consumed,
+                    epoch,
+                    message,
                 } => {
                     self.input.consume(consumed);
-                    return Ok(Some(message));
+                    return Ok(Some((epoch, message)));
                 }
                 Step::Payload {
                     consumed,

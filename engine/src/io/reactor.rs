@@ -374,6 +374,9 @@ impl Reactor {
                 }
                 Input::MetaDone { token, result } => self.tell(Event::MetaDone { token, result }),
                 Input::BundleSaved { token, result } => self.bundle_saved(token, result),
+                Input::ArbiterSays { ask, configuration } => {
+                    self.tell(Event::ArbiterSays { ask, configuration });
+                }
                 Input::Attach(fd) => self.attach(fd),
                 Input::Detach(reply) => {
                     self.detach();
@@ -411,10 +414,13 @@ impl Reactor {
             for action in batch.drain(..) {
                 match action {
                     Action::Send {
-                        connection, message, ..
+                        connection,
+                        epoch,
+                        message,
+                        ..
                     } => {
                         sent = true;
-                        self.send(connection, message);
+                        self.send(connection, message, epoch);
                     }
                     Action::Disk { token, op } => {
                         self.mark_changed(&op);
@@ -458,6 +464,8 @@ impl Reactor {
                         unsaved.retain(|(unsaved, _)| *unsaved != token);
                         self.drop_bundle(token);
                     }
+                    Action::Ask { ask, request } => self.shared.ask(ask, &request),
+                    Action::Withdraw { ask } => self.shared.withdraw(ask),
                 }
             }
             self.batch = batch;

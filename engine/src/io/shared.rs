@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{json, Value};
 
 use super::event::EventFd;
-use crate::core::{Notice, Severity};
+use crate::core::{AskRequest, Notice, Severity};
 
 /// Events kept for a reader that is slow; older ones are dropped first.
 const EVENTS_MAX: usize = 1000;
@@ -73,6 +73,8 @@ pub struct Shared {
     published: Mutex<Published>,
     changed: Condvar,
     events: Events,
+    /// What the arbiter is to be asked now, and its number.
+    ask: Mutex<Option<(u64, Value)>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -89,6 +91,7 @@ impl Shared {
             }),
             changed: Condvar::new(),
             events: Events::new()?,
+            ask: Mutex::default(),
         })
     }
 
@@ -118,6 +121,7 @@ impl Shared {
         }
         published.version += 1;
         published.ended = true;
+        *lock(&self.ask) = None;
         self.changed.notify_all();
     }
 
@@ -147,6 +151,33 @@ impl Shared {
     /// Has the control plane look.
     pub fn wake(&self) {
         self.events.wake.signal();
+    }
+
+    /// From here on this is what the arbiter is to be asked.
+    pub fn ask(&self, ask: u64, request: &AskRequest) {
+        let told = match request {
+            AskRequest::Read => json!({"ask": ask, "do": "read"}),
+            AskRequest::Swap { expected, next } => {
+                json!({"ask": ask, "do": "swap", "expected": expected, "next": next})
+            }
+        };
+        *lock(&self.ask) = Some((ask, told));
+        self.wake();
+    }
+
+    /// Nobody waits for its answer any more.
+    pub fn withdraw(&self, ask: u64) {
+        let gone = lock(&self.ask).take_if(|(open, _)| *open == ask).is_some();
+        if gone {
+            self.wake();
+        }
+    }
+
+    /// The open ask as JSON; null when there is none.
+    pub fn asks(&self) -> String {
+        lock(&self.ask)
+            .as_ref()
+            .map_or("null".into(), |(_, told)| told.to_string())
     }
 
     pub fn take_events(&self) -> Vec<EventRecord> {

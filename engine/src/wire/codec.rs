@@ -36,13 +36,13 @@ fn fill(message: &Message, header: &mut Header, out: &mut Vec<u8>) -> Option<Pay
             body::put_goodbye(out, text);
         }
         Message::Ping { sent_ns: seq }
-        | Message::Pong { sent_ns: seq }
         | Message::Flush { seq }
         | Message::Received { seq }
         | Message::ChunkSame { id: seq }
         | Message::ChunkEnd { id: seq }
         | Message::ResyncEnded { current: seq }
         | Message::PathAcknowledge { received: seq } => header.seq = *seq,
+        Message::Pong { sent_ns, lease_ns } => (header.seq, header.length) = (*sent_ns, *lease_ns),
         Message::PathResume { turn, received } => (header.seq, header.length) = (*turn, *received),
         Message::Write {
             seq,
@@ -315,7 +315,10 @@ fn small(header: &Header, body: &[u8]) -> Result<Message, FrameError> {
         },
         Kind::State => Message::State(body::state(body)?),
         Kind::Ping => Message::Ping { sent_ns: seq },
-        Kind::Pong => Message::Pong { sent_ns: seq },
+        Kind::Pong => Message::Pong {
+            sent_ns: seq,
+            lease_ns: length,
+        },
         Kind::WriteZeroes => Message::WriteZeroes {
             seq,
             offset,

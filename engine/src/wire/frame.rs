@@ -13,7 +13,7 @@
 //! | 16 |     8 | `epoch`          | the sender's configuration epoch                                     |
 //! | 24 |     8 | `seq`            | sequence number; id of a chunk or read; `sent_ns` of Ping and Pong; `current` of ResyncEnded; `received` of PathAcknowledge; `turn` of PathResume |
 //! | 32 |     8 | `offset`         | first byte on the device                                             |
-//! | 40 |     8 | `length`         | bytes on the device, where no payload says it; `blocks` of ResyncStart; `received` of PathResume |
+//! | 40 |     8 | `length`         | bytes on the device, where no payload says it; `blocks` of ResyncStart; `lease_ns` of Pong; `received` of PathResume |
 //! | 48 |     8 | `payload_digest` | XXH3-64 of the payload; 0 without one                                |
 //! | 56 |     8 | `header_check`   | XXH3-64 of the 56 bytes before it                                    |
 //!
@@ -155,7 +155,8 @@ impl Kind {
             Kind::Hello => (0, 0, HELLO_BODY_MIN, HELLO_BODY_MAX),
             Kind::Goodbye => (0, STATUS, 0, TEXT_MAX),
             Kind::State => (0, 0, STATE_LEN, STATE_LEN),
-            Kind::Ping | Kind::Pong => (0, SEQ, 0, 0),
+            Kind::Ping => (0, SEQ, 0, 0),
+            Kind::Pong => (0, SEQ | LENGTH, 0, 0),
             Kind::Write => (flag::FUA, SEQ | OFFSET, 1, PAYLOAD_MAX as usize),
             Kind::WriteZeroes => (flag::FUA | flag::UNMAP, SEQ | OFFSET | LENGTH, 0, 0),
             Kind::Trim => (flag::FUA, SEQ | OFFSET | LENGTH, 0, 0),

@@ -274,8 +274,10 @@ pub enum Message {
     Ping {
         sent_ns: u64,
     },
+    /// `lease_ns`: the sender will not campaign for so long, from when it received the Ping. 0: it gives no such word.
     Pong {
         sent_ns: u64,
+        lease_ns: u64,
     },
 
     // Replication. `seq` counts all of these on one connection, from 1, without holes.

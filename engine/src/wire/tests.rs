@@ -278,7 +278,7 @@ fn any_replication() -> impl Strategy<Value = Message> {
         seq().prop_map(|seq| Message::Received { seq }),
         (seq(), any::<u16>()).prop_map(|(seq, status)| Message::Done { seq, status }),
         seq().prop_map(|sent_ns| Message::Ping { sent_ns }),
-        seq().prop_map(|sent_ns| Message::Pong { sent_ns }),
+        (seq(), any::<u64>()).prop_map(|(sent_ns, lease_ns)| Message::Pong { sent_ns, lease_ns }),
         Just(Message::Detached),
         Just(Message::DetachedOk),
         (seq(), 0..u64::MAX - u64::from(PAYLOAD_MAX), 1..=PAYLOAD_MAX)
@@ -385,7 +385,10 @@ fn samples() -> Vec<Message> {
             text: "too small".into(),
         },
         Message::Ping { sent_ns: 1 },
-        Message::Pong { sent_ns: 1 },
+        Message::Pong {
+            sent_ns: 1,
+            lease_ns: 0,
+        },
         Message::Write {
             seq,
             offset,

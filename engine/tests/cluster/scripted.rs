@@ -152,6 +152,7 @@ impl Bench {
             on_io_error,
             stale_generation,
             wall_offset_s: 1_800_000_000,
+            arbitration: None,
         };
         let metadata = ReplicaMetadata {
             superblock,
@@ -246,6 +247,7 @@ impl Bench {
                 Action::DropBundle { token } => self.dropped.push(token),
                 Action::SaveBundle { token, bundle } => self.bundles.push((token, bundle)),
                 Action::Notice(notice) => self.notices.push(notice.name),
+                Action::Ask { .. } | Action::Withdraw { .. } => panic!("no arbiter is configured"),
             }
         }
     }
@@ -287,6 +289,7 @@ impl Bench {
         self.event(Event::Received {
             peer: 0,
             connection,
+            epoch: 0,
             message,
         });
     }
@@ -864,7 +867,10 @@ fn a_failed_flush_leaves_everything_since_the_last_good_one_suspect() {
     for _ in 0..3 {
         bench.pass(2_100 * MS);
         let (now, connection) = (bench.now, bench.connection);
-        bench.receive(Message::Pong { sent_ns: now });
+        bench.receive(Message::Pong {
+            sent_ns: now,
+            lease_ns: 0,
+        });
         assert_eq!(connection, bench.connection);
         while let Some(seq) = bench.find(|m| match m {
             Message::Flush { seq } => Some(*seq),
@@ -890,7 +896,10 @@ fn the_application_hears_of_a_flush_that_failed_behind_its_back() {
     for _ in 0..4 {
         bench.pass(2_100 * MS);
         let now = bench.now;
-        bench.receive(Message::Pong { sent_ns: now });
+        bench.receive(Message::Pong {
+            sent_ns: now,
+            lease_ns: 0,
+        });
         if !failed && !bench.disk.is_empty() {
             failed = true;
             assert_eq!(bench.finish_disk(false), DiskOp::Flush);
@@ -1206,7 +1215,10 @@ fn nor_is_one_when_patience_with_the_drain_ends() {
     let connect = bench.command(Command::Connect { peer: 0 });
     let dials = bench.dials;
     bench.pass(2_900 * MS);
-    bench.receive(Message::Pong { sent_ns: 0 });
+    bench.receive(Message::Pong {
+        sent_ns: 0,
+        lease_ns: 0,
+    });
     bench.pass(100 * MS);
     assert!(bench.is_done(disconnect, true) && bench.is_done(connect, true));
     assert_eq!(bench.dials, dials + 1);

@@ -38,6 +38,7 @@ enum Happening {
         to: usize,
         life: u32,
         connection: ConnectionId,
+        epoch: u64,
         message: Message,
     },
     Lost {
@@ -254,6 +255,7 @@ impl World {
             on_io_error: OnIoError::PassOn,
             stale_generation: 0,
             wall_offset_s: 1_800_000_000,
+            arbitration: None,
         };
         let metadata = ReplicaMetadata {
             superblock,
@@ -477,8 +479,11 @@ impl World {
                 );
             }
             Action::Send {
-                connection, message, ..
-            } => self.transmit(n, connection, message),
+                connection,
+                epoch,
+                message,
+                ..
+            } => self.transmit(n, connection, epoch, message),
             Action::Close { connection, .. } => {
                 self.nodes[n].saving = false;
                 self.break_connection(connection, n);
@@ -513,6 +518,7 @@ impl World {
                 self.schedule(delay, what);
             }
             Action::DropBundle { .. } => self.nodes[n].saving = false,
+            Action::Ask { .. } | Action::Withdraw { .. } => panic!("no arbiter is configured"),
             Action::SaveBundle { token, bundle } => {
                 self.nodes[n].saving = true;
                 let blocks = bundle
@@ -540,7 +546,7 @@ impl World {
         }
     }
 
-    fn transmit(&mut self, from: usize, id: ConnectionId, message: Message) {
+    fn transmit(&mut self, from: usize, id: ConnectionId, epoch: u64, message: Message) {
         let vanishes = match self.cable {
             Cable::Fine => false,
             Cable::Mute(node) => node == from,
@@ -570,6 +576,7 @@ impl World {
                 to,
                 life,
                 connection: id,
+                epoch,
                 message,
             },
         );
@@ -643,6 +650,7 @@ impl World {
                 to,
                 life,
                 connection,
+                epoch,
                 message,
             } => {
                 let open = self.connections.get(&connection).is_some_and(|c| c.open[to]);
@@ -652,6 +660,7 @@ impl World {
                         Event::Received {
                             peer: 0,
                             connection,
+                            epoch,
                             message,
                         },
                     );

@@ -318,7 +318,13 @@ fn corpus() -> Vec<(String, Vec<u8>)> {
         ),
         (
             "ping",
-            vec![Message::Ping { sent_ns: 1 }, Message::Pong { sent_ns: 1 }],
+            vec![
+                Message::Ping { sent_ns: 1 },
+                Message::Pong {
+                    sent_ns: 1,
+                    lease_ns: 0,
+                },
+            ],
         ),
         (
             "write",

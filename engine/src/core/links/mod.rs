@@ -112,9 +112,11 @@ impl Replica {
                 (GoodbyeReason::Diskless, text)
             };
             let message = Message::Goodbye { reason, text };
+            let epoch = self.superblock.epoch;
             self.out.push(Action::Send {
                 peer: slot,
                 connection,
+                epoch,
                 message,
             });
             self.out.push(Action::Close {
@@ -312,9 +314,11 @@ impl Replica {
         if let Some(link) = self.peers[slot].link.as_mut() {
             link.last_sent = now;
             let connection = link.id;
+            let epoch = self.superblock.epoch;
             self.out.push(Action::Send {
                 peer: slot,
                 connection,
+                epoch,
                 message,
             });
         }
@@ -322,7 +326,13 @@ impl Replica {
 
     // ---- messages ------------------------------------------------------------------------------------
 
-    pub(super) fn on_message(&mut self, slot: PeerSlot, connection: ConnectionId, message: Message) {
+    pub(super) fn on_message(
+        &mut self,
+        slot: PeerSlot,
+        connection: ConnectionId,
+        _epoch: u64,
+        message: Message,
+    ) {
         let now = self.now;
         let peer = &mut self.peers[slot];
         let Some(link) = peer.link.as_mut().filter(|link| link.id == connection) else {
@@ -337,7 +347,7 @@ impl Replica {
             (Message::Hello(hello), Phase::Hello) => self.on_hello(slot, hello),
             (Message::State(_), Phase::Hello) => self.protocol_error(slot, "a state before its hello"),
             (Message::State(state), _) => self.on_state(slot, state),
-            (Message::Ping { sent_ns }, _) => self.send(slot, Message::Pong { sent_ns }),
+            (Message::Ping { sent_ns }, _) => self.send(slot, Message::Pong { sent_ns, lease_ns: 0 }),
             (Message::Pong { .. }, _) => {}
             (Message::Received { .. } | Message::Done { .. }, Phase::Diskless { .. }) => {
                 // Of what was sent before: it is settled.

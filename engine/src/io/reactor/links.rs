@@ -163,6 +163,7 @@ impl Reactor {
                 self.tell(Event::Received {
                     peer,
                     connection,
+                    epoch: 0,
                     message: Message::Hello(hello),
                 });
                 self.decode_peer(connection.0);
@@ -187,11 +188,10 @@ impl Reactor {
         Ok(id)
     }
 
-    pub(super) fn send(&mut self, connection: ConnectionId, message: Message) {
+    pub(super) fn send(&mut self, connection: ConnectionId, message: Message, epoch: u64) {
         if self.sessions.contains_key(&connection.0) {
-            return self.send_in_session(connection.0, message);
+            return self.send_in_session(connection.0, message, epoch);
         }
-        let epoch = self.replica.epoch();
         if let Some(connection) = self.connections.get_mut(&connection.0) {
             if connection.closing.is_none() && !connection.overfull {
                 connection.send(&message, epoch);
@@ -262,7 +262,7 @@ impl Reactor {
             let connection_id = connection.id;
             match connection.next() {
                 Ok(None) => return true,
-                Ok(Some(message)) => {
+                Ok(Some((epoch, message))) => {
                     let heard = if connection.in_session {
                         let path = connection.path;
                         self.received_in_session(connection_id.0, id, path, message)
@@ -275,6 +275,7 @@ impl Reactor {
                     self.tell(Event::Received {
                         peer: slot,
                         connection: connection_id,
+                        epoch,
                         message,
                     });
                 }

@@ -165,8 +165,7 @@ impl Reactor {
     // ---- frames --------------------------------------------------------------------------------------
 
     /// Sends a message of the core's in a session.
-    pub(super) fn send_in_session(&mut self, session: u64, mut message: Message) {
-        let epoch = self.replica.epoch();
+    pub(super) fn send_in_session(&mut self, session: u64, mut message: Message, epoch: u64) {
         let Some(several) = self.sessions.get_mut(&session) else {
             return;
         };

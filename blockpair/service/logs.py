@@ -48,12 +48,12 @@ def hide_secrets(_logger: Any, _method: str, record: MutableMapping[str, Any]) -
     return hidden
 
 
-def place() -> str:
+def place(unit: str = "blockpaird") -> str:
     """Where the log can be read, for a person."""
     if os.environ.get("JOURNAL_STREAM"):
-        return "journalctl -u blockpaird"
+        return f"journalctl -u {unit}"
     try:
         target = Path("/proc/self/fd/2").readlink()
     except OSError:
-        return "blockpaird's standard error"
-    return str(target) if target.is_file() else "blockpaird's standard error"
+        return f"{unit}'s standard error"
+    return str(target) if target.is_file() else f"{unit}'s standard error"

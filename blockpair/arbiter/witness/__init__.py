@@ -1,0 +1,1 @@
+"""The witness: a process on any third machine that keeps the registers of any number of clusters."""

@@ -1,0 +1,31 @@
+"""From the cluster's configuration to the arbiter that it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from blockpair.arbiter.interface import Arbiter
+from blockpair.config.cluster import ClusterFile
+from blockpair.config.locations import Locations
+from blockpair.config.names import parse_address
+from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.trust.store import TrustStore
+
+
+def build_arbiter(content: ClusterFile, *, node: str, places: Locations) -> Arbiter:
+    """The arbiter of ``content``, for this ``node``. Raises `BlockpairError` where it cannot be made."""
+    table = content.arbiter
+    match table.kind:
+        case "witness":
+            from blockpair.arbiter.witness.client import WitnessArbiter
+            from blockpair.arbiter.witness.trust import NodeTrust
+
+            own = NodeTrust(TrustStore(places.trust), content.cluster.id)
+            return WitnessArbiter(parse_address(table.address), own)
+        case "etcd":
+            from blockpair.arbiter.etcd import Credentials, EtcdArbiter
+
+            files = Credentials(Path(table.ca), Path(table.cert), Path(table.key))
+            return EtcdArbiter(table.endpoints, files, prefix=table.prefix)
+        case _:
+            raise BlockpairError(ErrorKind.CONFIG, f"there is no arbiter of the kind {table.kind}")

@@ -1,0 +1,287 @@
+"""Why a resource waits for its arbiter, in words, and what would release it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from blockpair.status.engine import ArbitrationStatus, EngineStatus, PeerStatus
+from blockpair.status.report import Advice, ArbiterReport, ResourceReport
+from blockpair.units import format_duration
+
+_WANTS = {
+    "create": "the arbiter is to be told that this node is Primary",
+    "shrink": "the arbiter is to let this node go on alone",
+    "promote": "the arbiter is to let this node take over",
+    "resume": "the arbiter is to let this node, restarted, go on",
+    "grow": "the arbiter is to be told that the other copy is in sync",
+    "handover": "the arbiter is to be told of the new Primary",
+    "renew": "the arbiter is to give this node a newer epoch",
+    "reseed": "the arbiter is to be told again what it has lost",
+}
+
+
+def manual_because(kind: str, protocol: str, *, clustered: bool, opted_out: bool) -> str | None:
+    """Why nobody takes over by itself when a node is lost; None where somebody does. ``opted_out``: the
+    resource's own wish.
+    """
+    if kind == "manual" and not clustered:
+        return (
+            "this node is in no cluster, so nothing can tell a peer that is dead from one that is out of "
+            "reach"
+        )
+    if kind == "manual" and opted_out:
+        return 'the resource says arbiter = "manual"'
+    if kind == "manual":
+        return (
+            "the cluster has no arbiter, and two nodes alone cannot tell a peer that is dead from one "
+            "that is "
+            "out of reach"
+        )
+    if protocol == "A" and kind != "fence":
+        return (
+            "by protocol A a write is acknowledged before the peer has it: the survivor could lack it, "
+            "and the "
+            "Primary, if it lives, would not know"
+        )
+    return None
+
+
+def arbiter_remedy(name: str, kind: str, protocol: str, *, clustered: bool, opted_out: bool) -> str:
+    """How failover would be automatic, where `manual_because` says that it is not."""
+    if kind == "manual" and not clustered:
+        return "make a cluster of the two nodes: `blockpair cluster init --help`"
+    again = f"then on both nodes: blockpair down {name} && blockpair up {name}"
+    if kind == "manual" and opted_out:
+        return f"take resource.{name}.arbiter out: `blockpair config edit`; {again}"
+    if kind == "manual":
+        return (
+            "on any third machine: `blockpair witness --help`; then here: blockpair config edit "
+            f"--set arbiter.kind=witness --set arbiter.address=HOST:7790; {again}"
+        )
+    if protocol == "A":
+        return (
+            f"blockpair config edit --set resource.{name}.protocol=C, or an arbiter of the kind fence; "
+            f"{again}"
+        )
+    return ""
+
+
+class Failover(Struct, frozen=True):
+    """What becomes of a resource when a node is lost: whether the other goes on by itself, ``because`` of
+    what not, and how it would. ``arbiter``: for a person.
+    """
+
+    automatic: bool
+    arbiter: str
+    because: str | None
+    remedy: str
+
+
+def failover(name: str, kind: str, place: str, protocol: str, *, clustered: bool) -> Failover:
+    """That of a resource that is being made."""
+    because = manual_because(kind, protocol, clustered=clustered, opted_out=False)
+    remedy = arbiter_remedy(name, kind, protocol, clustered=clustered, opted_out=False)
+    return Failover(because is None, place, because, "" if because is None else remedy)
+
+
+def failover_lines(found: Failover) -> list[str]:
+    """The same for a person."""
+    if found.automatic:
+        return [f"failover: automatic, by the {found.arbiter}"]
+    return [
+        f"failover: manual, a person promotes: {found.because}",
+        f"  automatic: {found.remedy}",
+    ]
+
+
+def head_line(arbiter: ArbiterReport, engine: EngineStatus | None) -> str:
+    """One line of the screen: who decides, and what is decided."""
+    state = None if engine is None else engine.arbitration
+    if arbiter.state == "manual":
+        return "manual: no failover without a person"
+    told = arbiter.place
+    match arbiter.state:
+        case "unasked":
+            told += ", not asked yet"
+        case "answers":
+            ago = "" if arbiter.since_seconds is None else f" {format_duration(arbiter.since_seconds)} ago"
+            told += f", answered{ago}"
+        case "unreachable":
+            told += f", UNREACHABLE{_for(arbiter)}"
+        case "refused":
+            told += f", REFUSES{_for(arbiter)}"
+    if state is not None and state.configuration is not None:
+        found = state.configuration
+        joint = " (joint)" if state.joint else ""
+        told += f"; epoch {found.epoch}, Primary {found.primary}, in sync {', '.join(found.in_sync)}{joint}"
+    elif state is not None:
+        told += f"; epoch {state.epoch}"
+    return told if arbiter.automatic else f"{told}; no failover without a person"
+
+
+def advice_on(name: str, engine: EngineStatus, arbiter: ArbiterReport | None) -> Iterator[Advice]:
+    """What an administrator should know of the arbitration of the resource ``name``."""
+    state = engine.arbitration
+    if state is None:
+        return
+    if state.suspended is not None:
+        yield Advice("critical", "suspended", stop(engine, state, arbiter), _override(name, engine, state))
+    if state.superseded is not None:
+        yield Advice(
+            "warning",
+            "superseded",
+            f"this node is Primary no more: {state.superseded}; what used its device got I/O errors",
+            f"nothing: it catches up by itself, once it is connected; to follow it: blockpair sync {name} "
+            "--wait\n"
+            "a file system that was mounted from it has to be unmounted",
+        )
+    if arbiter is not None and arbiter.state == "refused":
+        yield Advice(
+            "critical",
+            "arbiter-refused",
+            f"{arbiter.place} refuses: {arbiter.text}",
+            "put that right; it is asked again by itself",
+        )
+    if state.want == "reseed" and state.suspended is None:
+        yield Advice(
+            "critical",
+            "arbiter-lost-record",
+            _reseed_text(engine, arbiter),
+            _reseed_remedy(name, engine),
+        )
+    elif state.want is not None and state.suspended is None and _away(arbiter):
+        yield Advice(
+            "warning",
+            "arbiter-awaited",
+            f"{_WANTS.get(state.want, state.want)}: {away_text(arbiter)}{_meanwhile(engine, state)}",
+            "see to the arbiter; it is asked again by itself",
+        )
+    elif state.suspended is None and _away(arbiter) and arbiter is not None and arbiter.state != "refused":
+        yield Advice(
+            "warning",
+            "arbiter-unreachable",
+            f"{away_text(arbiter)}; nothing waits for it, but if a node were lost now, the other one would",
+            "see to the arbiter; nothing else is to be done",
+        )
+    if _out_of_the_set(engine, state):
+        yield Advice(
+            "info",
+            "not-in-sync-set",
+            f"{engine.node} is not in the in-sync set of epoch {_epoch(state)}: it does not take over by "
+            "itself",
+            "nothing: it is taken in when it has caught up",
+        )
+
+
+def waits_for(report: ResourceReport) -> str | None:
+    """What a resource waits for the arbiter for, without times, which would differ at each look; None: it
+    does not.
+    """
+    state = None if report.engine is None else report.engine.arbitration
+    if state is None or state.want is None:
+        return None
+    text = f"waits: {_WANTS.get(state.want, state.want)}"
+    arbiter = report.arbiter
+    if arbiter is not None and _away(arbiter):
+        return f"{text}: {away_text(replace(arbiter, since_seconds=None))}"
+    return f"{text}: {state.why}" if state.why else text
+
+
+def stop(engine: EngineStatus, state: ArbitrationStatus, arbiter: ArbiterReport | None) -> str:
+    """Why I/O waits, and what it goes on with."""
+    what = "reads and writes wait" if state.suspended == "all" else "writes wait"
+    reasons = [_silence(peer) for peer in engine.peers if peer.connection != "Connected"]
+    if state.suspended == "all" and state.lease_seconds is not None and state.lease_seconds <= 0:
+        reasons.append("the peer's word that it does not take over has run out")
+    if _away(arbiter):
+        reasons.append(away_text(arbiter))
+    elif state.want == "reseed":
+        reasons.append(_reseed_text(engine, arbiter))
+    elif state.why:
+        reasons.append(state.why)
+    elif state.want is not None:
+        reasons.append(_WANTS.get(state.want, state.want))
+    return f"{what}: {', '.join(reasons) or 'no reason is known'}; {_release(engine, state, arbiter)}"
+
+
+def _release(engine: EngineStatus, state: ArbitrationStatus, arbiter: ArbiterReport | None) -> str:
+    lonely = any(peer.connection != "Connected" for peer in engine.peers)
+    if state.want == "reseed":
+        return "goes on when both nodes are connected and the arbiter can be reached"
+    if _away(arbiter) and lonely:
+        return "goes on when either answers"
+    if _away(arbiter):
+        return "goes on when the arbiter answers"
+    return "goes on by itself when that is settled"
+
+
+def _override(name: str, engine: EngineStatus, state: ArbitrationStatus) -> str:
+    peers = " and ".join(peer.name for peer in engine.peers)
+    if state.want == "reseed":
+        return _reseed_remedy(name, engine)
+    return (
+        f"bring {peers} or the arbiter back; to override, only when {peers} is certainly off or cut off: "
+        f"blockpair promote {name} --force"
+    )
+
+
+def _silence(peer: PeerStatus) -> str:
+    if peer.connection == "StandAlone":
+        return f"peer {peer.name} disconnected"
+    if peer.last_contact_seconds is None:
+        return f"peer {peer.name} not heard of since this daemon started"
+    return f"peer {peer.name} silent for {format_duration(peer.last_contact_seconds)}"
+
+
+def _away(arbiter: ArbiterReport | None) -> bool:
+    return arbiter is not None and arbiter.state in ("unreachable", "refused")
+
+
+def away_text(arbiter: ArbiterReport | None) -> str:
+    """``witness 10.0.0.3:7790 unreachable for 3.0 s (connection refused)``."""
+    if arbiter is None:
+        return "the arbiter is not known"
+    word = "refuses" if arbiter.state == "refused" else "unreachable"
+    why = "" if arbiter.text is None else f" ({arbiter.text})"
+    return f"{arbiter.place} {word}{_for(arbiter)}{why}"
+
+
+def _for(arbiter: ArbiterReport) -> str:
+    return "" if arbiter.since_seconds is None else f" for {format_duration(arbiter.since_seconds)}"
+
+
+def _meanwhile(engine: EngineStatus, state: ArbitrationStatus) -> str:
+    if state.want == "grow":
+        return "; until then the other node does not take over by itself"
+    if state.want == "promote" and engine.role == "Secondary":
+        return "; until then nobody can write"
+    return ""
+
+
+def _reseed_text(engine: EngineStatus, arbiter: ArbiterReport | None) -> str:
+    place = "the arbiter" if arbiter is None else arbiter.place
+    known = "" if engine.arbitration is None else f" than epoch {_epoch(engine.arbitration)}"
+    return f"{place} has no record of this resource, or an older one{known}: nobody goes on by what it says"
+
+
+def _reseed_remedy(name: str, engine: EngineStatus) -> str:
+    if all(peer.connection == "Connected" for peer in engine.peers):
+        return "nothing: the two nodes tell it again by themselves"
+    peers = " and ".join(peer.name for peer in engine.peers)
+    return (
+        f"connect {peers}: the two nodes tell it again by themselves; if {peers} is lost for good, or "
+        "certainly "
+        f"off: blockpair promote {name} --force"
+    )
+
+
+def _epoch(state: ArbitrationStatus) -> int:
+    return state.epoch if state.configuration is None else state.configuration.epoch
+
+
+def _out_of_the_set(engine: EngineStatus, state: ArbitrationStatus) -> bool:
+    found = state.configuration
+    return found is not None and engine.role == "Secondary" and engine.node not in found.in_sync

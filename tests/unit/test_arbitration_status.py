@@ -1,0 +1,285 @@
+"""What status, promote --force and may-stop say of a resource with an arbiter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from blockpair.cli.status_text import resource_lines
+from blockpair.errors import ExitCode
+from blockpair.status.advice import advice, healthy
+from blockpair.status.arbitration import arbiter_remedy, head_line, manual_because
+from blockpair.status.engine import ArbitrationStatus, EngineStatus, PeerStatus
+from blockpair.status.may_stop import exit_code, may_stop
+from blockpair.status.report import Advice, ArbiterReport, KernelDeviceStatus, ResourceReport, State
+from blockpair.status.risk import lines, risk
+from tests.unit.status_samples import engine, peer, resync
+
+_STATE: dict[str, Any] = {
+    "epoch": 3,
+    "promised": 3,
+    "configuration": {"epoch": 3, "primary": "a", "in_sync": ["a", "b"]},
+    "joint": False,
+    "lease_seconds": 1.5,
+    "promise_seconds": None,
+    "want": None,
+    "want_seconds": None,
+    "asking": False,
+    "suspended": None,
+    "why": None,
+    "superseded": None,
+    "resource_id": "0" * 32,
+}
+ANSWERS = ArbiterReport("witness", "witness 10.0.0.3:7790", True, None, "answers", 4.0)
+GONE = ArbiterReport("witness", "witness 10.0.0.3:7790", True, None, "unreachable", 3.0, "connection refused")
+REFUSES = ArbiterReport("witness", "witness 10.0.0.3:7790", True, None, "refused", 3.0, "unknown cluster")
+ALONE = {"epoch": 4, "primary": "a", "in_sync": ["a"]}
+
+
+def arbitrated(*peers: PeerStatus, node: dict[str, Any] | None = None, **changes: Any) -> EngineStatus:
+    """Node a, Primary in epoch 3 of a and b, but for ``changes`` of the arbitration and ``node``."""
+    return engine(*peers, arbitration=_STATE | changes, **(node or {}))
+
+
+def away(**changes: Any) -> PeerStatus:
+    """Peer b, silent for 1.2 seconds."""
+    return peer(connection="Connecting", replication="Off", last_contact_seconds=1.2, **changes)
+
+
+def told(status: EngineStatus, arbiter: ArbiterReport = ANSWERS) -> list[Advice]:
+    return advice("r0", "running", None, status, arbiter=arbiter)
+
+
+def one(code: str, status: EngineStatus, arbiter: ArbiterReport = ANSWERS) -> Advice:
+    """The entry of that code."""
+    [found] = [entry for entry in told(status, arbiter) if entry.code == code]
+    return found
+
+
+def test_all_is_well_says_nothing() -> None:
+    assert told(arbitrated()) == []
+
+
+def test_a_stop_says_who_is_away_what_releases_it_and_how_to_override() -> None:
+    found = one("suspended", arbitrated(away(), want="shrink", suspended="writes", asking=True), GONE)
+    assert found.severity == "critical"
+    assert found.text == (
+        "writes wait: peer b silent for 1.2 s, witness 10.0.0.3:7790 unreachable for 3.0 s "
+        "(connection refused); goes on when either answers"
+    )
+    assert found.remedy.endswith("blockpair promote r0 --force")
+
+
+def test_the_engines_own_words_are_said_once() -> None:
+    status = arbitrated(away(), node={"suspended": "b is silent"}, want="shrink", suspended="writes")
+    assert [entry.code for entry in told(status)].count("suspended") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "arbiter", "words"),
+    [
+        (
+            {"suspended": "all", "lease_seconds": 0.0, "want": "shrink"},
+            GONE,
+            ["reads and writes", "has run out"],
+        ),
+        (
+            {"suspended": "writes", "want": "shrink"},
+            ANSWERS,
+            ["writes wait", "go on alone", "goes on by itself"],
+        ),
+        ({"suspended": "writes", "want": "shrink"}, REFUSES, ["refuses for 3.0 s (unknown cluster)"]),
+        ({"suspended": "writes", "why": "it is being read"}, ANSWERS, ["it is being read"]),
+        ({"suspended": "writes", "want": "reseed"}, ANSWERS, ["no record", "both nodes are connected"]),
+        ({"suspended": "all", "want": "resume"}, GONE, ["goes on when either answers"]),
+    ],
+)
+def test_every_stop_has_words(changes: dict[str, Any], arbiter: ArbiterReport, words: list[str]) -> None:
+    text = one("suspended", arbitrated(away(), **changes), arbiter).text
+    assert [word for word in words if word not in text] == []
+
+
+def test_a_primary_that_was_superseded_says_why_and_that_it_comes_back_by_itself() -> None:
+    status = arbitrated(
+        peer(role="Primary", replication="SyncTarget"),
+        node={"role": "Secondary", "disk": "Inconsistent"},
+        superseded="b took over in epoch 4",
+        configuration={"epoch": 4, "primary": "b", "in_sync": ["b"]},
+    )
+    found = one("superseded", status)
+    assert "b took over in epoch 4" in found.text and "I/O errors" in found.text
+    assert "by itself" in found.remedy
+    assert "in-sync set of epoch 4" in one("not-in-sync-set", status).text
+
+
+def test_an_arbiter_that_is_away_is_told_of_before_it_is_needed() -> None:
+    found = one("arbiter-unreachable", arbitrated(), GONE)
+    assert found.severity == "warning" and "nothing waits for it" in found.text
+    assert told(arbitrated(), ANSWERS) == []
+
+
+def test_what_waits_for_an_arbiter_that_is_away_is_named() -> None:
+    grow = one("arbiter-awaited", arbitrated(want="grow", joint=True), GONE)
+    assert "the other copy is in sync" in grow.text and "does not take over" in grow.text
+    promote = arbitrated(away(role="Primary"), node={"role": "Secondary"}, want="promote")
+    assert "nobody can write" in one("arbiter-awaited", promote, GONE).text
+    # While it answers, what is wanted is a matter of a moment.
+    assert told(arbitrated(want="grow")) == []
+
+
+def test_a_refusal_needs_a_person() -> None:
+    found = one("arbiter-refused", arbitrated(), REFUSES)
+    assert found.severity == "critical" and "unknown cluster" in found.text
+
+
+def test_a_record_that_is_lost_is_told_anew_by_both_nodes_or_by_a_person() -> None:
+    together = one("arbiter-lost-record", arbitrated(want="reseed"))
+    assert together.remedy.startswith("nothing")
+    alone = one("arbiter-lost-record", arbitrated(away(), node={"role": "Secondary"}, want="reseed"))
+    assert "promote r0 --force" in alone.remedy
+
+
+def test_without_an_arbiter_nothing_is_said_of_one() -> None:
+    assert advice("r0", "running", None, engine(), arbiter=GONE) == []
+
+
+@pytest.mark.parametrize(
+    ("arbiter", "words"),
+    [
+        (ANSWERS, "witness 10.0.0.3:7790, answered 4.0 s ago; epoch 3, Primary a, in sync a, b"),
+        (GONE, "UNREACHABLE for 3.0 s"),
+        (REFUSES, "REFUSES for 3.0 s"),
+        (msgspec.structs.replace(ANSWERS, state="unasked", since_seconds=None), "not asked yet"),
+        (msgspec.structs.replace(ANSWERS, automatic=False), "no failover without a person"),
+        (ArbiterReport("manual", "manual", False, "why", "manual"), "manual: no failover without a person"),
+    ],
+)
+def test_the_screen_has_a_line_on_the_arbiter(arbiter: ArbiterReport, words: str) -> None:
+    assert words in head_line(arbiter, arbitrated())
+    shown = "\n".join(line.plain for line in resource_lines(report(arbitrated(), arbiter=arbiter)))
+    assert words in shown
+
+
+@pytest.mark.parametrize(
+    ("kind", "protocol", "clustered", "opted_out", "why", "how"),
+    [
+        ("manual", "C", False, False, "in no cluster", "cluster init"),
+        ("manual", "C", True, False, "has no arbiter", "--set arbiter.kind=witness"),
+        ("manual", "C", True, True, 'arbiter = "manual"', "resource.r0.arbiter"),
+        ("witness", "A", True, False, "protocol A", "resource.r0.protocol=C"),
+        ("etcd", "A", True, False, "protocol A", "fence"),
+    ],
+)
+def test_a_failover_that_is_manual_says_why_and_how_it_would_not_be(
+    kind: str, protocol: str, *, clustered: bool, opted_out: bool, why: str, how: str
+) -> None:
+    assert why in str(manual_because(kind, protocol, clustered=clustered, opted_out=opted_out))
+    assert how in arbiter_remedy("r0", kind, protocol, clustered=clustered, opted_out=opted_out)
+
+
+@pytest.mark.parametrize(("kind", "protocol"), [("witness", "C"), ("etcd", "B"), ("fence", "A")])
+def test_nothing_is_manual_where_the_survivor_goes_on(kind: str, protocol: str) -> None:
+    assert manual_because(kind, protocol, clustered=True, opted_out=False) is None
+
+
+# -- promote --force
+
+
+def test_force_says_what_is_known_of_the_peer_and_what_may_be_lost() -> None:
+    status = arbitrated(away(role="Primary"), node={"role": "Secondary", "disk": "Consistent"})
+    found = risk(status)
+    assert (found.peers[0].seconds_ago, found.peers[0].possible_bytes) == (1.2, 1 << 30)
+    text = "\n".join(lines(found))
+    assert "b was last heard of 1.2 s ago, as Primary, UpToDate" in text
+    assert "at most 1 GiB" in text and "recorded in the history" in text and "split brain" in text
+
+
+def test_force_on_a_copy_that_is_half_synced_says_how_much_is_missing() -> None:
+    running = msgspec.to_builtins(resync(direction="from_peer"))
+    status = engine(peer(connection="Connecting", resync=running), role="Secondary", disk="Inconsistent")
+    assert risk(status).peers[0].lacking_bytes == 3 << 30
+    assert "a mixture of old and new" in "\n".join(lines(risk(status)))
+    # The one before was cut off: what is missing is not known here.
+    cut = engine(away(), role="Secondary", disk="Inconsistent")
+    assert risk(cut).peers[0].lacking_bytes == 1 << 30
+
+
+def test_force_on_a_primary_that_waits_says_what_is_written_then() -> None:
+    status = arbitrated(
+        away(role="Secondary"),
+        node={"requests": {"in_flight": 3, "in_flight_bytes": 12288}},
+        suspended="writes",
+        want="shrink",
+    )
+    found = risk(status)
+    assert found.waits and found.epoch == 3
+    assert "what waits here (12 KiB at this moment)" in "\n".join(lines(found))
+
+
+def test_force_says_that_nobody_was_heard_of() -> None:
+    text = "\n".join(lines(risk(engine(peer(connection="Connecting", last_contact_seconds=None)))))
+    assert "not heard of since this daemon started" in text
+
+
+# -- may-stop
+
+
+def report(status: EngineStatus | None, state: State = "running", **changes: Any) -> ResourceReport:
+    """A report around an engine's status."""
+    device = KernelDeviceStatus(attached=False)
+    entries = advice("r0", state, None, status, device)
+    made = ResourceReport(
+        "r0", state, None, healthy(entries), "/d", "internal", [], None, device, status, entries, []
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+SECONDARY = {"role": "Secondary"}
+CASES: list[tuple[str, EngineStatus, str | None]] = [
+    ("primary", engine(), "in-use"),
+    ("resuming", engine(away(), resuming=True, **SECONDARY), "in-use"),
+    ("primary-without-a-disk", engine(disk="Diskless", served_by="b"), "in-use"),
+    ("both-good", engine(peer(role="Primary"), **SECONDARY), None),
+    ("nobody-primary", engine(**SECONDARY), None),
+    ("peer-away", engine(away(), **SECONDARY), "only-copy"),
+    ("peer-away-and-who-knows", engine(away(), disk="Consistent", **SECONDARY), "only-copy"),
+    ("peer-inconsistent", engine(
+        peer(disk="Inconsistent", replication="SyncSource"), **SECONDARY), "only-copy"),
+    ("peer-outdated", engine(peer(disk="Outdated"), **SECONDARY), "only-copy"),
+    ("peer-out-of-sync", engine(peer(out_of_sync_bytes=4096), **SECONDARY), "only-copy"),
+    ("peer-needs-all", engine(peer(full_sync=True), **SECONDARY), "only-copy"),
+    ("stand-in", engine(peer(role="Primary", disk="Diskless"), **SECONDARY), "stand-in"),
+    ("this-one-is-old", engine(away(), disk="Outdated", **SECONDARY), None),
+    ("this-one-is-half-synced", engine(
+        peer(replication="SyncTarget"), disk="Inconsistent", **SECONDARY), None),
+    ("this-one-has-no-disk", engine(disk="Diskless", **SECONDARY), None),
+    ("not-in-the-in-sync-set", arbitrated(away(), node=SECONDARY, configuration={
+        "epoch": 4, "primary": "b", "in_sync": ["b"]}), None),
+    ("alone-in-the-in-sync-set", arbitrated(away(), node=SECONDARY, configuration=ALONE), "only-copy"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "code"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_a_node_may_stop_unless_it_takes_a_disk_in_use_or_the_only_copy_along(
+    status: EngineStatus, code: str | None
+) -> None:
+    answer = may_stop("a", [report(status)])
+    assert [obstacle.code for obstacle in answer.obstacles] == ([] if code is None else [code])
+    assert exit_code(answer) == (ExitCode.FINE if code is None else ExitCode.UNSAFE)
+    assert all(obstacle.text and obstacle.remedy for obstacle in answer.obstacles)
+
+
+def test_what_is_down_or_has_failed_keeps_no_node_up() -> None:
+    assert may_stop("a", []).may_stop
+    assert may_stop("a", [report(None, "down"), report(None, "failed"), report(engine(), "failed")]).may_stop
+
+
+def test_one_obstacle_is_enough() -> None:
+    answer = may_stop("a", [report(engine(**SECONDARY)), report(engine())])
+    assert not answer.may_stop and len(answer.obstacles) == 1
+
+
+def test_an_engines_status_is_read_as_it_comes() -> None:
+    assert msgspec.convert(_STATE, ArbitrationStatus).configuration is not None
