@@ -51,6 +51,9 @@ class NotWhole(ValueError):
     """A block is no write of a writer; the message says what it is."""
 
 
+Held = Stamp | None | NotWhole  # what a block was found to hold
+
+
 def read_block(data: bytes, block: int) -> Stamp | None:
     """The write that block number ``block`` holds; None for zeroes. Raises `NotWhole`."""
     if data == bytes(BLOCK):
@@ -103,6 +106,27 @@ class Tenure:
         return known[0] if known else min((write.begun for write in self.writes), default=float("inf"))
 
 
+def parse_held(words: Sequence[str], block: int) -> Held:
+    """What a program of a guest said that a block holds: as `held_text` puts it."""
+    match words:
+        case []:
+            return None
+        case ["!", *rest]:
+            return NotWhole(" ".join(rest))
+        case [life, node, sequence]:
+            return Stamp(int(life), node, int(sequence), block)
+    raise ValueError(f"block {block}: {words}")
+
+
+def held_text(data: bytes, block: int) -> str:
+    """What a block holds, in words: a stamp's life, node and sequence; nothing for zeroes; what is wrong."""
+    try:
+        stamp = read_block(data, block)
+    except NotWhole as error:
+        return f"! {error}"
+    return f"{stamp.life} {stamp.node} {stamp.sequence}" if stamp else ""
+
+
 def tenures(node: str, lines: Iterable[Line]) -> list[Tenure]:
     """The tenures that a node's writers told of. Raises ValueError at a line that makes no sense."""
     found: list[Tenure] = []
@@ -120,14 +144,20 @@ def tenures(node: str, lines: Iterable[Line]) -> list[Tenure]:
                 last.acknowledged = line.at
             case ["end", _, _, reason]:
                 found[-1].end = reason
-            case ["ready" | "rest", _]:
+            case ["ready" | "rest", _] | ["read" | "saw" | "miss", *_]:
                 pass
             case _:
                 raise ValueError(f"{node}: no line of a writer: {line.text!r}")
     return [tenure for tenure in found if tenure.writes]
 
 
-Held = Stamp | None | NotWhole  # what a block was found to hold
+def in_order(heard: Iterable[Tenure]) -> Mapping[int, list[Write]]:
+    """The writes of each block, by the order of tenures."""
+    writes: dict[int, list[Write]] = defaultdict(list)
+    for tenure in sorted(heard, key=lambda tenure: tenure.place):
+        for write in tenure.writes:
+            writes[write.stamp.block].append(write)
+    return writes
 
 
 def judge(held: Mapping[int, Held], before: Mapping[int, Stamp | None], heard: Sequence[Tenure]) -> list[str]:
@@ -135,12 +165,8 @@ def judge(held: Mapping[int, Held], before: Mapping[int, Stamp | None], heard: S
 
     ``before``: what each block held when the first of the tenures began.
     """
-    ordered = sorted(heard, key=lambda tenure: tenure.place)
-    wrong = _two_writers(ordered)
-    writes: dict[int, list[Write]] = defaultdict(list)
-    for tenure in ordered:
-        for write in tenure.writes:
-            writes[write.stamp.block].append(write)
+    wrong = _two_writers(sorted(heard, key=lambda tenure: tenure.place))
+    writes = in_order(heard)
     for block in sorted(before):
         if block not in held:
             wrong.append(f"block {block} was not read")

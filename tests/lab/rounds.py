@@ -25,6 +25,7 @@ class Round:
     scenario: str
     number: int
     acknowledged: int = 0
+    reads: int = 0
     takeover_s: float | None = None
     stall_s: float | None = None
     resumed_s: float | None = None
@@ -105,8 +106,8 @@ _WHO = {
 def table(scenarios: Sequence[Scenario], rounds: Mapping[str, Sequence[Round]]) -> str:
     """The scenarios that have rounds, as a table of Markdown; its last line has no end."""
     lines = [
-        "| What happens | Who goes on | Measured | Median | Longest | Rounds | Writes acknowledged | Wrong |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| What happens | Who goes on | Measured | Median | Longest | Rounds | Acknowledged | Reads | Wrong |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for scenario in scenarios:
         done = rounds.get(scenario.name, ())
@@ -116,10 +117,10 @@ def table(scenarios: Sequence[Scenario], rounds: Mapping[str, Sequence[Round]]) 
         values = [value for one in done if (value := getattr(one, key)) is not None]
         median, longest = (f"{f(values):.2f} s" if values else "none" for f in (statistics.median, max))
         wrong = sum(bool(one.wrong) for one in done)
-        writes = sum(one.acknowledged for one in done)
+        writes, seen = sum(one.acknowledged for one in done), sum(one.reads for one in done)
         lines.append(
             f"| {scenario.title} | {_WHO[scenario.goes_on]} | {what} | {median} | {longest} "
-            f"| {len(done)} | {writes} | {wrong} |"
+            f"| {len(done)} | {writes} | {seen} | {wrong} |"
         )
     return "\n".join(lines)
 

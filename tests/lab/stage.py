@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.lab.acknowledged import Held, NotWhole, Stamp, Tenure, judge, tenures
+from tests.lab.acknowledged import Held, NotWhole, Stamp, Tenure, judge, parse_held, tenures
 from tests.lab.harness import Command, Lab, LabError
-from tests.lab.journal import Line
 from tests.lab.nodes import LINK, Node, eventually
+from tests.lab.reads import reads, stale
 from tests.lab.rounds import Round, Times, measure, not_as_expected
 from tests.lab.scenarios import Cut, Fault, Freeze, GoesOn, Machine, PowerCut, Scenario
 from tests.lab.trio import Witness, make_trio
@@ -80,10 +80,15 @@ class Stage:
             self._await_any(mended)
         self._primary = self._settle()
         times = Times(fault, mended, time.monotonic(), primary.name)
-        heard = self._rest(marks)
-        wrong = self._judge(heard) + not_as_expected(scenario.goes_on, times, heard, _KNOWN_S)
+        self._rest()
+        told = {node.name: node.guest.journal.since(marks[node.name]) for node in self.nodes}
+        heard = [tenure for name, lines in told.items() for tenure in tenures(name, lines)]
+        seen = [read for name, lines in told.items() for read in reads(name, lines)]
+        wrong = stale(seen, self._before, heard) + self._judge(heard)
+        wrong += not_as_expected(scenario.goes_on, times, heard, _KNOWN_S)
         writes = sum(len(tenure.acknowledged) for tenure in heard)
-        return Round(scenario.name, number, writes, wrong=wrong, **measure(scenario.goes_on, times, heard))
+        numbers = measure(scenario.goes_on, times, heard)
+        return Round(scenario.name, number, writes, len(seen), wrong=wrong, **numbers)
 
     def save_logs(self, folder: Path) -> None:
         """Keep what the daemons, the witness and the kernels said, and what the writers told."""
@@ -183,24 +188,20 @@ class Stage:
 
     def _await_writer(self, node: Node, word: str) -> None:
         """Wait until the writer's last word, or one of them if that is ``ready``, is ``word``."""
-        line = f"{word} {self._writer(node).life}"
+        awaited = f"{word} {self._writer(node).life}"
 
         def told() -> bool:
-            texts = [told.text for told in node.guest.journal.since(self._writer(node).since)]
-            return line in (texts if word == "ready" else texts[-1:])
+            texts = [line.text for line in node.guest.journal.since(self._writer(node).since)]
+            return awaited in (texts if word == "ready" else texts[-1:])
 
         eventually(told, f"the writer of {node.name} says {word}", _READY_S)
 
-    def _rest(self, marks: dict[str, int]) -> list[Tenure]:
-        """Let the writers rest; all that they told since ``marks``."""
+    def _rest(self) -> None:
+        """Let the writers and readers rest."""
         for node in self.nodes:
             self._writer(node).command.signal("USR1")
-        heard = []
         for node in self.nodes:
             self._await_writer(node, "rest")
-            told: list[Line] = node.guest.journal.since(marks[node.name])
-            heard += tenures(node.name, told)
-        return heard
 
     # -- the copies
 
@@ -233,17 +234,8 @@ def _sum_of(device: str, size: int) -> str:
 
 def _held(text: str) -> dict[int, Held]:
     """What `writer_tool` read, by block."""
-    held: dict[int, Held] = {}
-    for line in text.splitlines():
-        block, *words = line.split(maxsplit=3)
-        match words:
-            case []:
-                held[int(block)] = None
-            case ["!", *rest]:
-                held[int(block)] = NotWhole(" ".join(rest))
-            case [life, node, sequence]:
-                held[int(block)] = Stamp(int(life), node, int(sequence), int(block))
-    return held
+    lines = [line.split() for line in text.splitlines()]
+    return {int(block): parse_held(words, int(block)) for block, *words in lines}
 
 
 def _engine(node: Node) -> dict[str, Any] | None:

@@ -46,13 +46,13 @@ def test_who_goes_on_that_should_not() -> None:
 
 
 def test_the_table() -> None:
-    takeovers = [Round("primary-power", n, 100, takeover_s=n + 0.5) for n in range(3)]
+    takeovers = [Round("primary-power", n, 100, 20, takeover_s=n + 0.5) for n in range(3)]
     bad = Round("link", 0, 7, stall_s=None, wrong=["block 3 holds nothing", "two writers"])
     lines = table(SCENARIOS, {"primary-power": takeovers, "link": [bad]}).splitlines()
     assert len(lines) == 4
     assert lines[2].startswith(f"| {BY_NAME['primary-power'].title} | the Secondary takes over |")
-    assert lines[2].endswith("| 1.50 s | 2.50 s | 3 | 300 | 0 |")
-    assert lines[3].endswith("| none | none | 1 | 7 | 1 |")
+    assert lines[2].endswith("| 1.50 s | 2.50 s | 3 | 300 | 60 | 0 |")
+    assert lines[3].endswith("| none | none | 1 | 7 | 0 | 1 |")
 
 
 def test_its_place_in_a_document() -> None:
