@@ -106,7 +106,7 @@ _WHO = {
 def table(scenarios: Sequence[Scenario], rounds: Mapping[str, Sequence[Round]]) -> str:
     """The scenarios that have rounds, as a table of Markdown; its last line has no end."""
     lines = [
-        "| What happens | Who goes on | Measured | Median | Longest | Rounds | Acknowledged | Reads | Wrong |",
+        "| Fault | Who goes on | Measured | Median | Longest | Rounds | Acknowledged | Reads | Wrong |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for scenario in scenarios:
