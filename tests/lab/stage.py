@@ -108,14 +108,19 @@ class Stage:
     def _settle(self) -> Node:
         """Wait until all is in order; the Primary."""
         found: list[Node] = []
+        engines: dict[Node, dict[str, Any] | None] = {}
 
         def settled() -> bool:
             with ThreadPoolExecutor(len(self.nodes)) as side_by_side:
-                engines = dict(zip(self.nodes, side_by_side.map(_engine, self.nodes), strict=True))
+                engines.update(zip(self.nodes, side_by_side.map(_engine, self.nodes), strict=True))
             found[:] = [node for node, engine in engines.items() if engine and engine["role"] == "Primary"]
             return len(found) == 1 and all(engine and _in_order(engine) for engine in engines.values())
 
-        eventually(settled, "one Primary, connected, both copies in sync", _READY_S)
+        try:
+            eventually(settled, "one Primary, connected, both copies in sync", _READY_S)
+        except LabError as error:
+            seen = "; ".join(f"{node.name}: {_outline(engine)}" for node, engine in engines.items())
+            raise LabError(f"{error}: {seen}") from None
         return found[0]
 
     def _inflict(self, faults: Iterable[Fault], parts: Parts) -> None:
@@ -257,6 +262,15 @@ def _in_order(engine: dict[str, Any]) -> bool:
         and not arbitration["joint"]
         and arbitration["suspended"] is None
     )
+
+
+def _outline(engine: dict[str, Any] | None) -> str:
+    """What keeps a node from being in order, for whoever reads of a round that failed."""
+    if engine is None:
+        return "not up"
+    (peer,) = engine["peers"]
+    brief = {key: engine[key] for key in ("role", "disk", "arbitration")}
+    return str(brief | {key: peer[key] for key in ("connection", "replication", "split_brain", "refusal")})
 
 
 def _until(moment: float) -> None:
