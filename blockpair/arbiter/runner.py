@@ -30,6 +30,7 @@ from blockpair.arbiter.machine import (
 )
 
 CALL_SECONDS = 3.0
+PROBE_SECONDS = 30.0
 
 
 def clock() -> float:
@@ -61,7 +62,7 @@ class Runner:
         arbiter: Arbiter,
         *,
         call_seconds: float = CALL_SECONDS,
-        probe_seconds: float | None = None,
+        probe_seconds: float | None = PROBE_SECONDS,
         now: Callable[[], float] = clock,
     ) -> None:
         self._key = key

@@ -33,6 +33,7 @@ _COMMANDS = (
     "config",
     "cluster",
     "witness",
+    "fence",
 )
 
 

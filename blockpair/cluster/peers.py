@@ -169,8 +169,8 @@ def explain_tls(error: OSError, node: str) -> str:
         words = reason.replace("_", " ").lower() or str(error)
         return f"no TLS 1.3 with a control port of blockpair there ({words})"
     # asyncio puts words of its own, and the address again, in the place of the system's.
-    words = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
-    return words or str(error) or type(error).__name__
+    number = error.errno or 0
+    return (os.strerror(number) if number > 0 else error.strerror) or str(error) or type(error).__name__
 
 
 def _unreachable(node: str, why: str, kind: type[BlockpairError] = BlockpairError) -> BlockpairError:

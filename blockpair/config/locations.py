@@ -90,6 +90,9 @@ class Locations:
     def primary_marker(self, name: str) -> Path:
         return self.run / "primary" / _part(name)
 
+    def device_marker(self, name: str) -> Path:
+        return self.run / "device" / _part(name)
+
     def stale_marker(self, name: str) -> Path:
         return self.state / "stale" / _part(name)
 

@@ -12,7 +12,7 @@ from blockpair.bridge import Running
 from blockpair.config.resource import ResourceConfig
 from blockpair.daemon.judges import Judges
 from blockpair.errors import BlockpairError
-from blockpair.status.arbitration import manual_because
+from blockpair.status.arbitration import manual_because, without_place
 from blockpair.status.report import ArbiterReport, ArbiterState
 
 # With nothing asked: an arbiter that is away is told of before it is needed.
@@ -81,7 +81,8 @@ def arbiter_report(config: ResourceConfig, judges: Judges, runner: Runner | None
     if contact is not None and contact.error is not None:
         since = None if contact.failing_since is None else now - contact.failing_since
         state: ArbiterState = "refused" if contact.refused else "unreachable"
-        return ArbiterReport(kind, where, config.automatic, why, state, since, contact.error)
+        text = without_place(contact.error, where)
+        return ArbiterReport(kind, where, config.automatic, why, state, since, text)
     if contact is not None and contact.last is not None:
         return ArbiterReport(kind, where, config.automatic, why, "answers", now - contact.last)
     return ArbiterReport(kind, where, config.automatic, why, "unasked")

@@ -103,6 +103,31 @@ class PrimaryMarker:
             return False
 
 
+class DeviceMarker:
+    """The identity of the kernel device that serves a resource: a restarted daemon serves that one on, and
+    none that an earlier time as Primary has left mounted, with what it has cached of data that are of the
+    past.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def set(self, identity: str) -> None:
+        """Durable. Raises `OSError`."""
+        write_atomically(self._file, identity + "\n")
+
+    def get(self) -> str | None:
+        """None where no device is to be served on. Raises `OSError`."""
+        try:
+            return self._file.read_text().strip() or None
+        except FileNotFoundError:
+            return None
+
+    def clear(self) -> None:
+        """Raises `OSError`."""
+        _remove(self._file)
+
+
 class StaleMarker:
     """The generation of this node's copy when a peer went on from there, while the metadata might not say so:
     they must not be believed, should they come back to life and still call it the newest.

@@ -24,6 +24,7 @@ from blockpair.cluster.report import ArbiterLook
 from blockpair.config.arbiter import MANUAL, place
 from blockpair.config.cluster import ClusterFile
 from blockpair.errors import BlockpairError
+from blockpair.status.arbitration import without_place
 from blockpair.trust.store import Generation
 
 # No resource has it: what is read under it is only to see whether the arbiter answers.
@@ -143,7 +144,7 @@ class Judges:
             async with asyncio.timeout(CALL_SECONDS):
                 await self.by(kind).read(Key(content.cluster.id, _NOBODYS, ""))
         except (ArbiterUnreachable, ArbiterRefused, TimeoutError) as error:
-            why = str(error) or f"no answer within {CALL_SECONDS:g} s"
+            why = without_place(str(error), where) or f"no answer within {CALL_SECONDS:g} s"
             return ArbiterLook(kind, where, reachable=False, why=why, seconds=round(loop.time() - began, 4))
         return ArbiterLook(kind, where, reachable=True, seconds=round(loop.time() - began, 4))
 

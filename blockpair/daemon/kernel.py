@@ -5,11 +5,13 @@ Everything here may block; the daemon calls it on worker threads, one call a res
 
 from __future__ import annotations
 
+import secrets
 import threading
 from pathlib import Path
 
 from blockpair.bridge import Running
 from blockpair.config.node import KernelDevice
+from blockpair.daemon.desired import DeviceMarker
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.kernel_device import device as nbd
 from blockpair.kernel_device import memory, netlink
@@ -60,14 +62,15 @@ class LockedMemory:
 
 
 class ResourceDevice:
-    """The kernel device of one resource. ``mode`` off: none; auto: where the kernel can; required: or no
-    promotion.
+    """The kernel device of one resource. ``identity``: what that of each of its devices begins with; ``mode``
+    off: none; auto: where the kernel can; required: or no promotion.
     """
 
     def __init__(
         self,
         identity: str,
         *,
+        marker: DeviceMarker,
         link: Path,
         mode: KernelDevice,
         queues: int,
@@ -76,13 +79,13 @@ class ResourceDevice:
     ) -> None:
         self.mode = mode
         self._identity = identity
+        self._marker = marker
         self._link = link
         self._queues = queues
         self._timeout = max(1, round(dead_connection_timeout))
         self._locked = locked
         self._device: nbd.Device | None = None
         self._error: str | None = None
-        self._live = False
 
     @property
     def attached(self) -> bool:
@@ -124,12 +127,15 @@ class ResourceDevice:
         self._locked.acquire()
         try:
             running.io_flusher(True)
-            live = nbd.find(self._identity)
+            live = self._live()
             if live is not None:
                 attachment = nbd.reattach(live)
             else:
+                # Another one each time: who has an older one mounted still gets errors from that.
+                identity = f"{self._identity}/{secrets.token_hex(4)}"
+                self._marker.set(identity)
                 attachment = nbd.attach(
-                    self._identity,
+                    identity,
                     status.size_bytes,
                     block_size=min(status.block_size_bytes, nbd.MAX_BLOCK_SIZE),
                     flags=_FLAGS,
@@ -190,7 +196,7 @@ class ResourceDevice:
         """
         if self.mode == "off":
             return False
-        device = self._device or nbd.find(self._identity)
+        device = self._device or self._live()
         if device is None:
             return False
         try:
@@ -200,9 +206,15 @@ class ResourceDevice:
             return False
         if self._device is None:
             nbd.withdraw(device, self._link.parent, self._link.name)
+            self._marker.clear()
         else:
             self._forget()
         return True
+
+    def _live(self) -> nbd.Device | None:
+        """What an earlier daemon served. Raises `OSError`."""
+        identity = self._marker.get()
+        return None if identity is None else nbd.find(identity)
 
     def leave(self) -> None:
         """The daemon ends: the device stays in the kernel and waits for the next daemon."""
@@ -213,6 +225,7 @@ class ResourceDevice:
     def _forget(self) -> None:
         assert self._device is not None
         nbd.withdraw(self._device, self._link.parent, self._link.name)
+        self._marker.clear()
         self._device = None
         self._error = None
         self._locked.release()

@@ -20,7 +20,13 @@ from blockpair.config.locations import Locations
 from blockpair.config.node import NodeConfig
 from blockpair.config.resource import INTERNAL, ResourceConfig, changed_keys, read_resource
 from blockpair.daemon.arbitration import arbiter_report
-from blockpair.daemon.desired import Desired, DesiredState, PrimaryMarker, StaleMarker
+from blockpair.daemon.desired import (
+    Desired,
+    DesiredState,
+    DeviceMarker,
+    PrimaryMarker,
+    StaleMarker,
+)
 from blockpair.daemon.judges import Judges
 from blockpair.daemon.kernel import LockedMemory
 from blockpair.daemon.runtime import Runtime
@@ -116,6 +122,7 @@ class Manager:
         self._desired.forget(name)
         self.marker(name).clear()
         StaleMarker(self.places.stale_marker(name)).clear()
+        DeviceMarker(self.places.device_marker(name)).clear()
         self._locks.pop(name, None)
 
     async def start_all(self) -> None:

@@ -21,7 +21,7 @@ from blockpair.config.resource import Peer, ResourceConfig
 from blockpair.daemon.arbitration import Arbitration, arbiter_report
 from blockpair.daemon.asker import asked_by
 from blockpair.daemon.clients import describe
-from blockpair.daemon.desired import Desired, PrimaryMarker, StaleMarker
+from blockpair.daemon.desired import Desired, DeviceMarker, PrimaryMarker, StaleMarker
 from blockpair.daemon.judges import Judges
 from blockpair.daemon.kernel import LockedMemory, ResourceDevice
 from blockpair.errors import BlockpairError, ErrorKind
@@ -71,6 +71,7 @@ class Runtime:
         self._log = structlog.get_logger().bind(resource=config.name)
         self._device = ResourceDevice(
             f"{node}/{config.name}",
+            marker=DeviceMarker(places.device_marker(config.name)),
             link=places.device_link(config.name),
             mode=kernel_device,
             queues=config.queues,

@@ -127,15 +127,13 @@ def advice_on(name: str, engine: EngineStatus, arbiter: ArbiterReport | None) ->
     state = engine.arbitration
     if state is None:
         return
-    if state.suspended is not None:
-        yield Advice("critical", "suspended", stop(engine, state, arbiter), _override(name, engine, state))
     if state.superseded is not None:
         yield Advice(
             "warning",
             "superseded",
             f"this node is Primary no more: {state.superseded}; what used its device got I/O errors",
-            f"nothing: it catches up by itself, once it is connected; to follow it: blockpair sync {name} "
-            "--wait\n"
+            "nothing: it catches up by itself, once it is connected; to follow it: "
+            f"blockpair sync {name} --wait\n"
             "a file system that was mounted from it has to be unmounted",
         )
     if arbiter is not None and arbiter.state == "refused":
@@ -145,35 +143,33 @@ def advice_on(name: str, engine: EngineStatus, arbiter: ArbiterReport | None) ->
             f"{arbiter.place} refuses: {arbiter.text}",
             "put that right; it is asked again by itself",
         )
-    if state.want == "reseed" and state.suspended is None:
+    if state.suspended is not None:
+        yield Advice("critical", "suspended", stop(engine, state, arbiter), _override(name, engine))
+    elif engine.role == "Secondary" and state.want is not None:
+        yield Advice("warning", "campaign", _campaign(engine, state, arbiter), _override(name, engine))
+    elif engine.role == "Primary" and (state.want == "reseed" or (state.want is None and state.why)):
         yield Advice(
-            "critical",
-            "arbiter-lost-record",
-            _reseed_text(engine, arbiter),
-            _reseed_remedy(name, engine),
+            "critical", "arbiter-lost-record", _lost_text(state, arbiter), _lost_remedy(name, engine)
         )
-    elif state.want is not None and state.suspended is None and _away(arbiter):
+    elif state.want is not None and _away(arbiter):
         yield Advice(
             "warning",
             "arbiter-awaited",
-            f"{_WANTS.get(state.want, state.want)}: {away_text(arbiter)}{_meanwhile(engine, state)}",
+            f"{_WANTS.get(state.want, state.want)}: {away_text(arbiter)}{_meanwhile(state)}",
             "see to the arbiter; it is asked again by itself",
         )
-    elif state.suspended is None and _away(arbiter) and arbiter is not None and arbiter.state != "refused":
+    elif arbiter is not None and arbiter.state == "unreachable":
         yield Advice(
             "warning",
             "arbiter-unreachable",
             f"{away_text(arbiter)}; nothing waits for it, but if a node were lost now, the other one would",
             "see to the arbiter; nothing else is to be done",
         )
-    if _out_of_the_set(engine, state):
-        yield Advice(
-            "info",
-            "not-in-sync-set",
-            f"{engine.node} is not in the in-sync set of epoch {_epoch(state)}: it does not take over by "
-            "itself",
-            "nothing: it is taken in when it has caught up",
-        )
+
+
+def without_place(text: str, place: str) -> str:
+    """An arbiter's complaint, where its place stands before it already."""
+    return text.removeprefix(f"the {place}: ")
 
 
 def waits_for(report: ResourceReport) -> str | None:
@@ -193,35 +189,41 @@ def waits_for(report: ResourceReport) -> str | None:
 def stop(engine: EngineStatus, state: ArbitrationStatus, arbiter: ArbiterReport | None) -> str:
     """Why I/O waits, and what it goes on with."""
     what = "reads and writes wait" if state.suspended == "all" else "writes wait"
-    reasons = [_silence(peer) for peer in engine.peers if peer.connection != "Connected"]
-    if state.suspended == "all" and state.lease_seconds is not None and state.lease_seconds <= 0:
-        reasons.append("the peer's word that it does not take over has run out")
+    away = [peer for peer in engine.peers if peer.connection != "Connected"]
+    # The engine's own words say more where it wants nothing of the arbiter, or the peer is there.
+    own = state.why is not None and (state.want is None or not away)
+    reasons = [str(state.why).removeprefix(f"{what}: ")] if own else [_silence(peer) for peer in away]
+    if state.suspended == "all" and away and state.lease_seconds is None:
+        reasons.append("its word that it does not take over has run out")
     if _away(arbiter):
         reasons.append(away_text(arbiter))
-    elif state.want == "reseed":
-        reasons.append(_reseed_text(engine, arbiter))
-    elif state.why:
-        reasons.append(state.why)
     elif state.want is not None:
         reasons.append(_WANTS.get(state.want, state.want))
-    return f"{what}: {', '.join(reasons) or 'no reason is known'}; {_release(engine, state, arbiter)}"
+    if away and own:
+        release = "goes on when both nodes are connected and the arbiter can be reached"
+    elif _away(arbiter):
+        release = "goes on when either answers" if away else "goes on when the arbiter answers"
+    else:
+        release = "goes on by itself when that is settled"
+    return f"{what}: {', '.join(reasons) or 'no reason is known'}; {release}"
 
 
-def _release(engine: EngineStatus, state: ArbitrationStatus, arbiter: ArbiterReport | None) -> str:
-    lonely = any(peer.connection != "Connected" for peer in engine.peers)
-    if state.want == "reseed":
-        return "goes on when both nodes are connected and the arbiter can be reached"
-    if _away(arbiter) and lonely:
-        return "goes on when either answers"
-    if _away(arbiter):
-        return "goes on when the arbiter answers"
-    return "goes on by itself when that is settled"
+def _campaign(engine: EngineStatus, state: ArbitrationStatus, arbiter: ArbiterReport | None) -> str:
+    asks = _WANTS.get(state.want or "", state.want)
+    why = f" ({state.why})" if state.why else ""
+    away = f"; {away_text(arbiter)}" if _away(arbiter) else ""
+    nobody = (
+        "" if any(peer.role == "Primary" for peer in _connected(engine)) else "; until then nobody can write"
+    )
+    return f"{asks}{why}{away}{nobody}"
 
 
-def _override(name: str, engine: EngineStatus, state: ArbitrationStatus) -> str:
+def _connected(engine: EngineStatus) -> list[PeerStatus]:
+    return [peer for peer in engine.peers if peer.connection == "Connected"]
+
+
+def _override(name: str, engine: EngineStatus) -> str:
     peers = " and ".join(peer.name for peer in engine.peers)
-    if state.want == "reseed":
-        return _reseed_remedy(name, engine)
     return (
         f"bring {peers} or the arbiter back; to override, only when {peers} is certainly off or cut off: "
         f"blockpair promote {name} --force"
@@ -253,35 +255,26 @@ def _for(arbiter: ArbiterReport) -> str:
     return "" if arbiter.since_seconds is None else f" for {format_duration(arbiter.since_seconds)}"
 
 
-def _meanwhile(engine: EngineStatus, state: ArbitrationStatus) -> str:
+def _meanwhile(state: ArbitrationStatus) -> str:
     if state.want == "grow":
         return "; until then the other node does not take over by itself"
-    if state.want == "promote" and engine.role == "Secondary":
-        return "; until then nobody can write"
     return ""
 
 
-def _reseed_text(engine: EngineStatus, arbiter: ArbiterReport | None) -> str:
+def _lost_text(state: ArbitrationStatus, arbiter: ArbiterReport | None) -> str:
     place = "the arbiter" if arbiter is None else arbiter.place
-    known = "" if engine.arbitration is None else f" than epoch {_epoch(engine.arbitration)}"
-    return f"{place} has no record of this resource, or an older one{known}: nobody goes on by what it says"
-
-
-def _reseed_remedy(name: str, engine: EngineStatus) -> str:
-    if all(peer.connection == "Connected" for peer in engine.peers):
-        return "nothing: the two nodes tell it again by themselves"
-    peers = " and ".join(peer.name for peer in engine.peers)
     return (
-        f"connect {peers}: the two nodes tell it again by themselves; if {peers} is lost for good, or "
-        "certainly "
-        f"off: blockpair promote {name} --force"
+        f"{place} has no record of this resource, or one that is older than epoch {state.epoch}: "
+        "nobody goes on "
+        "by what it says"
     )
 
 
-def _epoch(state: ArbitrationStatus) -> int:
-    return state.epoch if state.configuration is None else state.configuration.epoch
-
-
-def _out_of_the_set(engine: EngineStatus, state: ArbitrationStatus) -> bool:
-    found = state.configuration
-    return found is not None and engine.role == "Secondary" and engine.node not in found.in_sync
+def _lost_remedy(name: str, engine: EngineStatus) -> str:
+    peers = " and ".join(peer.name for peer in engine.peers)
+    if len(_connected(engine)) == len(engine.peers):
+        return "nothing: the two nodes tell it again by themselves"
+    return (
+        f"connect {peers}: the two nodes tell it again by themselves; if {peers} is lost for good, or "
+        f"certainly off: blockpair promote {name} --force"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from blockpair.status.conditions import had_data
 from blockpair.status.engine import EngineStatus, PeerStatus
 from blockpair.units import format_duration, format_size
 
@@ -25,12 +26,13 @@ class PeerRisk(Struct, frozen=True):
 
 
 class Risk(Struct, frozen=True):
-    """``disk``: the state of this copy; ``waits``: this node is Primary already, and its I/O waits;
-    ``waiting_bytes``: so much of it; ``epoch`` null: there is no arbiter.
+    """``new``: this copy never had data; ``disk``: its state; ``waits``: this node is Primary already, and
+    its I/O waits; ``waiting_bytes``: so much of it; ``epoch`` null: there is no arbiter.
     """
 
     resource: str
     node: str
+    new: bool
     disk: str
     waits: bool
     waiting_bytes: int
@@ -45,6 +47,7 @@ def risk(engine: EngineStatus) -> Risk:
     return Risk(
         resource=engine.resource,
         node=engine.node,
+        new=not had_data(engine),
         disk=engine.disk,
         waits=waits and state is not None and state.suspended is not None,
         waiting_bytes=engine.requests.in_flight_bytes,
@@ -55,7 +58,9 @@ def risk(engine: EngineStatus) -> Risk:
 
 def _peer(engine: EngineStatus, peer: PeerStatus) -> PeerRisk:
     connected = peer.connection == "Connected"
-    lacking = _lacking(engine, peer)
+    # Two new copies: there is nothing yet that could be lost.
+    nothing = not had_data(engine) and peer.disk == "Inconsistent" and connected
+    lacking = 0 if nothing else _lacking(engine, peer)
     # Out of sight it may have written anything; in sight, what this copy lacks of it is known.
     return PeerRisk(
         peer=peer.name,
@@ -86,7 +91,13 @@ def lines(found: Risk) -> list[str]:
     if found.waits:
         waiting = f" ({format_size(found.waiting_bytes)} at this moment)" if found.waiting_bytes else ""
         told.append(f"  what waits here{waiting} is written and acknowledged")
-    if found.disk == "Inconsistent":
+    if found.new:
+        others = " and ".join(peer.peer for peer in found.peers)
+        told.append(
+            f"  the copy of {found.node} never had data: what is on its device counts from now on, and "
+            f"what is on that of {others} is overwritten, if it never had data either"
+        )
+    elif found.disk == "Inconsistent":
         told.append(
             f"  the copy of {found.node} is Inconsistent: a mixture of old and new blocks, a state that "
             "the data "

@@ -98,6 +98,12 @@ class TrustStore:
         _check_owner(self._directory)
         return self._read(target)
 
+    def current(self) -> str | None:
+        """A name for the generation that counts: another one for each that ever did. Raises
+        `BlockpairError`.
+        """
+        return _target(self._directory / "current")
+
     def staged(self) -> Staged | None:
         """The generation that waits to be taken up, if there is one. Raises `BlockpairError`."""
         target = _target(self._directory / "staged")

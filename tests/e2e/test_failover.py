@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -247,7 +249,8 @@ def test_a_promotion_by_force_says_what_it_risks_and_is_found_again(trio: Trio, 
         client.write(0, content(1))
     trio.witness.kill()
     a.kill()
-    told(b, "arbiter-awaited", lambda entry: "nobody can write" in entry["text"])
+    told(b, "campaign", lambda entry: "unreachable" in entry["text"])
+    assert "nobody can write" in told(b, "campaign")["text"]
     # Nobody is there to type the name.
     said = b.refused(2, "promote", "r0", "--force")
     assert "as Primary, UpToDate" in said and "at most 16 MiB" in said and "--yes" in said
@@ -270,9 +273,6 @@ def test_a_promotion_waits_for_the_arbiter_and_says_so(trio: Trio, cluster: Clus
     a.ok("demote", "r0")
     a.stop()
     trio.witness.kill()
-    import subprocess
-    import sys
-
     asking = subprocess.Popen(
         [sys.executable, "-m", "blockpair.cli.main", "promote", "r0"],
         env=b.environment,

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.cluster import DEADLINE, Cluster, Done, Node, eventually, free_ports, freeze
+from tests.e2e.cluster import DEADLINE, Cluster, Node, eventually
 from tests.e2e.nbd_client import NbdClient
 from tests.e2e.wire import Wire
+from tests.e2e.witness import WitnessProcess
 
 BLOCK = 4096
 SIZE = 16 << 20
@@ -24,83 +20,30 @@ SIZE = 16 << 20
 BLOCKS = SIZE // BLOCK
 
 
-class Witness:
-    """A witness below its own directory."""
-
-    def __init__(self, base: Path) -> None:
-        self.dir = base / "w"
-        self.dir.mkdir()
-        [self.port] = free_ports(1)
-        self.process: subprocess.Popen[bytes] | None = None
+class Witness(WitnessProcess):
+    """One that serves the cluster of a node."""
 
     @property
-    def log(self) -> Path:
-        return self.dir / "log"
-
-    def cli(self, *arguments: str) -> Done:
-        """Run ``blockpair witness`` on its machine."""
-        done = subprocess.run(
-            [sys.executable, "-m", "blockpair.cli.main", "witness", *arguments],
-            env={**os.environ, "BLOCKPAIR_DIR": str(self.dir), "COLUMNS": "200"},
-            capture_output=True,
-            text=True,
-            timeout=90,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-        return Done(done.returncode, done.stdout, done.stderr)
-
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "blockpair.cli.main", "witness", "serve"),
-                    *("--listen", f"127.0.0.1:{self.port}"),
-                ],
-                env={**os.environ, "BLOCKPAIR_DIR": str(self.dir)},
-                stderr=log,
-            )
-
-        def answers() -> bool:
-            assert self.process is not None and self.process.poll() is None, self.log.read_text()
-            return self.cli("status").code == 0
-
-        eventually(answers, "the witness answers")
+    def port(self) -> int:
+        """Where nodes reach it."""
+        return self.address.port
 
     def join(self, node: Node) -> None:
         """Have it serve the cluster of ``node``."""
         token = node.rpc("cluster.token")["text"]
-        done = self.cli("join", f"127.0.0.1:{node.control}", token)
-        assert done.code == 0, done.err
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(timeout=DEADLINE)
-            self.process = None
-
-    @contextlib.contextmanager
-    def silent(self) -> Iterator[None]:
-        """It lives, and answers nobody meanwhile."""
-        assert self.process is not None
-        freeze(self.process.pid)
-        try:
-            yield
-        finally:
-            self.process.send_signal(signal.SIGCONT)
+        self.ok("witness", "join", f"127.0.0.1:{node.control}", token)
 
 
 class Trio:
     """Nodes a and b, r0 on both, and a witness. ``wired``: a reaches b over wires that can be cut."""
 
-    def __init__(self, base: Path, *, wired: bool = False) -> None:
+    def __init__(self, base: Path, *, wired: bool = False, size: int = SIZE) -> None:
         self.cluster = Cluster(base)
         self.a, self.b = self.cluster.nodes
         self.witness = Witness(base)
         self.wires: list[Wire] = []
         self._wired = wired
+        self._size = max(size, SIZE)
 
     def form(self) -> None:
         """A cluster and its witness."""
@@ -122,7 +65,7 @@ class Trio:
         """Make r0 and bring it up; what `create` said."""
         for node in self.cluster.nodes:
             with node.disk.open("wb") as disk:
-                disk.truncate(SIZE)
+                disk.truncate(self._size)
         said = self.a.ok("create", "r0", "--on", f"a={self.a.disk},b={self.b.disk}", "--no-up", *options).out
         if profile != "default":
             self.a.ok("config", "edit", "--set", f"resource.r0.arbitration.profile={profile}")
@@ -142,18 +85,20 @@ class Trio:
         self.entered("a", "a", "b")
 
     def entered(self, primary: str, *in_sync: str) -> int:
-        """Wait until both nodes that are in sync go by such a configuration; its epoch."""
+        """Wait until the Primary goes by such a configuration, and who is in sync by its epoch; the epoch."""
+        [first] = [node for node in self.cluster.nodes if node.name == primary]
         nodes = [node for node in self.cluster.nodes if node.name in in_sync]
 
         def so() -> bool:
-            return all(
-                (found := configuration(node)) is not None
+            found = configuration(first)
+            return (
+                found is not None
                 and (found["primary"], found["in_sync"]) == (primary, sorted(in_sync))
-                for node in nodes
+                and all(arbitration(node)["epoch"] == found["epoch"] for node in nodes)
             )
 
         eventually(so, f"{primary} is entered as Primary, in sync: {', '.join(in_sync)}")
-        return int(configuration(nodes[0])["epoch"])
+        return int(configuration(first)["epoch"])
 
     def cut(self) -> None:
         """Nothing gets through between the nodes."""

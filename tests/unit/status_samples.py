@@ -70,6 +70,23 @@ _ENGINE: dict[str, Any] = {
     "clients": [],
 }
 
+# Of a Primary in epoch 3, with a and b in sync.
+ARBITRATION: dict[str, Any] = {
+    "epoch": 3,
+    "promised": 3,
+    "configuration": {"epoch": 3, "primary": "a", "in_sync": ["a", "b"]},
+    "joint": False,
+    "lease_seconds": 1.5,
+    "promise_seconds": None,
+    "want": None,
+    "want_seconds": None,
+    "asking": False,
+    "suspended": None,
+    "why": None,
+    "superseded": None,
+    "resource_id": "0" * 32,
+}
+
 
 def peer(**changes: Any) -> PeerStatus:
     """Peer b, connected and in sync, but for ``changes``."""

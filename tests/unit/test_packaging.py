@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections import defaultdict
@@ -9,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from blockpair.arbiter.witness.places import SYSTEM_RUN, SYSTEM_STATE
+
 PACKAGING = Path(__file__).parents[2] / "packaging"
 UNIT = PACKAGING / "systemd/blockpaird.service"
 INHIBIT = PACKAGING / "systemd/blockpair-inhibit.service"
+WITNESS = PACKAGING / "systemd/blockpair-witness.service"
 
 # Each gives a service a mount namespace of its own (systemd.exec(5), "Sandboxing"): what it mounts, the
 # system would not see.
@@ -51,14 +55,19 @@ sync_file_range fdatasync io_uring_setup io_uring_enter io_uring_register epoll_
 eventfd2 splice sendmsg recvmsg accept4 chown fchmod renameat symlink statx execve
 vfork clone3 getrandom sched_setaffinity
 """
+# What it does for sockets, its database, threads and files that are replaced.
+WITNESS_CALLS = """
+accept4 bind listen setsockopt sendmsg recvfrom epoll_wait eventfd2 openat fsync fdatasync pwrite64 pread64
+fcntl flock ftruncate mmap rename unlink mkdir fchmod chmod clone3 getrandom socketpair
+"""
 # Each closes /dev to a disk that an administrator names, or to nbd.
 DEVICES = ("DeviceAllow", "DevicePolicy", "ProtectClock")
 
 
-def directives() -> dict[str, list[str]]:
+def directives(unit: Path = UNIT) -> dict[str, list[str]]:
     """The values of each directive, whatever its section."""
     found: dict[str, list[str]] = defaultdict(list)
-    for line in UNIT.read_text().splitlines():
+    for line in unit.read_text().splitlines():
         if line and line[0] not in "#[":
             key, _, value = line.partition("=")
             found[key].append(value)
@@ -103,33 +112,64 @@ def test_the_service_manager_hears_when_it_is_ready_and_keeps_what_it_must_find_
     assert found["LimitMEMLOCK"] == ["infinity"]
 
 
-def test_every_system_call_that_it_needs_is_let_through() -> None:
+def system_calls(unit: Path) -> set[str]:
+    """The names of those that a unit lets through."""
     program = shutil.which("systemd-analyze")
     if program is None:
         pytest.skip("there is no systemd-analyze")
-    groups = [group for group in words("SystemCallFilter") if group.startswith("@")]
+
+    def members(groups: list[str]) -> set[str]:
+        found: set[str] = set()
+        while groups:
+            done = subprocess.run(
+                [program, "syscall-filter", groups.pop()],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=60,
+            )
+            names = {line.strip() for line in done.stdout.splitlines() if line.startswith("    ")}
+            groups += [name for name in names if name.startswith("@")]
+            found |= names
+        return found
+
     allowed: set[str] = set()
-    while groups:
-        done = subprocess.run(
-            [program, "syscall-filter", groups.pop()], capture_output=True, text=True, check=True, timeout=60
-        )
-        names = {line.strip() for line in done.stdout.splitlines() if line.startswith("    ")}
-        groups += [name for name in names if name.startswith("@")]
-        allowed |= names
-    needed = NEEDED_CALLS.split()
-    assert not [name for name in needed if name not in allowed]
+    for value in directives(unit)["SystemCallFilter"]:
+        if value.startswith("~"):
+            allowed -= members(value.removeprefix("~").split())
+        else:
+            allowed |= members(value.split())
+    return allowed
 
 
-@pytest.mark.parametrize("unit_file", [UNIT, INHIBIT], ids=lambda path: path.stem)
-def test_systemd_understands_the_unit(tmp_path: Path, unit_file: Path) -> None:
+@pytest.mark.parametrize(("unit", "needed"), [(UNIT, NEEDED_CALLS), (WITNESS, WITNESS_CALLS)])
+def test_every_system_call_that_it_needs_is_let_through(unit: Path, needed: str) -> None:
+    allowed = system_calls(unit)
+    assert not [name for name in needed.split() if name not in allowed]
+
+
+def test_the_witness_may_next_to_nothing() -> None:
+    found = directives(WITNESS)
+    assert found["CapabilityBoundingSet"] == [""] and found["DynamicUser"] == ["yes"]
+    assert found["ProtectSystem"] == ["strict"] and found["PrivateDevices"] == ["yes"]
+    assert set(found["RestrictAddressFamilies"][0].split()) == {"AF_UNIX", "AF_INET", "AF_INET6"}
+    assert found["StateDirectoryMode"] == ["0700"] and found["Type"] == ["notify"]
+    # What it keeps where the program looks for it.
+    assert found["StateDirectory"] == [SYSTEM_STATE.name] and found["RuntimeDirectory"] == [SYSTEM_RUN.name]
+    forbidden = {"mount", "reboot", "init_module", "ptrace", "bpf", "setuid", "chown"}
+    assert not forbidden & system_calls(WITNESS)
+
+
+@pytest.mark.parametrize("path", [UNIT, WITNESS, INHIBIT], ids=lambda path: path.stem)
+def test_systemd_understands_the_unit(path: Path, tmp_path: Path) -> None:
     program = shutil.which("systemd-analyze")
     if program is None:
         pytest.skip("there is no systemd-analyze")
-    # The programs are not installed here.
-    for path in (UNIT, INHIBIT):
-        text = path.read_text().replace("/usr/bin/blockpaird", "/bin/true")
-        (tmp_path / path.name).write_text(text.replace("/usr/bin/blockpair", "/bin/true"))
-    unit = tmp_path / unit_file.name
+    # The programs are not installed here; units that wait for others look for them.
+    for each in (UNIT, WITNESS, INHIBIT):
+        text = re.sub("(?m)^ExecStart=.*", "ExecStart=/bin/true", each.read_text())
+        (tmp_path / each.name).write_text(text)
+    unit = tmp_path / path.name
     done = subprocess.run([program, "verify", unit], capture_output=True, text=True, check=False, timeout=60)
     if "Failed to initialize manager" in done.stderr:
         pytest.skip("systemd-analyze cannot work here")

@@ -19,7 +19,7 @@ from blockpair.daemon.judges import Judges
 from blockpair.daemon.kernel import LockedMemory
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.status.engine import EngineStatus
-from tests.unit.status_samples import engine
+from tests.unit.status_samples import ARBITRATION, engine
 
 
 def nobody(*_: object) -> Arbiter:
@@ -85,3 +85,68 @@ def test_a_disk_that_cannot_flush_does_not_keep_a_primary_up(
     left = asyncio.run(life())
     down = kind is ErrorKind.FAILED
     assert (left, made.stopped, marker.is_set()) == (not down, down, not down)
+
+
+class Fickle(Engine):
+    """An engine whose role changes by itself; it asks its arbiter nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(ErrorKind.FAILED)
+        self.role = "Secondary"
+        self.resuming = False
+
+    def status(self) -> EngineStatus:
+        return engine(role=self.role, resuming=self.resuming, arbitration=ARBITRATION)
+
+    def asks(self) -> str:
+        return "null"
+
+    def events(self) -> list[Any]:
+        return []
+
+    def reports_asked(self) -> list[str]:
+        return []
+
+
+def test_a_role_that_changes_by_itself_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Fickle()
+    places = locations(directory=str(tmp_path))
+    marker = PrimaryMarker(places.primary_marker("r0"), "this boot")
+    content = ResourceFile("/d", "internal", [PeerTable("b", "h:1")], arbiter="witness")
+    config = resource_config(content, Path("r0.toml"), "a")
+    stirred: list[bool] = []
+
+    async def life() -> None:
+        subject = runtime.Runtime(
+            config,
+            node="a",
+            places=places,
+            marker=marker,
+            kernel_device="off",
+            locked=LockedMemory(),
+            judges=Judges(nobody),
+            stir=lambda: stirred.append(True),
+        )
+        await subject.start(cast(Any, None), Desired(up=True))
+        for role, resuming, remembered in (
+            ("Primary", False, True),
+            # It has not lost its role yet: the arbiter, or its peer, decides.
+            ("Secondary", True, True),
+            ("Secondary", False, False),
+            ("Primary", False, True),
+        ):
+            made.role, made.resuming = role, resuming
+            await subject.reconcile()
+            assert marker.is_set() is remembered, (role, resuming)
+        # An event of the engine has it looked after at once.
+        os.eventfd_write(made.event_fd(), 1)
+        for _ in range(200):
+            await asyncio.sleep(0.005)
+            if stirred:
+                break
+        assert stirred
+        await subject.suspend()
+        assert marker.is_set()
+
+    monkeypatch.setattr(runtime, "Running", lambda *_, **__: cast(Running, made))
+    asyncio.run(life())

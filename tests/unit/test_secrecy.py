@@ -129,7 +129,8 @@ def holders() -> Iterator[type[Any]]:
 # `key` and `token` too: what is kept in a structure under such a name is the secret itself.
 SECRET_FIELDS = NAMES | {"key", "token"}
 # Fields of such a name that are something else.
-HARMLESS = {("_Refusal", "key")}
+# Keys of a table, and the path of a file that holds one.
+HARMLESS = {("_Refusal", "key"), ("Credentials", "key")}
 
 
 def fields(form: type[Any]) -> set[str]:

@@ -431,6 +431,43 @@ def test_a_witness_follows_a_new_authority_and_a_removed_node_is_out(tmp_path: P
     run(tmp_path, body, nodes="abc")
 
 
+def test_a_connection_that_stands_is_made_anew_after_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or else the witness would hear of a removal when a cable is pulled, perhaps."""
+    monkeypatch.setattr("blockpair.arbiter.witness.client._TRUST_SECONDS", 0.0)
+
+    async def body(third: Witness, cluster: ClusterTrust) -> None:
+        a = third.arbiter(cluster.trust("a"))
+        assert await a.compare_and_swap(R0, None, ONE)
+        cluster.rekey("a", "b")
+        assert await asyncio.gather(*(a.read(R0) for _ in range(20))) == [ONE] * 20
+        member = third.clusters.get(EAST)
+        assert member is not None and member.authority == cluster.authority.certificate
+        await a.close()
+
+    run(tmp_path, body)
+
+
+def test_a_connection_made_anew_answers_what_was_asked_on_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blockpair.arbiter.witness.client._TRUST_SECONDS", 0.0)
+    monkeypatch.setattr("blockpair.arbiter.witness.client._LINK_SECONDS", 0.0)
+
+    async def body(third: Witness, cluster: ClusterTrust) -> None:
+        a = third.arbiter(cluster.trust("a"))
+        for _ in range(20):
+            assert await asyncio.gather(*(a.read(R0) for _ in range(10))) == [None] * 10
+        # What is not used any more is closed.
+        async with asyncio.timeout(20):
+            while a._retiring:
+                await asyncio.wait(set(a._retiring))
+        await a.close()
+
+    run(tmp_path, body)
+
+
 def test_a_witness_that_missed_two_changes_is_told_of_the_last(tmp_path: Path) -> None:
     async def whole() -> None:
         cluster = ClusterTrust(tmp_path)

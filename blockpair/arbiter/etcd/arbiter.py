@@ -93,8 +93,8 @@ class EtcdArbiter:
         if self._cluster not in (None, answer.cluster):
             raise ArbiterRefused(
                 f"etcd's endpoints are of different clusters ({self._cluster} and {answer.cluster}); "
-                "remedy: name under [arbiter] the endpoints of one; if that etcd was made anew, restart blockpaird "
-                "on both nodes"
+                "remedy: name under [arbiter] the endpoints of one; if that etcd was made anew, restart "
+                "blockpaird on both nodes"
             )
         self._cluster = answer.cluster
         return answer

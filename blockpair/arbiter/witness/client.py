@@ -32,6 +32,10 @@ CALL_SECONDS = 2.0
 CONNECT_SECONDS = 2.0
 # After a failure, whoever asks so soon is told of that one: many resources are not as many attempts.
 _AGAIN_SECONDS = 0.1
+# So often at most it is looked whether this node's trust was changed since the connection was made.
+_TRUST_SECONDS = 1.0
+# After so long a connection is made anew, and both certificates are looked at: they live for a year.
+_LINK_SECONDS = 86400.0
 # Of these a witness recovers by itself.
 _PASSING = frozenset({ErrorKind.IO, ErrorKind.BUSY, ErrorKind.INTERNAL, ErrorKind.TIMEOUT})
 
@@ -48,7 +52,9 @@ class WitnessArbiter:
         self._call_seconds = call_seconds
         self._link: _Link | None = None
         self._connecting: asyncio.Task[_Link] | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
         self._failure: tuple[float, Exception] | None = None
+        self._looked = float("-inf")
         self._log = structlog.get_logger().bind(part="arbiter", kind="witness", address=str(address))
 
     @property
@@ -78,6 +84,11 @@ class WitnessArbiter:
             await asyncio.wait({self._connecting})
         if self._link is not None:
             await self._link.close()
+        retiring = list(self._retiring)
+        for task in retiring:
+            task.cancel()
+        if retiring:
+            await asyncio.wait(retiring)
         self._connecting = self._link = None
 
     # -- Calls
@@ -122,15 +133,24 @@ class WitnessArbiter:
         """The connection, made where there is none; all who wait for it wait for the same attempt. Raises
         `OSError`, `BlockpairError`.
         """
+        now = asyncio.get_running_loop().time()
         if self._link is not None and self._link.alive:
-            return self._link
+            if now - self._looked < _TRUST_SECONDS:
+                return self._link
+            self._looked = now
+            if await self._current(self._link):
+                return self._link
+            # Whoever was removed is heard by the witness until it is told.
         if self._connecting is None:
-            now = asyncio.get_running_loop().time()
             if self._failure is not None and now - self._failure[0] < _AGAIN_SECONDS:
                 raise self._failure[1]
             self._connecting = asyncio.create_task(self._connect())
             self._connecting.add_done_callback(self._end_attempt)
         return await asyncio.shield(self._connecting)
+
+    async def _current(self, link: _Link) -> bool:
+        """Whether a connection is of the trust that counts, and not too old. Raises `BlockpairError`."""
+        return link.age < _LINK_SECONDS and await asyncio.to_thread(self._trust.version) == link.version
 
     def _end_attempt(self, attempt: asyncio.Task[_Link]) -> None:
         self._connecting = self._failure = None
@@ -141,9 +161,6 @@ class WitnessArbiter:
             self._failure = asyncio.get_running_loop().time(), error
 
     async def _connect(self) -> _Link:
-        if self._link is not None:
-            await self._link.close()
-            self._link = None
         identity = await asyncio.to_thread(self._trust.identity)
         try:
             link = await self._dial(identity)
@@ -155,6 +172,11 @@ class WitnessArbiter:
         if await asyncio.to_thread(self._trust.met, link.certificate):
             with contextlib.suppress(BlockpairError, OSError):
                 await self._hand_over(link)
+        if self._link is not None:
+            # What was asked on the old one may still be answered.
+            retiring = asyncio.create_task(self._link.retire())
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
         self._link = link
         return link
 
@@ -175,7 +197,7 @@ class WitnessArbiter:
                 except BaseException:
                     await stream.close()
                     raise
-                link = _Link(stream)
+                link = _Link(stream, identity.version)
                 try:
                     # In TLS 1.3 a server refuses a certificate after the handshake: the first answer tells.
                     await link.call(protocol.READ, protocol.ReadParams("0" * 32))
@@ -216,15 +238,18 @@ class WitnessArbiter:
 class _Link:
     """A connection on which both sides have proved themselves; calls overlap."""
 
-    def __init__(self, stream: TlsStream) -> None:
+    def __init__(self, stream: TlsStream, version: str | None) -> None:
         self._stream = stream
+        self.version = version
         certificate = stream.certificate()
         assert certificate is not None  # A TLS server always has one.
         self.certificate = certificate
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count(1)
         self._loop = asyncio.get_running_loop()
-        self._heard = self._loop.time()
+        self._made = self._heard = self._loop.time()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._reader = asyncio.create_task(self._read())
         self._unsent: list[bytes] = []
         self._writer: asyncio.Task[None] | None = None
@@ -233,6 +258,11 @@ class _Link:
     def alive(self) -> bool:
         """Whether it can still be used."""
         return not self._reader.done()
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was made."""
+        return self._loop.time() - self._made
 
     def silent_for(self, seconds: float) -> bool:
         """Whether nothing came for so long."""
@@ -243,16 +273,26 @@ class _Link:
         if not self.alive:
             raise ConnectionError("the connection ended")
         number = next(self._numbers)
+        self._idle.clear()
         future = self._calls[number] = self._loop.create_future()
         try:
             self._send(messages.encode_request(number, method, params))
             return await future
         finally:
             del self._calls[number]
+            if not self._calls:
+                self._idle.set()
 
     def give_up(self) -> None:
         """End it; calls that wait get an `OSError`."""
         self._reader.cancel()
+
+    async def retire(self) -> None:
+        """Close it when the calls that wait have ended; all have a time-out."""
+        try:
+            await self._idle.wait()
+        finally:
+            await self.close()
 
     async def close(self) -> None:
         """Idempotent."""

@@ -18,7 +18,7 @@ from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.trust import authority as ca
 from blockpair.trust.authority import TrustError
 from blockpair.trust.contexts import WITNESS_ALPN
-from blockpair.trust.store import Former, TrustStore
+from blockpair.trust.store import TrustStore
 
 
 def utc_now() -> datetime:
@@ -28,10 +28,12 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True)
 class Identity:
-    """Whose certificate a connection is made with; ``former``: of an authority that counts no more."""
+    """Whose certificate a connection is made with; ``version``: of the trust that counts, None: of an
+    authority that counts no more.
+    """
 
     context: ssl.SSLContext
-    former: Former | None = None
+    version: str | None
 
 
 class NodeTrust:
@@ -47,8 +49,13 @@ class NodeTrust:
         """The name in the certificate of this cluster's witness."""
         return ca.witness_name(self.cluster)
 
+    def version(self) -> str | None:
+        """Another one after every change. Raises `BlockpairError`."""
+        return self._store.current()
+
     def identity(self) -> Identity:
         """The one that counts. Raises `BlockpairError`."""
+        version = self.version()
         generation = self._store.load()
         if generation is None:
             raise BlockpairError(
@@ -57,7 +64,7 @@ class NodeTrust:
                 "`blockpair cluster init` or `blockpair cluster join`",
             )
         try:
-            return Identity(generation.client(WITNESS_ALPN))
+            return Identity(generation.client(WITNESS_ALPN), version)
         except OSError as error:
             raise BlockpairError(
                 ErrorKind.DAMAGED,
@@ -70,7 +77,7 @@ class NodeTrust:
         found = []
         for former in self._store.former():
             try:
-                found.append(Identity(former.client(WITNESS_ALPN), former))
+                found.append(Identity(former.client(WITNESS_ALPN), None))
             except OSError:
                 # It is a help where it can be used, and no more.
                 continue

@@ -16,6 +16,16 @@ pub(super) enum Then {
     Promoted {
         command: Option<CommandId>,
     },
+    /// A Primary goes on in another epoch.
+    EpochEntered {
+        command: Option<CommandId>,
+    },
+    /// A follower is in its Primary's epoch.
+    EpochAdopted {
+        epoch: u64,
+    },
+    /// This node confirms nothing of an older epoch any more.
+    Promised,
     Demoted {
         command: CommandId,
     },
@@ -154,6 +164,9 @@ impl Replica {
             Then::Nothing | Then::DetachSaved => {}
             Then::GenerationBumped => self.generation_bumped(),
             Then::Promoted { command } => self.promoted(command),
+            Then::EpochEntered { command } => self.epoch_entered(command),
+            Then::EpochAdopted { epoch } => self.epoch_adopted(epoch),
+            Then::Promised => self.promised(),
             Then::Demoted { command } => self.demoted(command),
             Then::MarksSaved { command, stop } => self.marks_saved(command, stop),
             Then::PromotionAllowed { peer, connection } => self.promotion_allowed(peer, connection),
@@ -180,8 +193,10 @@ impl Replica {
         match then {
             Then::Promoted { command } | Then::FirstSyncChosen { command, .. } => {
                 self.promoting = false;
+                self.campaign_over(false);
                 self.fail_command(command);
             }
+            Then::EpochEntered { command } => self.fail_command(command),
             Then::Demoted { command } | Then::MarksSaved { command, stop: false } => {
                 self.fail_command(Some(command));
                 self.demote_ended();
@@ -192,6 +207,8 @@ impl Replica {
             }
             Then::PromotionAllowed { .. } => self.allowing = false,
             Then::Nothing
+            | Then::EpochAdopted { .. }
+            | Then::Promised
             | Then::GenerationBumped
             | Then::DetachSaved
             | Then::StandingIn { .. }
@@ -265,7 +282,8 @@ impl Replica {
     /// Opens a new generation, lazily: only when a write is about to exist that a peer lacks.
     pub(super) fn want_new_generation(&mut self) {
         // A handshake's verdict is being made over the present generation.
-        if self.bumping || !self.is_attached() || self.peers.iter().any(Peer::is_shaking_hands) {
+        let waits = self.bumping || !self.is_attached() || !self.may_open_generation();
+        if waits || self.peers.iter().any(Peer::is_shaking_hands) {
             return;
         }
         self.bumping = true;

@@ -55,6 +55,24 @@ pub enum Fault {
     ConnectForgotten,
     /// The victim's history does not say that it gave way.
     ResolutionUnrecorded,
+    /// A Primary that lost its peer acknowledges without the arbiter's word (ACK, SHRINK).
+    ShrinkSkipped,
+    /// A Primary goes on in its epoch though a higher one was promised (FENCE).
+    FenceIgnored,
+    /// Writes of an epoch that was promised away reach the disk (FENCE).
+    OldEpochTaken,
+    /// A node asks to be Primary before its promise is durable (FENCE).
+    PromiseNotDurable,
+    /// A node asks to be Primary on a connection on which it confirms writes (PROMOTE).
+    CampaignedConnected,
+    /// A node that is not in sync becomes Primary (PROMOTE).
+    StalePromoted,
+    /// A follower asks to be Primary before its word not to has run out (LEASE).
+    WordBroken,
+    /// A Primary reads though its lease has run out (LEASE).
+    LeaseIgnored,
+    /// The register says that the peer is in sync before its confirmation counts (GROW).
+    GrownBeforeJoint,
 }
 
 #[cfg(feature = "faults")]
@@ -85,7 +103,8 @@ mod switch {
         let Ok(name) = std::env::var("BLOCKPAIR_PLANT") else {
             return;
         };
-        let fault = Fault::ALL.into_iter().find(|fault| format!("{fault:?}") == name);
+        let known = Fault::ALL.into_iter().chain(Fault::ARBITRATION);
+        let fault = known.into_iter().find(|fault| format!("{fault:?}") == name);
         plant(Some(
             fault.unwrap_or_else(|| panic!("BLOCKPAIR_PLANT={name}: no such fault")),
         ));
@@ -117,6 +136,19 @@ mod switch {
             Fault::PrimaryDiscarded,
             Fault::ResolutionUnrecorded,
             Fault::ConnectForgotten,
+        ];
+
+        /// Of rules that are in use only where an arbiter is.
+        pub const ARBITRATION: [Fault; 9] = [
+            Fault::ShrinkSkipped,
+            Fault::FenceIgnored,
+            Fault::OldEpochTaken,
+            Fault::PromiseNotDurable,
+            Fault::CampaignedConnected,
+            Fault::StalePromoted,
+            Fault::WordBroken,
+            Fault::LeaseIgnored,
+            Fault::GrownBeforeJoint,
         ];
     }
 }

@@ -230,7 +230,8 @@ impl Replica {
         let extents = layout.extents();
         Replica {
             random: config.seed,
-            arbitration: config.arbitration.map(Arbitration::new),
+            arbitration: (config.arbitration)
+                .map(|times| Arbitration::new(times, superblock.epoch, config.resume_wait_ns, now)),
             config,
             layout,
             superblock,
@@ -318,6 +319,7 @@ impl Replica {
             Event::Timeout => {}
         }
         self.on_time();
+        self.arbitrate();
         self.save_intent();
         std::mem::swap(&mut self.out, actions);
     }
@@ -329,9 +331,10 @@ impl Replica {
             .iter()
             .filter_map(|peer| peer.next_timeout(&self.config, self.stopped));
         let own = [
-            self.resuming.filter(|_| self.may_resume_alone()),
+            self.resumes_alone_at(),
             self.promotion.as_ref().map(|p| p.deadline),
             self.cleaning_due(),
+            self.arbitration_due(),
         ];
         links.chain(own.into_iter().flatten()).min()
     }
@@ -362,7 +365,7 @@ impl Replica {
 
     /// The configuration epoch that every frame carries.
     pub fn epoch(&self) -> u64 {
-        self.superblock.epoch
+        self.frame_epoch()
     }
 
     /// Of the superblock that was written last.

@@ -1,7 +1,9 @@
 //! The application's I/O on the Primary.
 
+use super::arbitration::Ack;
 use super::detach::Attachment;
 use super::fault::{planted, Fault};
+use super::links::Peer;
 use super::replica::{describe, Holder, PeerMask, Purpose, Replica};
 use super::types::*;
 use crate::payload::Payload;
@@ -30,6 +32,8 @@ pub(super) struct LocalWrite {
     need: PeerMask,
     /// Peers that have not reported it done.
     unacked: PeerMask,
+    /// Peers that were lost before they confirmed it, or never had it.
+    lacking: PeerMask,
 }
 
 pub(super) enum FlushOwner {
@@ -51,6 +55,8 @@ pub(super) struct LocalFlush {
     /// Peers that were sent it, and those that have not answered.
     sent: PeerMask,
     need: PeerMask,
+    /// Peers on which it may not be stable: lost before they answered, or never asked.
+    lacking: PeerMask,
 }
 
 /// What a connection carries whose answer has not come yet.
@@ -158,6 +164,17 @@ impl Replica {
     }
 
     pub(super) fn read_answered(&mut self, id: RequestId, len: u32, result: Result<Option<Payload>, Errno>) {
+        let result = match result {
+            Ok(Some(data)) => match self.hold_read(id, len, data) {
+                Some(answer) => answer,
+                None => return,
+            },
+            other => other,
+        };
+        self.end_read(id, len, result);
+    }
+
+    pub(super) fn end_read(&mut self, id: RequestId, len: u32, result: Result<Option<Payload>, Errno>) {
         self.reads_in_flight -= 1;
         self.in_flight_bytes -= u64::from(len);
         self.reply(id, result);
@@ -190,6 +207,7 @@ impl Replica {
             refused: None,
             need: 0,
             unacked: 0,
+            lacking: 0,
         };
         self.in_flight_bytes += write.memory();
         let index = self.writes.insert(write);
@@ -219,6 +237,9 @@ impl Replica {
             return !self.is_detaching();
         }
         let (offset, len) = (write.offset, write.len);
+        if !self.may_begin_write() {
+            return false;
+        }
         let logged = self.intent_is_durable(offset, len);
         let tracked = self.generation_is_tracked();
         if !tracked {
@@ -256,7 +277,7 @@ impl Replica {
             return self.start_served_write(index, slot);
         }
         let (offset, len, fua, change) = (write.offset, write.len, write.fua, write.change.clone());
-        let (mut need, mut unacked) = (0, 0);
+        let (mut need, mut unacked, mut lacking) = (0, 0, 0);
         for slot in 0..self.peers.len() {
             let bit = 1 << slot;
             if self.peers[slot].is_mirrored() {
@@ -268,13 +289,17 @@ impl Replica {
                 for extent in self.extents_of(offset, len) {
                     self.peers[slot].unflushed.insert(extent);
                 }
-            } else if !planted(Fault::UnmirroredUnmarked) {
-                self.mark_dirty(slot, offset, len);
+            } else {
+                lacking |= bit;
+                if !planted(Fault::UnmirroredUnmarked) {
+                    self.mark_dirty(slot, offset, len);
+                }
             }
         }
         if let Some(write) = self.writes.get_mut(index) {
             write.need = need;
             write.unacked = unacked;
+            write.lacking = lacking;
         }
         for extent in self.extents_of(offset, len) {
             self.touched.set(extent, 1);
@@ -360,7 +385,25 @@ impl Replica {
         }
     }
 
-    /// The peer has it on disk, or is gone (its copy is marked dirty by then).
+    /// The peer is gone, and may not have it: its copy is marked dirty by then.
+    pub(super) fn write_lost(&mut self, slot: PeerSlot, index: usize) {
+        if let Some(write) = self.writes.get_mut(index) {
+            write.lacking |= write.need & (1 << slot);
+        }
+        self.write_settled(slot, index);
+    }
+
+    /// Every peer has what it did not confirm, by a resync: nothing that is open waits for it any more.
+    pub(super) fn nothing_lacks(&mut self) {
+        for (_, write) in self.writes.iter_mut() {
+            write.lacking = 0;
+        }
+        for (_, flush) in self.flushes.iter_mut() {
+            flush.lacking = 0;
+        }
+    }
+
+    /// The peer has it on disk, or its confirmation will not come.
     pub(super) fn write_settled(&mut self, slot: PeerSlot, index: usize) {
         if let Some(write) = self.writes.get_mut(index) {
             write.need &= !(1 << slot);
@@ -381,11 +424,19 @@ impl Replica {
             return;
         }
         if write.need == 0 && !write.replied && !self.is_detaching() {
-            if write.failed.is_none() && !self.generation_is_tracked() {
+            let waits = match self.may_acknowledge(write.lacking != 0) {
+                Ack::Now => false,
+                Ack::Alone => write.failed.is_none() && !self.generation_is_tracked(),
+                Ack::Wait => true,
+            };
+            if waits {
                 self.want_new_generation();
                 self.writes_to_reply.push_back(index);
                 return;
             }
+            let Some(write) = self.writes.get(index) else {
+                return;
+            };
             let (id, result) = (write.id, write.failed.or(write.refused).map_or(Ok(None), Err));
             self.reply(id, result);
             if let Some(write) = self.writes.get_mut(index) {
@@ -442,14 +493,16 @@ impl Replica {
             refused,
             sent: 0,
             need: 0,
+            lacking: 0,
         });
-        let mut need = 0;
+        let (mut need, mut lacking) = (0, 0);
         for slot in 0..self.peers.len() {
             let follows = self.peers[slot].is_known_as(Role::Secondary);
             let wanted = only.map_or(follows && self.peers[slot].is_mirrored(), |peer| peer == slot)
                 && !self.is_detaching()
                 && !planted(Fault::FlushNotForwarded);
             let Some(link) = self.peers[slot].link.as_mut().filter(|_| wanted) else {
+                lacking |= 1 << slot;
                 continue;
             };
             let seq = link.push_sent(Sent::Flush(index));
@@ -460,6 +513,7 @@ impl Replica {
         if let Some(flush) = self.flushes.get_mut(index) {
             flush.sent = need;
             flush.need = need;
+            flush.lacking = lacking;
         }
         if local_done {
             self.try_complete_flush(index);
@@ -508,6 +562,14 @@ impl Replica {
         self.flush_error = Some(errno);
     }
 
+    /// The peer is gone, and what it confirmed may not be stable there.
+    pub(super) fn flush_lost(&mut self, slot: PeerSlot, index: usize) {
+        if let Some(flush) = self.flushes.get_mut(index) {
+            flush.lacking |= flush.need & (1 << slot);
+        }
+        self.flush_settled(slot, index);
+    }
+
     pub(super) fn flush_settled(&mut self, slot: PeerSlot, index: usize) {
         if let Some(flush) = self.flushes.get_mut(index) {
             flush.need &= !(1 << slot);
@@ -528,7 +590,14 @@ impl Replica {
             .peers
             .iter()
             .any(|peer| !(peer.is_mirrored() || peer.has_everything_stable()));
-        if matches!(flush.owner, FlushOwner::Request(_)) && lost_unflushed && !self.generation_is_tracked() {
+        let request = matches!(flush.owner, FlushOwner::Request(_));
+        let unstable = flush.lacking != 0 && !self.peers.iter().all(Peer::has_everything_stable);
+        if request && self.may_acknowledge(unstable) == Ack::Wait {
+            self.flushes_to_reply.push_back(index);
+            return;
+        }
+        let alone = self.may_acknowledge(unstable) == Ack::Alone;
+        if request && alone && lost_unflushed && !self.generation_is_tracked() {
             self.want_new_generation();
             self.flushes_to_reply.push_back(index);
             return;
@@ -647,6 +716,7 @@ impl Replica {
             }
         }
         self.fail_heals(None);
+        self.fail_held_reads(errno);
         let open: Vec<usize> = self.flushes.iter().map(|(i, _)| i).collect();
         for index in open {
             let Some(flush) = self.flushes.get_mut(index) else {

@@ -24,7 +24,7 @@ pub(in crate::core) struct Quiesce {
     flushing: bool,
 }
 
-fn refused(message: String, remedy: String) -> CommandError {
+pub(in crate::core) fn refused(message: String, remedy: String) -> CommandError {
     CommandError {
         kind: ErrorKind::Unsafe,
         message,
@@ -32,7 +32,7 @@ fn refused(message: String, remedy: String) -> CommandError {
     }
 }
 
-fn failed(message: String, remedy: String) -> CommandError {
+pub(in crate::core) fn failed(message: String, remedy: String) -> CommandError {
     CommandError {
         kind: ErrorKind::Failed,
         message,
@@ -50,10 +50,12 @@ impl Replica {
             .peers
             .iter()
             .any(|p| matches!(p.phase(), Some(Phase::Hello | Phase::State { .. })));
-        if decides
-            && !self.stopped
-            && (handshaking || self.promotion.is_some() || self.promoting || self.allowing || self.demoting)
-        {
+        // A person who forces does not wait for what another one waits for.
+        let forces = matches!(command, Command::Promote { force: true });
+        let campaigns = self.is_asked_to_campaign() && !forces;
+        let busy =
+            handshaking || self.promotion.is_some() || self.promoting || self.allowing || self.demoting;
+        if decides && !self.stopped && (busy || campaigns) {
             return self.deferred.push((id, command, by));
         }
         if self.stopped {
@@ -99,6 +101,7 @@ impl Replica {
             waiting.append(&mut peer.reconnect);
         }
         waiting.append(&mut self.take_resolves());
+        waiting.extend(self.drop_campaign());
         for id in waiting.into_iter().chain(promotion).chain(quiesce).chain(asked) {
             self.done(id, Err(failed(message.to_owned(), remedy.to_owned())));
         }
@@ -115,7 +118,10 @@ impl Replica {
                 "try again".into(),
             ));
         }
-        if self.resuming.is_some_and(|deadline| self.now >= deadline) && self.may_resume_alone() {
+        if self
+            .resumes_alone_at()
+            .is_some_and(|deadline| self.now >= deadline)
+        {
             self.notice(
                 Severity::Warning,
                 "role.resumed_alone",
@@ -126,10 +132,13 @@ impl Replica {
         }
     }
 
-    /// Nothing is under way that decides whether this node may be Primary.
-    pub(in crate::core) fn may_resume_alone(&self) -> bool {
+    /// When a node that was Primary goes on without its peer's word; never while something is under way that decides
+    /// whether it may, and not at all where an arbiter is asked.
+    pub(in crate::core) fn resumes_alone_at(&self) -> Option<Time> {
         let handshaking = |p: &Peer| matches!(p.phase(), Some(Phase::Hello | Phase::State { .. }));
-        self.promotion.is_none() && !self.promoting && !self.allowing && !self.peers.iter().any(handshaking)
+        let deciding = self.promotion.is_some() || self.promoting || self.allowing;
+        let may = self.arbitration.is_none() && !deciding && !self.peers.iter().any(handshaking);
+        self.resuming.filter(|_| may)
     }
 
     pub(in crate::core) fn fail_command(&mut self, command: Option<CommandId>) {
@@ -216,6 +225,16 @@ impl Replica {
         if self.role == Role::Secondary {
             return self.done(id, Ok(()));
         }
+        if self.is_suspended() {
+            let error = failed(
+                "its writes wait: what is open cannot be brought to an end now".into(),
+                format!(
+                    "see `blockpair status {}` for what they wait for",
+                    self.config.resource
+                ),
+            );
+            return self.done(id, Err(error));
+        }
         self.quiesce(id, false);
     }
 
@@ -241,6 +260,11 @@ impl Replica {
 
     /// When the last request is answered, everything is flushed on every node.
     pub(in crate::core) fn quiesce_step(&mut self) {
+        let Some(quiesce) = &self.quiescing else { return };
+        if quiesce.stop && self.is_suspended() && self.has_requests_in_flight() {
+            // Nobody who was promised anything is let down: these were never acknowledged.
+            return self.fail_all_requests(Errno::ESHUTDOWN);
+        }
         let Some(quiesce) = &self.quiescing else { return };
         if quiesce.flushing || self.promoting || self.has_requests_in_flight() {
             return;
@@ -280,6 +304,7 @@ impl Replica {
             self.out.push(Action::Export { open: false });
             // No request may come between here and the last write.
             self.role = Role::Secondary;
+            self.dethrone();
             self.stopped = true;
             if !self.is_attached() {
                 return self.done(command, Ok(()));
@@ -293,6 +318,7 @@ impl Replica {
             self.save_superblock(Then::Stopped { command });
         } else {
             self.role = Role::Secondary;
+            self.dethrone();
             // At once: from here on a handshake may find that this copy is the one to give way.
             self.out.push(Action::Export { open: false });
             let text = format!("{} becomes Secondary", self.config.node);

@@ -23,6 +23,9 @@ pub(in crate::core) struct HeldPromotion {
 
 impl Replica {
     pub(super) fn promote(&mut self, id: CommandId, force: bool) {
+        if self.role == Role::Primary && force && self.is_suspended() {
+            return self.force_on(id);
+        }
         if self.role == Role::Primary {
             return self.done(id, Ok(()));
         }
@@ -31,6 +34,17 @@ impl Replica {
         }
         if self.superblock.current == 0 {
             return self.choose_as_first_source(Some(id), None, true);
+        }
+        if force {
+            if let Some(waiting) = self.drop_campaign() {
+                let error = failed(
+                    "a promotion by force came after it".into(),
+                    "none is needed".into(),
+                );
+                self.done(waiting, Err(error));
+            }
+        } else if self.join_campaign(id) {
+            return;
         }
         self.begin_promotion(Some(id), force);
     }
@@ -82,7 +96,14 @@ impl Replica {
             .filter(|peer| !peer.is_connected())
             .map(|peer| &peer.name)
             .next();
-        if let (Some(peer), false, false) = (alone, force, self.superblock.last_primary) {
+        let known = self.superblock.last_primary || self.arbitration.is_some();
+        if self.arbitration.is_some() && self.superblock.peers.iter().any(|peer| peer.split_brain) && !force {
+            return Err(refused(
+                format!("{resource} has split, and nobody has said whose changes count"),
+                format!("blockpair resolve {resource}"),
+            ));
+        }
+        if let (Some(peer), false, false) = (alone, force, known) {
             return Err(refused(
                 format!(
                     "{peer} is not connected: it may be Primary of {resource} now, and may have newer data"
@@ -95,7 +116,7 @@ impl Replica {
         Ok(())
     }
 
-    pub(super) fn begin_promotion(&mut self, command: Option<CommandId>, forced: bool) {
+    pub(in crate::core) fn begin_promotion(&mut self, command: Option<CommandId>, forced: bool) {
         let mut waiting = 0;
         for slot in 0..self.peers.len() {
             if self.peers[slot].is_connected() {
@@ -115,12 +136,15 @@ impl Replica {
 
     pub(super) fn promotion_step(&mut self) {
         if let Some(Promotion { command, forced, .. }) = self.promotion.take_if(|p| p.waiting == 0) {
+            if self.arbitration.is_some() {
+                return self.peers_agree(command, forced);
+            }
             let alone = !self.peers.iter().any(|peer| peer.is_connected());
             self.become_primary(command, forced && alone);
         }
     }
 
-    pub(super) fn become_primary(&mut self, command: Option<CommandId>, forced: bool) {
+    pub(in crate::core) fn become_primary(&mut self, command: Option<CommandId>, forced: bool) {
         let node = &self.config.node;
         let (what, text) = match (forced, command) {
             (true, _) => (
@@ -162,7 +186,9 @@ impl Replica {
             self.promoted_when_drained = Some(HeldPromotion { command });
             return;
         }
-        if !std::mem::take(&mut self.promoting) {
+        let reigns = std::mem::take(&mut self.promoting);
+        self.campaign_over(reigns);
+        if !reigns {
             // A handshake found newer data meanwhile.
             if let Some(id) = command {
                 let error = refused(
@@ -183,6 +209,7 @@ impl Replica {
         );
         self.out.push(Action::Export { open: true });
         self.announce_state();
+        self.ask_for_lease();
         if let Some(id) = command {
             self.done(id, Ok(()));
         }
@@ -210,7 +237,15 @@ impl Replica {
         let message = error.message.clone();
         if let Some(id) = promotion.command {
             self.done(id, Err(error));
-        } else if self.resuming.take().is_some() {
+        } else {
+            self.not_resumed(&message);
+        }
+        self.run_deferred();
+    }
+
+    /// Another node is Primary, or is to be: this one does not go on where its daemon ended.
+    pub(in crate::core) fn not_resumed(&mut self, message: &str) {
+        if self.resuming.take().is_some() {
             self.notice(
                 Severity::Error,
                 "role.not_resumed",
@@ -219,7 +254,16 @@ impl Replica {
             self.superblock.role_primary = false;
             self.save_superblock(Then::Nothing);
         }
-        self.run_deferred();
+    }
+
+    /// The peer is Primary by now, and beyond whatever this node may have asked for.
+    pub(in crate::core) fn lost_to(&mut self, command: CommandId, name: &str) {
+        let resource = &self.config.resource;
+        let error = refused(
+            format!("{name} is Primary of {resource} meanwhile"),
+            format!("demote it there first: blockpair demote {resource} (on {name})"),
+        );
+        self.done(command, Err(error));
     }
 
     pub(in crate::core) fn promotion_lost_peer(&mut self, slot: PeerSlot) {
@@ -234,7 +278,10 @@ impl Replica {
             return;
         };
         promotion.waiting &= !(1 << slot);
-        if promotion.command.is_some() {
+        if promotion.command.is_some() && self.arbitration.is_some() {
+            // Without it, it is the arbiter's to say.
+            self.promotion_step();
+        } else if promotion.command.is_some() {
             let error = failed(format!("{name} was lost while it was asked"), "try again".into());
             self.promotion_failed(error);
         } else {
@@ -253,6 +300,7 @@ impl Replica {
             || self.allowing
             || self.resuming.is_some()
             || self.quiescing.is_some()
+            || self.is_staked()
             || self.superblock.role_primary && !self.crashed_primary;
         if busy || mine_wins || connection.is_none() {
             return self.send(slot, Message::PromoteReply { allowed: false });
@@ -299,7 +347,8 @@ impl Replica {
             .peers
             .iter()
             .any(|p| matches!(p.phase(), Some(Phase::Established | Phase::Source(_))));
-        if self.resuming.is_some() && self.promotion.is_none() && settled {
+        let under_way = self.promotion.is_some() || self.promoting || self.is_staked();
+        if self.resuming.is_some() && !under_way && settled {
             self.begin_promotion(None, false);
         }
     }

@@ -78,9 +78,11 @@ impl Side {
         (self.state.role == Role::Primary || self.state.resuming) && !planted(Fault::PrimaryDiscarded)
     }
 
-    fn standing(&self) -> (bool, bool, bool) {
+    fn standing(&self) -> (bool, u64, bool, bool) {
         (
             self.state.role == Role::Primary,
+            // Where an arbiter is asked: whoever took part in the higher epoch alone was Primary in it.
+            self.state.epoch,
             self.state.crashed_primary,
             self.state.last_primary,
         )

@@ -35,19 +35,19 @@ impl Replica {
             }
             let peer = &self.peers[slot];
             if let Some(link) = &peer.link {
-                if self.now >= link.deadline(self.config.peer_timeout_ns) {
-                    let seconds = self.config.peer_timeout_ns as f64 / 1e9;
+                if self.now >= link.deadline(&self.config) {
+                    let seconds = link.patience(&self.config) as f64 / 1e9;
                     let id = link.id;
                     self.out.push(Action::Close {
                         peer: slot,
                         connection: id,
                     });
                     self.drop_link(slot, &format!("no word for {seconds} s"));
-                } else if link
-                    .ping_at(self.config.peer_timeout_ns)
-                    .is_some_and(|at| self.now >= at)
-                {
+                } else if link.ping_at(&self.config).is_some_and(|at| self.now >= at) {
                     let sent_ns = self.now;
+                    if let Some(link) = self.peers[slot].link.as_mut() {
+                        link.pinged = sent_ns;
+                    }
                     self.send(slot, Message::Ping { sent_ns });
                 }
             }
@@ -112,7 +112,7 @@ impl Replica {
                 (GoodbyeReason::Diskless, text)
             };
             let message = Message::Goodbye { reason, text };
-            let epoch = self.superblock.epoch;
+            let epoch = self.frame_epoch();
             self.out.push(Action::Send {
                 peer: slot,
                 connection,
@@ -123,7 +123,7 @@ impl Replica {
                 peer: slot,
                 connection,
             });
-            return;
+            return self.retry_later(slot, RETRY_LAST);
         }
         if let Some(old) = self.peers[slot].link.as_ref().map(|link| link.id) {
             // Only one connection a peer exists at its end: a new one means that the old one is dead.
@@ -187,6 +187,7 @@ impl Replica {
             return;
         };
         let was_connected = !matches!(link.phase, Phase::Unwanted | Phase::Hello | Phase::State { .. });
+        self.arbitration_changed();
         self.resolve_lost_link(slot);
         self.retry_later(slot, RETRY_FIRST << self.peers[slot].failures.min(5));
         if was_connected {
@@ -247,10 +248,10 @@ impl Replica {
             }
         }
         for index in writes {
-            self.write_settled(slot, index);
+            self.write_lost(slot, index);
         }
         for index in flushes {
-            self.flush_settled(slot, index);
+            self.flush_lost(slot, index);
         }
     }
 
@@ -314,7 +315,7 @@ impl Replica {
         if let Some(link) = self.peers[slot].link.as_mut() {
             link.last_sent = now;
             let connection = link.id;
-            let epoch = self.superblock.epoch;
+            let epoch = self.frame_epoch();
             self.out.push(Action::Send {
                 peer: slot,
                 connection,
@@ -330,7 +331,7 @@ impl Replica {
         &mut self,
         slot: PeerSlot,
         connection: ConnectionId,
-        _epoch: u64,
+        epoch: u64,
         message: Message,
     ) {
         let now = self.now;
@@ -340,6 +341,13 @@ impl Replica {
         };
         link.last_received = now;
         peer.last_contact = Some(now);
+        if self.is_of_old_epoch(epoch, &message) {
+            return self.close_with(slot, GoodbyeReason::Busy, "a write of an epoch that has ended");
+        }
+        self.saw_epoch(epoch);
+        let Some(link) = self.peers[slot].link.as_ref() else {
+            return;
+        };
         match (message, &link.phase) {
             (Message::Goodbye { reason, text }, _) => self.on_goodbye(slot, reason, text),
             (Message::Hello(hello), Phase::Unwanted) => self.on_unwanted_hello(slot, hello),
@@ -347,8 +355,8 @@ impl Replica {
             (Message::Hello(hello), Phase::Hello) => self.on_hello(slot, hello),
             (Message::State(_), Phase::Hello) => self.protocol_error(slot, "a state before its hello"),
             (Message::State(state), _) => self.on_state(slot, state),
-            (Message::Ping { sent_ns }, _) => self.send(slot, Message::Pong { sent_ns, lease_ns: 0 }),
-            (Message::Pong { .. }, _) => {}
+            (Message::Ping { sent_ns }, _) => self.on_ping(slot, epoch, sent_ns),
+            (Message::Pong { sent_ns, lease_ns }, _) => self.on_pong(sent_ns, lease_ns),
             (Message::Received { .. } | Message::Done { .. }, Phase::Diskless { .. }) => {
                 // Of what was sent before: it is settled.
             }
@@ -428,8 +436,11 @@ impl Replica {
             }
             self.peer_disk_failed(slot, status);
         }
+        let lost = status != 0 && !refused;
         match sent {
+            Sent::Write { index, .. } if lost => self.write_lost(slot, index),
             Sent::Write { index, .. } => self.write_settled(slot, index),
+            Sent::Flush(index) if lost => self.flush_lost(slot, index),
             Sent::Flush(index) => {
                 if status == 0 {
                     self.peers[slot].end_cover(seq);

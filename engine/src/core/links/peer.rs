@@ -92,6 +92,8 @@ pub(in crate::core) struct Link {
     pub(super) opened: Time,
     pub(super) last_received: Time,
     pub(super) last_sent: Time,
+    /// The last beacon.
+    pub(super) pinged: Time,
 }
 
 impl Link {
@@ -108,6 +110,7 @@ impl Link {
             opened: now,
             last_received: now,
             last_sent: now,
+            pinged: now,
         }
     }
 
@@ -151,18 +154,36 @@ impl Link {
         self.last_received = now;
     }
 
-    /// When patience ends: with a peer that is silent, or that never ends its handshake.
-    pub(super) fn deadline(&self, patience: Time) -> Time {
-        let since = match self.phase {
-            Phase::Unwanted | Phase::Hello | Phase::State { .. } => self.opened,
-            _ => self.last_received,
-        };
-        since + patience
+    fn is_meeting(&self) -> bool {
+        matches!(self.phase, Phase::Unwanted | Phase::Hello | Phase::State { .. })
     }
 
-    /// When the peer must hear something; never before the Hello, which comes first.
-    pub(super) fn ping_at(&self, patience: Time) -> Option<Time> {
-        (!matches!(self.phase, Phase::Unwanted)).then_some(self.last_sent + patience / 4)
+    /// How long the peer may be silent.
+    pub(super) fn patience(&self, config: &ReplicaConfig) -> Time {
+        match &config.arbitration {
+            Some(times) if !self.is_meeting() => times.patience_ns,
+            _ => config.peer_timeout_ns,
+        }
+    }
+
+    /// When patience ends: with a peer that is silent, or that never ends its handshake.
+    pub(super) fn deadline(&self, config: &ReplicaConfig) -> Time {
+        let since = if self.is_meeting() {
+            self.opened
+        } else {
+            self.last_received
+        };
+        since + self.patience(config)
+    }
+
+    /// When the peer must hear something; never before the Hello, which comes first. A beacon comes whatever else is
+    /// sent: the lease rests on its answer.
+    pub(super) fn ping_at(&self, config: &ReplicaConfig) -> Option<Time> {
+        let at = match &config.arbitration {
+            Some(times) => self.pinged + times.beacon_ns,
+            None => self.last_sent + config.peer_timeout_ns / 4,
+        };
+        (!matches!(self.phase, Phase::Unwanted)).then_some(at)
     }
 
     pub(in crate::core) fn unanswered(&self) -> usize {
@@ -318,6 +339,12 @@ impl Peer {
         self.dial || self.resolve.is_some()
     }
 
+    /// The next try is at `at`, or sooner.
+    pub(in crate::core) fn retry_soon(&mut self, at: Time) {
+        self.failures = 0;
+        self.retry_at = Some(self.retry_at.map_or(at, |planned| planned.min(at)));
+    }
+
     /// When this node tries to reach it again.
     pub(super) fn redial_at(&self) -> Option<Time> {
         self.retry_at
@@ -326,9 +353,8 @@ impl Peer {
 
     pub(in crate::core) fn next_timeout(&self, config: &ReplicaConfig, stopped: bool) -> Option<Time> {
         let redial = self.redial_at().filter(|_| !stopped);
-        let patience = config.peer_timeout_ns;
-        let link = self.link.as_ref().map(|link| link.deadline(patience));
-        let ping = self.link.as_ref().and_then(|link| link.ping_at(patience));
+        let link = self.link.as_ref().map(|link| link.deadline(config));
+        let ping = self.link.as_ref().and_then(|link| link.ping_at(config));
         let drain = self.draining.as_ref().map(|(_, deadline)| *deadline);
         let resolve = self.resolve.as_ref().and_then(|resolve| resolve.deadline);
         let marks = match self.phase() {

@@ -108,7 +108,16 @@ impl Replica {
         if state.handshake != expected {
             return self.protocol_error(slot, "a state at the wrong time");
         }
-        self.peers[slot].known = Some(state);
+        self.peers[slot].known = Some(state.clone());
+        if expected && !self.may_meet(slot, &state) {
+            return;
+        }
+        if !expected {
+            self.heard_state(slot, &state);
+            if self.peers[slot].link.is_none() {
+                return;
+            }
+        }
         let ahead = self.stands_in_for(slot);
         if peer_is_primary
             && self.superblock.last_primary
@@ -182,6 +191,9 @@ impl Replica {
         match plan.verdict.direction {
             Direction::Established => self.establish(slot),
             Direction::Source(scope) => self.begin_source(slot, scope == Scope::Whole),
+            Direction::Target(_) if !self.may_be_target(&peer.state) => {
+                self.close_with(slot, GoodbyeReason::Busy, "what was promised here is not settled");
+            }
             Direction::Target(_) => self.begin_target(slot, peer_hello.resource_id),
             Direction::Wait => self.set_phase(slot, Phase::Waiting),
             Direction::SplitBrain => self.split_brain(slot, &own, &peer, &plan),
@@ -256,6 +268,8 @@ impl Replica {
             "peer.established",
             format!("{name}: copies are equal, replication established"),
         );
+        self.arbitration_changed();
+        self.peer_caught_up();
     }
 
     /// A handshake ended, well or not: what waited for it goes on.
@@ -281,6 +295,7 @@ impl Replica {
             );
             self.role = Role::Secondary;
             self.resuming = None;
+            self.dethrone();
             self.out.push(Action::Export { open: false });
             self.fail_all_requests(Errno::EIO);
         }

@@ -1,0 +1,179 @@
+//! FENCE: what epochs mean between the two nodes. Any contact carries the higher one.
+
+use super::judge::Link;
+use super::PEER;
+use crate::core::durable::Then;
+use crate::core::fault::{planted, Fault};
+use crate::core::replica::Replica;
+use crate::core::types::*;
+use crate::wire::{GoodbyeReason, Message, NodeState, Role};
+
+impl Replica {
+    /// The epoch that this node is Primary in, or is about to be.
+    fn reigning_epoch(&self) -> Option<u64> {
+        let a = self.arbitration.as_ref()?;
+        let entering = a.entering.as_ref().filter(|_| self.promoting);
+        let reigning = entering.or(a.serving.as_ref().filter(|_| self.role == Role::Primary));
+        reigning.map(|configuration| configuration.epoch)
+    }
+
+    /// Takes note of a frame's epoch.
+    pub(in crate::core) fn saw_epoch(&mut self, epoch: u64) {
+        if let Some(a) = self.arbitration.as_mut() {
+            a.peer_epoch = a.peer_epoch.max(epoch);
+            a.seen = a.seen.max(epoch);
+        }
+    }
+
+    /// Whether a change of the peer's may reach this disk: not one of an epoch that this node has promised to end.
+    pub(in crate::core) fn is_of_old_epoch(&self, epoch: u64, message: &Message) -> bool {
+        let writes = matches!(
+            message,
+            Message::Write { .. } | Message::WriteZeroes { .. } | Message::Trim { .. }
+        );
+        writes
+            && self.arbitration.is_some()
+            && epoch < self.superblock.promised
+            && !planted(Fault::OldEpochTaken)
+    }
+
+    /// The peer's state at the handshake: whether it may go on. The connection has been closed where it may not.
+    pub(in crate::core) fn may_meet(&mut self, slot: PeerSlot, state: &NodeState) -> bool {
+        let Some(a) = self.arbitration.as_mut() else {
+            return true;
+        };
+        a.met = true;
+        a.seen = a.seen.max(state.epoch).max(state.promised);
+        a.peer_epoch = a.peer_epoch.max(state.epoch);
+        let seen = a.seen;
+        let theirs = (state.role == Role::Primary).then_some(state.epoch);
+        if planted(Fault::FenceIgnored) {
+            return true;
+        }
+        if let Some(own) = self.reigning_epoch() {
+            match theirs {
+                Some(theirs) if theirs > own && !self.promoting => {
+                    let name = self.peers[slot].name.clone();
+                    self.superseded_in(theirs, &name, &format!("{name} is Primary in epoch {theirs}"));
+                    self.close_with(slot, GoodbyeReason::Busy, "superseded by a higher epoch");
+                    return false;
+                }
+                Some(theirs) if theirs != own => {
+                    self.close_with(slot, GoodbyeReason::Busy, "a higher epoch has a Primary");
+                    return false;
+                }
+                Some(_) => return true,
+                None => {}
+            }
+            if seen > own {
+                // RENEW, or SHRINK, above it; the next handshake is in that epoch.
+                self.close_with(slot, GoodbyeReason::Busy, "a higher epoch was promised");
+                return false;
+            }
+            return true;
+        }
+        let promised = self.superblock.promised;
+        match theirs {
+            Some(theirs) if theirs < promised => {
+                self.close_with(slot, GoodbyeReason::Busy, "a higher epoch was promised here");
+                false
+            }
+            Some(theirs) => {
+                if self.is_staked() {
+                    // The register cannot name this node any more: the peer has gone beyond its promise.
+                    if let Some(id) = self.drop_campaign() {
+                        let name = self.peers[slot].name.clone();
+                        self.lost_to(id, &name);
+                    }
+                }
+                self.adopt_epoch(theirs);
+                true
+            }
+            None if self.is_staked() => {
+                self.close_with(slot, GoodbyeReason::Busy, "this node asks to be Primary");
+                false
+            }
+            None => true,
+        }
+    }
+
+    /// A follower of a Primary without the word to be its target: what it has promised may have come true, and it would
+    /// be the only good copy then.
+    pub(in crate::core) fn may_be_target(&self, state: &NodeState) -> bool {
+        self.arbitration.is_none()
+            || state.role == Role::Primary
+            || self.superblock.promised <= self.superblock.epoch.max(state.epoch)
+    }
+
+    /// The peer has said what it is now.
+    pub(in crate::core) fn heard_state(&mut self, slot: PeerSlot, state: &NodeState) {
+        let Some(a) = self.arbitration.as_mut() else {
+            return;
+        };
+        a.seen = a.seen.max(state.epoch).max(state.promised);
+        if state.role != Role::Primary || self.reigning_epoch().is_some() {
+            return;
+        }
+        if state.epoch < self.superblock.promised {
+            self.close_with(slot, GoodbyeReason::Busy, "a higher epoch was promised here");
+        } else {
+            self.adopt_epoch(state.epoch);
+        }
+    }
+
+    /// Follows a Primary into its epoch; frames say so once it is durable.
+    fn adopt_epoch(&mut self, epoch: u64) {
+        if let Some(a) = self.arbitration.as_mut() {
+            a.superseded = None;
+            a.told = None;
+        }
+        if epoch > self.superblock.epoch {
+            self.superblock.epoch = epoch;
+            self.superblock.promised = self.superblock.promised.max(epoch);
+            self.save_superblock(Then::EpochAdopted { epoch });
+        }
+    }
+
+    pub(in crate::core) fn epoch_adopted(&mut self, epoch: u64) {
+        if let Some(a) = self.arbitration.as_mut() {
+            a.frame_epoch = a.frame_epoch.max(epoch);
+        }
+        self.announce_state();
+    }
+
+    /// The arbiter names another node.
+    pub(super) fn superseded_by(&mut self, says: &Configuration) {
+        let why = format!("the arbiter has {}", says.text());
+        self.superseded_in(says.epoch, &says.primary, &why);
+        if !self.link_is(Link::Gone) {
+            self.close_with(PEER, GoodbyeReason::Busy, "superseded by a higher epoch");
+        }
+    }
+
+    /// This node is Primary no more: what nobody has acknowledged fails, and the next handshake makes it a target.
+    fn superseded_in(&mut self, epoch: u64, by: &str, why: &str) {
+        let text = format!("{by} has become Primary meanwhile: {why}");
+        if let Some(a) = self.arbitration.as_mut() {
+            a.superseded = Some(text);
+        }
+        self.superblock.promised = self.superblock.promised.max(epoch);
+        self.superblock.role_primary = false;
+        self.superblock.last_primary = false;
+        self.superseded(by);
+        self.end_service();
+        self.save_superblock(Then::Nothing);
+        if let Some(a) = self.arbitration.as_mut() {
+            a.pause.longer(self.now);
+        }
+        self.redial_now();
+    }
+
+    /// The next try to reach the peer need not wait.
+    pub(super) fn redial_now(&mut self) {
+        let now = self.now;
+        let peer = &mut self.peers[PEER];
+        if peer.link.is_none() {
+            peer.retry_soon(now + 1_000_000);
+        }
+    }
+}
