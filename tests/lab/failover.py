@@ -16,7 +16,7 @@ from typing import Any
 from tests.lab.harness import SOURCE, Lab, LabError, LabUnavailable
 from tests.lab.rounds import MarkerMissing, Round, place, table
 from tests.lab.scenarios import BY_NAME, SCENARIOS, Scenario
-from tests.lab.stage import make_stage
+from tests.lab.stage import Stage, make_stage
 
 LOGS = SOURCE / ".cache/failover"
 
@@ -49,19 +49,29 @@ def _rounds(scenario: Scenario, rounds: int, profile: str) -> Iterator[Round]:
     number = 0
     while number < rounds:
         with Lab() as lab:
-            stage = make_stage(lab, profile)
+            stage: Stage | None = None
             while number < rounds:
                 number += 1
                 try:
+                    stage = stage or make_stage(lab, profile)
                     one = stage.play(scenario, number)
                 except LabError as error:
                     one = Round(scenario.name, number, wrong=[f"the round did not end: {error}"])
                 yield one
                 if one.wrong:
                     folder = LOGS / f"{scenario.name}-{profile}-{number}"
-                    stage.save_logs(folder)
-                    print(f"    logs: {folder}")
+                    _save_logs(lab, folder)
+                    print(f"    logs: {folder}", flush=True)
                     break
+
+
+def _save_logs(lab: Lab, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    logs = lab.logs()
+    for name, guest in lab.guests.items():
+        logs[f"{name}.journal"] = "".join(f"{line.at:.4f} {line.text}\n" for line in guest.journal.since(0))
+    for name, text in logs.items():
+        (folder / name).write_text(text)
 
 
 def _tell(scenario: Scenario, one: Round) -> None:

@@ -362,6 +362,17 @@ class Lab:
         full = ["nsenter", f"--net=/run/netns/{self.namespace}", *command]
         return subprocess.run(full, capture_output=True, text=True, timeout=timeout, check=False)
 
+    def logs(self) -> dict[str, str]:
+        """By a name each: the guests' consoles, and what the daemons and witnesses in them said."""
+        found = {}
+        for name, guest in self.guests.items():
+            found[f"{name}.console"] = guest.console.read_text(errors="replace")
+            for script in sorted(self.folder.glob(f"{name}-*/*.sh"), key=lambda path: path.stat().st_mtime):
+                if script.read_text().startswith("exec blockpair"):
+                    log = script.with_suffix(".err").read_text(errors="replace")
+                    found[f"{script.parent.name}.{script.stem}.log"] = log
+        return found
+
     def close(self) -> None:
         """Cut all power and remove all that was made."""
         for guest in self.guests.values():

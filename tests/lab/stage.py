@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from tests.lab.acknowledged import Held, NotWhole, Stamp, Tenure, judge, parse_held, tenures
@@ -89,19 +88,6 @@ class Stage:
         writes = sum(len(tenure.acknowledged) for tenure in heard)
         numbers = measure(scenario.goes_on, times, heard)
         return Round(scenario.name, number, writes, len(seen), wrong=wrong, **numbers)
-
-    def save_logs(self, folder: Path) -> None:
-        """Keep what the daemons, the witness and the kernels said, and what the writers told."""
-        folder.mkdir(parents=True, exist_ok=True)
-        machines: list[Node | Witness] = [*self.nodes, self.witness]
-        for machine in machines:
-            guest = machine.guest
-            logs = {"console": guest.console.read_text(errors="replace")}
-            logs |= {f"{life}.log": command.stderr for life, command in enumerate(machine.log, 1)}
-            told = guest.journal.since(0)
-            logs["journal"] = "".join(f"{line.at:.4f} {line.text}\n" for line in told)
-            for name, text in logs.items():
-                (folder / f"{machine.name}.{name}").write_text(text)
 
     # -- the nodes
 
@@ -253,12 +239,13 @@ def _in_order(engine: dict[str, Any]) -> bool:
     """Whether a node and its peer have all, and both may be promoted."""
     (peer,) = engine["peers"]
     arbitration = engine["arbitration"]
+    # Who may write, only a Primary has to know.
+    known = engine["role"] == "Secondary" or len((arbitration["configuration"] or {}).get("in_sync", ())) == 2
     return bool(
         (engine["disk"], peer["disk"]) == ("UpToDate", "UpToDate")
         and (peer["connection"], peer["replication"]) == ("Connected", "Established")
         and peer["out_of_sync_bytes"] == 0
-        and arbitration["configuration"] is not None
-        and len(arbitration["configuration"]["in_sync"]) == 2
+        and known
         and not arbitration["joint"]
         and arbitration["suspended"] is None
     )
