@@ -28,10 +28,5 @@ def pytest_runtest_makereport(
     report = yield
     lab = getattr(item, "funcargs", {}).get("lab")
     if report.when == "call" and report.failed and isinstance(lab, Lab):
-        for name, guest in lab.guests.items():
-            report.sections.append((f"console of guest {name}", guest.console_tail()))
-            for script in sorted(lab.folder.glob(f"{name}-*/*.sh"), key=lambda path: path.stat().st_mtime):
-                if script.read_text().startswith("exec blockpaird"):
-                    log = script.with_suffix(".err").read_text(errors="replace")
-                    report.sections.append((f"log of a daemon of guest {name}", log[-6000:]))
+        report.sections += [(name, log[-6000:]) for name, log in lab.logs().items()]
     return report

@@ -35,6 +35,8 @@ from types import TracebackType
 
 from tests.lab import kernel as uml
 from tests.lab.command import Boot, Command, CommandFailed, CommandTimeout, GuestDied, LabError, Result
+from tests.lab.journal import Journal
+from tests.lab.network import LINKS, Network, address, hardware_address, tap
 
 __all__ = [
     "Command",
@@ -51,7 +53,6 @@ __all__ = [
 
 SOURCE = Path(__file__).resolve().parents[2]
 _INIT = Path(__file__).resolve().with_name("guest_init.sh")
-_LINKS = 2  # networks of a lab, each with a bridge of its own
 _HIDDEN_IN_GUEST = ("/run", "/tmp", "/var/lib", "/dev/shm")
 _MODULES = ("loop", "nbd", "md-mod")  # the others load themselves when something asks for them
 _NAMESPACE = re.compile(r"^blockpair-lab-(\d+)-")
@@ -78,8 +79,8 @@ class GuestSpec:
             raise ValueError(f"guest name {self.name!r}: use up to 16 of a-z, 0-9 and '-', a letter first")
         if len(self.disks_mib) > 8:
             raise ValueError(f"guest {self.name}: {len(self.disks_mib)} disks, 8 are possible")
-        if not 1 <= self.links <= _LINKS:
-            raise ValueError(f"guest {self.name}: {self.links} links, 1 to {_LINKS} are possible")
+        if not 1 <= self.links <= LINKS:
+            raise ValueError(f"guest {self.name}: {self.links} links, 1 to {LINKS} are possible")
 
 
 def why_unavailable() -> str | None:
@@ -100,20 +101,6 @@ def _wait(condition: Callable[[], bool], timeout: float, what: str) -> None:
         if time.monotonic() > deadline:
             raise LabError(f"{what}: not within {timeout:g} s")
         time.sleep(0.01)
-
-
-def _ip(*words: str) -> None:
-    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise LabError(f"'ip {' '.join(words)}': {done.stderr.strip()}")
-
-
-def _bridge(link: int) -> str:
-    return f"br{link}"
-
-
-def _address(link: int, number: int) -> str:
-    return f"10.{77 + link}.0.{number}"
 
 
 def _session_processes(session: int) -> list[tuple[int, str]]:
@@ -144,21 +131,20 @@ class Guest:
 
     def __init__(self, lab: Lab, spec: GuestSpec, number: int) -> None:
         self.spec, self.name = spec, spec.name
-        self.addresses = [_address(link, number) for link in range(spec.links)]
+        self.addresses = [address(link, number) for link in range(spec.links)]
         self.address = self.addresses[0]
         self.disks = [f"/dev/ubd{chr(ord('a') + i)}" for i in range(len(spec.disks_mib))]
         self.images = [lab.folder / f"{spec.name}-{i}.img" for i in range(len(spec.disks_mib))]
         self.console = lab.folder / f"{spec.name}.console"
-        self._lab, self._number, self._lives = lab, number, 0
-        self._taps = [f"tap{number}-{link}" for link in range(spec.links)]
+        self.lab, self.number, self._lives = lab, number, 0
+        self.journal = Journal()
         self._boot: Boot | None = None
         self._frozen: list[int] = []
         for image, mib in zip(self.images, spec.disks_mib, strict=True):
             with image.open("wb") as handle:
                 handle.truncate(mib << 20)
-        for link, tap in enumerate(self._taps):
-            _ip("-n", lab.namespace, "tuntap", "add", tap, "mode", "tap")
-            _ip("-n", lab.namespace, "link", "set", tap, "master", _bridge(link), "up")
+        for link in range(spec.links):
+            lab.network.add(link, number)
 
     @property
     def release(self) -> str:
@@ -174,47 +160,46 @@ class Guest:
         if self.powered:
             raise LabError(f"guest {self.name} is already on")
         self._lives += 1
-        share = self._lab.folder / f"{self.name}-{self._lives}"
+        share = self.lab.folder / f"{self.name}-{self._lives}"
         share.mkdir()
         requests_in, requests_out = os.pipe()
         answers_in, answers_out = os.pipe()
+        journal_in, journal_out = os.pipe()
         with self.console.open("ab") as console:
             process = subprocess.Popen(
-                self._command_line(share, requests_in, answers_out),
+                self._command_line(share, requests_in, answers_out, journal_out),
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
-                pass_fds=(requests_in, answers_out),
+                pass_fds=(requests_in, answers_out, journal_out),
                 start_new_session=True,
-                env={**os.environ, "TMPDIR": str(self._lab.folder)},  # where UML keeps the guest's memory
+                env={**os.environ, "TMPDIR": str(self.lab.folder)},  # where UML keeps the guest's memory
             )
-        os.close(requests_in)
-        os.close(answers_out)
+        for end in (requests_in, answers_out, journal_out):
+            os.close(end)
         self._boot = Boot(process, requests_out, share)
-        threading.Thread(
-            target=self._boot.listen, args=(answers_in,), name=f"lab-{self.name}", daemon=True
-        ).start()
+        for listen, source in ((self._boot.listen, answers_in), (self.journal.listen, journal_in)):
+            threading.Thread(target=listen, args=(source,), name=f"lab-{self.name}", daemon=True).start()
 
-    def _command_line(self, share: Path, requests: int, answers: int) -> list[str]:
-        root = self._lab.kernel.root
+    def _command_line(self, share: Path, requests: int, answers: int, journal: int) -> list[str]:
+        root = self.lab.kernel.root
         shown = [
-            str(p) for p in self._lab.shown if str(p).startswith(tuple(f"{h}/" for h in _HIDDEN_IN_GUEST))
+            str(p) for p in self.lab.shown if str(p).startswith(tuple(f"{h}/" for h in _HIDDEN_IN_GUEST))
         ]
         # setpriv: a test run that is killed takes its guests with it.
         return [
-            *("setpriv", "--pdeathsig", "KILL", "nsenter", f"--net=/run/netns/{self._lab.namespace}"),
-            str(self._lab.kernel.program),
+            *("setpriv", "--pdeathsig", "KILL", "nsenter", f"--net=/run/netns/{self.lab.namespace}"),
+            str(self.lab.kernel.program),
             f"mem={self.spec.memory_mib}M",
-            f"umid={self._lab.namespace}-{self.name}",
-            f"uml_dir={self._lab.folder}",
+            f"umid={self.lab.namespace}-{self.name}",
+            f"uml_dir={self.lab.folder}",
             *("rootfstype=hostfs", "rootflags=/", "ro", f"init={_INIT}", "quiet", "panic=-1"),
-            *("con=null", "con0=null,fd:1", f"con1=fd:{requests},fd:{answers}"),
+            *("con=null", "con0=null,fd:1", f"con1=fd:{requests},fd:{answers}", f"con2=null,fd:{journal}"),
             *(f"ubd{chr(ord('a') + i)}={image}" for i, image in enumerate(self.images)),
-            # The card keeps its address over reboots, or the neighbours' ARP tables would point to the old
-            # one.
             *(
-                f"vec{link}:transport=tap,ifname={tap},depth=128,gro=1,mac=02:62:70:00:{link:02x}:{self._number:02x}"
-                for link, tap in enumerate(self._taps)
+                f"vec{link}:transport=tap,ifname={tap(link, self.number)},depth=128,gro=1"
+                f",mac={hardware_address(link, self.number)}"
+                for link in range(self.spec.links)
             ),
             f"lab_name={self.name}",
             f"lab_addresses={','.join(f'{address}/24' for address in self.addresses)}",
@@ -274,12 +259,12 @@ class Guest:
                 raise CommandFailed(self.name, f"{command} (repeated for {timeout:g} s)", result)
 
     def unplug(self, link: int = 0) -> None:
-        """Pull a network cable. The tap leaves the bridge; set down, it would end UML's driver for good."""
-        _ip("-n", self._lab.namespace, "link", "set", self._taps[link], "nomaster")
+        """Pull a network cable."""
+        self.lab.network.unplug(link, self.number)
 
     def plug(self, link: int = 0) -> None:
         """Put a network cable back."""
-        _ip("-n", self._lab.namespace, "link", "set", self._taps[link], "master", _bridge(link))
+        self.lab.network.plug(link, self.number)
 
     def power_cut(self) -> None:
         """Take the power away at once: memory is lost, disks keep what the kernel had written to them."""
@@ -354,13 +339,7 @@ class Lab:
         self.shown = [Path(sys.prefix), Path(sys.base_prefix), SOURCE, self.kernel.root, *shown]
         self.guests: dict[str, Guest] = {}
         try:
-            _ip("netns", "add", self.namespace)
-            _ip("-n", self.namespace, "link", "set", "lo", "up")
-            for link in range(_LINKS):
-                bridge = _bridge(link)
-                _ip("-n", self.namespace, "link", "add", bridge, "type", "bridge", "forward_delay", "0")
-                _ip("-n", self.namespace, "address", "add", f"{_address(link, 254)}/24", "dev", bridge)
-                _ip("-n", self.namespace, "link", "set", bridge, "up")
+            self.network = Network(self.namespace)
         except BaseException:
             self.close()
             raise
@@ -382,6 +361,17 @@ class Lab:
         """Run a host program on the lab's network: a third machine, say a witness, at 10.77.0.254."""
         full = ["nsenter", f"--net=/run/netns/{self.namespace}", *command]
         return subprocess.run(full, capture_output=True, text=True, timeout=timeout, check=False)
+
+    def logs(self) -> dict[str, str]:
+        """By a name each: the guests' consoles, and what the daemons and witnesses in them said."""
+        found = {}
+        for name, guest in self.guests.items():
+            found[f"{name}.console"] = guest.console.read_text(errors="replace")
+            for script in sorted(self.folder.glob(f"{name}-*/*.sh"), key=lambda path: path.stat().st_mtime):
+                if script.read_text().startswith("exec blockpair"):
+                    log = script.with_suffix(".err").read_text(errors="replace")
+                    found[f"{script.parent.name}.{script.stem}.log"] = log
+        return found
 
     def close(self) -> None:
         """Cut all power and remove all that was made."""

@@ -140,9 +140,15 @@ class Node:
 
     def power_up(self) -> None:
         """After a power cut: boot, assemble the same array, start the daemon; it brings r0 up by itself."""
-        self.guest.boot()
+        self.guest.power_on()
+        self.come_up()
+        self.await_daemon()
+
+    def come_up(self) -> None:
+        """`power_up` from the boot to the start of the daemon."""
+        self.guest.wait_ready()
         self.guest.run(self.prepare(first=False))
-        self.start()
+        self.launch()
 
     def cli(self, words: str, timeout: float = 60) -> str:
         """A ``blockpair`` command that must succeed; what it printed."""

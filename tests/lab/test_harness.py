@@ -12,7 +12,18 @@ from pathlib import Path
 import pytest
 
 from tests.lab import kernel
-from tests.lab.harness import SOURCE, CommandFailed, CommandTimeout, GuestDied, GuestSpec, Lab, LabUnavailable
+from tests.lab.harness import (
+    SOURCE,
+    CommandFailed,
+    CommandTimeout,
+    Guest,
+    GuestDied,
+    GuestSpec,
+    Lab,
+    LabUnavailable,
+)
+from tests.lab.journal import TERMINAL
+from tests.lab.nodes import eventually
 
 
 def test_two_kernels_and_a_cable(lab: Lab) -> None:
@@ -25,6 +36,45 @@ def test_two_kernels_and_a_cable(lab: Lab) -> None:
     assert a.execute(ping, check=False).returncode == 1
     b.plug()
     a.wait_for(ping)
+
+
+def test_a_cable_is_cut_in_one_direction(lab: Lab) -> None:
+    a, b, c = lab.boot(GuestSpec("a"), GuestSpec("b"), GuestSpec("c"))
+    ping = "ping -c 1 -W 1 {}".format
+    for one, other in ((a, b), (b, c), (c, a)):
+        one.run(ping(other.address))
+    lab.network.cut(a.number, b.number)
+    seen = {guest: _asked(guest) for guest in (a, b)}
+    for one, other in ((a, b), (b, a)):  # the request is lost, then the answer
+        assert one.execute(ping(other.address), check=False).returncode == 1
+    assert {guest: _asked(guest) - seen[guest] for guest in (a, b)} == {a: 1, b: 0}
+    for one in (a, b):
+        one.run(ping(c.address))
+    b.power_cut()
+    b.boot()
+    assert a.execute(ping(b.address), check=False).returncode == 1  # the cut is in the network
+    lab.network.mend(a.number, b.number)
+    a.wait_for(ping(b.address))
+    lab.network.cut(b.number, a.number)
+    assert a.execute(ping(b.address), check=False).returncode == 1
+
+
+def _asked(guest: Guest) -> int:
+    """How many requests of ping a guest has received."""
+    return int(guest.run("nstat -asz IcmpInEchos | awk '/IcmpInEchos/ {print $2}'"))
+
+
+def test_a_journal_outlives_the_guest(lab: Lab) -> None:
+    (guest,) = lab.boot(GuestSpec("a"))
+    guest.start(f"stty -F {TERMINAL} raw && for i in {{1..200}}; do echo $i; done > {TERMINAL} && sleep 60")
+    eventually(lambda: len(guest.journal) == 200, "all lines have come")
+    guest.power_cut()
+    lines = guest.journal.since(0)
+    assert [int(line.text) for line in lines] == list(range(1, 201))
+    assert sorted(lines, key=lambda line: line.at) == lines
+    guest.boot().run(f"stty -F {TERMINAL} raw && echo again > {TERMINAL}")
+    eventually(lambda: len(guest.journal) > 200, "a line of the second life")
+    assert guest.journal.since(200)[0].text == "again"
 
 
 def test_commands(lab: Lab) -> None:
