@@ -274,7 +274,7 @@ def test_a_promotion_waits_for_the_arbiter_and_says_so(trio: Trio, cluster: Clus
     a.stop()
     trio.witness.kill()
     asking = subprocess.Popen(
-        [sys.executable, "-m", "blockpair.cli.main", "promote", "r0"],
+        [sys.executable, "-m", "blockpair.cli.main", "promote", "r0", "--timeout", "60s"],
         env=b.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -283,6 +283,8 @@ def test_a_promotion_waits_for_the_arbiter_and_says_so(trio: Trio, cluster: Clus
     assert asking.stderr is not None
     first = asking.stderr.readline()
     assert "r0: waits: the arbiter is to let this node take over" in first
+    # Without that option it is for some seconds alone.
+    assert "the arbiter cannot be reached" in b.refused(1, "promote", "r0")
     trio.witness.start()
     out, err = asking.communicate(timeout=60)
     assert asking.returncode == 0, first + err
