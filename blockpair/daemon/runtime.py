@@ -220,7 +220,13 @@ class Runtime:
         if not was_primary and status.disk != "Diskless":
             away = [peer.name for peer in status.peers if peer.connection != "Connected"]
             await asyncio.gather(*map(self._check_not_primary, away))
-        await self.call("promote", force=force)
+        try:
+            await self.call("promote", force=force)
+        except BlockpairError as error:
+            # The engine only knows that no answer came.
+            if error.kind is ErrorKind.FAILED and self.arbiter_report().state == "unreachable":
+                error.kind = ErrorKind.UNREACHABLE
+            raise
         return was_primary
 
     async def offer(self, *, was_primary: bool) -> None:
