@@ -5,7 +5,12 @@ from __future__ import annotations
 import signal
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+# How long an example takes is the machine's: beside others it may be anything.
+settings.register_profile("beside-others", deadline=None)
+settings.load_profile("beside-others")
 
 
 def pytest_configure() -> None:
