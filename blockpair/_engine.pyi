@@ -85,8 +85,8 @@ class Engine:
     def events(self) -> str:
         """The events since the last call: [{"severity", "name", "text", "time_ns"}, ...]."""
     def asks(self) -> str:
-        """What the arbiter is to be asked now: null, {"ask", "do": "read"}, or {"ask", "do": "swap", "expected":
-        configuration or null, "next": configuration}. `event_fd` is readable when it has changed.
+        """What the arbiter is to be asked now: null, {"ask", "do": "read"}, or {"ask", "do": "swap",
+        "expected": configuration or null, "next": configuration}. `event_fd` is readable when it has changed.
 
         A newer one takes the place of the one before, which nobody waits for any more.
         """

@@ -51,8 +51,8 @@ class Engine(Protocol):
 class Runner:
     """Asks ``arbiter`` for the engine of one resource, from `start` until `stop`, in one event loop.
 
-    Whoever watches the engine's event descriptor calls `wake`. A call takes ``call_seconds`` at most;
-    ``probe_seconds``: see `Machine`.
+    Whoever watches the engine's event descriptor calls `wake`. A call takes ``call_seconds`` at most; None:
+    as long as the arbiter takes, which has an end of its own. ``probe_seconds``: see `Machine`.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Runner:
         engine: Engine,
         arbiter: Arbiter,
         *,
-        call_seconds: float = CALL_SECONDS,
+        call_seconds: float | None = CALL_SECONDS,
         probe_seconds: float | None = PROBE_SECONDS,
         now: Callable[[], float] = clock,
     ) -> None:
@@ -143,7 +143,7 @@ class Runner:
         except ArbiterUnreachable as error:
             return Unreachable(str(error))
         except TimeoutError:
-            return Unreachable(f"no answer within {self._call_seconds:g} s")
+            return Unreachable(f"no answer within {self._call_seconds or 0:g} s")
         except Exception as error:
             # An arbiter that was built wrong must not end the asking, nor be taken for an answer.
             self._log.exception("arbiter.crash")

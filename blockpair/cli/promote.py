@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _TELL_AFTER_SECONDS = 1.0
 _TELL_EVERY_SECONDS = 0.5
+_AGAIN_SECONDS = 0.2
 
 
 @click.command("promote", short_help="Make this node Primary for NAME.")
@@ -33,9 +35,16 @@ _TELL_EVERY_SECONDS = 0.5
     "resource's name unless --yes.",
 )
 @click.option("--yes", is_flag=True, help="With --force: do not ask for the name.")
+@click.option(
+    "--timeout",
+    metavar="TIME",
+    help="While the arbiter cannot be reached: go on trying for so long, such as 5m. Default: some seconds.",
+)
 @json_option
 @click.pass_obj
-def command(directory: str | None, name: str, force: bool, yes: bool, as_json: bool) -> None:
+def command(
+    directory: str | None, *, name: str, force: bool, yes: bool, timeout: str | None, as_json: bool
+) -> None:
     """Make this node Primary for NAME: its device may be read and written here.
 
     With an arbiter it waits for the arbiter's word, and says what it waits for. Refused (exit code 3) while
@@ -45,14 +54,18 @@ def command(directory: str | None, name: str, force: bool, yes: bool, as_json: b
     \b
     Examples:
       blockpair promote r0
+      blockpair promote r0 --timeout 5m
       blockpair promote r0 --force     # the other node is certainly off
       blockpair promote r0 --force --yes --json
     """
+    from blockpair.cli.wait import seconds
+
+    limit = seconds(timeout) or 0.0
     with daemon(directory) as client:
         if force:
             _confirm(client, name, yes=yes, as_json=as_json)
         with _waiting_told(directory, name):
-            raw = client.call_raw("resource.promote", {"name": name, "force": force})
+            raw = _promoted(client, {"name": name, "force": force}, time.monotonic() + limit)
     if as_json:
         print_json(raw)
         return
@@ -68,6 +81,19 @@ def command(directory: str | None, name: str, force: bool, yes: bool, as_json: b
         click.echo(f"  no kernel device: {report.kernel_device.error}", err=True)
     if report.nbd_socket is not None:
         click.echo(f"  NBD socket  nbd+unix:///?socket={report.nbd_socket}")
+
+
+def _promoted(client: Client, params: dict[str, Any], deadline: float) -> bytes:
+    """The answer; until then again and again, as long as it is for want of the arbiter. Raises
+    `BlockpairError`.
+    """
+    while True:
+        try:
+            return client.call_raw("resource.promote", params)
+        except BlockpairError as error:
+            if error.kind is not ErrorKind.UNREACHABLE or time.monotonic() >= deadline:
+                raise
+            time.sleep(_AGAIN_SECONDS)
 
 
 def _confirm(client: Client, name: str, *, yes: bool, as_json: bool) -> None:

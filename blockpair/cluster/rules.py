@@ -168,7 +168,9 @@ def with_node(text: str, name: str, entry: NodeEntry) -> str:
 
 
 def without_node(text: str, name: str) -> str:
-    """``text`` without a node."""
+    """``text`` without a node, and without what would switch it off."""
+    if name in tomllib.loads(text).get("fence", {}):
+        text = _changed(text, ("fence", name), None)
     return _changed(text, ("node", name), None)
 
 

@@ -13,6 +13,7 @@ from msgspec import Struct, field
 
 from blockpair.config.arbiter import MANUAL, ArbiterTable, check_arbiter
 from blockpair.config.arbitration import ArbitrationTable
+from blockpair.config.fence import FenceTable, check_pair, fence_tables, node_fences
 from blockpair.config.files import ConfigError, explain
 from blockpair.config.names import Address, check_host, check_name
 from blockpair.config.resource import (
@@ -90,6 +91,7 @@ class ClusterFile(Struct, forbid_unknown_fields=True, frozen=True):
     cluster: ClusterTable
     node: dict[str, NodeEntry]
     arbiter: ArbiterTable = field(default_factory=ArbiterTable)
+    fence: dict[str, FenceTable] = field(default_factory=dict)
     resource: dict[str, ResourceEntry] = field(default_factory=dict)
 
     @property
@@ -122,6 +124,7 @@ class _Outline(Struct, forbid_unknown_fields=True):
     cluster: ClusterTable
     node: dict[str, Any]
     arbiter: dict[str, Any] = field(default_factory=dict)
+    fence: dict[str, Any] = field(default_factory=dict)
     resource: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -135,7 +138,7 @@ def _convert(table: dict[str, Any], file: Path) -> ClusterFile:
         resources[name] = msgspec.structs.replace(_part({**raw, "on": {}}, ResourceEntry, key, file), on=on)
     nodes = {name: _part(raw, NodeEntry, f"node.{name}", file) for name, raw in outline.node.items()}
     arbiter = _part(outline.arbiter, ArbiterTable, "arbiter", file)
-    return ClusterFile(outline.cluster, nodes, arbiter, resources)
+    return ClusterFile(outline.cluster, nodes, arbiter, fence_tables(outline.fence, file), resources)
 
 
 def _part(value: Any, form: type[_Form], where: str, file: Path) -> _Form:
@@ -175,6 +178,7 @@ def check_cluster(content: ClusterFile, file: Path) -> None:
                         f"choose another address; or another port, on {name}, in its blockpair.toml under "
                         f'[node]: {own_key} = "{named}:PORT", and restart its blockpaird',
                     )
+    _check_fences(content, file)
     check_arbiter(file, content.arbiter, {name: content.node[name].addresses for name in content.members})
     places: dict[tuple[str, str], str] = {}
     for name, resource in content.resource.items():
@@ -316,6 +320,13 @@ def _check_resource(file: Path, name: str, entry: ResourceEntry, content: Cluste
             raise ConfigError(file, where, error.reason, error.remedy) from None
 
 
+def _check_fences(content: ClusterFile, file: Path) -> None:
+    fences = node_fences(content.fence, content.node, file)
+    for entry in content.resource.values():
+        if content.arbiter.kind == "fence" and entry.arbiter is None:
+            check_pair(fences, [node for node in entry.on if not content.node[node].lost], file)
+
+
 def as_tables(value: Struct) -> dict[str, Any]:
     """A part of the file as tables, without the keys that have their default."""
     found: dict[str, Any] = {}
@@ -332,4 +343,6 @@ def _plain(item: Any) -> Any:
         return as_tables(item)
     if isinstance(item, dict):
         return {key: _plain(part) for key, part in item.items()}
+    if isinstance(item, list):
+        return [_plain(part) for part in item]
     return item

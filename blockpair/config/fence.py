@@ -92,11 +92,6 @@ class NodeFence:
             for number, device in enumerate(devices, 1)
         ]
 
-    @property
-    def longest(self) -> float:
-        """Seconds that fencing may take at most: the delay, then each device's off and status."""
-        return self.delay + sum(2 * device.timeout for _, device in self.devices)
-
 
 def fence_tables(raw: object, file: Path) -> dict[str, FenceTable]:
     """The tables below ``[fence]``, by node; ``raw`` is what TOML makes of it. Raises `ConfigError`."""

@@ -61,6 +61,11 @@ class Locations:
         return self.creating / f"{_part(name)}.json"
 
     @property
+    def fence_records(self) -> Path:
+        """Where the arbiter is fencing: this node's own record of each resource's configuration."""
+        return self.state / "fence"
+
+    @property
     def rpc_socket(self) -> Path:
         return self.run / "blockpaird.sock"
 
@@ -89,6 +94,9 @@ class Locations:
 
     def primary_marker(self, name: str) -> Path:
         return self.run / "primary" / _part(name)
+
+    def met_marker(self, name: str) -> Path:
+        return self.run / "met" / _part(name)
 
     def device_marker(self, name: str) -> Path:
         return self.run / "device" / _part(name)

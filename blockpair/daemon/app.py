@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import structlog
 
@@ -81,6 +80,14 @@ def tell(listener: _engine.Listener) -> None:
         log.warning(notice.name, text=notice.text)
 
 
+def told_to_stop() -> asyncio.Event:
+    """Set from SIGTERM or SIGINT on; in the event loop."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
 async def serve(node: NodeConfig, places: Locations) -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises `BlockpairError` when it cannot start."""
     log = structlog.get_logger()
@@ -94,16 +101,16 @@ async def serve(node: NodeConfig, places: Locations) -> None:
         desired = await asyncio.to_thread(take_over, places)
         listener = await asyncio.to_thread(bridge.listen, node.listen)
         try:
-            judges = Judges(partial(build_arbiter, node=node.name, places=places))
+            manager: Manager
+            judges = Judges(
+                lambda content: build_arbiter(content, node=node.name, places=places, known=manager.known)
+            )
             manager = Manager(node, places, desired, boot_id(), listener, judges=judges)
             part = Part(node, places, listener, manager)
             methods = {**Methods(manager, logs.place(), part.creations).table(), **part.methods()}
             server = Server(methods, logs.place())
-            stop = asyncio.Event()
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, stop.set)
-            loop.add_reader(listener.event_fd(), tell, listener)
+            stop = told_to_stop()
+            asyncio.get_running_loop().add_reader(listener.event_fd(), tell, listener)
             # Before the resources: they connect by what it trusts.
             await part.start()
             await manager.start_all()

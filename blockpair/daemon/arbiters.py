@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from blockpair.arbiter.interface import Arbiter
+from blockpair.arbiter.interface import Arbiter, Key
 from blockpair.config.cluster import ClusterFile
+from blockpair.config.fence import node_fences
 from blockpair.config.locations import Locations
 from blockpair.config.names import parse_address
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.trust.store import TrustStore
 
+if TYPE_CHECKING:
+    from blockpair.arbiter.fence import Known
 
-def build_arbiter(content: ClusterFile, *, node: str, places: Locations) -> Arbiter:
-    """The arbiter of ``content``, for this ``node``. Raises `BlockpairError` where it cannot be made."""
+
+def build_arbiter(
+    content: ClusterFile, *, node: str, places: Locations, known: Callable[[Key], Awaitable[Known]]
+) -> Arbiter:
+    """The arbiter of ``content``, for this ``node``; ``known``: what the engine of a resource knows. In the
+    event loop. Raises `BlockpairError` where it cannot be made.
+    """
     table = content.arbiter
     match table.kind:
         case "witness":
@@ -27,5 +37,12 @@ def build_arbiter(content: ClusterFile, *, node: str, places: Locations) -> Arbi
 
             files = Credentials(Path(table.ca), Path(table.cert), Path(table.key))
             return EtcdArbiter(table.endpoints, files, prefix=table.prefix)
+        case "fence":
+            from blockpair.arbiter.fence import FenceArbiter, Fencer
+
+            fences = node_fences(content.fence, content.node, places.cluster_file)
+            arbiter = FenceArbiter(node, Fencer(fences), places.fence_records, known)
+            arbiter.watch()
+            return arbiter
         case _:
             raise BlockpairError(ErrorKind.CONFIG, f"there is no arbiter of the kind {table.kind}")

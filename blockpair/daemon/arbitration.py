@@ -15,9 +15,6 @@ from blockpair.errors import BlockpairError
 from blockpair.status.arbitration import manual_because, without_place
 from blockpair.status.report import ArbiterReport, ArbiterState
 
-# With nothing asked: an arbiter that is away is told of before it is needed.
-_PROBE_SECONDS = 60.0
-
 
 class Arbitration:
     """For a resource whose configuration names an arbiter, from `begin` until `end`, in the event loop."""
@@ -48,8 +45,13 @@ class Arbitration:
                 return
             key = Key(self._judges.cluster_id, status.resource_id, self._config.name)
             arbiter = self._judges.by(self._config.arbiter)
-            self._runner = Runner(key, self._running, arbiter, probe_seconds=_PROBE_SECONDS)
-            self._runner.start()
+            if arbiter.kind == "fence":
+                # To switch a node off takes its devices' own time, and they are watched as it is.
+                runner = Runner(key, self._running, arbiter, call_seconds=None, probe_seconds=None)
+            else:
+                runner = Runner(key, self._running, arbiter)
+            self._runner = runner
+            runner.start()
         except BlockpairError as error:
             self._log.error("arbiter.not-asked", text=error.message)
         finally:
@@ -83,6 +85,8 @@ def arbiter_report(config: ResourceConfig, judges: Judges, runner: Runner | None
         state: ArbiterState = "refused" if contact.refused else "unreachable"
         text = without_place(contact.error, where)
         return ArbiterReport(kind, where, config.automatic, why, state, since, text)
+    if (ailing := judges.ailing()) is not None:
+        return ArbiterReport(kind, where, config.automatic, why, "unreachable", None, ailing)
     if contact is not None and contact.last is not None:
         return ArbiterReport(kind, where, config.automatic, why, "answers", now - contact.last)
     return ArbiterReport(kind, where, config.automatic, why, "unasked")

@@ -78,9 +78,9 @@ def _remove(file: Path) -> None:
         sync_directory(file.parent)
 
 
-class PrimaryMarker:
-    """Says that this node is Primary for a resource, in this boot only: its daemon, killed and restarted,
-    resumes.
+class BootMarker:
+    """Says something of a resource, in this boot only: that this node is Primary, so that its daemon, killed
+    and restarted, resumes; or that it has met its peer.
     """
 
     def __init__(self, file: Path, boot: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from blockpair.arbiter.fence import FenceArbiter
 from blockpair.arbiter.interface import (
     Arbiter,
     ArbiterKind,
@@ -101,8 +102,9 @@ class Judges:
         old = self._content
         if old is None or content is None or self._present is None:
             return False
-        return (old.arbiter, old.node, old.cluster.id, self._generation) == (
+        return (old.arbiter, old.fence, old.node, old.cluster.id, self._generation) == (
             content.arbiter,
+            content.fence,
             content.node,
             content.cluster.id,
             generation,
@@ -132,6 +134,18 @@ class Judges:
             present.users -= 1
             self._close_unused(present)
 
+    def fencing(self) -> FenceArbiter | None:
+        """The arbiter, where it is fencing."""
+        arbiter = None if self._present is None else self._present.arbiter
+        return arbiter if isinstance(arbiter, FenceArbiter) else None
+
+    def ailing(self) -> str | None:
+        """What is wrong with an arbiter that is asked of its own accord, without anybody's need; None:
+        nothing, or nobody knows.
+        """
+        arbiter = self.fencing()
+        return None if arbiter is None else arbiter.ailing
+
     async def look(self) -> ArbiterLook | None:
         """Whether the arbiter answers at this moment; None where there is none."""
         content = self._content
@@ -146,6 +160,8 @@ class Judges:
         except (ArbiterUnreachable, ArbiterRefused, TimeoutError) as error:
             why = without_place(str(error), where) or f"no answer within {CALL_SECONDS:g} s"
             return ArbiterLook(kind, where, reachable=False, why=why, seconds=round(loop.time() - began, 4))
+        if (ailing := self.ailing()) is not None:
+            return ArbiterLook(kind, where, reachable=False, why=ailing)
         return ArbiterLook(kind, where, reachable=True, seconds=round(loop.time() - began, 4))
 
     async def close(self) -> None:

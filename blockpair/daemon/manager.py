@@ -8,11 +8,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from blockpair import __version__, _engine, bundles
+from blockpair.arbiter.fence.arbiter import Known
+from blockpair.arbiter.interface import Key
 from blockpair.cluster.change import Configuration
+from blockpair.cluster.peers import Peers
 from blockpair.config.arbiter import MANUAL
 from blockpair.config.cluster import addresses
 from blockpair.config.files import ConfigError
@@ -21,12 +25,13 @@ from blockpair.config.node import NodeConfig
 from blockpair.config.resource import INTERNAL, ResourceConfig, changed_keys, read_resource
 from blockpair.daemon.arbitration import arbiter_report
 from blockpair.daemon.desired import (
+    BootMarker,
     Desired,
     DesiredState,
     DeviceMarker,
-    PrimaryMarker,
     StaleMarker,
 )
+from blockpair.daemon.fencing import CALL_SECONDS
 from blockpair.daemon.judges import Judges
 from blockpair.daemon.kernel import LockedMemory
 from blockpair.daemon.runtime import Runtime
@@ -88,6 +93,8 @@ class Manager:
         self._log = structlog.get_logger()
         self.configuration: Configuration | None = None
         """The cluster's, where this node may be in one."""
+        self.peers: Peers | None = None
+        """Calls to its other members."""
 
     def lock(self, name: str) -> asyncio.Lock:
         """Orders the commands on one resource."""
@@ -109,9 +116,23 @@ class Manager:
                 f"the resources here are: {known}" if known else "create one: `blockpair create --help`",
             ) from None
 
-    def marker(self, name: str) -> PrimaryMarker:
+    def marker(self, name: str) -> BootMarker:
         """The resource's Primary marker."""
-        return PrimaryMarker(self.places.primary_marker(name), self._boot)
+        return BootMarker(self.places.primary_marker(name), self._boot)
+
+    def met(self, name: str) -> BootMarker:
+        """Whether the resource's nodes have met in this boot."""
+        return BootMarker(self.places.met_marker(name), self._boot)
+
+    async def known(self, key: Key) -> Known:
+        """What the engine of a resource knows of its configuration."""
+        runtime = self._runtimes.get(key.name)
+        return Known(None, met=False) if runtime is None else await runtime.known(key)
+
+    async def _call_member(self, node: str, method: str, params: Any) -> Any:
+        if self.peers is None:
+            raise BlockpairError(ErrorKind.UNREACHABLE, "this node is in no cluster", "join one")
+        return await self.peers.call(node, method, params, timeout=CALL_SECONDS)
 
     def is_up(self, name: str) -> bool:
         """Whether it runs, has failed, or shall be up."""
@@ -121,6 +142,7 @@ class Manager:
         """Drop what was desired of a resource that is being deleted. Raises `OSError`."""
         self._desired.forget(name)
         self.marker(name).clear()
+        self.met(name).clear()
         StaleMarker(self.places.stale_marker(name)).clear()
         DeviceMarker(self.places.device_marker(name)).clear()
         self._locks.pop(name, None)
@@ -464,6 +486,8 @@ class Manager:
             node=self.node.name,
             places=self.places,
             marker=self.marker(config.name),
+            met=self.met(config.name),
+            call=self._call_member,
             kernel_device=mode,
             locked=self._locked_memory,
             judges=self.judges,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,9 @@ from threading import Thread
 import structlog
 
 from blockpair import _engine, bridge
+from blockpair.arbiter import interface
+from blockpair.arbiter.fence.arbiter import Known
+from blockpair.arbiter.interface import Key
 from blockpair.bridge import Notice, Running
 from blockpair.config.arbiter import MANUAL
 from blockpair.config.locations import Locations, check_socket_path
@@ -21,7 +25,8 @@ from blockpair.config.resource import Peer, ResourceConfig
 from blockpair.daemon.arbitration import Arbitration, arbiter_report
 from blockpair.daemon.asker import asked_by
 from blockpair.daemon.clients import describe
-from blockpair.daemon.desired import Desired, DeviceMarker, PrimaryMarker, StaleMarker
+from blockpair.daemon.desired import BootMarker, Desired, DeviceMarker, StaleMarker
+from blockpair.daemon.fencing import Call, Fencing
 from blockpair.daemon.judges import Judges
 from blockpair.daemon.kernel import LockedMemory, ResourceDevice
 from blockpair.errors import BlockpairError, ErrorKind
@@ -47,7 +52,9 @@ class Runtime:
         *,
         node: str,
         places: Locations,
-        marker: PrimaryMarker,
+        marker: BootMarker,
+        met: BootMarker,
+        call: Call,
         kernel_device: KernelDevice,
         locked: LockedMemory,
         judges: Judges,
@@ -58,6 +65,8 @@ class Runtime:
         self._node = node
         self._places = places
         self._marker = marker
+        self._met = met
+        self._fencing = Fencing(config.name, judges, met, call) if config.arbiter == "fence" else None
         self._stale = StaleMarker(places.stale_marker(config.name))
         self._running: Running | None = None
         self._judges = judges
@@ -107,6 +116,20 @@ class Runtime:
         """What the engine says; None where there is none. Raises `BlockpairError`."""
         running = self._running
         return None if running is None else await asyncio.to_thread(running.status)
+
+    async def known(self, key: Key) -> Known:
+        """What the engine knows of the configuration that has this key. Raises `BlockpairError`."""
+        met = await asyncio.to_thread(self._met.is_set)
+        status = await self.status()
+        if status is None or status.resource_id != key.resource_id or status.arbitration is None:
+            return Known(None, met=False)
+        found = status.arbitration.configuration
+        entered = (
+            None
+            if found is None
+            else interface.Configuration(found.epoch, found.primary, frozenset(found.in_sync))
+        )
+        return Known(entered, met)
 
     async def start(self, listener: _engine.Listener, desired: Desired) -> None:
         """Start the engine, Primary again if it was in this boot. Raises `BlockpairError`, also kept as
@@ -193,7 +216,13 @@ class Runtime:
         if not was_primary and status.disk != "Diskless":
             away = [peer.name for peer in status.peers if peer.connection != "Connected"]
             await asyncio.gather(*map(self._check_not_primary, away))
-        await self.call("promote", force=force)
+        try:
+            await self.call("promote", force=force)
+        except BlockpairError as error:
+            # The engine only knows that no answer came.
+            if error.kind is ErrorKind.FAILED and self.arbiter_report().state == "unreachable":
+                error.kind = ErrorKind.UNREACHABLE
+            raise
         return was_primary
 
     async def offer(self, *, was_primary: bool) -> None:
@@ -291,6 +320,7 @@ class Runtime:
                 # what may differ.
                 self._log.error("resource.demote-failed", text=error.message)
         await asyncio.to_thread(self._device.abandon)
+        await self._leave(running)
         await self._stop(running)
         await asyncio.to_thread(self._marker.clear)
         self._log.info("resource.down")
@@ -310,11 +340,17 @@ class Runtime:
         """The daemon ends: stop the engine, keep the role and the kernel device for the next daemon."""
         if self._running is not None:
             try:
+                await self._leave(self._running)
                 await self._stop(self._running)
             except BlockpairError as error:
                 # What it could not finish, the next start finds in the metadata.
                 self._log.error("resource.stop-failed", text=error.message, remedy=error.remedy)
             await asyncio.to_thread(self._device.leave)
+
+    async def _leave(self, running: Running) -> None:
+        if self._fencing is not None:
+            with contextlib.suppress(BlockpairError):
+                await self._fencing.leaving(await asyncio.to_thread(running.status))
 
     async def _stop(self, running: Running) -> None:
         # Not stopped, it still has its disk and its locks: it stays ours, to be asked again.
@@ -342,6 +378,8 @@ class Runtime:
         elif status.state == "running" and status.arbitration is not None and not status.resuming:
             # It became Primary, or was superseded, without a command.
             await asyncio.to_thread(self._mark, status.role == "Primary")
+        if self._fencing is not None:
+            await self._fencing.seen(status)
         if status.state == "running" and status.role == "Primary" and not status.resuming:
             if self._device.attached:
                 await asyncio.to_thread(self._device.mend, running, status)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
 from blockpair.config.arbitration import PROFILES, Profile
+from tests.e2e.cluster import Node
 from tests.e2e.trio import BLOCKS, SIZE, Trio, Writer, first_write
 
 from . import options
@@ -29,74 +32,88 @@ def main() -> None:
 
 
 def race(console: Console, arguments: argparse.Namespace) -> int:
-    report = Report(
-        "failover", "SIGKILL of a daemon under a writer, a witness beside: seconds without a write"
-    )
+    report = Report("failover", "A node lost under a writer, a witness beside: time without a write")
     for profile in _PROFILES:
         try:
-            taken, stalled, frozen = measure(profile, arguments)
+            found = measure(profile, arguments)
         except AssertionError as error:
             raise BenchFailed(f"profile {profile}: {error}") from error
         lease = PROFILES[profile].lease
-        promises: tuple[tuple[str, list[float], float | None], ...] = (
-            ("Primary killed: to the survivor's first write", taken, lease + _FAILOVER_S),
-            ("Secondary killed: the Primary's longest stall", stalled, _STALL_S[profile]),
-            ("Primary frozen: to the survivor's first write", frozen, lease + _FAILOVER_S),
+        promises = (
+            ("Primary killed: to the survivor's first write", found.killed, lease + _FAILOVER_S),
+            ("Primary frozen: to the survivor's first write", found.frozen, lease + _FAILOVER_S),
+            ("Secondary killed: the Primary's longest stall", found.peer_killed, _STALL_S[profile]),
+            ("Secondary frozen: the Primary's longest stall", found.peer_frozen, _STALL_S[profile]),
         )
         for what, values, bound in promises:
             figure = Figure(f"profile {profile}", what, "s", values)
             report.figures.append(figure)
-            if bound is not None:
-                report.targets.append(
-                    Target(f"{profile}: {what}, median", "s", figure.median, bound, at_least=False)
-                )
-    report.notes.append(
-        "a killed daemon's port refuses at once, so the survivor need not wait for the lease; frozen, it must"
-    )
+            target = Target(f"{profile}: {what}, median", "s", figure.median, bound, at_least=False)
+            report.targets.append(target)
     return report.finish(console, arguments.check)
 
 
-def measure(profile: Profile, arguments: argparse.Namespace) -> tuple[list[float], list[float], list[float]]:
-    """Seconds: from the Primary's death to the survivor's first write, the stall of a Primary whose peer
-    died, and from the moment that a Primary froze.
+@dataclass
+class Found:
+    """Seconds: from the Primary's loss to the survivor's first write, and a Primary's stall when it lost its
+    peer.
     """
-    folder, runs, size = arguments.folder, arguments.runs, arguments.size << 20
-    taken, stalled, frozen = [], [], []
-    with tempfile.TemporaryDirectory(prefix="bp-", dir=folder, ignore_cleanup_errors=True) as base:
-        trio = Trio(Path(base), size=size)
+
+    killed: list[float] = field(default_factory=list)
+    frozen: list[float] = field(default_factory=list)
+    peer_killed: list[float] = field(default_factory=list)
+    peer_frozen: list[float] = field(default_factory=list)
+
+
+def measure(profile: Profile, arguments: argparse.Namespace) -> Found:
+    """Lose a node so many times in each of the ways, in turn."""
+    found = Found()
+    with tempfile.TemporaryDirectory(prefix="bp-", dir=arguments.folder, ignore_cleanup_errors=True) as base:
+        trio = Trio(Path(base), size=arguments.size << 20)
         try:
             trio.synced(profile)
             primary, secondary = trio.a, trio.b
-            for _ in range(runs):
-                writer = Writer(primary)
-                writer.wrote(20)
-                began = time.monotonic()
-                primary.kill()
-                taken.append(first_write(secondary, BLOCKS - 1, began))
-                writer.ended()
+            for _ in range(arguments.runs):
+                found.killed.append(primary_lost(primary, secondary, frozen=False))
                 primary, secondary = secondary, primary
                 back(trio, primary.name, secondary.name)
-
-                writer = Writer(primary)
-                writer.wrote(20)
-                began = time.monotonic()
-                secondary.kill()
-                writer.wrote(50)
-                stalled.append(writer.longest_stall(began))
-                writer.stop()
+                found.peer_killed.append(peer_lost(primary, secondary, frozen=False))
                 back(trio, primary.name, secondary.name)
-
-                writer = Writer(primary)
-                writer.wrote(20)
-                began = time.monotonic()
-                with primary.silent():
-                    frozen.append(first_write(secondary, BLOCKS - 1, began))
-                writer.ended()
+                found.frozen.append(primary_lost(primary, secondary, frozen=True))
                 primary, secondary = secondary, primary
+                back(trio, primary.name, secondary.name)
+                found.peer_frozen.append(peer_lost(primary, secondary, frozen=True))
                 back(trio, primary.name, secondary.name)
         finally:
             trio.close()
-    return taken, stalled, frozen
+    return found
+
+
+def primary_lost(primary: Node, secondary: Node, *, frozen: bool) -> float:
+    """From there to the first write that the survivor acknowledges."""
+    writer = Writer(primary)
+    writer.wrote(20)
+    began = time.monotonic()
+    with primary.silent() if frozen else contextlib.nullcontext():
+        if not frozen:
+            primary.kill()
+        seconds = first_write(secondary, BLOCKS - 1, began)
+    writer.ended()
+    return seconds
+
+
+def peer_lost(primary: Node, secondary: Node, *, frozen: bool) -> float:
+    """The longest that the Primary acknowledged nothing."""
+    writer = Writer(primary)
+    writer.wrote(20)
+    began = time.monotonic()
+    with secondary.silent() if frozen else contextlib.nullcontext():
+        if not frozen:
+            secondary.kill()
+        writer.wrote(50)
+        seconds = writer.longest_stall(began)
+    writer.stop()
+    return seconds
 
 
 def back(trio: Trio, primary: str, secondary: str) -> None:

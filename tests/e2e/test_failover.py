@@ -274,7 +274,7 @@ def test_a_promotion_waits_for_the_arbiter_and_says_so(trio: Trio, cluster: Clus
     a.stop()
     trio.witness.kill()
     asking = subprocess.Popen(
-        [sys.executable, "-m", "blockpair.cli.main", "promote", "r0"],
+        [sys.executable, "-m", "blockpair.cli.main", "promote", "r0", "--timeout", "60s"],
         env=b.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -283,6 +283,8 @@ def test_a_promotion_waits_for_the_arbiter_and_says_so(trio: Trio, cluster: Clus
     assert asking.stderr is not None
     first = asking.stderr.readline()
     assert "r0: waits: the arbiter is to let this node take over" in first
+    # Without that option it is for some seconds alone.
+    assert "the arbiter cannot be reached" in b.refused(1, "promote", "r0")
     trio.witness.start()
     out, err = asking.communicate(timeout=60)
     assert asking.returncode == 0, first + err
@@ -340,6 +342,81 @@ def test_the_grown_set_waits_for_a_witness_that_is_away(trio: Trio, cluster: Clu
 def told_nothing(trio: Trio, code: str) -> bool:
     eventually(lambda: advice(trio.a, code) is None, f"{code} is told no more")
     return True
+
+
+def test_an_arbiter_is_appointed_and_dismissed_one_node_after_the_other(trio: Trio, cluster: Cluster) -> None:
+    trio.join()
+    trio.create("fast")
+    a, b = trio.a, trio.b
+    a.rpc("resource.sync", name="r0", source="a")
+    a.rpc("resource.wait", name="r0", until=["synced"], timeout_seconds=30)
+    a.rpc("resource.promote", name="r0")
+    trio.appoint()
+    assert "configured and not in use yet: arbiter" in a.cli("status", "r0").out
+    for node in (b, a):
+        node.ok("down", "r0")
+        node.ok("up", "r0")
+        a.wait("connected")
+    a.ok("promote", "r0")
+    trio.entered("a", "a", "b")
+    with NbdClient(a.nbd) as client:
+        client.write(0, content(1))
+    a.kill()
+    first_write(b, 1, time.monotonic())
+    a.start()
+    trio.entered("b", "a", "b")
+    b.wait("synced")
+    # And back: a person decides again.
+    b.ok("config", "edit", "--set", "resource.r0.arbiter=manual")
+    for node in (a, b):
+        node.ok("down", "r0")
+        node.ok("up", "r0")
+    b.wait("connected")
+    b.ok("promote", "r0")
+    assert engine(b)["arbitration"] is None
+    assert 'the resource says arbiter = "manual"' in str(b.status()["arbiter"]["manual_because"])
+    with NbdClient(b.nbd) as client:
+        assert client.read(0, BLOCK) == content(1)
+    b.wait("synced")
+    cluster.assert_equal(b)
+
+
+def test_two_that_do_not_both_go_by_the_arbiter_make_no_second_primary(trio: Trio, cluster: Cluster) -> None:
+    trio.join()
+    trio.create("fast")
+    a, b = trio.a, trio.b
+    a.rpc("resource.sync", name="r0", source="a")
+    a.rpc("resource.wait", name="r0", until=["synced"], timeout_seconds=30)
+    a.rpc("resource.promote", name="r0")
+    trio.appoint()
+    # b goes by it already, and hears nothing of a, which a person has made Primary.
+    b.ok("down", "r0")
+    with a.silent():
+        b.ok("up", "r0")
+        b.refused(3, "promote", "r0")
+    b.wait("connected,secondary")
+
+
+def test_who_went_by_an_arbiter_does_not_resume_alone_when_it_is_dismissed(
+    wired: Trio, cluster: Cluster
+) -> None:
+    wired.synced("fast")
+    a, b = wired.a, wired.b
+    a.ok("config", "edit", "--set", "resource.r0.arbiter=manual")
+    wired.cut()
+    a.kill()
+    # b still goes by the arbiter, as it was brought up.
+    first_write(b, 1, time.monotonic())
+    a.start()
+    # Longer than it waits for its peer's word (timeouts.resume_wait).
+    end = time.monotonic() + 7
+    while time.monotonic() < end:
+        found = engine(a)
+        assert found["role"] == "Secondary" or found["resuming"], "two writers"
+        time.sleep(0.1)
+    a.refused(3, "promote", "r0")
+    wired.mend()
+    a.wait("connected,secondary", timeout="60s")
 
 
 def test_without_an_arbiter_create_says_that_failover_is_manual_and_why(trio: Trio, cluster: Cluster) -> None:

@@ -6,14 +6,16 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from blockpair.arbiter.fence import FenceArbiter, Fencer
+from blockpair.arbiter.fence import FenceArbiter, Fencer, Known
 from blockpair.arbiter.fence.arbiter import excluded
+from blockpair.arbiter.fence.record import Records
 from blockpair.arbiter.interface import ArbiterRefused, ArbiterUnreachable, Configuration, Key
 from tests.e2e.cluster import eventually
 from tests.e2e.fence import PowerDevice
@@ -30,14 +32,20 @@ class Pair:
     """Node a with its arbiter, and b's power."""
 
     def __init__(self, base: Path) -> None:
+        base.mkdir(exist_ok=True)
         self.power = PowerDevice(base)
         self.records = base / "state/fence"
         self.met = True
+        self.known: Configuration | None = None
+
+    async def says(self, key: Key) -> Known:
+        """What the engine of node a knows."""
+        return Known(self.known, self.met)
 
     def arbiter(self, mode: str = "works", delay: float = 0.0, node: str = "a") -> FenceArbiter:
         other = "b" if node == "a" else "a"
         fencer = Fencer({other: self.power.fence(mode, delay)}, told=lambda event, fields: None)
-        return FenceArbiter(node, fencer, self.records, lambda key: self.met)
+        return FenceArbiter(node, fencer, self.records, self.says)
 
     def remember(self, known: Configuration) -> None:
         asyncio.run(self.arbiter().learn(KEY, known))
@@ -90,7 +98,7 @@ def test_a_swap_that_leaves_nobody_out_is_only_written(pair: Pair) -> None:
 
     asyncio.run(work())
     assert pair.power.calls() == []
-    assert pair.record == {"epoch": 8, "primary": "b", "in_sync": ["a", "b"], "name": "r0"}
+    assert pair.record == {"epoch": 8, "primary": "b", "in_sync": ["a", "b"], "name": "r0", "bound": False}
     assert asyncio.run(pair.arbiter().read(KEY)) == Configuration(8, "b", BOTH), "another life reads it"
 
 
@@ -172,6 +180,16 @@ def test_what_the_engine_knows_is_put_into_the_record(pair: Pair) -> None:
     asyncio.run(work())
 
 
+def test_a_swap_is_not_asked_for_with_less_than_the_engine_knows(pair: Pair) -> None:
+    """Its record is from before it was fenced; the engine has heard since who went on."""
+    pair.remember(TOGETHER)
+    pair.known = Configuration(7, "b", frozenset({"b"}))
+    assert not asyncio.run(pair.arbiter().compare_and_swap(KEY, TOGETHER, SHRUNK))
+    assert pair.power.calls() == []
+    pair.known = Configuration(8, "b", BOTH)
+    assert asyncio.run(pair.arbiter().read(KEY)) == pair.known
+
+
 def test_what_is_learned_while_a_node_is_fenced_wins(pair: Pair) -> None:
     """The link came back for a moment, and brought a higher epoch."""
     pair.remember(TOGETHER)
@@ -180,7 +198,7 @@ def test_what_is_learned_while_a_node_is_fenced_wins(pair: Pair) -> None:
     async def work() -> None:
         go = pair.records.parent / "go"
         fence = pair.power.fence("waits:status", go_file=str(go))
-        arbiter = FenceArbiter("a", Fencer({"b": fence}), pair.records, lambda key: True)
+        arbiter = FenceArbiter("a", Fencer({"b": fence}), pair.records, pair.says)
         swap = asyncio.create_task(arbiter.compare_and_swap(KEY, TOGETHER, SHRUNK))
         await asyncio.to_thread(
             eventually, lambda: pair.power.actions() == ["off", "status"], "b is being fenced"
@@ -215,6 +233,122 @@ def test_a_key_leads_nowhere_else(pair: Pair) -> None:
     for key in (Key("../../x", "5" * 32, "r0"), Key(KEY.cluster, "a/../b", "r0"), Key("", "", "r0")):
         with pytest.raises(ValueError, match="identifies neither"):
             asyncio.run(pair.arbiter().read(key))
+
+
+# -- A node that ends in good order
+
+
+def test_who_gave_its_word_is_left_out_without_being_fenced(pair: Pair, tmp_path: Path) -> None:
+    """b ends; a goes on alone. b, back before it has met a, changes nothing."""
+    pair.remember(TOGETHER)
+    other = Pair(tmp_path / "b")
+    other.remember(TOGETHER)
+
+    async def work() -> None:
+        a, b = pair.arbiter(), other.arbiter(node="b")
+        epoch = await b.resign(KEY)
+        assert epoch == TOGETHER.epoch
+        a.hear(KEY, "b", epoch)
+        assert await a.compare_and_swap(KEY, TOGETHER, SHRUNK)
+        again = other.arbiter(node="b")
+        assert await again.resigned(KEY) and await again.read(KEY) == TOGETHER
+        with pytest.raises(ArbiterRefused, match="has given its word to be left out of r0"):
+            await again.compare_and_swap(KEY, TOGETHER, Configuration(3, "b", BOTH))
+        # They meet, and b learns who went on.
+        assert await again.learn(KEY, SHRUNK)
+        assert not await again.resigned(KEY)
+
+    asyncio.run(work())
+    assert pair.power.calls() == []
+
+
+def test_a_word_is_good_for_one_epoch(pair: Pair) -> None:
+    pair.remember(TOGETHER)
+
+    async def work() -> None:
+        arbiter = pair.arbiter()
+        for epoch in (TOGETHER.epoch - 1, TOGETHER.epoch + 1):
+            arbiter.hear(KEY, "b", epoch)
+            arbiter.hear(KEY, "c", TOGETHER.epoch)
+        assert await arbiter.compare_and_swap(KEY, TOGETHER, SHRUNK)
+
+    asyncio.run(work())
+    assert pair.power.actions() == ["off", "status"]
+
+
+def test_a_word_that_was_taken_back_is_worth_nothing(pair: Pair, tmp_path: Path) -> None:
+    pair.remember(TOGETHER)
+    other = Pair(tmp_path / "b")
+    other.remember(TOGETHER)
+
+    async def work() -> None:
+        a, b = pair.arbiter(), other.arbiter(node="b")
+        epoch = await b.resign(KEY)
+        assert epoch is not None
+        a.hear(KEY, "b", epoch)
+        await b.withdraw(KEY, await a.forget(KEY, "b"))
+        assert not await b.resigned(KEY)
+        assert await a.compare_and_swap(KEY, TOGETHER, SHRUNK)
+
+    asyncio.run(work())
+    assert pair.power.actions() == ["off", "status"]
+
+
+def test_whoever_was_left_out_meanwhile_stays_bound(pair: Pair, tmp_path: Path) -> None:
+    """a has gone on, and b does not know it yet: freed, it would fence a and lose what a wrote."""
+    pair.remember(TOGETHER)
+    other = Pair(tmp_path / "b")
+    other.remember(TOGETHER)
+
+    async def work() -> None:
+        a, b = pair.arbiter(), other.arbiter(node="b")
+        epoch = await b.resign(KEY)
+        assert epoch is not None
+        a.hear(KEY, "b", epoch)
+        assert await a.compare_and_swap(KEY, TOGETHER, SHRUNK)
+        await b.withdraw(KEY, await a.forget(KEY, "b"))
+        assert await b.resigned(KEY)
+
+    asyncio.run(work())
+
+
+def test_a_word_cannot_be_taken_back_while_a_swap_relies_on_it(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair.remember(TOGETHER)
+    began, go_on = threading.Event(), threading.Event()
+    swap = Records.swap
+
+    def slow(*arguments: Any) -> bool:
+        began.set()
+        assert go_on.wait(20)
+        return swap(*arguments)
+
+    monkeypatch.setattr(Records, "swap", slow)
+
+    async def work() -> None:
+        arbiter = pair.arbiter()
+        arbiter.hear(KEY, "b", TOGETHER.epoch)
+        swapping = asyncio.create_task(arbiter.compare_and_swap(KEY, TOGETHER, SHRUNK))
+        assert await asyncio.to_thread(began.wait, 20)
+        with pytest.raises(ArbiterRefused, match="is being changed without b"):
+            await arbiter.forget(KEY, "b")
+        # Not even by one who does not wait for it any more.
+        swapping.cancel()
+        await asyncio.sleep(0)
+        with pytest.raises(ArbiterRefused, match="is being changed without b"):
+            await arbiter.forget(KEY, "b")
+        go_on.set()
+        await asyncio.wait([swapping])
+        assert await arbiter.forget(KEY, "b") == SHRUNK.epoch
+
+    asyncio.run(work())
+    assert pair.power.calls() == []
+
+
+def test_a_node_without_a_record_has_no_word_to_give(pair: Pair) -> None:
+    assert asyncio.run(pair.arbiter().resign(KEY)) is None
+    assert not asyncio.run(pair.arbiter().resigned(KEY))
 
 
 # -- Both live, and the link between them is cut
@@ -271,13 +405,16 @@ class Nodes:
 
     def held(self, node: str) -> Configuration | None:
         """What its record says."""
-        fencer = Fencer({})
-        arbiter = FenceArbiter(node, fencer, self.base / node / "fence", lambda key: True)
-        return asyncio.run(arbiter.read(KEY))
+        return asyncio.run(self._arbiter(node).read(KEY))
 
     def remember(self, node: str, known: Configuration) -> None:
-        arbiter = FenceArbiter(node, Fencer({}), self.base / node / "fence", lambda key: True)
-        asyncio.run(arbiter.learn(KEY, known))
+        asyncio.run(self._arbiter(node).learn(KEY, known))
+
+    def _arbiter(self, node: str) -> FenceArbiter:
+        async def says(key: Key) -> Known:
+            return Known(None, met=False)
+
+        return FenceArbiter(node, Fencer({}), self.base / node / "fence", says)
 
     def end(self, node: str) -> None:
         process = self.processes.pop(node)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -104,6 +106,32 @@ def test_a_peer_that_says_that_it_is_secondary_leaves_the_doubt(cluster: Cluster
     a.ok("demote", "r0")
     b.ok("promote", "r0", "--force", "--yes")
     assert "b is Primary of r0" in a.refused(3, "promote", "r0")
+
+
+@pytest.mark.parametrize(("typed", "code"), [("r1", 1), ("r0", 0)])
+def test_force_says_what_it_risks_and_has_the_name_typed(cluster: Cluster, typed: str, code: int) -> None:
+    cluster.synced()
+    b = cluster.b
+    cluster.a.kill()
+    b.wait("disconnected")
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "blockpair.cli.main", "promote", "r0", "--force"],
+        env=b.environment,
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as asking:
+        os.close(theirs)
+        assert asking.stderr is not None
+        os.write(ours, f"{typed}\n".encode())
+        said = asking.stderr.read()
+        assert asking.wait(timeout=60) == code, said
+    os.close(ours)
+    assert "a was last heard of" in said and "as Primary, UpToDate" in said
+    assert "at most 16 MiB" in said and "Type the resource's name" in said
+    assert b.status()["engine"]["role"] == ("Secondary" if code else "Primary")
 
 
 def test_nothing_is_overwritten_until_then(cluster: Cluster) -> None:

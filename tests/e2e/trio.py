@@ -47,19 +47,32 @@ class Trio:
 
     def form(self) -> None:
         """A cluster and its witness."""
+        self.join()
+        self.appoint()
+
+    def join(self) -> None:
+        """A cluster, without an arbiter."""
         a, b = self.a, self.b
         if self._wired:
-            # b's own ports, at another address of this machine: all that a, and b's own word, know.
-            self.wires = [Wire(("127.0.0.2", port), ("127.0.0.1", port)) for port in (b.port, b.control)]
+            self.wire()
         self.cluster.start()
         a.ok("cluster", "init", "test")
         token = a.rpc("cluster.token")["text"]
         address = ("--address", "127.0.0.2") if self._wired else ()
         b.ok("cluster", "join", f"127.0.0.1:{a.control}", token, *address)
+
+    def appoint(self) -> None:
+        """Make the witness the cluster's arbiter."""
         self.witness.start()
-        self.witness.join(a)
+        self.witness.join(self.a)
         settings = ("arbiter.kind=witness", f"arbiter.address=127.0.0.1:{self.witness.port}")
-        a.ok("config", "edit", *(word for setting in settings for word in ("--set", setting)))
+        self.a.ok("config", "edit", *(word for setting in settings for word in ("--set", setting)))
+
+    def wire(self) -> None:
+        """Lead to b's own ports from another address of this machine: all that a, and b's own word, know."""
+        self.wires = [
+            Wire(("127.0.0.2", port), ("127.0.0.1", port)) for port in (self.b.port, self.b.control)
+        ]
 
     def create(self, profile: str = "default", *options: str) -> str:
         """Make r0 and bring it up; what `create` said."""

@@ -14,7 +14,7 @@ from blockpair.bridge import Running
 from blockpair.config.locations import locations
 from blockpair.config.resource import PeerTable, ResourceFile, resource_config
 from blockpair.daemon import runtime
-from blockpair.daemon.desired import Desired, PrimaryMarker
+from blockpair.daemon.desired import BootMarker, Desired
 from blockpair.daemon.judges import Judges
 from blockpair.daemon.kernel import LockedMemory
 from blockpair.errors import BlockpairError, ErrorKind
@@ -50,13 +50,17 @@ class Engine:
         os.close(self._events)
 
 
+async def nobody_answers(node: str, method: str, params: Any) -> Any:
+    raise BlockpairError(ErrorKind.UNREACHABLE, f"{node} does not answer", "start it")
+
+
 @pytest.mark.parametrize("kind", [ErrorKind.FAILED, ErrorKind.IN_USE])
 def test_a_disk_that_cannot_flush_does_not_keep_a_primary_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: ErrorKind
 ) -> None:
     made = Engine(kind)
     places = locations(directory=str(tmp_path))
-    marker = PrimaryMarker(places.primary_marker("r0"), "this boot")
+    marker = BootMarker(places.primary_marker("r0"), "this boot")
     config = resource_config(ResourceFile("/d", "internal", [PeerTable("b", "h:1")]), Path("r0.toml"), "a")
 
     def running(*_: object, **__: object) -> Running:
@@ -68,6 +72,8 @@ def test_a_disk_that_cannot_flush_does_not_keep_a_primary_up(
             node="a",
             places=places,
             marker=marker,
+            met=BootMarker(places.met_marker("r0"), "this boot"),
+            call=nobody_answers,
             kernel_device="off",
             locked=LockedMemory(),
             judges=Judges(nobody),
@@ -111,7 +117,7 @@ class Fickle(Engine):
 def test_a_role_that_changes_by_itself_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Fickle()
     places = locations(directory=str(tmp_path))
-    marker = PrimaryMarker(places.primary_marker("r0"), "this boot")
+    marker = BootMarker(places.primary_marker("r0"), "this boot")
     content = ResourceFile("/d", "internal", [PeerTable("b", "h:1")], arbiter="witness")
     config = resource_config(content, Path("r0.toml"), "a")
     stirred: list[bool] = []
@@ -122,6 +128,8 @@ def test_a_role_that_changes_by_itself_is_remembered(tmp_path: Path, monkeypatch
             node="a",
             places=places,
             marker=marker,
+            met=BootMarker(places.met_marker("r0"), "this boot"),
+            call=nobody_answers,
             kernel_device="off",
             locked=LockedMemory(),
             judges=Judges(nobody),

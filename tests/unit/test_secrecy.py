@@ -129,8 +129,8 @@ def holders() -> Iterator[type[Any]]:
 # `key` and `token` too: what is kept in a structure under such a name is the secret itself.
 SECRET_FIELDS = NAMES | {"key", "token"}
 # Fields of such a name that are something else.
-# Keys of a table, and the path of a file that holds one.
-HARMLESS = {("_Refusal", "key"), ("Credentials", "key")}
+# Keys of a table, and paths of files that hold one.
+HARMLESS = {("_Refusal", "key"), ("Credentials", "key"), ("ArbiterTable", "key")}
 
 
 def fields(form: type[Any]) -> set[str]:

@@ -4,13 +4,17 @@ There is no shared register. Each node keeps a durable record of its own, and th
 as one:
 
 - A swap after which a node need no longer confirm writes first switches that node off, and sees it off. A
-node that is off changes nothing, so no other record can be ahead of the one that is written then. - A swap
-that leaves nobody out is only written: the other node is connected, and takes part in it, or had no part
-before. - After a boot a record may be old: while this node was off, the other may have gone on, after it had
-switched this one off. So nobody is fenced before the two have met. Whoever is fenced and comes back therefore
-waits for the survivor, instead of switching it off; and a pair that starts cold waits for both, unless a
-person decides (`promote --force`). - What the engine learns from its peer is put into the record (`learn`)
-before the record is asked for again.
+  node that is off changes nothing, so no other record can be ahead of the one that is written then.
+- A swap that leaves nobody out is only written: the other node is connected, and takes part in it, or had no
+  part before.
+- After a boot a record may be old: while this node was off, the other may have gone on, after it had switched
+  this one off. So nobody is fenced before the two have met. Whoever is fenced and comes back therefore waits
+  for the survivor, instead of switching it off; and a pair that starts cold waits for both, unless a person
+  decides (`promote --force`).
+- A node that ends in good order need not be fenced: it first binds itself, durably, to change nothing while
+  its record stands, and then gives the other its word (`resign`, `hear`). It is bound until it hears of a
+  newer configuration, or the other, which still has the same one, has forgotten the word (`withdraw`).
+- What the engine has learned from its peer is put into the record before the record is asked for.
 
 Where the link is cut and both live, both fence. The static delay gives one of them a head start: the loser is
 off before its own wait has ended. A failed fence decides nothing: the record stays, and so does the
@@ -20,17 +24,30 @@ suspension of writes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import structlog
 
 from blockpair.arbiter.fence.fencer import FenceFailed, Fencer
+from blockpair.arbiter.fence.monitor import Monitor
 from blockpair.arbiter.fence.record import Records
 from blockpair.arbiter.interface import ArbiterRefused, ArbiterUnreachable, Configuration, Key
 
-_MARGIN = 5.0
+
+@dataclass(frozen=True)
+class Known:
+    """What a node's engine knows of a resource. ``configuration``: the newest that it knows to have been
+    entered. ``met``: it has been through a handshake with the other node since this node was started, and
+    ``configuration`` is not from before that.
+    """
+
+    configuration: Configuration | None
+    met: bool
 
 
 def excluded(node: str, expected: Configuration | None, new: Configuration) -> list[str]:
@@ -43,89 +60,139 @@ def excluded(node: str, expected: Configuration | None, new: Configuration) -> l
 
 class FenceArbiter:
     """The `Arbiter` of ``node``, for any number of resources; its records are below ``directory``.
-
-    ``peer_met``: whether this node has, since it was booted, been through a handshake with the resource's
-    other node, and whatever configuration the engine then knew has been given to `learn`.
+    ``known`` says what the engine of a resource knows; it is asked at the beginning of every call.
     """
 
     kind: Literal["fence"] = "fence"
 
-    def __init__(self, node: str, fencer: Fencer, directory: Path, peer_met: Callable[[Key], bool]) -> None:
+    def __init__(
+        self, node: str, fencer: Fencer, directory: Path, known: Callable[[Key], Awaitable[Known]]
+    ) -> None:
         self._node = node
         self._fencer = fencer
         self._records = Records(directory)
-        self._peer_met = peer_met
-        self._swapping: dict[str, asyncio.Lock] = {}
-        self._writing: dict[str, asyncio.Lock] = {}
+        self._known = known
+        self.monitor = Monitor(fencer, [other for other in fencer.fences if other != node])
+        """How the devices do that this node would fence the others with."""
+        self._watching: asyncio.Task[None] | None = None
+        # By resource id and node: in which epoch it need not be fenced, and how many swaps go by that.
+        self._words: dict[tuple[str, str], int] = {}
+        self._relying: Counter[tuple[str, str]] = Counter()
         self._log = structlog.get_logger().bind(part="fence")
-
-    @property
-    def longest_call(self) -> float:
-        """Seconds that a call may take at most: all levels of the slowest node, until the last one's time is
-        out.
-        """
-        return _MARGIN + max((fence.longest for fence in self._fencer.fences.values()), default=0.0)
 
     async def read(self, key: Key) -> Configuration | None:
         """What this node's own record says."""
-        return await asyncio.to_thread(self._records.read, key)
+        await self._know(key)
+        return await self._held(key)
 
     async def compare_and_swap(self, key: Key, expected: Configuration | None, new: Configuration) -> bool:
         """As `Arbiter` says. Where it raises, the record was not changed, but a node may be off."""
-        async with self._swapping.setdefault(key.resource_id, asyncio.Lock()):
-            if await self.read(key) != expected:
-                return False
+        known = await self._know(key)
+        if await self._held(key) != expected:
+            return False
+        with ExitStack() as relied:
             for node in excluded(self._node, expected, new):
-                await self._fence(key, node)
-            # `learn` does not wait for fencing: what it wrote meanwhile is newer than what was expected.
-            async with self._lock(key):
-                if await self.read(key) != expected:
-                    return False
-                await self._write(key, new)
-        return True
+                word = (key.resource_id, node)
+                if expected is not None and self._words.get(word) == expected.epoch:
+                    self._log.info("fence.not-needed", node=node, resource=key.name, epoch=expected.epoch)
+                    relied.enter_context(self._relying_on(word))
+                else:
+                    await self._fence(key, node, met=known.met)
+            # What was learned while a node was fenced is newer than what was expected.
+            writing = asyncio.ensure_future(asyncio.to_thread(self._records.swap, key, expected, new))
+            try:
+                return await asyncio.shield(writing)
+            except asyncio.CancelledError:
+                # A word may not be taken back while something is written on the strength of it.
+                await asyncio.wait([writing])
+                raise
 
     async def learn(self, key: Key, known: Configuration) -> bool:
         """Put what the engine has entered, or heard from its peer, into the record; whether it was newer.
 
         Raises `ArbiterRefused`, also where two different configurations have one epoch.
         """
-        async with self._lock(key):
-            held = await self.read(key)
-            if held is not None and held.epoch >= known.epoch:
-                if held.epoch == known.epoch and held != known:
-                    raise ArbiterRefused(
-                        f"epoch {held.epoch} of {key.name} is {held.document()} in this node's record and "
-                        f"{known.document()} to its engine; remedy: find out which node has the newest data, "
-                        f"and there: blockpair promote {key.name} --force"
-                    )
-                return False
-            await self._write(key, known)
-            self._log.info("record.learned", resource=key.name, epoch=known.epoch)
-            return True
+        if not await asyncio.to_thread(self._records.advance, key, known):
+            return False
+        self._log.info("record.learned", resource=key.name, epoch=known.epoch)
+        return True
+
+    async def resign(self, key: Key) -> int | None:
+        """Bind this node to change nothing while its record stands; the record's epoch, in which the other
+        may leave it out unfenced once it is told. None: there is no record. Raises `ArbiterRefused`.
+        """
+        await self._know(key)
+        return await asyncio.to_thread(self._records.bind, key)
+
+    async def resigned(self, key: Key) -> bool:
+        """Whether this node is bound. Raises `ArbiterRefused`."""
+        return await asyncio.to_thread(self._records.is_bound, key)
+
+    async def withdraw(self, key: Key, epoch: int | None) -> None:
+        """This node is bound no more, if its record is of ``epoch``: the other's, which has forgotten its
+        word. Raises `ArbiterRefused`.
+        """
+        await self._know(key)
+        await asyncio.to_thread(self._records.release, key, epoch)
+
+    def hear(self, key: Key, node: str, epoch: int) -> None:
+        """``node`` itself says that it is bound while its record is of ``epoch``."""
+        self._words[(key.resource_id, node)] = epoch
+
+    async def forget(self, key: Key, node: str) -> int | None:
+        """``node`` itself takes back its word; the epoch of this node's record. Raises `ArbiterRefused`, also
+        where a swap relies on that word at this moment.
+        """
+        word = (key.resource_id, node)
+        if self._relying[word]:
+            raise ArbiterRefused(
+                f"{key.name} is being changed without {node}; remedy: it asks again by itself"
+            )
+        self._words.pop(word, None)
+        held = await self._held(key)
+        return None if held is None else held.epoch
+
+    @contextmanager
+    def _relying_on(self, word: tuple[str, str]) -> Iterator[None]:
+        self._relying[word] += 1
+        try:
+            yield
+        finally:
+            self._relying[word] -= 1
+
+    @property
+    def ailing(self) -> str | None:
+        """What is wrong with the devices, in a line; None: they work, or were not asked yet."""
+        problems = [f"{state.node}: {state.problem}" for state in self.monitor.states if state.problem]
+        return "; ".join(problems) or None
+
+    def watch(self) -> None:
+        """Monitor the other nodes' devices until `close`; in the event loop."""
+        self._watching = asyncio.create_task(self.monitor.run())
 
     async def close(self) -> None:
-        """Nothing is held open. Idempotent."""
+        """Monitor nothing any more. Idempotent."""
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            watching.cancel()
+            await asyncio.wait([watching])
 
-    def _lock(self, key: Key) -> asyncio.Lock:
-        return self._writing.setdefault(key.resource_id, asyncio.Lock())
+    async def _know(self, key: Key) -> Known:
+        known = await self._known(key)
+        if known.configuration is not None:
+            await self.learn(key, known.configuration)
+        return known
 
-    async def _write(self, key: Key, new: Configuration) -> None:
-        # Once begun, it ends: a caller that gives up must not leave the thread writing behind the lock's
-        # back.
-        writing = asyncio.ensure_future(asyncio.to_thread(self._records.write, key, new))
-        try:
-            await asyncio.shield(writing)
-        except asyncio.CancelledError:
-            await asyncio.wait([writing])
-            raise
+    async def _held(self, key: Key) -> Configuration | None:
+        return await asyncio.to_thread(self._records.read, key)
 
-    async def _fence(self, key: Key, node: str) -> None:
+    async def _fence(self, key: Key, node: str, *, met: bool) -> None:
         if node not in self._fencer.fences:
             raise ArbiterRefused(
                 f"nothing says how to switch {node} off; remedy: add [fence.{node}] with `blockpair config "
                 f"edit`, and try it: blockpair fence test {node}"
             )
-        if not self._peer_met(key):
+        if not met:
             raise ArbiterRefused(
                 f"{node} is not fenced: this node has not met it since it was started, and what it "
                 f"remembers of {key.name} may be old; remedy: start {node}; if it is gone for good, or "

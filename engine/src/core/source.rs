@@ -231,6 +231,7 @@ impl Replica {
         source.running = true;
         source.progress.total_blocks = blocks;
         source.progress.left_blocks = blocks;
+        self.peers[slot].goes_well();
         let name = self.peers[slot].name.clone();
         let bytes = blocks * u64::from(self.superblock.block_size_bytes);
         let fields = vec![("blocks", blocks.to_string())];

@@ -105,6 +105,7 @@ impl Replica {
             return;
         };
         target.ready = true;
+        self.peers[slot].goes_well();
         let block_size = u64::from(self.superblock.block_size_bytes);
         self.peers[slot].mark_suspects(block_size);
         // A copy that never had data adds nothing: the source knows how far the first sync came.

@@ -297,8 +297,21 @@ impl Engine {
         };
         let arbitration = spec
             .arbitration
+            // Alone there is nobody to agree with.
+            .filter(|_| !peers.is_empty())
             .map(|times| times.checked(&spec.resource))
             .transpose()?;
+        if arbitration.is_some() && peers.len() > 1 {
+            return Err(Failure::new(
+                FailureKind::Invalid,
+                format!(
+                    "{} has {} peers: an arbiter decides between two nodes",
+                    spec.resource,
+                    peers.len()
+                ),
+                "say arbiter = \"manual\" for this resource, or leave it with one peer",
+            ));
+        }
         let clock = Clock::start();
         let config = ReplicaConfig {
             resource: spec.resource.clone(),

@@ -1,6 +1,7 @@
 //! Real replica cores without file, socket or thread: scripted tests of one, and of two on a virtual clock, network and
 //! disks. Random histories are the simulator's business (`tests/sim`).
 
+mod arbitration;
 mod disk;
 mod resolution;
 #[path = "../../../tests/sim/rng.rs"]

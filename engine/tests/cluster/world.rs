@@ -51,6 +51,27 @@ enum Happening {
         node: usize,
         life: u32,
     },
+    /// A node's way to the arbiter takes up the ask that is open.
+    Asking {
+        node: usize,
+        life: u32,
+        ask: u64,
+        /// What became of its swap is not known: the register is read.
+        again: bool,
+    },
+    /// It has reached the arbiter, whoever still waits for that.
+    AtArbiter {
+        node: usize,
+        life: u32,
+        ask: u64,
+        request: AskRequest,
+    },
+    Says {
+        node: usize,
+        life: u32,
+        ask: u64,
+        configuration: Option<Configuration>,
+    },
     Bundle {
         node: usize,
         life: u32,
@@ -101,6 +122,20 @@ pub struct Node {
     /// The bundle that was saved last.
     pub bundle: Option<Bundle>,
     pub records: Vec<&'static str>,
+    pub asking: Option<(u64, AskRequest)>,
+    pub reach: Reach,
+}
+
+/// A node's way to the arbiter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    Fine,
+    /// Nothing gets there.
+    Cut,
+    /// What is asked gets there, and no answer comes back.
+    Deaf,
+    /// A swap takes so long to get there; meanwhile what became of it is not known.
+    Late(Time),
 }
 
 struct Connection {
@@ -142,6 +177,10 @@ pub struct World {
     pub trace: Vec<String>,
     pub resyncs: u64,
     pub chunk_bytes: u64,
+    pub arbitration: Option<ArbitrationConfig>,
+    /// What the arbiter holds, and everything that it has held.
+    pub register: Option<Configuration>,
+    pub registers: Vec<Configuration>,
 }
 
 impl World {
@@ -166,6 +205,8 @@ impl World {
                 saving: false,
                 bundle: None,
                 records: Vec::new(),
+                asking: None,
+                reach: Reach::Fine,
             }
         };
         World {
@@ -188,6 +229,9 @@ impl World {
             trace: Vec::new(),
             resyncs: 0,
             chunk_bytes: 0,
+            arbitration: None,
+            register: None,
+            registers: Vec::new(),
         }
     }
 
@@ -238,6 +282,7 @@ impl World {
         node.meta_free = self.now;
         node.exported = false;
         node.saving = false;
+        node.asking = None;
         let life = node.life;
         let config = ReplicaConfig {
             resource: "r0".into(),
@@ -255,7 +300,7 @@ impl World {
             on_io_error: OnIoError::PassOn,
             stale_generation: 0,
             wall_offset_s: 1_800_000_000,
-            arbitration: None,
+            arbitration: self.arbitration,
         };
         let metadata = ReplicaMetadata {
             superblock,
@@ -518,7 +563,24 @@ impl World {
                 self.schedule(delay, what);
             }
             Action::DropBundle { .. } => self.nodes[n].saving = false,
-            Action::Ask { .. } | Action::Withdraw { .. } => panic!("no arbiter is configured"),
+            Action::Ask { ask, request } => {
+                assert!(self.arbitration.is_some(), "no arbiter is configured");
+                self.note(format!("{}: asks {ask}: {request:?}", NAMES[n]));
+                self.nodes[n].asking = Some((ask, request));
+                let again = false;
+                self.schedule(
+                    1,
+                    Happening::Asking {
+                        node: n,
+                        life,
+                        ask,
+                        again,
+                    },
+                );
+            }
+            Action::Withdraw { ask } => {
+                self.nodes[n].asking.take_if(|(open, _)| *open == ask);
+            }
             Action::SaveBundle { token, bundle } => {
                 self.nodes[n].saving = true;
                 let blocks = bundle
@@ -703,6 +765,33 @@ impl World {
                     self.event(node, Event::BundleSaved { token, result });
                 }
             }
+            Happening::Asking {
+                node,
+                life,
+                ask,
+                again,
+            } => self.ask(node, life, ask, again),
+            Happening::AtArbiter {
+                node,
+                life,
+                ask,
+                request,
+            } => self.at_arbiter(node, life, ask, request),
+            Happening::Says {
+                node,
+                life,
+                ask,
+                configuration,
+            } => {
+                let open = self.nodes[node]
+                    .asking
+                    .take_if(|(open, _)| *open == ask)
+                    .is_some();
+                if self.nodes[node].life == life && open {
+                    self.note(format!("{}: the arbiter says {configuration:?}", NAMES[node]));
+                    self.event(node, Event::ArbiterSays { ask, configuration });
+                }
+            }
             Happening::Tick { node, life } => {
                 let due = self.nodes[node]
                     .replica
@@ -714,6 +803,103 @@ impl World {
                 }
             }
         }
+    }
+
+    // ---- the arbiter ---------------------------------------------------------------------------------
+
+    fn ask(&mut self, n: usize, life: u32, ask: u64, again: bool) {
+        let node = &self.nodes[n];
+        let Some((open, request)) = node.asking.clone() else {
+            return;
+        };
+        if node.life != life || open != ask {
+            return;
+        }
+        let request = if again { AskRequest::Read } else { request };
+        let swaps = matches!(request, AskRequest::Swap { .. });
+        let reach = node.reach;
+        if reach == Reach::Cut {
+            return self.schedule(
+                200 * MS,
+                Happening::Asking {
+                    node: n,
+                    life,
+                    ask,
+                    again: again || swaps,
+                },
+            );
+        }
+        let late = match reach {
+            Reach::Late(by) if swaps => by,
+            _ => 0,
+        };
+        if late > 0 {
+            self.schedule(
+                300 * MS,
+                Happening::Asking {
+                    node: n,
+                    life,
+                    ask,
+                    again: true,
+                },
+            );
+        }
+        let delay = 1 + late + self.rng.below(MS);
+        let what = Happening::AtArbiter {
+            node: n,
+            life,
+            ask,
+            request,
+        };
+        self.schedule(delay, what);
+    }
+
+    fn at_arbiter(&mut self, n: usize, life: u32, ask: u64, request: AskRequest) {
+        let mut read_again = false;
+        if let AskRequest::Swap { expected, next } = &request {
+            if self.register == *expected {
+                let before = self.register.as_ref().map_or(0, |held| held.epoch);
+                assert!(
+                    next.epoch > before,
+                    "an epoch that goes back: {before} to {next:?}"
+                );
+                self.register = Some(next.clone());
+                self.registers.push(next.clone());
+                self.note(format!("the arbiter holds {next:?}"));
+            } else {
+                read_again = true;
+            }
+        }
+        if self.nodes[n].reach == Reach::Deaf {
+            read_again = true;
+        }
+        let delay = 1 + self.rng.below(MS);
+        if read_again {
+            let pause = if self.nodes[n].reach == Reach::Deaf {
+                300 * MS
+            } else {
+                delay
+            };
+            return self.schedule(
+                pause,
+                Happening::Asking {
+                    node: n,
+                    life,
+                    ask,
+                    again: true,
+                },
+            );
+        }
+        let configuration = self.register.clone();
+        self.schedule(
+            delay,
+            Happening::Says {
+                node: n,
+                life,
+                ask,
+                configuration,
+            },
+        );
     }
 
     fn dialled(&mut self, from: usize, life: u32) {
@@ -762,7 +948,14 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let from = self.trace.len().saturating_sub(100);
+            let from = self
+                .trace
+                .len()
+                .saturating_sub(if std::env::var_os("TRACE_ALL").is_some() {
+                    1_000_000
+                } else {
+                    100
+                });
             for line in &self.trace[from..] {
                 eprintln!("{line}");
             }

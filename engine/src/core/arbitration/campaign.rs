@@ -100,15 +100,18 @@ impl Replica {
     /// PROMOTE without a person: the Primary is lost.
     fn campaigns_by_itself(&self, a: &Arbitration) -> bool {
         let peer = &self.peers[PEER];
+        // What it has promised may have come true, without its knowing.
+        let unsettled = self.superblock.promised > self.superblock.epoch;
         let was_primary = match &peer.known {
-            Some(known) if a.met => known.role == Role::Primary || known.resuming,
+            Some(known) if a.met => known.role == Role::Primary || known.resuming || unsettled,
             _ => self.now >= a.cold_until,
         };
+        let begun = a.campaign.is_some() && self.link_is(Link::Meeting);
         a.config.automatic
             && self.superblock.epoch > 0
             && was_primary
             && peer.wanted
-            && self.link_is(Link::Gone)
+            && (self.link_is(Link::Gone) || begun)
             && self.resuming.is_none()
             && self.promotion.is_none()
             && !self.promoting
@@ -161,7 +164,10 @@ impl Replica {
         if !staked {
             let goes_on = match campaign.origin {
                 Origin::Automatic => self.campaigns_by_itself(a),
-                Origin::Resume => self.resuming.is_some() && (link == Link::Gone || word_holds),
+                Origin::Resume => {
+                    let apart = matches!(link, Link::Gone | Link::Meeting);
+                    self.resuming.is_some() && (apart || word_holds)
+                }
                 Origin::Person => true,
             };
             if !goes_on {
@@ -446,6 +452,12 @@ impl Replica {
     pub(in crate::core) fn is_asked_to_campaign(&self) -> bool {
         let campaign = self.arbitration.as_ref().and_then(|a| a.campaign.as_ref());
         campaign.is_some_and(|campaign| campaign.command.is_some() || campaign.stage == Stage::Won)
+    }
+
+    /// It becomes Primary because the other one is lost.
+    pub(in crate::core) fn is_failing_over(&self) -> bool {
+        let campaign = self.arbitration.as_ref().and_then(|a| a.campaign.as_ref());
+        campaign.is_some_and(|campaign| campaign.origin == Origin::Automatic)
     }
 
     pub(in crate::core) fn is_staked(&self) -> bool {

@@ -51,13 +51,14 @@ impl Replica {
             return true;
         }
         if let Some(own) = self.reigning_epoch() {
+            if state.epoch > own && !self.promoting {
+                // It was Primary in that epoch, or is.
+                let name = self.peers[slot].name.clone();
+                self.superseded_by_contact(state.epoch, &name);
+                self.close_with(slot, GoodbyeReason::Busy, "superseded by a higher epoch");
+                return false;
+            }
             match theirs {
-                Some(theirs) if theirs > own && !self.promoting => {
-                    let name = self.peers[slot].name.clone();
-                    self.superseded_in(theirs, &name, &format!("{name} is Primary in epoch {theirs}"));
-                    self.close_with(slot, GoodbyeReason::Busy, "superseded by a higher epoch");
-                    return false;
-                }
                 Some(theirs) if theirs != own => {
                     self.close_with(slot, GoodbyeReason::Busy, "a higher epoch has a Primary");
                     return false;
@@ -139,6 +140,14 @@ impl Replica {
             a.frame_epoch = a.frame_epoch.max(epoch);
         }
         self.announce_state();
+    }
+
+    /// The peer itself has been Primary in a higher epoch: it says so, and so does this node from here on, whatever an
+    /// arbiter says that knows less.
+    fn superseded_by_contact(&mut self, epoch: u64, name: &str) {
+        self.superseded_in(epoch, name, &format!("{name} has been Primary in epoch {epoch}"));
+        self.superblock.epoch = self.superblock.epoch.max(epoch);
+        self.save_superblock(Then::EpochAdopted { epoch });
     }
 
     /// The arbiter names another node.

@@ -29,8 +29,9 @@ pub(super) struct View<'a> {
     /// The epoch that this node last took part in, and the highest one it has promised; both durable.
     pub epoch: u64,
     pub promised: u64,
-    /// The highest epoch or promise that the peer has shown.
+    /// The highest epoch or promise that the peer has shown, and the highest epoch that it has taken part in.
     pub seen: u64,
+    pub entered: u64,
     /// Values that this node has asked the arbiter for since it started.
     pub asked: &'a [Configuration],
 }
@@ -291,15 +292,9 @@ pub(super) fn campaign_hears(view: &View, bid: &Bid, says: Option<&Configuration
     if !bid.usable {
         return Answer::Refused(Refusal::Unusable);
     }
-    let bound = bid.bound && !bid.word && !planted(Fault::WordBroken);
     if let Some(says) = says.filter(|says| says.primary == view.me && says.epoch > view.epoch) {
-        // One that was asked for long ago may have come true under a word that was given since.
         if view.asked.contains(says) {
-            return if bound {
-                Answer::Bound
-            } else {
-                Answer::Won(says.clone())
-            };
+            return Answer::Won(says.clone());
         }
     }
     let equal = view.link == Link::Equal && bid.word;
@@ -309,7 +304,7 @@ pub(super) fn campaign_hears(view: &View, bid: &Bid, says: Option<&Configuration
         expected: says.cloned(),
         next: view.configuration(view.next_epoch(known), view.me, with_peer),
     };
-    let Some(says) = says.filter(|says| says.epoch >= view.epoch) else {
+    let Some(says) = says.filter(|says| says.epoch >= view.epoch.max(view.entered)) else {
         // CREATE: nobody has ever gone by an arbiter; RESEED: somebody has.
         let never = says.is_none() && view.epoch == 0 && view.promised == 0 && view.seen == 0;
         return match (never, bid.origin) {
@@ -326,7 +321,9 @@ pub(super) fn campaign_hears(view: &View, bid: &Bid, says: Option<&Configuration
     if !says.in_sync.contains(view.me) && !planted(Fault::StalePromoted) {
         return Answer::Refused(Refusal::NotInSync(says.clone()));
     }
-    if bound {
+    // LEASE: whom it was given to may be reading. Where the register names this node, it had run out before that was
+    // asked for, and since then it was given to nobody of an older epoch.
+    if bid.bound && !bid.word && says.primary != view.me && !planted(Fault::WordBroken) {
         return Answer::Bound;
     }
     let want = match (says.primary == view.me, bid.word) {

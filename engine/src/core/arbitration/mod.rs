@@ -138,6 +138,7 @@ impl Replica {
             epoch: self.superblock.epoch,
             promised: self.superblock.promised,
             seen: a.seen,
+            entered: a.peer_epoch,
             asked: &a.asked,
         }
     }

@@ -133,11 +133,12 @@ impl Replica {
     }
 
     /// When a node that was Primary goes on without its peer's word; never while something is under way that decides
-    /// whether it may, and not at all where an arbiter is asked.
+    /// whether it may, and not at all where an arbiter is asked, or was: it may have named the peer meanwhile.
     pub(in crate::core) fn resumes_alone_at(&self) -> Option<Time> {
         let handshaking = |p: &Peer| matches!(p.phase(), Some(Phase::Hello | Phase::State { .. }));
         let deciding = self.promotion.is_some() || self.promoting || self.allowing;
-        let may = self.arbitration.is_none() && !deciding && !self.peers.iter().any(handshaking);
+        let arbitrated = self.arbitration.is_some() || self.superblock.epoch > 0;
+        let may = !arbitrated && !deciding && !self.peers.iter().any(handshaking);
         self.resuming.filter(|_| may)
     }
 

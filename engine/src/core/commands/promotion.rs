@@ -96,7 +96,14 @@ impl Replica {
             .filter(|peer| !peer.is_connected())
             .map(|peer| &peer.name)
             .next();
-        let known = self.superblock.last_primary || self.arbitration.is_some();
+        // Once there was an epoch, an arbiter says what is known: the last Primary knows nothing, where it does not ask
+        // that any more, and its peer perhaps does. Before the first epoch the arbiter has nothing to say.
+        let arbitrated = self.superblock.epoch > 0;
+        let known = if arbitrated {
+            self.arbitration.is_some()
+        } else {
+            self.superblock.last_primary
+        };
         if self.arbitration.is_some() && self.superblock.peers.iter().any(|peer| peer.split_brain) && !force {
             return Err(refused(
                 format!("{resource} has split, and nobody has said whose changes count"),
@@ -152,6 +159,10 @@ impl Replica {
                 format!("{node} becomes Primary by force, without its peer's word"),
             ),
             (false, Some(_)) => ("role.primary", format!("{node} becomes Primary")),
+            (false, None) if self.is_failing_over() => (
+                "role.primary",
+                format!("{node} becomes Primary by itself: the one before it is lost"),
+            ),
             (false, None) => (
                 "role.resumed",
                 format!("{node} is Primary again, as before its daemon ended"),

@@ -187,7 +187,9 @@ impl Replica {
             return;
         };
         let was_connected = !matches!(link.phase, Phase::Unwanted | Phase::Hello | Phase::State { .. });
-        self.arbitration_changed();
+        if was_connected {
+            self.arbitration_changed();
+        }
         self.resolve_lost_link(slot);
         self.retry_later(slot, RETRY_FIRST << self.peers[slot].failures.min(5));
         if was_connected {
@@ -197,7 +199,13 @@ impl Replica {
                 "peer.lost",
                 format!("connection to {name} ended: {why}"),
             );
-        } else {
+        }
+        let came_to_nothing = match &link.phase {
+            Phase::Source(source) => !source.running,
+            Phase::Target(target) => !target.ready,
+            _ => !was_connected,
+        };
+        if came_to_nothing {
             self.peers[slot].failures += 1;
         }
         self.fail_heals(Some(slot));

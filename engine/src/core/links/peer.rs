@@ -339,6 +339,11 @@ impl Peer {
         self.dial || self.resolve.is_some()
     }
 
+    /// A handshake came to something: the next loss is the first again.
+    pub(in crate::core) fn goes_well(&mut self) {
+        self.failures = 0;
+    }
+
     /// The next try is at `at`, or sooner.
     pub(in crate::core) fn retry_soon(&mut self, at: Time) {
         self.failures = 0;

@@ -176,7 +176,9 @@ impl Replica {
         self.record("handshake.verdict", text, None, Some(slot), fields);
         let state = &mut self.peers[slot];
         state.rule = Some(verdict.rule);
-        state.failures = 0;
+        if !matches!(verdict.direction, Direction::Source(_) | Direction::Target(_)) {
+            state.failures = 0;
+        }
         state.refusals = 0;
         state.refusal = None;
         // One that was answered only because of a split brain goes on like any other.
