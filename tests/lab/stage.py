@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.lab.acknowledged import Held, NotWhole, Stamp, Tenure, judge, parse_held, tenures
-from tests.lab.harness import Command, Lab, LabError
+from tests.lab.harness import Command, CommandFailed, Lab, LabError
 from tests.lab.nodes import LINK, Node, eventually
 from tests.lab.reads import reads, stale
 from tests.lab.rounds import Round, Times, measure, not_as_expected
@@ -53,11 +53,10 @@ class Stage:
             self._start_writer(node, "rest")
         for node in self.nodes:
             self._await_writer(node, "rest")
-        self._primary = self._settle()
 
     def play(self, scenario: Scenario, number: int) -> Round:
         """One round. Raises `LabError` where a machine does not do what it must, in time."""
-        primary = self._primary
+        primary = self._settle()
         secondary = next(node for node in self.nodes if node is not primary)
         parts: Parts = {Machine.PRIMARY: primary, Machine.SECONDARY: secondary, Machine.WITNESS: self.witness}
         marks = {node.name: len(node.guest.journal) for node in self.nodes}
@@ -77,7 +76,7 @@ class Stage:
         self._mend(scenario.faults, parts)
         if scenario.goes_on == GoesOn.NOBODY:
             self._await_any(mended)
-        self._primary = self._settle()
+        self._settle()
         times = Times(fault, mended, time.monotonic(), primary.name)
         self._rest()
         told = {node.name: node.guest.journal.since(marks[node.name]) for node in self.nodes}
@@ -198,10 +197,8 @@ class Stage:
 
     def _judge(self, heard: Sequence[Tenure]) -> list[str]:
         """What is wrong with blocks, copies or writers. The next round begins with what the blocks hold."""
-        words = f"{LINK} {BLOCKS} {self._stride}"
-        read = self._primary.guest.start(f"exec python -m tests.lab.writer_tool read {words}")
+        held = self._read()
         sums = {node: node.guest.start(_sum_of(node.device, self._size)) for node in self.nodes}
-        held = _held(read.wait(120).stdout)
         wrong = judge(held, self._before, heard)
         copies = {node.name: command.wait(120).stdout.split()[0] for node, command in sums.items()}
         if len(set(copies.values())) != 1:
@@ -212,6 +209,22 @@ class Stage:
         self._before = {block: stamp for block, stamp in held.items() if not isinstance(stamp, NotWhole)}
         return wrong
 
+    def _read(self) -> dict[int, Held]:
+        """What the blocks hold, read as an application would."""
+        words = f"{LINK} {BLOCKS} {self._stride}"
+        deadline = time.monotonic() + _READY_S
+        while True:
+            # On a machine that is too slow for a profile, the role may move for no other reason.
+            primary = self._settle()
+            try:
+                text = primary.guest.run(f"exec python -m tests.lab.writer_tool read {words}", 120)
+            except CommandFailed:
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                lines = [line.split() for line in text.splitlines()]
+                return {int(block): parse_held(words, int(block)) for block, *words in lines}
+
 
 def make_stage(lab: Lab, profile: str) -> Stage:
     """Boot the three machines, and make a resource that fails over by itself with this profile's timing."""
@@ -221,12 +234,6 @@ def make_stage(lab: Lab, profile: str) -> Stage:
 def _sum_of(device: str, size: int) -> str:
     read = f"dd if={device} iflag=direct,count_bytes bs=1M count={size} status=none"
     return f"set -eo pipefail; {read} | sha256sum"
-
-
-def _held(text: str) -> dict[int, Held]:
-    """What `writer_tool` read, by block."""
-    lines = [line.split() for line in text.splitlines()]
-    return {int(block): parse_held(words, int(block)) for block, *words in lines}
 
 
 def _engine(node: Node) -> dict[str, Any] | None:

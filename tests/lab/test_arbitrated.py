@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.lab.harness import Lab
 from tests.lab.scenarios import BY_NAME
 from tests.lab.stage import make_stage
@@ -10,6 +12,7 @@ from tests.lab.stage import make_stage
 _LONGEST_S = 10.0
 
 
+@pytest.mark.timeout(400)
 def test_power_link_and_freeze(lab: Lab) -> None:
     stage = make_stage(lab, "default")
     for number, name in enumerate(("primary-power", "link", "primary-mute")):
