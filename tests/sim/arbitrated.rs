@@ -591,8 +591,10 @@ impl Run {
         let exported = [0, 1].map(|n| self.world.nodes[n].exported);
         let newest = &self.register.newest;
         let primary = newest.as_ref().map(|newest| index(&newest.primary));
+        let ends = (self.world.status(self.primary)).is_some_and(|s| s.suspended.is_some());
         exported.iter().filter(|on| **on).count() == 1
             && exported[self.primary]
+            && !ends
             && primary == Some(self.primary)
             && self.both_in_sync()
             && self.is_established()
