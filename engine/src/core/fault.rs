@@ -59,12 +59,10 @@ pub enum Fault {
     ShrinkSkipped,
     /// A Primary goes on in its epoch though a higher one was promised (FENCE).
     FenceIgnored,
-    /// Writes of an epoch that was promised away reach the disk (FENCE).
-    OldEpochTaken,
     /// A node asks to be Primary before its promise is durable (FENCE).
     PromiseNotDurable,
-    /// A node asks to be Primary on a connection on which it confirms writes (PROMOTE).
-    CampaignedConnected,
+    /// A node that asks to be Primary follows another one meanwhile (PROMOTE).
+    FollowedWhileStaked,
     /// A node that is not in sync becomes Primary (PROMOTE).
     StalePromoted,
     /// A follower asks to be Primary before its word not to has run out (LEASE).
@@ -139,12 +137,11 @@ mod switch {
         ];
 
         /// Of rules that are in use only where an arbiter is.
-        pub const ARBITRATION: [Fault; 9] = [
+        pub const ARBITRATION: [Fault; 8] = [
             Fault::ShrinkSkipped,
             Fault::FenceIgnored,
-            Fault::OldEpochTaken,
             Fault::PromiseNotDurable,
-            Fault::CampaignedConnected,
+            Fault::FollowedWhileStaked,
             Fault::StalePromoted,
             Fault::WordBroken,
             Fault::LeaseIgnored,

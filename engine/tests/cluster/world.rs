@@ -81,6 +81,24 @@ enum Happening {
     },
 }
 
+impl Happening {
+    /// The node whose processor it takes.
+    fn happens_in(&self) -> Option<usize> {
+        match self {
+            Happening::Disk { node, .. }
+            | Happening::Meta { node, .. }
+            | Happening::Dialled { from: node, .. }
+            | Happening::Deliver { to: node, .. }
+            | Happening::Lost { node, .. }
+            | Happening::Tick { node, .. }
+            | Happening::Bundle { node, .. }
+            | Happening::Asking { node, .. }
+            | Happening::Says { node, .. } => Some(*node),
+            Happening::AtArbiter { .. } => None,
+        }
+    }
+}
+
 /// What a victim saved, block by block.
 pub type Bundle = BTreeMap<u64, Vec<u8>>;
 
@@ -124,6 +142,23 @@ pub struct Node {
     pub records: Vec<&'static str>,
     pub asking: Option<(u64, AskRequest)>,
     pub reach: Reach,
+    /// Until then nothing happens in it: a virtual machine that is paused, or a process that is stopped.
+    pub frozen: Time,
+    /// How far its clock runs wrong, in millionths.
+    pub drift_ppm: i64,
+}
+
+impl Node {
+    /// What its clock shows.
+    fn local(&self, now: Time) -> Time {
+        (i128::from(now) * i128::from(1_000_000 + self.drift_ppm) / 1_000_000) as Time
+    }
+
+    /// The first instant at which its clock shows that.
+    fn global(&self, local: Time) -> Time {
+        let rate = i128::from(1_000_000 + self.drift_ppm);
+        ((i128::from(local) * 1_000_000 + rate - 1) / rate) as Time
+    }
 }
 
 /// A node's way to the arbiter.
@@ -181,6 +216,8 @@ pub struct World {
     /// What the arbiter holds, and everything that it has held.
     pub register: Option<Configuration>,
     pub registers: Vec<Configuration>,
+    /// How often it was given a record anew.
+    pub reseeds: u64,
 }
 
 impl World {
@@ -207,6 +244,8 @@ impl World {
                 records: Vec::new(),
                 asking: None,
                 reach: Reach::Fine,
+                frozen: 0,
+                drift_ppm: 0,
             }
         };
         World {
@@ -232,6 +271,7 @@ impl World {
             arbitration: None,
             register: None,
             registers: Vec::new(),
+            reseeds: 0,
         }
     }
 
@@ -308,10 +348,21 @@ impl World {
             bitmaps: vec![bitmap],
             intent,
         };
-        let replica = Replica::new(config, metadata, resume, self.now);
+        let local = self.nodes[n].local(self.now);
+        let replica = Replica::new(config, metadata, resume, local);
         self.nodes[n].replica = Some(replica);
         self.note(format!("{} starts, life {life}, resume {resume}", NAMES[n]));
         self.command(n, Command::Connect { peer: 0 });
+    }
+
+    /// What the metadata of a node say now; for walks.
+    #[allow(dead_code)]
+    pub fn superblock(&self, n: usize) -> Superblock {
+        let layout = Layout::new(SIZE, BLOCK as u32, 1);
+        let meta = &self.nodes[n].meta;
+        let [first, second] =
+            [0, 1].map(|copy| Superblock::decode(&meta.read(layout.superblock_offset(copy), PAGE_BYTES)));
+        meta::choose(first, second).expect("metadata").0
     }
 
     /// Changes what the metadata of a node that is down say.
@@ -436,10 +487,24 @@ impl World {
     }
 
     pub fn request(&mut self, n: usize, kind: RequestKind) -> RequestId {
-        self.next_id += 1;
-        let id = RequestId(self.next_id);
-        self.event(n, Event::Request { id, kind });
+        let id = self.next_request();
+        self.request_as(id, n, kind);
         id
+    }
+
+    pub fn next_request(&mut self) -> RequestId {
+        self.next_id += 1;
+        RequestId(self.next_id)
+    }
+
+    pub fn request_as(&mut self, id: RequestId, n: usize, kind: RequestKind) {
+        self.event(n, Event::Request { id, kind });
+    }
+
+    /// When the next thing happens; for walks.
+    #[allow(dead_code)]
+    pub fn next_at(&self) -> Option<Time> {
+        self.queue.peek().map(|Reverse(next)| next.at)
     }
 
     pub fn command(&mut self, n: usize, command: Command) -> CommandId {
@@ -455,7 +520,7 @@ impl World {
         self.nodes[n]
             .replica
             .as_ref()
-            .map(|replica| replica.status(self.now))
+            .map(|replica| replica.status(self.nodes[n].local(self.now)))
     }
 
     pub fn replication(&self, n: usize) -> &'static str {
@@ -469,15 +534,16 @@ impl World {
         };
         self.nodes[n].events += 1;
         let mut actions = Vec::new();
-        replica.handle(self.now, event, &mut actions);
+        let local = self.nodes[n].local(self.now);
+        replica.handle(local, event, &mut actions);
         let timeout = replica.next_timeout();
         assert!(
-            timeout.is_none_or(|at| at > self.now),
+            timeout.is_none_or(|at| at > local),
             "a timer that is due for ever: the driver would spin"
         );
         self.nodes[n].replica = Some(replica);
         let life = self.nodes[n].life;
-        if let Some(at) = timeout {
+        if let Some(at) = timeout.map(|at| self.nodes[n].global(at)) {
             self.schedule(
                 at.saturating_sub(self.now).max(1),
                 Happening::Tick { node: n, life },
@@ -669,6 +735,11 @@ impl World {
             panic!("nothing will ever happen again")
         };
         self.now = self.now.max(next.at);
+        if let Some(thaw) = next.what.happens_in().map(|n| self.nodes[n].frozen) {
+            if thaw > self.now {
+                return self.queue.push(Reverse(Scheduled { at: thaw, ..next }));
+            }
+        }
         match next.what {
             Happening::Disk {
                 node,
@@ -797,7 +868,7 @@ impl World {
                     .replica
                     .as_ref()
                     .and_then(Replica::next_timeout)
-                    .filter(|at| *at <= self.now);
+                    .filter(|at| *at <= self.nodes[node].local(self.now));
                 if self.nodes[node].life == life && due.is_some() {
                     self.event(node, Event::Timeout);
                 }
@@ -863,6 +934,7 @@ impl World {
                     next.epoch > before,
                     "an epoch that goes back: {before} to {next:?}"
                 );
+                self.reseeds += u64::from(self.register.is_none() && !self.registers.is_empty());
                 self.register = Some(next.clone());
                 self.registers.push(next.clone());
                 self.note(format!("the arbiter holds {next:?}"));

@@ -2,7 +2,7 @@
 //! that with the arbiter out of reach a connection that comes back is enough to go on.
 
 use super::judge::{self, Answer, Bid, Link, Origin, Refusal, Want};
-use super::state::{Arbitration, Campaign, Pause, Stage};
+use super::state::{Arbitration, Campaign, Stage};
 use super::PEER;
 use crate::core::commands::{failed, refused};
 use crate::core::durable::Then;
@@ -29,7 +29,7 @@ impl Replica {
         };
         let deadline = command.map(|_| now + a.config.lease_ns + PROMOTION_PATIENCE);
         let want = match (origin, word) {
-            (Origin::Resume, _) => Want::Resume,
+            (Origin::Resume | Origin::Settle, _) => Want::Resume,
             (_, Some(_)) => Want::Handover,
             (_, None) => Want::Promote,
         };
@@ -56,7 +56,7 @@ impl Replica {
             return self.force_reign(command, word.is_none());
         }
         match (command, word) {
-            (None, Some(_)) if self.may_resume_with_peer() => {
+            (None, Some(_)) if self.resuming.is_some() && self.may_resume_with_peer() => {
                 // ONCE: reconciled with the peer, which has promised nothing higher; nobody else was Primary since.
                 let both = [&self.config.node, &self.peers[PEER].name];
                 let configuration = Configuration {
@@ -73,7 +73,8 @@ impl Replica {
                 self.withdraw();
                 self.become_primary(None, false);
             }
-            (None, word) => self.begin_campaign(Origin::Resume, None, word),
+            (None, word) if self.resuming.is_some() => self.begin_campaign(Origin::Resume, None, word),
+            (None, word) => self.begin_campaign(Origin::Settle, None, word),
             (command, word) => self.begin_campaign(Origin::Person, command, word),
         }
     }
@@ -97,38 +98,52 @@ impl Replica {
             && !receives
     }
 
-    /// PROMOTE without a person: the Primary is lost.
-    fn campaigns_by_itself(&self, a: &Arbitration) -> bool {
-        let peer = &self.peers[PEER];
-        // What it has promised may have come true, without its knowing.
-        let unsettled = self.superblock.promised > self.superblock.epoch;
-        let was_primary = match &peer.known {
-            Some(known) if a.met => known.role == Role::Primary || known.resuming || unsettled,
-            _ => self.now >= a.cold_until,
-        };
-        let begun = a.campaign.is_some() && self.link_is(Link::Meeting);
-        a.config.automatic
-            && self.superblock.epoch > 0
-            && was_primary
-            && peer.wanted
-            && (self.link_is(Link::Gone) || begun)
-            && self.resuming.is_none()
+    /// Nothing is under way that decides who is Primary.
+    fn is_free(&self) -> bool {
+        self.resuming.is_none()
             && self.promotion.is_none()
             && !self.promoting
             && !self.allowing
             && !self.demoting
             && self.quiescing.is_none()
-            && self.is_candidate()
+    }
+
+    /// PROMOTE without a person: the Primary is lost; or what this node has promised may have come true.
+    fn campaigns_by_itself(&self, a: &Arbitration) -> Option<Origin> {
+        let peer = &self.peers[PEER];
+        let may = a.config.automatic
+            && self.superblock.epoch > 0
+            && peer.wanted
+            && self.is_free()
+            && self.is_candidate();
+        let was_primary = match &peer.known {
+            Some(known) if a.met => known.role == Role::Primary || known.resuming,
+            _ => self.now >= a.cold_until,
+        };
+        let unsettled = self.superblock.promised > self.superblock.epoch;
+        let begun = a.campaign.is_some();
+        match self.link_view() {
+            _ if !may => None,
+            Link::Meeting if !begun => None,
+            Link::Gone | Link::Meeting if was_primary => Some(Origin::Automatic),
+            Link::Gone | Link::Meeting if unsettled => Some(Origin::Settle),
+            Link::Equal | Link::Catching if unsettled && peer.is_known_as(Role::Secondary) => {
+                Some(Origin::Settle)
+            }
+            _ => None,
+        }
     }
 
     pub(super) fn campaign_due(&self, a: &Arbitration) -> Option<Time> {
         let Some(campaign) = &a.campaign else {
             let resume = self.resuming.map(|_| a.start_until);
             let cold = (a.config.automatic && !a.met).then_some(a.cold_until);
-            return resume.into_iter().chain(cold).min();
+            let settles = self.campaigns_by_itself(a).map(|_| a.pause.until());
+            return resume.into_iter().chain(cold).chain(settles).min();
         };
         let next = match &campaign.stage {
             Stage::Paused(until) => Some(*until),
+            Stage::Begin => Some(a.pause.until()),
             Stage::Bound(_) => Some(a.word_until),
             _ => None,
         };
@@ -148,9 +163,19 @@ impl Replica {
                     self.begin_campaign(Origin::Resume, None, None);
                     return self.campaign_step();
                 }
-            } else if self.campaigns_by_itself(a) {
-                self.begin_campaign(Origin::Automatic, None, None);
-                return self.campaign_step();
+            } else if let Some(origin) = self.campaigns_by_itself(a) {
+                if matches!(link, Link::Gone | Link::Meeting) {
+                    self.begin_campaign(origin, None, None);
+                    return self.campaign_step();
+                }
+                if now >= a.pause.until() {
+                    // With its peer's word.
+                    if let Some(a) = self.arbitration.as_mut() {
+                        a.pause.longer(now);
+                    }
+                    return self.begin_promotion(None, false);
+                }
+                return;
             }
             self.set_want(None);
             return self.withdraw();
@@ -163,7 +188,8 @@ impl Replica {
         let word_holds = campaign.word.is_some_and(|on| self.peers[PEER].is_on(on)) && connected;
         if !staked {
             let goes_on = match campaign.origin {
-                Origin::Automatic => self.campaigns_by_itself(a),
+                Origin::Automatic => self.campaigns_by_itself(a) == Some(Origin::Automatic),
+                Origin::Settle => word_holds || !connected && self.campaigns_by_itself(a).is_some(),
                 Origin::Resume => {
                     let apart = matches!(link, Link::Gone | Link::Meeting);
                     self.resuming.is_some() && (apart || word_holds)
@@ -189,11 +215,20 @@ impl Replica {
         }
         let bound_until = self.arbitration.as_ref().map_or(0, |a| a.word_until);
         match stage {
-            Stage::Begin => self.read_register(),
+            Stage::Begin if now >= self.pause_until() => self.read_register(),
             Stage::Paused(until) if now >= until => self.read_register(),
             Stage::Bound(says) if now >= bound_until || word_holds => self.campaign_judges(says),
             _ => {}
         }
+    }
+
+    /// A person does not wait; nor does a node that begins anew after a change.
+    fn pause_until(&self) -> Time {
+        let a = self.arbitration.as_ref();
+        let asked = a
+            .and_then(|a| a.campaign.as_ref())
+            .is_some_and(|c| c.command.is_some());
+        a.filter(|_| !asked).map_or(0, |a| a.pause.until())
     }
 
     fn set_stage(&mut self, stage: Stage) {
@@ -234,7 +269,7 @@ impl Replica {
                 }
                 self.set_want(Some(want));
                 let request = AskRequest::Swap { expected, next };
-                if !bid.word && !planted(Fault::CampaignedConnected) {
+                if !bid.word {
                     // FENCE: what this node confirms on it would be of an epoch that it is about to end.
                     self.close_with(PEER, GoodbyeReason::Busy, "this node asks to be Primary");
                 }
@@ -313,7 +348,6 @@ impl Replica {
     fn end_campaign(&mut self) {
         if let Some(a) = self.arbitration.as_mut() {
             a.campaign = None;
-            a.pause = Pause::default();
         }
         self.withdraw();
         self.set_want(None);
@@ -372,6 +406,11 @@ impl Replica {
                 self.withdraw();
                 self.set_want(None);
                 self.not_resumed(&error.message);
+            }
+            Origin::Settle => {
+                // Nothing came of it so far; a late answer may yet: it is looked for again.
+                a.pause.longer(now);
+                self.end_campaign();
             }
             _ => {
                 campaign.stage = Stage::Paused(a.pause.longer(now));
@@ -442,7 +481,7 @@ impl Replica {
         if matches!(campaign.stage, Stage::Paused(_)) {
             campaign.stage = Stage::Begin;
         }
-        if campaign.origin == Origin::Automatic {
+        if campaign.origin != Origin::Resume {
             campaign.origin = Origin::Person;
         }
         true

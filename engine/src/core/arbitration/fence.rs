@@ -31,10 +31,7 @@ impl Replica {
             message,
             Message::Write { .. } | Message::WriteZeroes { .. } | Message::Trim { .. }
         );
-        writes
-            && self.arbitration.is_some()
-            && epoch < self.superblock.promised
-            && !planted(Fault::OldEpochTaken)
+        writes && self.arbitration.is_some() && epoch < self.superblock.promised
     }
 
     /// The peer's state at the handshake: whether it may go on. The connection has been closed where it may not.
@@ -75,22 +72,16 @@ impl Replica {
         }
         let promised = self.superblock.promised;
         match theirs {
-            Some(theirs) if theirs < promised => {
+            Some(theirs) if theirs < promised && !planted(Fault::FollowedWhileStaked) => {
                 self.close_with(slot, GoodbyeReason::Busy, "a higher epoch was promised here");
                 false
             }
             Some(theirs) => {
-                if self.is_staked() {
-                    // The register cannot name this node any more: the peer has gone beyond its promise.
-                    if let Some(id) = self.drop_campaign() {
-                        let name = self.peers[slot].name.clone();
-                        self.lost_to(id, &name);
-                    }
-                }
+                self.give_way(slot);
                 self.adopt_epoch(theirs);
                 true
             }
-            None if self.is_staked() => {
+            None if self.is_staked() && !planted(Fault::FollowedWhileStaked) => {
                 self.close_with(slot, GoodbyeReason::Busy, "this node asks to be Primary");
                 false
             }
@@ -98,12 +89,12 @@ impl Replica {
         }
     }
 
-    /// A follower of a Primary without the word to be its target: what it has promised may have come true, and it would
-    /// be the only good copy then.
-    pub(in crate::core) fn may_be_target(&self, state: &NodeState) -> bool {
-        self.arbitration.is_none()
-            || state.role == Role::Primary
-            || self.superblock.promised <= self.superblock.epoch.max(state.epoch)
+    /// The peer is Primary, and beyond what this node has promised: the register cannot name this one any more.
+    fn give_way(&mut self, slot: PeerSlot) {
+        if let Some(id) = self.drop_campaign() {
+            let name = self.peers[slot].name.clone();
+            self.lost_to(id, &name);
+        }
     }
 
     /// The peer has said what it is now.
@@ -118,6 +109,7 @@ impl Replica {
         if state.epoch < self.superblock.promised {
             self.close_with(slot, GoodbyeReason::Busy, "a higher epoch was promised here");
         } else {
+            self.give_way(slot);
             self.adopt_epoch(state.epoch);
         }
     }

@@ -244,6 +244,8 @@ pub(in crate::core) enum Origin {
     Automatic,
     /// It was Primary when its daemon ended.
     Resume,
+    /// What became of an earlier campaign is not known: it is Primary if the register says so, and not otherwise.
+    Settle,
 }
 
 /// A campaign, as far as an answer's meaning goes.
@@ -309,13 +311,14 @@ pub(super) fn campaign_hears(view: &View, bid: &Bid, says: Option<&Configuration
         let never = says.is_none() && view.epoch == 0 && view.promised == 0 && view.seen == 0;
         return match (never, bid.origin) {
             (true, Origin::Person) => swap(Want::Create, false),
+            (_, Origin::Settle) => Answer::Refused(Refusal::Lost(says.cloned())),
             (true, _) if bid.word => swap(Want::Create, false),
             (true, _) => Answer::Refused(Refusal::NoRecord),
             (false, _) if bid.word => swap(Want::Reseed, equal),
             (false, _) => Answer::Refused(Refusal::Lost(says.cloned())),
         };
     };
-    if bid.origin == Origin::Resume && says.primary != view.me {
+    if matches!(bid.origin, Origin::Resume | Origin::Settle) && says.primary != view.me {
         return Answer::Refused(Refusal::NotMine(says.clone()));
     }
     if !says.in_sync.contains(view.me) && !planted(Fault::StalePromoted) {

@@ -62,7 +62,7 @@ fn a_campaign_never_goes_beyond_what_the_register_and_its_own_word_allow() {
     let mut swaps = 0;
     views(|view| {
         for says in registers() {
-            for origin in [Origin::Person, Origin::Automatic, Origin::Resume] {
+            for origin in [Origin::Person, Origin::Automatic, Origin::Resume, Origin::Settle] {
                 for bits in 0..8 {
                     let bid = Bid {
                         origin,
@@ -105,7 +105,8 @@ fn a_campaign_never_goes_beyond_what_the_register_and_its_own_word_allow() {
                                     let rival = says.primary != ME && !bid.word;
                                     assert!(!rival || !bid.bound, "LEASE: {context}");
                                     assert!(
-                                        origin != Origin::Resume || says.primary == ME,
+                                        matches!(origin, Origin::Person | Origin::Automatic)
+                                            || says.primary == ME,
                                         "RESUME: {context}"
                                     );
                                 }

@@ -24,7 +24,7 @@ use super::replica::Replica;
 use super::types::*;
 use crate::wire::Role;
 use judge::{Link, View, Want};
-use state::{Ask, Pause};
+use state::{Ask, Pause, LOOK_EVERY};
 
 /// Arbitration is between two nodes.
 const PEER: PeerSlot = 0;
@@ -82,7 +82,12 @@ impl Replica {
     /// A Primary whose peer follows, and that wants nothing: nearly always.
     fn is_steady(&self) -> bool {
         self.arbitration.as_ref().is_some_and(|a| {
-            let calm = a.ask.is_none() && a.want.is_none() && !a.forced && !a.lost && !a.unresolved;
+            let calm = a.ask.is_none()
+                && self.now < a.look_at
+                && a.want.is_none()
+                && !a.forced
+                && !a.lost
+                && !a.unresolved;
             self.role == Role::Primary
                 && calm
                 && self.peers[PEER].is_mirrored()
@@ -111,6 +116,7 @@ impl Replica {
             return;
         }
         a.unresolved = false;
+        a.look_at = self.now + LOOK_EVERY;
         match self.role {
             Role::Primary => self.reign_hears(says),
             Role::Secondary => self.campaign_heard(says),

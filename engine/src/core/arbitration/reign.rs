@@ -1,7 +1,7 @@
 //! What a Primary asks of the arbiter, and which of its writes, flushes and reads wait for that.
 
 use super::judge::{self, Ack, Heard, Link, Reign, Want};
-use super::state::{Arbitration, Pause};
+use super::state::{Arbitration, Pause, LOOK_EVERY};
 use super::PEER;
 use crate::core::detach::Attachment;
 use crate::core::durable::Then;
@@ -21,15 +21,16 @@ impl Replica {
             lease: a.lease_until.is_some_and(|until| until > self.now),
             lost: a.lost,
             adopted: a.peer_epoch >= serving.epoch,
-            unresolved: a.unresolved,
+            unresolved: a.unresolved || self.now >= a.look_at,
             parting: self.peers[PEER].draining.is_some(),
         }
     }
 
     pub(super) fn reign_due(&self, a: &Arbitration) -> Option<Time> {
         // It wants something, and pauses.
-        let pauses = a.ask.is_none() && a.entering.is_none() && a.want.is_some();
-        pauses.then(|| a.pause.until())
+        let idle = a.ask.is_none() && a.entering.is_none();
+        let pauses = a.want.is_some().then(|| a.pause.until());
+        pauses.into_iter().chain([a.look_at]).min().filter(|_| idle)
     }
 
     pub(super) fn reign_step(&mut self) {
@@ -201,6 +202,7 @@ impl Replica {
 
     /// From here on this node acts in `configuration`.
     pub(super) fn reign_in(&mut self, configuration: Configuration) {
+        let now = self.now;
         if let Some(a) = self.arbitration.as_mut() {
             a.frame_epoch = a.frame_epoch.max(configuration.epoch);
             a.forced = std::mem::take(&mut a.forcing);
@@ -213,6 +215,7 @@ impl Replica {
             a.superseded = None;
             a.told = None;
             a.pause = Pause::default();
+            a.look_at = now + LOOK_EVERY;
         }
     }
 

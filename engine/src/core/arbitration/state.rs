@@ -6,6 +6,7 @@ use crate::core::types::*;
 /// First pause before a node that cannot get what it wants asks again; doubles up to the last.
 const PAUSE_FIRST: Time = 200_000_000;
 const PAUSE_LAST: Time = 30_000_000_000;
+pub(super) const LOOK_EVERY: Time = 60_000_000_000;
 /// Values asked for that are remembered: a late answer is of one of the last few.
 const ASKED_MAX: usize = 16;
 
@@ -99,6 +100,9 @@ pub(in crate::core) struct Arbitration {
     /// The highest epoch that the peer has taken part in, durably, as its frames say.
     pub(super) peer_epoch: u64,
     pub(super) pause: Pause,
+    /// A Primary that wants nothing looks at the register then: one that has lost what it knew is found while both nodes
+    /// are there to give it again.
+    pub(super) look_at: Time,
     /// Before this, a node that was Primary waits for its peer rather than for the arbiter.
     pub(super) start_until: Time,
     /// From then on, a node that has not met its peer since it started takes it for lost.
@@ -142,6 +146,7 @@ impl Arbitration {
             word_until: now + config.lease_ns,
             peer_epoch: 0,
             pause: Pause::default(),
+            look_at: now + LOOK_EVERY,
             start_until: now + config.patience_ns,
             cold_until: now + resume_wait_ns,
             met: false,

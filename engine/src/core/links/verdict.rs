@@ -193,9 +193,6 @@ impl Replica {
         match plan.verdict.direction {
             Direction::Established => self.establish(slot),
             Direction::Source(scope) => self.begin_source(slot, scope == Scope::Whole),
-            Direction::Target(_) if !self.may_be_target(&peer.state) => {
-                self.close_with(slot, GoodbyeReason::Busy, "what was promised here is not settled");
-            }
             Direction::Target(_) => self.begin_target(slot, peer_hello.resource_id),
             Direction::Wait => self.set_phase(slot, Phase::Waiting),
             Direction::SplitBrain => self.split_brain(slot, &own, &peer, &plan),
