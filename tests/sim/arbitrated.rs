@@ -76,8 +76,12 @@ impl Run {
             self.swapped(&swap)?;
             self.world.changed = true;
         }
+        let bids = std::mem::take(&mut self.world.bids);
         if !self.one_writer {
             return self.check_forced();
+        }
+        for (n, expected, next) in bids {
+            self.check_bid(n, expected.as_ref(), &next)?;
         }
         if std::mem::take(&mut self.world.split_brain_found) {
             return Err("I3: a split brain is found, and nobody used force".into());
@@ -177,6 +181,42 @@ impl Run {
             },
             (a, b) => usize::from(b > a),
         };
+    }
+
+    /// FENCE, LEASE: a node asks to be Primary in another one's place only when it can confirm nothing for that one any
+    /// more, durably, and when its word to that one has run out.
+    fn check_bid(
+        &mut self,
+        n: usize,
+        expected: Option<&Configuration>,
+        next: &Configuration,
+    ) -> Result<(), Violation> {
+        let (Some(expected), false) = (expected, self.world.nodes[n].exported) else {
+            return Ok(());
+        };
+        let told = format!("{} asks for {}", NAMES[n], text(Some(next)));
+        let durable = self.world.durable(n);
+        if durable.is_some_and(|durable| durable.superblock.promised < next.epoch) {
+            return Err(format!("FENCE: {told} before its promise is durable"));
+        }
+        let other = 1 - n;
+        let promotes = index(&expected.primary) == other && next.in_sync.len() == 1;
+        if !promotes || !self.world.nodes[other].exported {
+            return Ok(());
+        }
+        if self.world.replication(n) != "Off" {
+            return Err(format!("FENCE: {told} while it follows {}", NAMES[other]));
+        }
+        let arbitration = self.world.status(other).and_then(|s| s.arbitration);
+        let lease = arbitration.and_then(|status| status.lease_seconds);
+        let excused = self.world.now <= self.register.excused_until[other];
+        if lease.is_some_and(|seconds| seconds > 0.0) && !excused {
+            return Err(format!(
+                "LEASE: {told} while {} may read for {lease:?} s more",
+                NAMES[other]
+            ));
+        }
+        Ok(())
     }
 
     /// I4, ONCE: a swap was carried out.
@@ -591,8 +631,10 @@ impl Run {
         let exported = [0, 1].map(|n| self.world.nodes[n].exported);
         let newest = &self.register.newest;
         let primary = newest.as_ref().map(|newest| index(&newest.primary));
+        let ends = (self.world.status(self.primary)).is_some_and(|s| s.suspended.is_some());
         exported.iter().filter(|on| **on).count() == 1
             && exported[self.primary]
+            && !ends
             && primary == Some(self.primary)
             && self.both_in_sync()
             && self.is_established()

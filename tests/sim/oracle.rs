@@ -18,6 +18,8 @@ struct Page {
     /// What a node lacked that took over, and when it did: who had asked before may still see it.
     dead: Vec<(u64, Stamp, Time)>,
     acknowledged: u64,
+    /// By each node: what a flush speaks of that is asked of a node whose time is over.
+    acknowledged_by: [u64; 2],
     stable: u64,
     /// Up to here a failed flush may have lost it: no later flush makes it stable.
     doubtful: u64,
@@ -130,12 +132,19 @@ impl Oracle {
 
     /// What a flush that is issued now will promise.
     pub fn flushable(&self) -> Vec<(usize, u64)> {
+        let (node, doomed) = self.asked;
         let pages = self.used.iter().map(|n| (*n, &self.pages[*n]));
         pages
-            .filter(|(_, page)| {
-                page.acknowledged > page.stable && page.acknowledged > page.doubtful
+            .map(|(n, page)| {
+                let order = if doomed {
+                    page.acknowledged_by[node]
+                } else {
+                    page.acknowledged
+                };
+                (n, order, page)
             })
-            .map(|(n, page)| (n, page.acknowledged))
+            .filter(|(_, order, page)| *order > page.stable && *order > page.doubtful)
+            .map(|(n, order, _)| (n, order))
             .collect()
     }
 
@@ -167,14 +176,14 @@ impl Oracle {
         ok: bool,
         data: Option<&[u8]>,
     ) -> Result<Promise, String> {
-        let Some(Asked { open, doomed, .. }) = self.open.remove(&id) else {
+        let Some(Asked { node, open, doomed }) = self.open.remove(&id) else {
             return Err(format!("{id:?} was answered twice, or never asked"));
         };
         if !ok {
             self.errors += 1;
             return Ok(Promise::Nothing);
         }
-        if doomed {
+        if doomed && !matches!(open, Open::Flush { .. }) {
             return Err("well, to what was asked of it while another node was Primary".into());
         }
         match open {
@@ -198,6 +207,7 @@ impl Oracle {
                         continue;
                     }
                     page.acknowledged = page.acknowledged.max(order);
+                    page.acknowledged_by[node] = page.acknowledged_by[node].max(order);
                     pages.push((n, order));
                 }
                 Ok(Promise::Written { pages, stable: fua })
@@ -269,6 +279,7 @@ impl Oracle {
         self.truth = None;
         for page in &mut self.pages {
             page.acknowledged = page.stable;
+            page.acknowledged_by = page.acknowledged_by.map(|order| order.min(page.stable));
         }
     }
 
@@ -347,6 +358,7 @@ impl Oracle {
                 issued: vec![(self.order, disk.current(*n))],
                 dead: Vec::new(),
                 acknowledged: self.order,
+                acknowledged_by: [self.order; 2],
                 stable: self.order,
                 doubtful: 0,
             };

@@ -50,6 +50,9 @@ impl World {
                 )
             }
         });
+        if let AskRequest::Swap { expected, next } = &request {
+            self.bids.push((n, expected.clone(), next.clone()));
+        }
         let reading = !swap;
         if reading && planted(RunnerFault::AnswersFromMemory) {
             if let Some(last) = self.nodes[n].runner.last.clone() {

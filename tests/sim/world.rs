@@ -205,6 +205,8 @@ pub struct World {
     pub answered: BTreeMap<disk::Stamp, Time>,
     /// A person wanted a resolution without a bundle.
     pub no_bundle_asked: bool,
+    /// Swaps that a core asked for since they were last looked at: by whom, from what and to what.
+    pub bids: Vec<(usize, Option<Configuration>, Configuration)>,
     /// A node started whose daemon had forgotten that it was Primary.
     pub starts_forgotten: bool,
     /// Nodes that began to be targets since they were last looked at.
@@ -278,6 +280,7 @@ impl World {
             connects: BTreeMap::new(),
             answered: BTreeMap::new(),
             no_bundle_asked: false,
+            bids: Vec::new(),
             starts_forgotten: false,
             resyncs_begun: Vec::new(),
             split_brain_found: false,
