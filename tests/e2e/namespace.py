@@ -57,6 +57,36 @@ class Namespace:
             end.ip("address", "add", address, "dev", name)
             end.ip("link", "set", name, "up")
 
+    def plug(self, switch: Namespace, port: str, *addresses: str) -> None:
+        """Give it the interface eth0 with these addresses, on a bridge in ``switch``, which it makes if
+        need be.
+        """
+        if not switch.shows("link", "br0"):
+            switch.ip("link", "add", "br0", "type", "bridge")
+            switch.ip("link", "set", "br0", "up")
+        holder = str(self._holder.pid)
+        switch.ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", holder)
+        switch.ip("link", "set", port, "master", "br0", "up")
+        for address in addresses:
+            self.ip("address", "add", address, "dev", "eth0", *(["nodad"] if ":" in address else []))
+        self.ip("link", "set", "eth0", "up")
+        # Inherited from the machine; a host that forwards answers for addresses that have moved away.
+        self.run("sh", "-c", "echo 0 >/proc/sys/net/ipv4/ip_forward")
+
+    def run(self, *words: str) -> str:
+        """Run a command in it; what it printed. Raises `OSError` with what it says."""
+        done = subprocess.run([*self.prefix, *words], capture_output=True, text=True, check=False, timeout=60)
+        if done.returncode:
+            raise OSError(f"{' '.join(words)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def shows(self, what: str, name: str) -> str:
+        """What ``ip WHAT show dev NAME`` prints; empty where there is none."""
+        try:
+            return self.run("ip", "-o", what, "show", "dev", name)
+        except OSError:
+            return ""
+
     def close(self) -> None:
         """End it; it goes with the last process in it."""
         self._holder.kill()
