@@ -65,8 +65,8 @@ class Namespace:
             switch.ip("link", "add", "br0", "type", "bridge")
             switch.ip("link", "set", "br0", "up")
         holder = str(self._holder.pid)
-        switch.ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", holder)
-        switch.ip("link", "set", port, "master", "br0", "up")
+        switch.ip("link", "add", "name", port, "type", "veth", "peer", "name", "eth0", "netns", holder)
+        switch.ip("link", "set", "dev", port, "master", "br0", "up")
         for address in addresses:
             self.ip("address", "add", address, "dev", "eth0", *(["nodad"] if ":" in address else []))
         self.ip("link", "set", "eth0", "up")
