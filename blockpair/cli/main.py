@@ -25,6 +25,7 @@ _COMMANDS = (
     "status",
     "wait",
     "history",
+    "health",
     "plan",
     "resolve",
     "metadata",

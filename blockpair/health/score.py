@@ -56,7 +56,7 @@ DEFAULT_SCALES: dict[str, Scale] = {
     "disk-busy": Scale(80, 100, 0.1, 0.5, "% of the time busy"),
     "disk-errors": Scale(0, 5, 0.4, 1.0, "errors of late"),
     "array": Scale(0, 2, 0.2, 0.5, "members missing"),
-    "link": Scale(0, 1, 0.3, 1.0, "down"),
+    "link": Scale(0, 1, 0.3, 0.6, "down"),
     "bond": Scale(0, 1, 0.2, 0.45, "share of members down"),
     "lag": Scale(64, 4096, 0.2, 0.5, "MiB the peer lacks"),
     "clock": Scale(0.1, 5, 0.05, 0.45, "s off"),
