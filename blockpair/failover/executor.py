@@ -22,6 +22,8 @@ from blockpair.failover.progress import (
     Record,
     Undo,
     advance,
+    beginning,
+    done_meanwhile,
     failure,
     next_move,
 )
@@ -110,17 +112,30 @@ class Executor:
             raise BlockpairError(
                 ErrorKind.BUSY, f"a {left.wish} was interrupted and is not finished", "let it finish first"
             )
-        self.journal.begin(Record(Mark.BEGIN, wish, "kill-users" if kill_users else ""))
-        return await self._go(Progress(wish, kill_users))
+        progress = Progress(wish, kill_users)
+        steps = await self._plan(progress)
+        records = beginning(wish, steps, kill_users=kill_users)
+        self.journal.begin(records)
+        for record in records:
+            progress = advance(progress, record)
+        return await self._go(progress, steps)
 
     async def resume(self) -> Result | None:
         """Finish what a killed process left; None if it left nothing. Raises as `run` does."""
         progress = self.unfinished()
-        return None if progress is None else await self._go(progress)
+        if progress is None:
+            return None
+        steps = await self._plan(progress)
+        for record in done_meanwhile(steps, progress):
+            self.journal.append(record)
+            progress = advance(progress, record)
+        return await self._go(progress, steps)
 
-    async def _go(self, progress: Progress) -> Result:
+    async def _plan(self, progress: Progress) -> tuple[Step, ...]:
         state = await self.system.observe()
-        steps = plan(self.service, state, progress.wish, limits=self.limits, kill_users=progress.kill_users)
+        return plan(self.service, state, progress.wish, limits=self.limits, kill_users=progress.kill_users)
+
+    async def _go(self, progress: Progress, steps: tuple[Step, ...]) -> Result:
         events: list[StepEvent] = []
 
         def record(*records: Record) -> None:

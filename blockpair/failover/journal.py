@@ -46,11 +46,11 @@ class Journal:
                 raise self._unusable(f"has a line that is no record: {line[:80]!r}") from None
         return found
 
-    def begin(self, record: Record) -> None:
-        """Start a new journal with this record, in place of the old one. Raises `OSError`."""
+    def begin(self, records: Sequence[Record]) -> None:
+        """Start a new journal with these records, in place of the old one. Raises `OSError`."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._file.with_name(f".{self._file.name}.new")
-        _write(temporary, [record], os.O_TRUNC)
+        _write(temporary, records, os.O_TRUNC)
         temporary.replace(self._file)
 
     def append(self, record: Record) -> None:

@@ -1,8 +1,9 @@
 """How far a run of a plan has come, and what comes next. Pure: records in, the next move out.
 
-What is kept is only what a restart cannot observe: which steps this run began (those are its own to undo),
-and whether it had failed. Everything else is seen again, and every action may be repeated, so a run that was
-killed anywhere goes on from a fresh plan and ends as it would have.
+What is kept is only what a restart cannot observe: which steps there were to do, which of them this run
+began (those are its own to undo), and whether it had failed. Everything else is seen again, and every
+action may be repeated, so a run that was killed anywhere goes on from a fresh plan and ends as it would
+have.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class Mark(StrEnum):
     """What a record in the journal says."""
 
     BEGIN = "begin"
+    OWED = "owed"
+    """A step that was not done yet when the run began."""
     STARTED = "started"
     DONE = "done"
     FAILED = "failed"
@@ -55,6 +58,7 @@ class Progress:
 
     wish: Wish
     kill_users: bool = False
+    owed: frozenset[str] = frozenset()
     started: frozenset[str] = frozenset()
     done: frozenset[str] = frozenset()
     undone: frozenset[str] = frozenset()
@@ -112,6 +116,8 @@ def advance(progress: Progress, record: Record) -> Progress:  # noqa: PLR0911 - 
     """``progress`` after a record."""
     subject = record.subject
     match record.mark:
+        case Mark.OWED:
+            return replace(progress, owed=progress.owed | {subject})
         case Mark.STARTED:
             return replace(progress, started=progress.started | {subject})
         case Mark.DONE:
@@ -126,6 +132,27 @@ def advance(progress: Progress, record: Record) -> Progress:  # noqa: PLR0911 - 
             return replace(progress, ended=Outcome(subject))
         case Mark.UNDOING | Mark.BEGIN:
             return progress
+
+
+def beginning(wish: Wish, steps: Sequence[Step], *, kill_users: bool) -> list[Record]:
+    """The records with which a run begins."""
+    owed = [Record(Mark.OWED, step.name) for step in steps if not step.satisfied]
+    return [Record(Mark.BEGIN, wish, "kill-users" if kill_users else ""), *owed]
+
+
+def done_meanwhile(steps: Sequence[Step], progress: Progress) -> list[Record]:
+    """The records for what somebody else did of a way down since it began: the guard, while nobody lived.
+
+    It is undone as the run's own, for what is brought back is the service as it was. On a way up it stays
+    theirs.
+    """
+    if progress.wish not in (Wish.DEMOTE, Wish.HAND_OVER):
+        return []
+    return [
+        Record(Mark.STARTED, step.name)
+        for step in steps
+        if step.satisfied and step.name in progress.owed - progress.started
+    ]
 
 
 def failure(step: Step, why: str) -> Record | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -225,7 +226,7 @@ def test_a_step_that_takes_too_long_has_failed(tmp_path: Path) -> None:
 def test_a_journal_survives_and_a_torn_line_was_never_acted_on(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "run/j")
     assert journal.read() == []
-    journal.begin(Record(Mark.BEGIN, "promote"))
+    journal.begin([Record(Mark.BEGIN, "promote")])
     journal.append(Record(Mark.STARTED, "mount", "é\n"))
     whole = (tmp_path / "run/j").read_bytes()
     (tmp_path / "run/j").write_bytes(whole + b'["done","mo')
@@ -237,7 +238,7 @@ def test_a_journal_survives_and_a_torn_line_was_never_acted_on(tmp_path: Path) -
 
 def test_an_unfinished_run_comes_first_unless_the_node_must_stop(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
-    journal.begin(Record(Mark.BEGIN, "promote"))
+    journal.begin([Record(Mark.BEGIN, "promote")])
     executor = Executor(FULL, World(FULL), journal)
     with pytest.raises(BlockpairError, match="interrupted"):
         asyncio.run(executor.run(Wish.DEMOTE))
@@ -277,9 +278,9 @@ class KillableJournal(Journal):
         super().__init__(file)
         self._fate = fate
 
-    def begin(self, record: Record) -> None:
+    def begin(self, records: Sequence[Record]) -> None:
         self._fate.tick(None)
-        super().begin(record)
+        super().begin(records)
         self._fate.tick(None)
 
     def append(self, record: Record) -> None:
@@ -303,10 +304,37 @@ def live(service: Service, world: World, journal: Path, fate: Fate, wish: Wish, 
                 asyncio.run(executor.resume())
             return last_word
         except Killed:
-            if guard:
+            # Before it began, the addresses were no business of this run.
+            if guard and any(record.subject == wish for record in Journal(journal).read()[:1]):
                 world.vips.clear()
                 last_word = _outcome(journal) is not None
             world.check(superseded=fate.superseded)
+
+
+@pytest.mark.parametrize("fault", ["kill", "fail"])
+@pytest.mark.parametrize("wish", [Wish.PROMOTE, Wish.DEMOTE, Wish.HAND_OVER, Wish.TAKE_OVER])
+def test_at_every_single_moment(wish: Wish, fault: str) -> None:
+    """One kill changes nothing about the end; one failure, and all is as it was before."""
+    moment, reached = 0, True
+    with tempfile.TemporaryDirectory(dir=MEMORY) as directory:
+        while reached:
+            upward = wish in (Wish.PROMOTE, Wish.TAKE_OVER)
+            world = World(FULL, has_epoch=wish is Wish.TAKE_OVER) if upward else serving()
+            fate = Fate(world, {moment: fault})
+            world.trouble = fate
+            journal = Path(directory) / f"j{moment}"
+            last_word = live(FULL, world, journal, fate, wish, guard=True)
+            world.check()
+            outcome = _outcome(journal)
+            reached = fate.moment > moment
+            failed = outcome is Outcome.UNDONE
+            assert outcome is Outcome.DONE or (failed and fault == "fail")
+            if upward is not failed:
+                assert world.up() or (last_word and not world.vips)
+            else:
+                assert world.down()
+            moment += 1
+    assert moment > 40
 
 
 faults = st.dictionaries(st.integers(0, 90), st.sampled_from(["kill", "kill", "fail"]), max_size=6)
