@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from blockpair.config.files import write_atomically
 from blockpair.config.service import Service, Vip
 from blockpair.errors import BlockpairError
 from blockpair.failover import arp, mount, units, vip
@@ -63,18 +64,20 @@ class Machine:
         replica: Replica,
         *,
         guard_file: Path,
+        device_file: Path,
         problem: Callable[[str], None],
     ) -> None:
         self._name = name
         self._service = service
         self._replica = replica
         self._guard_file = guard_file
+        self._device_file = device_file
         self._guard: VipGuard | None = None
         self._announcer = arp.Announcer(self._holds, problem)
         self._vips = {str(one): one for one in service.vips}
 
     async def observe(self) -> State:
-        service, device = self._service, await self._replica.device()
+        service, device = self._service, await self._mounted_device()
         mounted, left_as = MountState.ABSENT, FileSystemState.UNKNOWN
         if service.mount is not None:
             mounted = mount.state(service.mount, device)
@@ -129,18 +132,18 @@ class Machine:
             case Verb.CHECK_FILE_SYSTEM:
                 await mount.check(service, await self._device())
             case Verb.MOUNT:
-                await mount.mount(service, await self._device())
+                await self._mount()
             case Verb.UNMOUNT:
-                await mount.unmount(service, await replica.device())
+                await mount.unmount(service, await self._mounted_device())
             case Verb.UNMOUNT_TERM:
-                await mount.end_users(service, await replica.device(), signal.SIGTERM)
+                await mount.end_users(service, await self._mounted_device(), signal.SIGTERM)
             case Verb.UNMOUNT_KILL:
-                await mount.end_users(service, await replica.device(), signal.SIGKILL)
+                await mount.end_users(service, await self._mounted_device(), signal.SIGKILL)
             case Verb.UNMOUNT_SHUTDOWN:
-                await mount.shut_down(service, await replica.device())
+                await mount.shut_down(service, await self._mounted_device())
             case Verb.UNMOUNT_ERRORS:
                 await replica.fail_io()
-                await mount.end_users(service, await replica.device(), signal.SIGKILL)
+                await mount.end_users(service, await self._mounted_device(), signal.SIGKILL)
             case Verb.START_UNIT:
                 await units.start(action.subject)
             case Verb.STOP_UNIT:
@@ -156,6 +159,24 @@ class Machine:
                 await replica.fence_self()
             case Verb.PROBE | Verb.CLAIM | Verb.WITHDRAW | Verb.WITHDRAW_BY_GUARD | Verb.ANNOUNCE:
                 await self._address(action)
+
+    async def _mount(self) -> None:
+        device = await self._device()
+        # Before the mount: a resource that has lost its role may have lost its device too, and what is
+        # mounted of
+        # it must still be found.
+        await asyncio.to_thread(write_atomically, self._device_file, f"{device}\n")
+        await mount.mount(self._service, device)
+
+    async def _mounted_device(self) -> Path | None:
+        """The device that is, or may be, mounted."""
+        device = await self._replica.device()
+        if device is not None:
+            return device
+        try:
+            return Path(self._device_file.read_text().strip())
+        except FileNotFoundError:
+            return None
 
     async def _address(self, action: Action) -> None:
         match action.verb:

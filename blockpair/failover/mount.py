@@ -20,7 +20,7 @@ from blockpair.config.service import Service
 from blockpair.failover import file_system
 from blockpair.failover.commands import run
 from blockpair.failover.plan import FileSystemState, MountState
-from blockpair.kernel_device.holders import Holder, Use, holders, parse_mountinfo
+from blockpair.kernel_device.holders import Holder, Use, holders, mounts_everywhere, parse_mountinfo
 
 # ext4's and xfs's own: no further write, and the journal is not flushed (include/uapi/linux/ext4.h,
 # xfs_fs.h).
@@ -106,7 +106,7 @@ async def unmount(service: Service, device: Path | None) -> None:
         done = await run("umount", "--", str(point))
         if done.code:
             raise MountError(_held(f"{point} cannot be unmounted: {done.reason}", await users(device)))
-    if elsewhere := [user for user in await users(device) if user.use is Use.MOUNT]:
+    if elsewhere := await _mounts(device):
         raise MountError(_held(f"the file system of {point} is mounted elsewhere too", elsewhere))
 
 
@@ -119,6 +119,13 @@ async def users(device: Path) -> list[Holder]:
     return [holder for holder in found if holder.use in (Use.FILE, Use.MOUNT)]
 
 
+async def _mounts(device: Path) -> list[Holder]:
+    try:
+        return await asyncio.to_thread(mounts_everywhere, device)
+    except (OSError, ValueError):
+        return []
+
+
 async def end_users(service: Service, device: Path | None, number: signal.Signals) -> None:
     """Send a signal to the processes that use it and wait until they are gone; unmount it in other mount
     namespaces. Then as `unmount`. Raises `MountError`.
@@ -128,8 +135,9 @@ async def end_users(service: Service, device: Path | None, number: signal.Signal
         pids = {user.pid for user in found if user.use is Use.FILE and user.pid not in (None, 1)}
         await asyncio.to_thread(_end, [pid for pid in pids if pid is not None], number)
         for user in found:
-            if user.use is Use.MOUNT and user.pid is not None:
-                await run("nsenter", f"--mount=/proc/{user.pid}/ns/mnt", "--", "umount", "--", user.target)
+            if user.use is Use.MOUNT:
+                there = [] if user.pid is None else ["nsenter", f"--mount=/proc/{user.pid}/ns/mnt", "--"]
+                await run(*there, "umount", "--", user.target)
     await unmount(service, device)
 
 

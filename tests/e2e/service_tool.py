@@ -29,7 +29,7 @@ from blockpair.failover.plan import Role, Watchdog, Wish
 
 @dataclass
 class LoopReplica:
-    """A resource whose device is a file: Primary means attached."""
+    """A resource whose device is a file: Primary means attached. It has lost it where a file "lost" is."""
 
     directory: Path
 
@@ -43,6 +43,8 @@ class LoopReplica:
         return Watchdog.NONE
 
     async def device(self) -> Path | None:
+        if (self.directory / "lost").exists():
+            return None
         done = self._losetup("--noheadings", "--output", "NAME", "--associated", str(self._image))
         return Path(done.split()[0]) if done.split() else None
 
@@ -92,7 +94,14 @@ def _is_mounted(device: Path) -> bool:
 async def _main(directory: Path) -> None:
     table = msgspec.json.decode((directory / "service.json").read_bytes(), type=ServiceTable)
     service = service_config(table, directory / "service.json")
-    machine = Machine("r0", service, LoopReplica(directory), guard_file=directory / "vips", problem=print)
+    machine = Machine(
+        "r0",
+        service,
+        LoopReplica(directory),
+        guard_file=directory / "vips",
+        device_file=directory / "device",
+        problem=print,
+    )
     executor = Executor(service, machine, Journal(directory / "journal"))
     await executor.resume()
     # The addresses are here for as long as this process is.

@@ -272,6 +272,35 @@ def test_a_node_that_must_stop_shuts_the_file_system_under_its_writers(place: Pl
         assert process.wait(5) == -9
 
 
+def test_a_node_that_has_lost_its_device_still_finds_what_is_mounted_of_it(place: Place) -> None:
+    with place.carries("promote"):
+        pass
+    (place.directory / "lost").touch()
+    with place.carries("stop") as result:
+        assert result["outcome"] == "done" and not place.mounted() and not place.active()
+
+
+def test_a_program_that_runs_from_the_mount_and_one_that_maps_a_file_there_are_named(place: Place) -> None:
+    with place.life() as life:
+        assert life.carry_out("promote")["outcome"] == "done"
+        program = place.point / "sleeper"
+        shutil.copy("/bin/sleep", program)
+        (place.point / "mapped").write_bytes(b"x" * 4096)
+        maps = (
+            "import mmap, sys; f = open(sys.argv[1]); m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ);"
+            "f.close(); print('holding', flush=True); sys.stdin.read()"
+        )
+        words = (sys.executable, "-c", maps, str(place.point / "mapped"))
+        with (
+            holder("sh", "-c", f"echo holding; exec {program} 600") as running,
+            holder(*words, stdin=subprocess.PIPE) as mapping,
+        ):
+            why = life.carry_out("demote")["why"]
+            assert f"{program} in use by" in why and f"(pid {running.pid})" in why
+            assert f"{place.point}/mapped in use by" in why and f"(pid {mapping.pid})" in why
+            assert life.carry_out("demote --kill-users")["outcome"] == "done"
+
+
 def test_an_unclean_file_system_is_preened_and_a_broken_one_is_left_to_a_person(place: Place) -> None:
     assert place.left_as() is FileSystemState.CLEAN
     place.debugfs("ssv state 2")
