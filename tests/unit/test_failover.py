@@ -246,6 +246,32 @@ def test_an_unfinished_run_comes_first_unless_the_node_must_stop(tmp_path: Path)
     assert asyncio.run(executor.resume()) is None
 
 
+def test_a_stop_cuts_in_on_a_promotion_that_hangs(tmp_path: Path) -> None:
+    class Hanging(World):
+        reached: asyncio.Event
+
+        async def perform(self, action: Action) -> None:
+            if action == Action(Verb.START_UNIT, "web.service"):
+                self.reached.set()
+                await asyncio.Event().wait()
+            await super().perform(action)
+
+    async def scene() -> None:
+        world = Hanging(FULL)
+        world.reached = asyncio.Event()
+        executor = Executor(FULL, world, Journal(tmp_path / "j"))
+        promotion = asyncio.create_task(executor.run(Wish.PROMOTE))
+        await world.reached.wait()
+        assert world.mounted and world.units == {"db.service"}
+        promotion.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await promotion
+        assert (await executor.run(Wish.STOP)).outcome is Outcome.DONE
+        assert world.down() and executor.unfinished() is None
+
+    asyncio.run(scene())
+
+
 class Fate:
     """What happens at each moment: by position, a failure or a kill. After a kill the guard drops the
     addresses.
