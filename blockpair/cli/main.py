@@ -31,6 +31,7 @@ _COMMANDS = (
     "metadata",
     "bundle",
     "config",
+    "service",
     "cluster",
 )
 
