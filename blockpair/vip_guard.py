@@ -106,8 +106,9 @@ class Guard:
                 parse(argument)
                 if len(self._held) >= _MOST_VIPS:
                     raise ValueError("too many addresses")
+                # What an earlier address was promised is not for this one.
                 if not self._held:
-                    self._deadline = max(self._deadline, _now() + _FIRST_DEADLINE)
+                    self._deadline = _now() + _FIRST_DEADLINE
                 self._held[argument] = None
                 self._keep()
             elif command == "drop":

@@ -51,6 +51,8 @@ async def probe(vip: Vip) -> Claim | None:
                     return heard.result()
         finally:
             heard.cancel()
+            # Until it has let go of the socket: its number may be another's in a moment.
+            await asyncio.wait({heard})
         return None
 
 

@@ -186,7 +186,7 @@ class Machine:
                 await self._claim(self._vips[action.subject])
             case Verb.WITHDRAW:
                 self._announcer.end(self._vips[action.subject])
-                await asyncio.to_thread(vip.withdraw, self._vips[action.subject])
+                await _to_its_end(vip.withdraw, self._vips[action.subject])
                 if self._guard is not None:
                     await self._guard.drop(self._vips[action.subject])
             case Verb.WITHDRAW_BY_GUARD:
@@ -213,7 +213,7 @@ class Machine:
         # First the guard, then the address: there is no moment at which nobody would take it away.
         await guard.hold(one)
         await guard.pet(seconds)
-        await asyncio.to_thread(vip.claim, one)
+        await _to_its_end(vip.claim, one)
 
     async def _started_guard(self) -> VipGuard:
         if self._guard is None or self._guard.has_ended:
@@ -234,3 +234,15 @@ class Machine:
 
     async def _holds(self, one: Vip) -> bool:
         return bool(await asyncio.to_thread(vip.held, [one]))
+
+
+async def _to_its_end(change: Callable[[Vip], None], one: Vip) -> None:
+    """Run ``change`` in a thread, and be done no sooner than it, also when its time is up: an address that
+    comes after its claim was given up would be nobody's.
+    """
+    changing = asyncio.ensure_future(asyncio.to_thread(change, one))
+    try:
+        await asyncio.shield(changing)
+    except asyncio.CancelledError:
+        await asyncio.gather(changing, return_exceptions=True)
+        raise

@@ -235,7 +235,12 @@ def _serving(service: Service, state: State) -> bool:
 def _stale(state: State, limits: Limits) -> tuple[Step, ...]:
     """Addresses that were left where nothing is served: they go before anything else is done."""
     return tuple(
-        Step(f"stale {name}", (_rung(Verb.WITHDRAW, limits.vip, name),), (), f"not: this node holds {name}")
+        Step(
+            f"stale {name}",
+            (_rung(Verb.WITHDRAW, limits.vip, name),),
+            (),
+            f"it is no longer so that this node holds {name}",
+        )
         for name in sorted(state.vips)
     )
 
@@ -248,7 +253,13 @@ def _ascent(levels: Iterable[_Level]) -> tuple[Step, ...]:
 
 def _descent(levels: list[_Level]) -> tuple[Step, ...]:
     return tuple(
-        Step(level.name, level.down, level.up, f"not: {level.check}", satisfied=level.is_down)
+        Step(
+            level.name,
+            level.down,
+            level.up,
+            f"it is no longer so that {level.check}",
+            satisfied=level.is_down,
+        )
         for level in reversed(levels)
     )
 

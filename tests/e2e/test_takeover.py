@@ -210,6 +210,22 @@ def test_a_unit_that_does_not_start_takes_everything_back(place: Place) -> None:
         assert place.down()
 
 
+def test_hooks_run_last_on_the_way_up_and_before_the_units_on_the_way_down(place: Place) -> None:
+    hook, said = place.directory / "hook", place.directory / "said"
+    look = 'db=no; [ -e "${0%/*}/units/db.service" ] && db=yes'
+    hook.write_text(f'#!/bin/sh\n{look}\necho "$* db=$db" >>"${{0%/*}}/said"\n[ ! -e "${{0%/*}}/refuse" ]\n')
+    hook.chmod(0o755)
+    place.define(hooks={"promoted": str(hook), "demoting": str(hook)})
+    with place.life() as life:
+        assert life.carry_out("promote")["outcome"] == "done"
+        assert life.carry_out("demote")["outcome"] == "done"
+        assert said.read_text() == "promoted r0 db=yes\ndemoting r0 db=yes\n"
+        (place.directory / "refuse").touch()
+        result = life.carry_out("promote")
+        assert (result["outcome"], result["step"]) == ("undone", "hook promoted")
+        assert "ended with 1" in result["why"] and place.down()
+
+
 def test_an_address_that_somebody_else_has_is_not_claimed(place: Place) -> None:
     place.neighbour.ip("address", "add", "192.0.2.10/24", "dev", "eth0")
     with place.carries("promote") as result:
