@@ -76,6 +76,14 @@ class Machine:
         self._announcer = arp.Announcer(self._holds, problem)
         self._vips = {str(one): one for one in service.vips}
 
+    async def warm_up(self) -> None:
+        """Load and start what the way up will need, while nobody waits for it. Raises `OSError`,
+        `vip.VipError`.
+        """
+        if self._service.vips:
+            await asyncio.to_thread(vip.held, self._service.vips)
+            await self._started_guard()
+
     async def observe(self) -> State:
         service, device = self._service, await self._mounted_device()
         mounted, left_as = MountState.ABSENT, FileSystemState.UNKNOWN

@@ -6,6 +6,7 @@ Two of them can be joined by cables.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -42,6 +43,11 @@ class Namespace:
             if name.strip() == "lo":
                 return int(counters.split()[8])
         raise OSError("the namespace has no loopback")
+
+    def has_address(self, address: str) -> bool:
+        """Whether this IPv4 address is one of its own; a look at a file, for who looks often."""
+        tree = Path(f"/proc/{self._holder.pid}/net/fib_trie").read_text()
+        return re.search(rf"-- {re.escape(address)}\n\s+/32 host LOCAL", tree) is not None
 
     def ip(self, *words: str) -> None:
         """Run ``ip`` in it. Raises `OSError` with what it says."""

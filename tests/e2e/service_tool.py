@@ -104,6 +104,7 @@ async def _main(directory: Path) -> None:
     )
     executor = Executor(service, machine, Journal(directory / "journal"))
     await executor.resume()
+    await machine.warm_up()
     # The addresses are here for as long as this process is.
     while line := await asyncio.to_thread(sys.stdin.readline):
         wish, *options = line.split()

@@ -145,31 +145,35 @@ class Place:
             return state_of("ext4", stream.read(SUPERBLOCK_BYTES))
 
 
+@contextlib.contextmanager
+def placed(directory: Path, net: Namespace, neighbour: Namespace) -> Iterator[Place]:
+    """A node with a file system on a new disk, in ``directory``; at the end nothing of it is mounted."""
+    made = Place(directory, net, neighbour)
+    for name in ("mnt", "units", "bin"):
+        (directory / name).mkdir()
+    (directory / "bin/systemctl").write_text(SYSTEMCTL)
+    (directory / "bin/systemctl").chmod(0o755)
+    with made.image.open("wb") as stream:
+        stream.truncate(32 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(made.image)], check=True)
+    made.define()
+    try:
+        yield made
+    finally:
+        while made.mounted():
+            subprocess.run(["umount", str(made.point)], check=True)
+        words = ["losetup", "--noheadings", "--output", "NAME", "--associated", str(made.image)]
+        for line in subprocess.run(words, check=True, capture_output=True, text=True).stdout.split():
+            subprocess.run(["losetup", "--detach", line], check=True)
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     with contextlib.ExitStack() as stack:
         switch, a, b = (stack.enter_context(contextlib.closing(Namespace())) for _ in range(3))
         a.plug(switch, "a", "192.0.2.1/24")
         b.plug(switch, "b", "192.0.2.2/24")
-        made = Place(tmp_path, a, b)
-        for name in ("mnt", "units", "bin"):
-            (tmp_path / name).mkdir()
-        (tmp_path / "bin/systemctl").write_text(SYSTEMCTL)
-        (tmp_path / "bin/systemctl").chmod(0o755)
-        with made.image.open("wb") as stream:
-            stream.truncate(32 << 20)
-        subprocess.run(["mkfs.ext4", "-q", "-F", str(made.image)], check=True)
-        made.define()
-        try:
-            yield made
-        finally:
-            while made.mounted():
-                subprocess.run(["umount", str(made.point)], check=True)
-            for line in subprocess.run(
-                ["losetup", "--noheadings", "--output", "NAME", "--associated", str(made.image)],
-                check=True, capture_output=True, text=True,
-            ).stdout.split():  # fmt: skip
-                subprocess.run(["losetup", "--detach", line], check=True)
+        yield stack.enter_context(placed(tmp_path, a, b))
 
 
 def test_a_service_goes_up_in_order_and_down_again(place: Place) -> None:
