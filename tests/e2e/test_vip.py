@@ -110,7 +110,7 @@ def test_an_address_moves_and_the_clients_cache_follows_at_once(net: Net, vip: s
     assert neighbour(net.client, vip) == mac(net.a)
     with staying(net.b, "announce", vip) as (_, said):
         assert said == "announced"
-        wait_for(lambda: neighbour(net.client, vip) == mac(net.b), "the client knows b", seconds=2.0)
+        wait_for(lambda: neighbour(net.client, vip) == mac(net.b), "the client knows b", seconds=5.0)
 
 
 def test_an_ipv6_address_can_be_used_as_soon_as_it_is_there(net: Net) -> None:
@@ -140,17 +140,17 @@ def test_the_guard_outlives_a_daemon_that_is_killed_and_takes_the_address_away(
         assert holds(net.a, vip)
         daemon.send_signal(signal.SIGKILL)
         daemon.wait()
-        wait_for(lambda: not holds(net.a, vip), "the address is gone", seconds=1.0)
+        wait_for(lambda: not holds(net.a, vip), "the address is gone", seconds=3.0)
         wait_for(lambda: not Path(f"/proc/{guard}").exists() or _is_zombie(int(guard)), "the guard has ended")
     assert (tmp_path / "vips").read_text() == ""
 
 
 def test_a_daemon_that_is_frozen_loses_the_address_when_the_time_is_up(net: Net, tmp_path: Path) -> None:
-    with staying(net.a, "guard", str(tmp_path / "vips"), FOUR, "1.5") as (daemon, _):
+    with staying(net.a, "guard", str(tmp_path / "vips"), FOUR, "3") as (daemon, _):
         daemon.send_signal(signal.SIGSTOP)
         assert holds(net.a, FOUR)
-        waited = wait_for(lambda: not holds(net.a, FOUR), "the address is gone", seconds=4.0)
-        assert waited < 2.5
+        waited = wait_for(lambda: not holds(net.a, FOUR), "the address is gone", seconds=10)
+        assert waited < 5
         daemon.send_signal(signal.SIGCONT)
 
 
@@ -172,7 +172,7 @@ def test_what_a_killed_guard_leaves_is_removed_by_its_list_and_by_the_next(net: 
 def test_the_guard_ends_on_sigterm_with_the_address_gone(net: Net, tmp_path: Path) -> None:
     with staying(net.a, "guard", str(tmp_path / "vips"), FOUR, "600") as (_, guard):
         os.kill(int(guard), signal.SIGTERM)
-        wait_for(lambda: not holds(net.a, FOUR), "the address is gone", seconds=2.0)
+        wait_for(lambda: not holds(net.a, FOUR), "the address is gone", seconds=3.0)
 
 
 def _is_zombie(pid: int) -> bool:

@@ -37,6 +37,8 @@ async def _announce(one: Vip) -> None:
 
 
 async def _guard(file: Path, one: Vip, seconds: float) -> None:
+    # What takes long comes before what is timed.
+    vip.held([one])
     guard = await VipGuard.start(file)
     await guard.hold(one)
     await guard.pet(seconds)
