@@ -1,4 +1,6 @@
-"""Virtual addresses on interfaces, by netlink."""
+"""Virtual addresses on interfaces, by netlink. In a thread of their own: pyroute2 has an event loop
+inside.
+"""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ async def _announce(one: Vip) -> None:
 
 async def _guard(file: Path, one: Vip, seconds: float) -> None:
     # What takes long comes before what is timed.
-    vip.held([one])
+    await asyncio.to_thread(vip.held, [one])
     guard = await VipGuard.start(file)
     await guard.hold(one)
     await guard.pet(seconds)
