@@ -53,7 +53,7 @@ class Result:
 def shell_scripts() -> list[Path]:
     """The shell scripts of this checkout, known by their first line."""
     found = []
-    for folder in ("scripts", ".ci", "tests", "vagrant"):
+    for folder in ("scripts", ".ci", "packaging", "tests", "vagrant"):
         for path in sorted((ROOT / folder).rglob("*")):
             if path.is_file() and path.suffix in ("", ".sh"):
                 with path.open("rb") as handle:

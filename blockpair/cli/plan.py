@@ -5,18 +5,26 @@ from __future__ import annotations
 import click
 
 from blockpair.cli.output import daemon, json_option, name_argument, print_error, print_json
-from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.errors import BlockpairError, ErrorKind, ExitCode
+
+_WISHES = ("promote", "demote", "hand-over", "take-over", "stop")
 
 
-@click.command("plan", short_help="What a connect of NAME would do now.")
+@click.command("plan", short_help="What a connect, or a promotion, of NAME would do.")
 @name_argument
+@click.argument("wish", metavar="[WISH]", required=False, type=click.Choice(_WISHES))
+@click.option("--kill-users", is_flag=True, help="With demote and hand-over: as if that were given.")
 @click.option("--peer", metavar="NODE", help="The peer to ask; by default the first.")
 @json_option
 @click.pass_obj
-def command(directory: str | None, name: str, peer: str | None, as_json: bool) -> int:
+def command(
+    directory: str | None, name: str, wish: str | None, *, kill_users: bool, peer: str | None, as_json: bool
+) -> int:
     """What a connect of NAME would do now: which copy would be synced from, how much, and what would be lost.
+    With a WISH (promote, demote, hand-over, take-over, stop): the steps of this node's service instead, from
+    what is up now, with what would undo each. Nothing is done.
 
-    It asks the peer, also one that is StandAlone, and decides as a handshake does. Nothing is done.
+    Without a WISH it asks the peer, also one that is StandAlone, and decides as a handshake does.
 
     Ends with 0; with 4 if the nodes would not come together, or only by giving up changes (split brain, a
     refusal); with 1 if the peer cannot be asked, after showing this node's side.
@@ -25,7 +33,19 @@ def command(directory: str | None, name: str, peer: str | None, as_json: bool) -
     Examples:
       blockpair plan r0
       blockpair plan r0 --json | jq .decision
+      blockpair plan r0 promote
     """
+    if wish is not None:
+        from blockpair.cli.service_plan import show
+
+        if peer is not None:
+            raise BlockpairError(ErrorKind.USAGE, "--peer does not go with a wish", "leave one of them out")
+        show(directory, name, wish, kill_users=kill_users, as_json=as_json)
+        return int(ExitCode.FINE)
+    if kill_users:
+        raise BlockpairError(
+            ErrorKind.USAGE, "--kill-users goes with demote and hand-over", "name one of them"
+        )
     from blockpair.cli.plan_text import screen
     from blockpair.status.plan import Plan, exit_code
 

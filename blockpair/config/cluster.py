@@ -29,6 +29,7 @@ from blockpair.config.resource import (
     Tls,
     resource_config,
 )
+from blockpair.config.service import ServiceTable, service_config
 
 MAX_CLUSTER_BYTES = 256 << 10
 # A connection a path and resource: a node has a few networks, not dozens.
@@ -76,6 +77,8 @@ class ResourceEntry(Struct, forbid_unknown_fields=True, frozen=True):
     arbitration: ArbitrationTable = field(default_factory=ArbitrationTable)
     timeouts: TimeoutsTable = field(default_factory=TimeoutsTable)
     nbd: NbdTable = field(default_factory=NbdTable)
+    service: ServiceTable = field(default_factory=ServiceTable)
+    """What follows the data; by default nothing."""
 
 
 class ClusterTable(Struct, forbid_unknown_fields=True, frozen=True):
@@ -190,6 +193,22 @@ def check_cluster(content: ClusterFile, file: Path) -> None:
                 other = places.setdefault((node_name, place), here) if place != "internal" else here
                 if other != here:
                     raise ConfigError(file, here, f"{place} is {other} too", "choose another device or path")
+    _check_services(file, content)
+
+
+def _check_services(file: Path, content: ClusterFile) -> None:
+    """What two resources would both claim: any two may be on one node."""
+    owners: dict[str, str] = {}
+    for name, resource in content.resource.items():
+        key = f"resource.{name}.service"
+        service = service_config(resource.service, file, key)
+        claims = [(f"{key}.vips[{index}]", vip.address) for index, vip in enumerate(service.vips)]
+        claims += [(f"{key}.units[{index}]", unit) for index, unit in enumerate(service.units)]
+        claims += [] if service.mount is None else [(f"{key}.mount", str(service.mount))]
+        for here, claim in claims:
+            other = owners.setdefault(claim, here)
+            if other != here:
+                raise ConfigError(file, here, f"{claim} is {other} too", "each belongs to one resource")
 
 
 def cluster_text(content: ClusterFile) -> str:
@@ -310,6 +329,7 @@ def _check_resource(file: Path, name: str, entry: ResourceEntry, content: Cluste
         raise ConfigError(
             file, f"{key}.on", f"{len(entry.on)} nodes have a copy", f"a resource is on {COPIES} nodes"
         )
+    service_config(entry.service, file, f"{key}.service")
     for node in entry.on:
         # A resource file's own rules, told by where the value stands here.
         try:

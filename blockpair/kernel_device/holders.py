@@ -115,12 +115,7 @@ def holders(device: Path, ignore_pids: Collection[int] = ()) -> list[Holder]:
     Needs root to see all of them. A use that begins or ends while it looks may be missed or shown.
     Raises `ValueError` where ``device`` is not a block device, `OSError` where it cannot be looked at.
     """
-    status = device.stat()
-    if not stat.S_ISBLK(status.st_mode):
-        raise ValueError(f"{device} is not a block device")
-    sysfs = Path(f"/sys/dev/block/{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}")
-    members = _with_partitions(sysfs)
-    devices = {(os.major(status.st_rdev), os.minor(status.st_rdev)), *members.values()}
+    members, devices = _members(device)
     processes = [pid for pid in _pids() if pid not in ignore_pids]
     mounts, file_systems = _mounts(devices)
     found = list(_open_files(processes, devices, file_systems | devices))
@@ -133,6 +128,34 @@ def holders(device: Path, ignore_pids: Collection[int] = ()) -> list[Holder]:
     for folder in members:
         found += [Holder(Use.DEVICE, _built_name(entry)) for entry in _entries(folder / "holders")]
     return found
+
+
+def mounts_everywhere(device: Path) -> list[Holder]:
+    """Where a block device or one of its partitions is mounted, in any mount namespace: the part of `holders`
+    that needs no look at open files. Raises as that does.
+    """
+    return _mounts(_members(device)[1])[0]
+
+
+def _members(device: Path) -> tuple[dict[Path, tuple[int, int]], set[tuple[int, int]]]:
+    """The device and its partitions: their directories in sysfs, and all their numbers."""
+    status = device.stat()
+    if not stat.S_ISBLK(status.st_mode):
+        raise ValueError(f"{device} is not a block device")
+    number = (os.major(status.st_rdev), os.minor(status.st_rdev))
+    members = _with_partitions(Path(f"/sys/dev/block/{number[0]}:{number[1]}"))
+    return members, {number, *members.values()}
+
+
+def parse_maps(text: str) -> list[tuple[tuple[int, int], str]]:
+    """The device numbers and files that a ``/proc/PID/maps`` shows, each once."""
+    found: dict[tuple[tuple[int, int], str], None] = {}
+    for line in text.splitlines():
+        fields = line.split(None, 5)
+        number = re.fullmatch(r"([0-9a-f]+):([0-9a-f]+)", fields[3]) if len(fields) == 6 else None
+        if number and fields[5].startswith("/"):
+            found[((int(number[1], 16), int(number[2], 16)), fields[5])] = None
+    return list(found)
 
 
 def _with_partitions(sysfs: Path) -> dict[Path, tuple[int, int]]:
@@ -183,7 +206,7 @@ def _open_files(
     for pid in pids:
         process = Path(f"/proc/{pid}")
         told = set()
-        for link in [*_entries(process / "fd"), process / "cwd", process / "root"]:
+        for link in [*_entries(process / "fd"), process / "cwd", process / "root", process / "exe"]:
             target = _link(link)
             # Sockets, pipes and the like are no paths; they cannot hold a device and need no look.
             if target is None or not target.startswith("/"):
@@ -198,6 +221,11 @@ def _open_files(
             if use is not None and (use, target) not in told:
                 told.add((use, target))
                 yield Holder(use, target, pid, _command(pid))
+        # A file that is mapped keeps a file system busy when its descriptor was closed long ago.
+        for number, target in parse_maps(_read(process / "maps")):
+            if number in file_systems and (Use.FILE, target) not in told:
+                told.add((Use.FILE, target))
+                yield Holder(Use.FILE, target, pid, _command(pid))
 
 
 def _pids() -> list[int]:

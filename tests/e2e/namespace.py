@@ -6,6 +6,7 @@ Two of them can be joined by cables.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -43,6 +44,11 @@ class Namespace:
                 return int(counters.split()[8])
         raise OSError("the namespace has no loopback")
 
+    def has_address(self, address: str) -> bool:
+        """Whether this IPv4 address is one of its own; a look at a file, for who looks often."""
+        tree = Path(f"/proc/{self._holder.pid}/net/fib_trie").read_text()
+        return re.search(rf"-- {re.escape(address)}\n\s+/32 host LOCAL", tree) is not None
+
     def ip(self, *words: str) -> None:
         """Run ``ip`` in it. Raises `OSError` with what it says."""
         done = subprocess.run([*self.prefix, "ip", *words], capture_output=True, text=True, check=False)
@@ -56,6 +62,36 @@ class Namespace:
         for end, address in ((self, ours), (other, theirs)):
             end.ip("address", "add", address, "dev", name)
             end.ip("link", "set", name, "up")
+
+    def plug(self, switch: Namespace, port: str, *addresses: str) -> None:
+        """Give it the interface eth0 with these addresses, on a bridge in ``switch``, which it makes if
+        need be.
+        """
+        if not switch.shows("link", "br0"):
+            switch.ip("link", "add", "br0", "type", "bridge")
+            switch.ip("link", "set", "br0", "up")
+        holder = str(self._holder.pid)
+        switch.ip("link", "add", "name", port, "type", "veth", "peer", "name", "eth0", "netns", holder)
+        switch.ip("link", "set", "dev", port, "master", "br0", "up")
+        for address in addresses:
+            self.ip("address", "add", address, "dev", "eth0", *(["nodad"] if ":" in address else []))
+        self.ip("link", "set", "eth0", "up")
+        # Inherited from the machine; a host that forwards answers for addresses that have moved away.
+        self.run("sh", "-c", "echo 0 >/proc/sys/net/ipv4/ip_forward")
+
+    def run(self, *words: str) -> str:
+        """Run a command in it; what it printed. Raises `OSError` with what it says."""
+        done = subprocess.run([*self.prefix, *words], capture_output=True, text=True, check=False, timeout=60)
+        if done.returncode:
+            raise OSError(f"{' '.join(words)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def shows(self, what: str, name: str) -> str:
+        """What ``ip WHAT show dev NAME`` prints; empty where there is none."""
+        try:
+            return self.run("ip", "-o", what, "show", "dev", name)
+        except OSError:
+            return ""
 
     def close(self) -> None:
         """End it; it goes with the last process in it."""

@@ -123,3 +123,32 @@ def test_two_nodes_cannot_be_at_one_address_and_port() -> None:
     with pytest.raises(ConfigError, match=r"10\.0\.0\.1:7788 is node\.a\.port too") as caught:
         parse_cluster(text, FILE)
     assert 'on c, in its blockpair.toml under [node]: listen = "10.0.0.1:PORT"' in caught.value.remedy
+
+
+def test_a_service_belongs_to_its_resource_and_is_checked() -> None:
+    text = TEXT.replace(
+        "[resource.r0.on.a]", '[resource.r0.service]\nmount = "/srv/r0"\n\n[resource.r0.on.a]', 1
+    )
+    content = parse_cluster(text, FILE)
+    assert content.resource["r0"].service.mount == "/srv/r0"
+    assert parse_cluster(cluster_text(content), FILE) == content
+    # What a node's resource file says of it: nothing, so no resource goes on by an old one.
+    assert resource_on(content, "r0", "a") == resource_on(parse_cluster(TEXT, FILE), "r0", "a")
+    with pytest.raises(ConfigError) as caught:
+        parse_cluster(text.replace("/srv/r0", "srv"), FILE)
+    assert caught.value.key == "resource.r0.service.mount"
+    with pytest.raises(ConfigError) as caught:
+        parse_cluster(text.replace("mount =", "mont ="), FILE)
+    assert caught.value.key == "resource.r0.service.mont"
+
+
+def test_what_two_services_would_both_claim_is_refused() -> None:
+    service = '[resource.NAME.service]\nmount = "/srv/x"\n'
+    r0 = TEXT + service.replace("NAME", "r0")
+    _, _, resource = TEXT.partition("[resource.r0]")
+    r1 = ("[resource.r0]" + resource).replace("resource.r0", "resource.r1").replace("vg/r0", "vg/r1")
+    with pytest.raises(ConfigError) as caught:
+        parse_cluster(r0 + r1 + service.replace("NAME", "r1"), FILE)
+    assert caught.value.key == "resource.r1.service.mount" and "resource.r0.service.mount too" in str(
+        caught.value
+    )

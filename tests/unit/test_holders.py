@@ -13,6 +13,7 @@ from blockpair.kernel_device.holders import (
     Use,
     holders,
     mounts_of,
+    parse_maps,
     parse_mountinfo,
     parse_swaps,
     unescape,
@@ -97,3 +98,14 @@ def test_a_file_is_refused(tmp_path: Path) -> None:
         holders(file)
     with pytest.raises(FileNotFoundError):
         holders(tmp_path / "absent")
+
+
+def test_maps_show_the_files_of_a_file_system() -> None:
+    text = (
+        "7f1c5a000000-7f1c5a021000 rw-p 00000000 00:00 0 \n"
+        "7f1c5e5d2000-7f1c5e5d3000 r--s 00000000 2b:10 13                         /srv/my data/file\n"
+        "7f1c5e5d4000-7f1c5e5d5000 r-xp 00001000 2b:10 13                         /srv/my data/file\n"
+        "7ffd1b7e8000-7ffd1b809000 rw-p 00000000 00:00 0                          [stack]\n"
+        "garbage\n"
+    )
+    assert parse_maps(text) == [((43, 16), "/srv/my data/file")]

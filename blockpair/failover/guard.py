@@ -1,0 +1,93 @@
+"""The daemon's end of ``blockpair-vip-guard``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from pathlib import Path
+
+from blockpair import vip_guard
+from blockpair.config.service import Vip
+from blockpair.errors import BlockpairError, ErrorKind
+
+_ANSWER_SECONDS = 5.0
+
+
+class VipGuard:
+    """The guard's process. Whoever holds this one's end of the pipe keeps the addresses alive; it is not
+    handed to other programs.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._turn = asyncio.Lock()
+
+    @classmethod
+    async def start(cls, file: Path) -> VipGuard:
+        """Start it; ``file`` is where it keeps the list of what it holds. Raises `OSError`."""
+        # A session of its own: a signal to the daemon's process group is not for it.
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", vip_guard.__file__, "--list", str(file)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        return cls(process)
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is gone: its time was up, or it was killed."""
+        return self._process.returncode is not None
+
+    async def hold(self, vip: Vip) -> None:
+        """From now on it removes the address when the daemon is silent; before the address is claimed."""
+        await self._say(f"hold {vip}")
+
+    async def drop(self, vip: Vip) -> None:
+        """It removes the address now, and forgets it."""
+        await self._say(f"drop {vip}")
+
+    async def pet(self, seconds: float) -> None:
+        """The node may have its addresses for so long from now."""
+        await self._say(f"pet {seconds:.3f}")
+
+    async def ended(self) -> int:
+        """Wait until it has ended; its exit code: 0 where it removed all it held."""
+        return await self._process.wait()
+
+    async def close(self) -> int:
+        """Let it remove what it holds and end; its exit code."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        return await self._process.wait()
+
+    async def _say(self, line: str) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        async with self._turn:
+            try:
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    self._process.stdin.write(f"{line}\n".encode())
+                    await self._process.stdin.drain()
+                    answer = (await self._process.stdout.readline()).decode().strip()
+            except (TimeoutError, OSError) as error:
+                # An answer that comes later would be taken for that of the next line.
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.terminate()
+                raise _failed(line, str(error) or "it does not answer") from None
+        if answer != "ok":
+            raise _failed(line, answer.removeprefix("error ") or "it has ended")
+
+
+def _failed(line: str, why: str) -> BlockpairError:
+    return BlockpairError(
+        ErrorKind.FAILED,
+        f"the guard of the virtual addresses did not obey '{line}': {why}",
+        "look at what `ip address` shows, and restart the daemon",
+    )

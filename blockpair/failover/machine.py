@@ -1,0 +1,256 @@
+"""The real machine under the executor: every verb of a plan, done by the part that knows how."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from blockpair.config.files import write_atomically
+from blockpair.config.service import Service, Vip
+from blockpair.errors import BlockpairError
+from blockpair.failover import arp, mount, units, vip
+from blockpair.failover.commands import run
+from blockpair.failover.executor import StepFailed
+from blockpair.failover.guard import VipGuard
+from blockpair.failover.plan import Action, FileSystemState, MountState, Role, State, Verb, Watchdog
+
+
+class Replica(Protocol):
+    """What a service needs of its resource on this node. Every method may be repeated, and raises
+    `BlockpairError` where it did not come to what it says.
+    """
+
+    async def role(self) -> Role: ...
+
+    async def has_epoch(self) -> bool: ...
+
+    async def watchdog(self) -> Watchdog: ...
+
+    async def device(self) -> Path | None:
+        """The block device to mount, or None while there is none."""
+
+    async def take_epoch(self) -> None: ...
+
+    async def give_epoch(self) -> None: ...
+
+    async def promote(self) -> None: ...
+
+    async def demote(self) -> None: ...
+
+    async def arm_watchdog(self, armed: bool) -> None: ...
+
+    async def fail_io(self) -> None:
+        """From now on the device answers with errors."""
+
+    async def fence_self(self) -> None:
+        """Reset this machine."""
+
+    async def may_have_addresses(self) -> float:
+        """Seconds for which this node may have its addresses from now: what is left of the lease."""
+
+
+class Machine:
+    """One resource's service on this node. ``guard_file``: where the guard keeps its list; ``problem`` is
+    told what went wrong in the background.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        service: Service,
+        replica: Replica,
+        *,
+        guard_file: Path,
+        device_file: Path,
+        problem: Callable[[str], None],
+    ) -> None:
+        self._name = name
+        self._service = service
+        self._replica = replica
+        self._guard_file = guard_file
+        self._device_file = device_file
+        self._guard: VipGuard | None = None
+        self._announcer = arp.Announcer(self._holds, problem)
+        self._vips = {str(one): one for one in service.vips}
+
+    async def warm_up(self) -> None:
+        """Load and start what the way up will need, while nobody waits for it. Raises `OSError`,
+        `vip.VipError`.
+        """
+        if self._service.vips:
+            await asyncio.to_thread(vip.held, self._service.vips)
+            await self._started_guard()
+
+    async def observe(self) -> State:
+        service, device = self._service, await self._mounted_device()
+        mounted, left_as = MountState.ABSENT, FileSystemState.UNKNOWN
+        if service.mount is not None:
+            mounted = mount.state(service.mount, device)
+            if device is not None and mounted is not MountState.MOUNTED:
+                left_as = await asyncio.to_thread(mount.left_as, service, device)
+        return State(
+            role=await self._replica.role(),
+            has_epoch=await self._replica.has_epoch(),
+            watchdog=await self._replica.watchdog(),
+            file_system=left_as,
+            mount=mounted,
+            units=await units.active(service.units),
+            vips=await asyncio.to_thread(vip.held, service.vips) if service.vips else frozenset(),
+        )
+
+    async def perform(self, action: Action) -> None:
+        try:
+            await self._perform(action)
+        except (mount.MountError, units.UnitError, vip.VipError) as error:
+            raise StepFailed(str(error)) from None
+        except BlockpairError as error:
+            raise StepFailed(error.message) from None
+        except OSError as error:
+            about = f"{error.filename}: " if error.filename else ""
+            raise StepFailed(f"{about}{error.strerror or error}") from None
+
+    async def close(self) -> None:
+        """This node's addresses go, and the guard ends."""
+        for one in self._service.vips:
+            self._announcer.end(one)
+        if self._guard is not None:
+            await self._guard.close()
+
+    async def pet(self) -> None:
+        """Tell the guard how long the addresses may stay; often enough, for as long as any is here."""
+        if self._guard is not None:
+            await self._guard.pet(await self._replica.may_have_addresses())
+
+    async def _perform(self, action: Action) -> None:  # noqa: PLR0912 - a verb, a case
+        service, replica = self._service, self._replica
+        match action.verb:
+            case Verb.TAKE_EPOCH:
+                await replica.take_epoch()
+            case Verb.GIVE_EPOCH:
+                await replica.give_epoch()
+            case Verb.ARM_WATCHDOG | Verb.DISARM_WATCHDOG:
+                await replica.arm_watchdog(action.verb is Verb.ARM_WATCHDOG)
+            case Verb.PROMOTE:
+                await replica.promote()
+            case Verb.DEMOTE:
+                await replica.demote()
+            case Verb.CHECK_FILE_SYSTEM:
+                await mount.check(service, await self._device())
+            case Verb.MOUNT:
+                await self._mount()
+            case Verb.UNMOUNT:
+                await mount.unmount(service, await self._mounted_device())
+            case Verb.UNMOUNT_TERM:
+                await mount.end_users(service, await self._mounted_device(), signal.SIGTERM)
+            case Verb.UNMOUNT_KILL:
+                await mount.end_users(service, await self._mounted_device(), signal.SIGKILL)
+            case Verb.UNMOUNT_SHUTDOWN:
+                await mount.shut_down(service, await self._mounted_device())
+            case Verb.UNMOUNT_ERRORS:
+                await replica.fail_io()
+                await mount.end_users(service, await self._mounted_device(), signal.SIGKILL)
+            case Verb.START_UNIT:
+                await units.start(action.subject)
+            case Verb.STOP_UNIT:
+                await units.stop(action.subject)
+            case Verb.KILL_UNIT:
+                await units.kill(action.subject)
+            case Verb.CHECK_HEALTH:
+                if missing := set(service.units) - await units.active(service.units):
+                    raise StepFailed(f"not active any more: {', '.join(sorted(missing))}")
+            case Verb.HOOK:
+                await self._hook(action.subject)
+            case Verb.FENCE_SELF:
+                await replica.fence_self()
+            case Verb.PROBE | Verb.CLAIM | Verb.WITHDRAW | Verb.WITHDRAW_BY_GUARD | Verb.ANNOUNCE:
+                await self._address(action)
+
+    async def _mount(self) -> None:
+        device = await self._device()
+        # Before the mount: a resource that has lost its role may have lost its device too, and what is
+        # mounted of
+        # it must still be found.
+        await asyncio.to_thread(write_atomically, self._device_file, f"{device}\n")
+        await mount.mount(self._service, device)
+
+    async def _mounted_device(self) -> Path | None:
+        """The device that is, or may be, mounted."""
+        device = await self._replica.device()
+        if device is not None:
+            return device
+        try:
+            return Path(self._device_file.read_text().strip())
+        except FileNotFoundError:
+            return None
+
+    async def _address(self, action: Action) -> None:
+        match action.verb:
+            case Verb.PROBE:
+                await self._probe()
+            case Verb.CLAIM:
+                await self._claim(self._vips[action.subject])
+            case Verb.WITHDRAW:
+                self._announcer.end(self._vips[action.subject])
+                await _to_its_end(vip.withdraw, self._vips[action.subject])
+                if self._guard is not None:
+                    await self._guard.drop(self._vips[action.subject])
+            case Verb.WITHDRAW_BY_GUARD:
+                await (await self._started_guard()).drop(self._vips[action.subject])
+            case _:
+                for one in self._service.vips:
+                    self._announcer.begin(one)
+
+    async def _probe(self) -> None:
+        held = await asyncio.to_thread(vip.held, self._service.vips)
+        wanted = [one for one in self._service.vips if str(one) not in held]
+        claims = await asyncio.gather(*(arp.probe(one) for one in wanted))
+        for one, claim in zip(wanted, claims, strict=True):
+            if claim is not None:
+                raise StepFailed(
+                    f"{one.address} is in use on {one.interface}, by the host with MAC address {claim.mac}"
+                )
+
+    async def _claim(self, one: Vip) -> None:
+        guard = await self._started_guard()
+        seconds = await self._replica.may_have_addresses()
+        if seconds <= 0:
+            raise StepFailed(f"this node may not write at this moment, so it may not have {one.address}")
+        # First the guard, then the address: there is no moment at which nobody would take it away.
+        await guard.hold(one)
+        await guard.pet(seconds)
+        await _to_its_end(vip.claim, one)
+
+    async def _started_guard(self) -> VipGuard:
+        if self._guard is None or self._guard.has_ended:
+            self._guard = await VipGuard.start(self._guard_file)
+        return self._guard
+
+    async def _hook(self, moment: str) -> None:
+        program = self._service.promoted_hook if moment == "promoted" else self._service.demoting_hook
+        done = await run(program, moment, self._name)
+        if done.code:
+            raise StepFailed(f"{program} {moment} {self._name} ended with {done.code}: {done.reason}")
+
+    async def _device(self) -> Path:
+        device = await self._replica.device()
+        if device is None:
+            raise StepFailed("the resource has no block device here")
+        return device
+
+    async def _holds(self, one: Vip) -> bool:
+        return bool(await asyncio.to_thread(vip.held, [one]))
+
+
+async def _to_its_end(change: Callable[[Vip], None], one: Vip) -> None:
+    """Run ``change`` in a thread, and be done no sooner than it, also when its time is up: an address that
+    comes after its claim was given up would be nobody's.
+    """
+    changing = asyncio.ensure_future(asyncio.to_thread(change, one))
+    try:
+        await asyncio.shield(changing)
+    except asyncio.CancelledError:
+        await asyncio.gather(changing, return_exceptions=True)
+        raise

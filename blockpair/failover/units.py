@@ -1,0 +1,48 @@
+"""Starts and stops systemd units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from blockpair.failover.commands import run
+
+_ACTIVE = frozenset({"active", "reloading"})
+
+
+class UnitError(Exception):
+    """A unit that did not do what it was to do, and why."""
+
+
+async def active(units: Iterable[str]) -> frozenset[str]:
+    """Those of ``units`` that are active. Raises `UnitError` where systemd cannot be asked."""
+    wanted = list(units)
+    if not wanted:
+        return frozenset()
+    done = await run("systemctl", "is-active", "--", *wanted)
+    states = done.text.split()
+    # Its exit code says only whether any is; a line a unit says which.
+    if len(states) != len(wanted):
+        raise UnitError(f"systemd cannot be asked: {done.reason}")
+    return frozenset(unit for unit, state in zip(wanted, states, strict=True) if state in _ACTIVE)
+
+
+async def start(unit: str) -> None:
+    """Start it and wait until it is active. Raises `UnitError`."""
+    # A unit that failed too often of late would be refused, and this is a new beginning.
+    await run("systemctl", "reset-failed", "--", unit)
+    done = await run("systemctl", "start", "--", unit)
+    if done.code:
+        raise UnitError(f"{unit} did not start: {done.reason} (see `journalctl -u {unit}`)")
+
+
+async def stop(unit: str) -> None:
+    """Stop it and wait until it has. Raises `UnitError`."""
+    done = await run("systemctl", "stop", "--", unit)
+    if done.code and unit in await active([unit]):
+        raise UnitError(f"{unit} did not stop: {done.reason}")
+
+
+async def kill(unit: str) -> None:
+    """SIGKILL to all of its processes, then as `stop`. Raises `UnitError`."""
+    await run("systemctl", "kill", "--signal=SIGKILL", "--", unit)
+    await stop(unit)
