@@ -31,6 +31,7 @@ _COMMANDS = (
     "bundle",
     "config",
     "cluster",
+    "raid",
 )
 
 

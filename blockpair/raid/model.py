@@ -101,7 +101,8 @@ class Sync:
 @dataclass(frozen=True)
 class Array:
     """An md array. ``device`` is the kernel's name (md127), ``name`` the stable one below /dev/md, or the
-    kernel's where it has none. ``state`` is sysfs's array_state; ``mismatch_bytes``: found by the last check.
+    kernel's where it has none. ``state`` is sysfs's array_state; ``mismatch_bytes``: found by the last check;
+    ``unequal``: its copies were never, or after a crash not yet, made equal.
     """
 
     device: str
@@ -116,6 +117,7 @@ class Array:
     sync: Sync | None = None
     mismatch_bytes: int = 0
     bitmap: bool = False
+    unequal: bool = False
     group: str | None = None
 
     @property

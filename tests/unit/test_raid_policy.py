@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import permutations
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -164,9 +165,9 @@ def test_no_rule_is_broken_and_nobody_waits_in_vain(needs: list[Need], spares: l
 
 @given(needs, spares, st.randoms(use_true_random=False))
 def test_the_order_of_what_is_told_changes_nothing(
-    needs: list[Need], spares: list[Spare], random: object
+    needs: list[Need], spares: list[Spare], random: Random
 ) -> None:
     shuffled_needs, shuffled_spares = list(needs), list(spares)
-    random.shuffle(shuffled_needs)  # type: ignore[attr-defined]
-    random.shuffle(shuffled_spares)  # type: ignore[attr-defined]
+    random.shuffle(shuffled_needs)
+    random.shuffle(shuffled_spares)
     assert assign(needs, spares).assignments == assign(shuffled_needs, shuffled_spares).assignments
