@@ -46,6 +46,12 @@ devices_option = click.option(
     "--layout", default="", metavar="LAYOUT", help="Of level 10: n2 (near, the default), f2 (far), o2, n3 …"
 )
 @click.option("--chunk", default="512K", show_default=True, metavar="SIZE", help="How much lies together.")
+@click.option(
+    "--bitmap-chunk",
+    metavar="SIZE",
+    help="What a bit of the write-intent bitmap stands for; default: mdadm's, 64M. With less, less is copied "
+    "to a member that was away, and the bitmap is written more often.",
+)
 @devices_option
 @click.option("--spares", multiple=True, metavar="DEV[,DEV…]", help="Hot spares.")
 @click.option("--spare-group", metavar="GROUP", help="Share spares with the other arrays of GROUP.")
@@ -61,6 +67,7 @@ def create(
     level: str,
     layout: str,
     chunk: str,
+    bitmap_chunk: str | None,
     devices: tuple[str, ...],
     spares: tuple[str, ...],
     spare_group: str | None,
@@ -88,11 +95,20 @@ def create(
     check_root()
     _check_name(name)
     disks, extra = look_at(devices), look_at(spares)
-    shape, chunk_bytes = _shape(f"raid{level}", len(disks), layout), _chunk(chunk, level)
+    shape = _shape(f"raid{level}", len(disks), layout)
+    chunk_bytes = 0 if level == "1" else _chunk("--chunk", chunk)
+    bitmap_bytes = 0 if bitmap_chunk is None else _chunk("--bitmap-chunk", bitmap_chunk)
     admit(refusals([*disks, *extra], tolerance=None if unequal else SIZE_TOLERANCE, force=force))
     uuid = _new_uuid()
     made = steps.create(
-        name, shape, disks, chunk_bytes=chunk_bytes, spares=extra, group=spare_group, uuid=uuid
+        name,
+        shape,
+        disks,
+        chunk_bytes=chunk_bytes,
+        bitmap_bytes=bitmap_bytes,
+        spares=extra,
+        group=spare_group,
+        uuid=uuid,
     )
     wiped = any(disk.signatures for disk in [*disks, *extra])
     if not perform(
@@ -140,18 +156,16 @@ def _shape(level: str, members: int, layout: str) -> Geometry:
         raise BlockpairError(ErrorKind.USAGE, str(error), "see blockpair raid create --help") from None
 
 
-def _chunk(text: str, level: str) -> int:
+def _chunk(option: str, text: str) -> int:
     from blockpair.units import parse_size
 
-    if level == "1":
-        return 0
     try:
         size = parse_size(text)
     except ValueError as error:
-        raise BlockpairError(ErrorKind.USAGE, f"--chunk: {error}", "such as --chunk 512K") from None
+        raise BlockpairError(ErrorKind.USAGE, f"{option}: {error}", f"such as {option} 512K") from None
     if size < 4096 or size & (size - 1):
         raise BlockpairError(
-            ErrorKind.USAGE, f"--chunk {text}: not a power of two from 4K on", "such as --chunk 512K"
+            ErrorKind.USAGE, f"{option} {text}: not a power of two from 4K on", f"such as {option} 512K"
         )
     return size
 

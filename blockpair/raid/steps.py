@@ -88,11 +88,16 @@ def create(
     disks: Sequence[Disk],
     *,
     chunk_bytes: int,
+    bitmap_bytes: int = 0,
     spares: Sequence[Disk] = (),
     group: str | None = None,
     uuid: str,
 ) -> list[Step]:
-    """Make an array of ``disks``, with a write-intent bitmap, and have it assembled at boot by its name."""
+    """Make an array of ``disks``, with a write-intent bitmap, and have it assembled at boot by its name.
+
+    ``chunk_bytes`` 0: the level has none; ``bitmap_bytes``, what a bit of the bitmap stands for, 0: mdadm's
+    choice.
+    """
     path = f"/dev/md/{name}"
     chunk = (f"--chunk={chunk_bytes >> 10}K",) if chunk_bytes else ()
     layout = (f"--layout={shape.layout}",) if shape.layout else ()
@@ -100,6 +105,7 @@ def create(
         *("mdadm", "--create", path, "--run", "--metadata=1.2", f"--name={name}", f"--uuid={uuid}"),
         *(f"--level={shape.level.removeprefix('raid')}", *layout, *chunk),
         *(f"--raid-devices={shape.slots}", f"--spare-devices={len(spares)}", "--bitmap=internal"),
+        *((f"--bitmap-chunk={bitmap_bytes >> 10}K",) if bitmap_bytes else ()),
         *(disk.path for disk in [*disks, *spares]),
     )
     return [

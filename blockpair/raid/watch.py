@@ -18,7 +18,7 @@ from blockpair.errors import BlockpairError
 from blockpair.raid import latency, mdadm, smart, smartctl, sysfs
 from blockpair.raid.apply import carry_out
 from blockpair.raid.events import Event, Severity, changes
-from blockpair.raid.heal import Action, actions, may_return
+from blockpair.raid.heal import MOST_RETURNS, Action, actions, may_return
 from blockpair.raid.health import Health, score
 from blockpair.raid.inventory import Inventory
 from blockpair.raid.model import Array
@@ -142,7 +142,9 @@ class Watch:
         out by a person: it is told of and not touched.
         """
         proposed = set()
-        for action in actions(arrays, self._health, self._returned(arrays, came)):
+        returned, flapping = self._returned(arrays, came)
+        yield from flapping
+        for action in actions(arrays, self._health, returned):
             key = (action.code, action.uuid, action.device)
             if not self._heal or (came is None and action.code == "member.returns"):
                 proposed.add(key)
@@ -160,13 +162,17 @@ class Watch:
             return _event(action, "failed", error.message, Severity.WARNING)
         return _event(action, "done", "")
 
-    def _returned(self, arrays: dict[str, Array], came: set[str] | None) -> dict[str, str]:
+    def _returned(
+        self, arrays: dict[str, Array], came: set[str] | None
+    ) -> tuple[dict[str, str], list[Event]]:
         """Of the devices that came, or at the start of all, those in no array that were members of one which
-        lacks a member.
+        lacks a member; and events about those that came too often.
         """
         if came == set() or not any(array.empty_slots for array in arrays.values()):
-            return {}
-        now, found = self._clock(), {}
+            return {}, []
+        now = self._clock()
+        found: dict[str, str] = {}
+        flapping: list[Event] = []
         for device in sysfs.idle_devices():
             if came is not None and device not in came:
                 continue
@@ -177,7 +183,9 @@ class Watch:
             if may_return(times, now):
                 times.append(now)
                 found[device] = block.uuid.lower()
-        return found
+            else:
+                flapping.append(_flaps(arrays[block.uuid.lower()], device))
+        return found, flapping
 
 
 def _smart_of(devices: set[str]) -> dict[str, smart.Smart]:
@@ -186,6 +194,18 @@ def _smart_of(devices: set[str]) -> dict[str, smart.Smart]:
         return {device: told for device in sorted(devices) if (told := smartctl.read(device)) is not None}
     except BlockpairError:
         return {}
+
+
+def _flaps(array: Array, device: str) -> Event:
+    return Event(
+        array.name,
+        array.uuid,
+        "member.flaps",
+        Severity.WARNING,
+        f"{device} of {array.name} came back more than {MOST_RETURNS} times within an hour",
+        f"it is left out: see its cable and its health, then: blockpair raid readd {array.name} {device}",
+        device,
+    )
 
 
 def _worse(array: Array, device: str, health: Health) -> Event:

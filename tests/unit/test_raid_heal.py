@@ -82,6 +82,7 @@ def test_creating_is_exactly_one_command_for_what_was_asked() -> None:
         disks,
         chunk_bytes=512 << 10,
         spares=[marked],
+        bitmap_bytes=1 << 20,
         group="pool",
         uuid="1:2:3:4",
     )
@@ -89,7 +90,7 @@ def test_creating_is_exactly_one_command_for_what_was_asked() -> None:
         "wipefs --all /dev/sdf",
         "mdadm --create /dev/md/data --run --metadata=1.2 --name=data --uuid=1:2:3:4 --level=10 --layout=n2 "
         "--chunk=512K --raid-devices=4 --spare-devices=1 --bitmap=internal "
-        "/dev/sdb /dev/sdc /dev/sdd /dev/sde /dev/sdf",
+        "--bitmap-chunk=1024K /dev/sdb /dev/sdc /dev/sdd /dev/sde /dev/sdf",
         "mdadm.conf: add `ARRAY /dev/md/data metadata=1.2 UUID=1:2:3:4 spare-group=pool`",
         "mdadm --readwrite /dev/md/data",
     ]
