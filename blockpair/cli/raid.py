@@ -220,7 +220,7 @@ def _scrub_told(array: Array, *, as_json: bool) -> int:
     if as_json:
         print_json(status_json(array))
     else:
-        told = format_size(array.mismatch_bytes) if array.mismatch_bytes else "nothing"
-        what = f"{sync_words(array.sync)}; so far" if running and array.sync else "the last scrub:"
-        click.echo(f"{array.name}: {what} {told} may differ between copies")
+        found = f"{format_size(array.mismatch_bytes)} may differ" if array.mismatch_bytes else "no difference"
+        what = f"{sync_words(array.sync)}; so far" if running and array.sync else "by the last scrub"
+        click.echo(f"{array.name}: {what} {found} between copies")
     return int(ExitCode.DEGRADED if array.mismatch_bytes else ExitCode.FINE)

@@ -182,17 +182,18 @@ def _told(name: str, shape: Geometry, disks: list[Disk], chunk_bytes: int) -> li
     """What the array would be: capacity, which failures it survives."""
     from blockpair.cli.raid_text import mirror_words
     from blockpair.raid.layout import capacity, margin
-    from blockpair.units import counted, format_size
+    from blockpair.raid.outlook import failures
+    from blockpair.units import format_size
 
     size = capacity(shape, min(disk.size_bytes for disk in disks), chunk_bytes)
     left = margin(shape, set())
     told = [
         f"{name}: {shape.level}{' ' + shape.layout if shape.layout else ''} of {len(disks)} members, about "
         f"{format_size(size)} (less what md keeps for itself)",
-        f"  survives any {counted(left, 'failure')}" if left else "  survives no failure",
+        f"  survives any {failures(left)}" if left else "  survives no failure",
     ]
     pairs = mirror_words(shape, [disk.path for disk in disks])
-    if pairs and shape.level == "raid10":
+    if len(pairs) > 1:
         told.append(f"  more, as long as of each of these one is left: {'; '.join(pairs)}")
     return told
 

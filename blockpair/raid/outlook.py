@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from blockpair.raid.layout import critical, margin
 from blockpair.raid.model import Array, Part
-from blockpair.units import counted, format_duration
+from blockpair.units import format_duration
 
 REBUILDS = ("recover", "resync", "reshape")
 
@@ -27,15 +27,14 @@ def healthy(array: Array) -> bool:
 def survival(array: Array) -> str:
     """Which further failures it survives."""
     failed = array.failed_slots
+    left = margin(array.geometry, failed)
+    # md keeps the last copy as a member although it failed: the state alone tells.
+    if left < 0 or array.state == "broken":
+        return "has lost data: too many members failed"
     if not array.active:
         return "does not run"
-    left = margin(array.geometry, failed)
-    if left < 0:
-        return "has lost data: too many members failed"
     if left > 0:
-        return (
-            f"survives any {counted(left, 'more failure')}" if failed else f"survives any {_failures(left)}"
-        )
+        return f"survives any {failures(left, 'more ' if failed else '')}"
     dangerous = critical(array.geometry, failed)
     names = devices_in(array, dangerous)
     if len(dangerous) == array.geometry.slots - len(failed):
@@ -43,8 +42,9 @@ def survival(array: Array) -> str:
     return f"survives any one more failure except {_either(names)}"
 
 
-def _failures(number: int) -> str:
-    return "one failure" if number == 1 else f"{number} failures"
+def failures(number: int, which: str = "") -> str:
+    """``one failure``, ``2 more failures``."""
+    return f"one {which}failure" if number == 1 else f"{number} {which}failures"
 
 
 def devices_in(array: Array, slots: frozenset[int]) -> list[str]:

@@ -121,10 +121,10 @@ def assign(needs: Sequence[Need], spares: Sequence[Spare]) -> Decision:
     takes none from another.
     """
     urgent = sorted(needs, key=lambda need: (need.margin, need.name, need.array, need.slot))
-    starving = _cannot_give(needs, spares)
+    at_home = _needed_at_home(needs, spares)
     choices = {
         need: sorted(
-            (spare for spare in spares if _refusal(need, spare, starving) is None),
+            (spare for spare in spares if _refusal(need, spare, at_home) is None),
             key=lambda spare: _rank(need, spare),
         )
         for need in urgent
@@ -135,7 +135,7 @@ def assign(needs: Sequence[Need], spares: Sequence[Spare]) -> Decision:
     given = {need: spare for spare, need in taken.items()}
     return Decision(
         tuple(Assignment(given[need], need, _reason(need, given[need])) for need in urgent if need in given),
-        tuple((need, _why_none(need, spares, starving)) for need in urgent if need not in given),
+        tuple((need, _why_none(need, spares, at_home)) for need in urgent if need not in given),
     )
 
 
@@ -159,22 +159,22 @@ def _find_place(
     return False
 
 
-def _cannot_give(needs: Sequence[Need], spares: Sequence[Spare]) -> frozenset[str]:
-    """The arrays that need their spares themselves: one that could use what it has gives nothing away."""
+def _needed_at_home(needs: Sequence[Need], spares: Sequence[Spare]) -> frozenset[Spare]:
+    """The spares that their own arrays could use: those are not given away."""
     return frozenset(
-        spare.array
+        spare
         for spare in spares
         for need in needs
         if need.array == spare.array and spare.size_bytes >= need.size_bytes
     )
 
 
-def _refusal(need: Need, spare: Spare, starving: frozenset[str]) -> str | None:
+def _refusal(need: Need, spare: Spare, at_home: frozenset[Spare]) -> str | None:
     """Why ``spare`` cannot serve ``need``."""
     if spare.array != need.array:
         if need.group is None or spare.group != need.group:
             return f"{spare.device} is of another array, and not of the same spare group"
-        if spare.array in starving:
+        if spare in at_home:
             return f"{spare.device} is needed by its own array"
     if spare.size_bytes < need.size_bytes:
         return f"{spare.device} is too small: {spare.size_bytes} of {need.size_bytes} bytes"
@@ -211,10 +211,10 @@ def _reason(need: Need, spare: Spare) -> str:
     return ", ".join(words)
 
 
-def _why_none(need: Need, spares: Sequence[Spare], starving: frozenset[str]) -> str:
+def _why_none(need: Need, spares: Sequence[Spare], at_home: frozenset[Spare]) -> str:
     if not spares:
         return "there is no spare"
-    refusals = [refusal for spare in spares if (refusal := _refusal(need, spare, starving)) is not None]
+    refusals = [refusal for spare in spares if (refusal := _refusal(need, spare, at_home)) is not None]
     if len(refusals) < len(spares):
         return "its spares went to arrays that survive less"
     return "; ".join(refusals)

@@ -116,10 +116,12 @@ def create(
     ]
 
 
-def add_spares(array: Array, disks: Sequence[Disk]) -> list[Step]:
-    """Make ``disks`` spares of ``array``."""
+def add_spares(array: Array, disks: Sequence[Disk], use: str = "") -> list[Step]:
+    """Make ``disks`` spares of ``array``; ``use``, in words: what for."""
     paths = tuple(disk.path for disk in disks)
-    use = "it rebuilds onto one at once" if array.empty_slots else "they wait until a member fails"
+    use = use or (
+        "it rebuilds onto one at once" if array.empty_slots else "it is held ready until a member fails"
+    )
     steps: list[Step] = [
         *wipe(disks),
         Command(
@@ -198,7 +200,7 @@ def grow(array: Array, disks: Sequence[Disk]) -> list[Step]:
     )
     size = capacity(larger, array.component_bytes, array.chunk_bytes)
     return [
-        *add_spares(array, disks),
+        *add_spares(array, disks, "for the next step"),
         Command(
             ("mdadm", "--grow", array.path, f"--raid-devices={slots}"),
             f"from {array.geometry.slots} to {slots} members, from {format_size(array.size_bytes)} to "

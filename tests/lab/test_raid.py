@@ -140,9 +140,7 @@ def test_a_member_that_comes_back_gets_only_what_it_missed(lab: Lab) -> None:
     watching = machine.watch("--heal")
 
     def pull_and_plug(number: int) -> float:
-        """What a cable that is pulled does, and one that is put in again: UML's disks have none. When it was put
-        in.
-        """
+        """What a cable that is pulled and put in again does: UML's disks have none. When it was put in."""
         machine.guest.run(f"mdadm /dev/md/data --fail {b} --remove {b}")
         watching.wait("member.gone", "ubdb", number)
         _all_acknowledged(machine.write("data", number, 0, 8), 0, 8)

@@ -126,7 +126,7 @@ def test_arrays_come_and_go() -> None:
         ("raid5", "abc", 3, "survives any one failure"),
         ("raid5", "ab", 3, "the next failure loses data"),
         ("raid6", "abcd", 4, "survives any 2 failures"),
-        ("raid6", "abc", 4, "survives any 1 more failure"),
+        ("raid6", "abc", 4, "survives any one more failure"),
         ("raid0", "ab", 2, "survives no failure"),
         ("raid5", "a", 3, "has lost data: too many members failed"),
     ],
