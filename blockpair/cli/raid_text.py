@@ -87,7 +87,7 @@ def _members(array: Array, health: Mapping[str, Health]) -> list[str]:
         if member.leaving:
             words.append("being replaced")
         if member.errors:
-            words.append(f"{member.errors} read errors mended")
+            words.append(f"{member.errors} sectors mended")
         known = health.get(member.device)
         if known is not None:
             words.append(f"health {known.score}")
@@ -106,9 +106,12 @@ def advice(array: Array) -> list[str]:
         found.append(f"blockpair raid spare add {array.name} DEVICE")
     if array.state == "read-auto" and (array.empty_slots or array.unequal):
         found.append(f"mdadm --readwrite {array.path}")
-    found += [
-        f"blockpair raid spare remove {array.name} {member.device}" for member in array.having(Part.FAULTY)
-    ]
+    # Of an array that failed nothing is taken out: what is on its members may still be needed.
+    if not lost(array):
+        found += [
+            f"blockpair raid spare remove {array.name} {member.device}"
+            for member in array.having(Part.FAULTY)
+        ]
     return found
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from blockpair.raid.layout import critical
 from blockpair.raid.model import Array, Member, Part
-from blockpair.raid.outlook import degraded, lost, survival, until_whole
+from blockpair.raid.outlook import degraded, devices_in, lost, survival, until_whole
 from blockpair.units import counted, format_size
 
 
@@ -80,16 +81,25 @@ def _outlook(array: Array, *first: str) -> str:
 def _array_changes(old: Array, new: Array) -> list[Event]:
     found = _member_events(old, new)
     if lost(new) and not lost(old):
-        gone = ", ".join(
-            sorted(
-                member.device
-                for member in old.having(Part.ACTIVE)
-                if (now := new.member(member.device)) is None or now.part is not Part.ACTIVE
+        found.append(
+            _event(
+                new, "array.failed", Severity.CRITICAL, f"{new.name} failed{_why(old, new)}", _outlook(new)
             )
         )
-        cause = f"{new.name} failed" + (f": it lost {gone}" if gone else "")
-        found.append(_event(new, "array.failed", Severity.CRITICAL, cause, _outlook(new)))
     return found + _sync_events(old, new)
+
+
+def _why(old: Array, new: Array) -> str:
+    gone = sorted(
+        member.device
+        for member in old.having(Part.ACTIVE)
+        if (now := new.member(member.device)) is None or now.part is not Part.ACTIVE
+    )
+    if gone:
+        return f": it lost {', '.join(gone)}"
+    # md keeps the last copy's member, though it failed.
+    last = devices_in(old, critical(old.geometry, old.failed_slots))
+    return f": the last copy failed, on {' or '.join(last)}" if last else ""
 
 
 def _member_events(old: Array, new: Array) -> list[Event]:
@@ -168,8 +178,8 @@ def _changed(array: Array, was: Member, now: Member, took_over: list[str]) -> li
                 array,
                 "member.read-errors",
                 Severity.WARNING,
-                f"{counted(now.errors - was.errors, 'read error')} of {device} in {array.name}",
-                f"mended from another copy; {now.errors} so far: see its health",
+                f"{counted(now.errors - was.errors, 'sector')} of {device} in {array.name} could not be read",
+                f"written anew from another copy; {now.errors} so far: see its health",
                 device,
             )
         )
@@ -223,6 +233,9 @@ def _ended(array: Array, was: Member, device: str, took_over: list[str]) -> Even
 def _sync_events(old: Array, new: Array) -> list[Event]:
     before, after = (array.sync.action if array.sync else None for array in (old, new))
     found: list[Event] = []
+    if before is after is None and old.mismatch_bytes != new.mismatch_bytes:
+        # One that began and ended between two looks.
+        return [_scrubbed(new)]
     if before == after:
         return found
     if before in ("check", "repair"):

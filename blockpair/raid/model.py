@@ -47,8 +47,8 @@ class Part(StrEnum):
 
 @dataclass(frozen=True)
 class Member:
-    """A device of an array. ``flags`` are the words of its state in sysfs; ``errors``: read errors that were
-    corrected; ``speed`` and ``enclosure`` as a `Disk` has them.
+    """A device of an array. ``flags`` are the words of its state in sysfs; ``errors``: sectors that could
+    not be read and were written anew; ``speed`` and ``enclosure`` as a `Disk` has them.
     """
 
     device: str

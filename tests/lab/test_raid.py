@@ -203,3 +203,38 @@ def test_a_spare_is_shared_and_a_member_replaced(lab: Lab) -> None:
     # What it left behind is free again, and a signature is found.
     machine.guest.run(f"mkfs.ext4 -q {g}")
     assert "ext4" in machine.refused(f"spare add two {g} --yes")
+
+
+def test_bad_sectors_are_mended_corruption_is_told_and_a_lost_mirror_too(lab: Lab) -> None:
+    machine = Machine(lab, 4)
+    a, b, c, d = machine.disks
+    run = machine.guest.run
+    # A disk that remembers which of its sectors cannot be read, until they are written.
+    table = f"0 $(blockdev --getsz {a}) dust {a} 0 512"
+    run(f'modprobe dm-dust && DM_DISABLE_UDEV=1 dmsetup create dust --table "{table}"')
+    machine.raid(f"create data --devices /dev/mapper/dust,{b},{c},{d} --yes --wait")
+    watching = machine.watch()
+    _all_acknowledged(machine.write("data", 1, 0, 64), 0, 64)
+    start = int(run("cat /sys/block/md127/md/dev-dm-0/offset"))
+    bad = " ".join(f"dmsetup message dust 0 addbadblock {start + sector};" for sector in (0, 1, 100))
+    run(f"{bad} dmsetup message dust 0 enable")
+    machine.check("data", 1, 0, 64)
+    mended = watching.wait("member.read-errors", "dm-0")
+    assert "written anew from another copy" in mended["consequence"]
+    assert "found" in run("dmsetup message dust 0 countbadblocks")
+    assert int(run("dmsetup message dust 0 countbadblocks | grep -o '[0-9]*'")) == 0
+
+    machine.raid("scrub start data --wait")  # exit code 0: no difference
+    run(f"dd if=/dev/urandom of={b} bs=4096 seek={start // 8 + 40} count=1 oflag=direct conv=notrunc")
+    scrubbed = machine.guest.execute("blockpair raid scrub start data --wait", check=False)
+    assert scrubbed.returncode == 4 and "may differ" in scrubbed.stdout
+    eventually(lambda: watching.wait("scrub.ended")["severity"] == "warning", "the scrub is told of")
+
+    machine.fail("data", b)
+    watching.wait("member.failed", "ubdb")
+    # md says no, for it keeps the last copy as a member; but it has given the array up.
+    machine.guest.execute("mdadm /dev/md/data --fail dm-0", check=False)
+    failed = watching.wait("array.failed")
+    assert failed["severity"] == "critical" and failed["cause"].endswith("the last copy failed, on dm-0")
+    assert machine.status("data")["failed"] is True
+    assert "failed 0 EIO" in machine.write("data", 2, 0, 1).wait().stdout

@@ -74,6 +74,14 @@ def test_two_failures_in_different_mirrors_and_in_one() -> None:
     assert told[-1].text.startswith("data failed: it lost sdc, sdd")
 
 
+def test_the_last_copy_stays_a_member_when_it_fails() -> None:
+    degraded_one = array(members=(A, B, D), slots=4)
+    broken = _only(degraded_one, replace(degraded_one, state="broken"))
+    assert (broken.code, broken.severity) == ("array.failed", Severity.CRITICAL)
+    assert broken.cause == "data failed: the last copy failed, on sdd"
+    assert "has lost data" in broken.consequence
+
+
 def test_a_member_that_comes_back() -> None:
     away = array(members=(A, B, D), slots=4)
     back = _only(away, array())
@@ -102,11 +110,14 @@ def test_spares_read_errors_and_scrubs() -> None:
     failed = _only(WHOLE, _with(WHOLE, A, B, C, D, replace(F, flags=FAULTY)))
     assert (failed.code, failed.consequence) == ("spare.failed", "0 spares left")
     errors = _only(array(), _with(array(), replace(A, errors=3), B, C, D))
-    assert errors.text.startswith("3 read errors of sda in data; mended from another copy")
+    assert errors.text.startswith(
+        "3 sectors of sda in data could not be read; written anew from another copy"
+    )
     check = replace(array(), sync=Sync("check", 1, 2, 1))
     assert _only(array(), check).code == "scrub.started"
     clean, dirty = _only(check, array()), _only(check, replace(array(), mismatch_bytes=65536))
     assert (clean.severity, dirty.severity) == (Severity.INFO, Severity.WARNING)
+    assert _only(array(), replace(array(), mismatch_bytes=65536)).code == "scrub.ended"
     assert "64 KiB may differ" in dirty.text and "nothing was changed" in dirty.text
 
 
