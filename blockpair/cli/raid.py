@@ -8,6 +8,7 @@ import click
 
 from blockpair.cli.output import json_option, print_json
 from blockpair.cli.raid_change import CHANGES
+from blockpair.cli.raid_create import create
 from blockpair.cli.raid_run import array_argument, check_root, find
 from blockpair.cli.raid_spare import spare
 from blockpair.errors import ExitCode
@@ -24,7 +25,7 @@ def command() -> None:
     """
 
 
-for _change in (*CHANGES, spare):
+for _change in (create, *CHANGES, spare):
     command.add_command(_change)
 
 
@@ -95,14 +96,14 @@ def status(name: str | None, with_health: bool, as_json: bool) -> int:
 
 
 def _health(arrays: list[Array]) -> dict[str, Health]:
-    from blockpair.raid import smartctl
+    from blockpair.raid import smartctl, sysfs
     from blockpair.raid.health import score
 
     return {
         member.device: score(told)
         for array in arrays
         for member in array.members
-        if (told := smartctl.read(member.device)) is not None
+        if (told := smartctl.read(sysfs.whole_disk(member.device))) is not None
     }
 
 

@@ -56,7 +56,14 @@ def look_at(words: Sequence[str]) -> list[Disk]:
     """The devices that a person named, looked at. Raises `BlockpairError`."""
     from blockpair.raid.devices import look
 
-    return [look(path) for path in paths(words)]
+    return [look(path, resources()) for path in paths(words)]
+
+
+def resources() -> Path:
+    """Where this node's resource files are."""
+    from blockpair.config.locations import locations
+
+    return locations(directory=click.get_current_context().find_root().obj).resources
 
 
 def kernel_name(device: str) -> str:
@@ -131,3 +138,23 @@ def _ask(steps: Sequence[Step], typed: str | None, also: Sequence[str], *, as_js
     click.echo(what)
     if click.prompt(f"Type the array's name to go on ({typed})", default="", show_default=False) != typed:
         raise BlockpairError(ErrorKind.FAILED, "that is another name: nothing was changed")
+
+
+def finish(uuid: str, *, as_json: bool, next_: str = "") -> None:
+    """Show what came of it."""
+    from blockpair.cli.raid_text import status_json, status_lines
+
+    array = find(uuid)
+    if as_json:
+        print_json({"array": status_json(array), "next": next_ or None})
+        return
+    click.echo("\n".join(status_lines(array)))
+    if next_:
+        click.echo(f"Next, so that it is known early at boot: `{next_}`")
+
+
+def follow_until(uuid: str, done: Callable[[Array], bool], *, as_json: bool) -> Array:
+    """Show what the array does until ``done``. Raises `BlockpairError` if it fails meanwhile."""
+    from blockpair.cli.raid_progress import follow
+
+    return follow(uuid, done, quiet=as_json)

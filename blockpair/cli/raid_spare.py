@@ -10,6 +10,7 @@ from blockpair.cli.raid_run import (
     array_argument,
     check_root,
     find,
+    finish,
     force_option,
     kernel_name,
     look_at,
@@ -56,7 +57,7 @@ def add(*, name: str, devices: tuple[str, ...], force: bool, plan: bool, yes: bo
     )
     typed = array.name if any(disk.signatures for disk in disks) else None
     if perform(steps.add_spares(array, disks), plan=plan, as_json=as_json, yes=yes, typed=typed):
-        _tell(array.uuid, as_json=as_json)
+        finish(array.uuid, as_json=as_json)
 
 
 @spare.command("remove", short_help="Take a spare, or a failed member, out.")
@@ -92,7 +93,7 @@ def remove(*, name: str, device: str, plan: bool, as_json: bool) -> None:
         steps.remove_spare(array, found) if member.part is Part.SPARE else steps.remove_faulty(array, found)
     )
     if perform(made, plan=plan, as_json=as_json):
-        _tell(array.uuid, as_json=as_json)
+        finish(array.uuid, as_json=as_json)
 
 
 @spare.command("share", short_help="Have an array share its spares, or not.")
@@ -118,7 +119,7 @@ def share(*, name: str, group: str | None, plan: bool, as_json: bool) -> None:
     except ValueError as error:
         raise BlockpairError(ErrorKind.USAGE, f"--group: {error}", "choose another name") from None
     if perform(steps.share(array, checked), plan=plan, as_json=as_json):
-        _tell(array.uuid, as_json=as_json)
+        finish(array.uuid, as_json=as_json)
 
 
 @spare.command("assign", short_help="Move shared spares to where they are needed.")
@@ -156,13 +157,3 @@ def assign(*, plan: bool, as_json: bool) -> None:
     perform(made, plan=False, as_json=as_json)
     if as_json:
         print_json({"done": [step.shown for step in made], "notes": notes})
-
-
-def _tell(uuid: str, *, as_json: bool) -> None:
-    from blockpair.cli.raid_text import status_json, status_lines
-
-    array = find(uuid)
-    if as_json:
-        print_json(status_json(array))
-    else:
-        click.echo("\n".join(status_lines(array)))

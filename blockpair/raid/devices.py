@@ -4,36 +4,85 @@ from __future__ import annotations
 
 import os
 import stat
+import tomllib
 from pathlib import Path
 
 from blockpair import signature
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.raid.model import Disk
+from blockpair.raid.steps import SUPERBLOCKS_BYTES
 from blockpair.raid.sysfs import enclosure_of, speed_of
 
 _SYSFS = Path("/sys/dev/block")
 _SECTOR = 512
+_PAGE = 4096
+_MAGIC = b"blkpair\0"
 _DEEPEST = 8
 
 
-def look(path: str) -> Disk:
-    """What ``path`` is, as a possible member; the device is only read. Raises `BlockpairError` if it is no
-    block device or cannot be looked at.
+def look(path: str, resources: Path | None = None) -> Disk:
+    """What ``path`` is, as a possible member; the device is only read. ``resources``: the directory of this
+    node's resource files, whose devices are in use even while they are down. Raises `BlockpairError` if it is
+    no block device or cannot be looked at.
     """
     node = Path(path)
     folder = sysfs_folder(node)
     whole = _whole(folder)
+    size_bytes = _number(folder / "size") * _SECTOR
+    own = [f"the device of the resource {name}" for name in resources_on(node, resources)]
+    metadata_at = own_metadata(node, size_bytes)
+    metadata = [] if metadata_at is None else ["the metadata of a blockpair resource"]
     return Disk(
         path=path,
         name=folder.name,
-        size_bytes=_number(folder / "size") * _SECTOR,
+        size_bytes=size_bytes,
         disks=frozenset(physical(folder)),
         speed=speed_of(whole),
         enclosure=enclosure_of(whole),
-        uses=tuple(signature.uses(node)),
-        signatures=tuple(str(found) for found in signature.signatures(node)),
+        uses=(*own, *signature.uses(node)),
+        signatures=(*metadata, *(str(found) for found in signature.signatures(node))),
         read_only=_text(folder / "ro") == "1",
+        metadata_at=metadata_at,
     )
+
+
+def resources_on(path: Path, resources: Path | None) -> list[str]:
+    """The resources of this node that have the block device ``path``, up or down."""
+    number = _device_number(path)
+    found = []
+    for file in sorted(resources.glob("*.toml")) if resources is not None and number is not None else []:
+        try:
+            content = tomllib.loads(file.read_text())
+        except (OSError, ValueError):
+            continue
+        places = (content.get("device"), content.get("metadata"))
+        if any(isinstance(place, str) and _device_number(Path(place)) == number for place in places):
+            found.append(file.stem)
+    return found
+
+
+def _device_number(path: Path) -> int | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_rdev if stat.S_ISBLK(status.st_mode) else None
+
+
+def own_metadata(path: Path, size_bytes: int) -> int | None:
+    """Where the superblocks of a resource are, in bytes: the last two pages (`engine/src/meta/layout.rs`).
+    None where neither is one.
+    """
+    start = size_bytes // _PAGE * _PAGE - SUPERBLOCKS_BYTES
+    if start < 0:
+        return None
+    try:
+        with path.open("rb") as stream:
+            stream.seek(start)
+            pages = stream.read(SUPERBLOCKS_BYTES)
+    except OSError:
+        return None
+    return start if any(pages[at : at + len(_MAGIC)] == _MAGIC for at in (0, _PAGE)) else None
 
 
 def member_disk(name: str) -> Disk | None:

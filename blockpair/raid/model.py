@@ -21,6 +21,7 @@ class Speed(IntEnum):
 class Disk:
     """A block device as a possible member. ``disks``: the physical disks below it, by a name that two paths
     to the same disk share. ``uses`` and ``signatures``, in words: why it is not free.
+    ``metadata_at``: where blockpair's own metadata are on it, in bytes, if they are.
     """
 
     path: str
@@ -32,6 +33,7 @@ class Disk:
     uses: tuple[str, ...] = ()
     signatures: tuple[str, ...] = ()
     read_only: bool = False
+    metadata_at: int | None = None
 
 
 class Part(StrEnum):

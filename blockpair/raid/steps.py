@@ -13,6 +13,8 @@ from blockpair.raid.layout import Geometry, capacity
 from blockpair.raid.model import Array, Disk, Part
 from blockpair.units import format_size
 
+# Both superblocks of a resource's metadata.
+SUPERBLOCKS_BYTES = 8192
 INITRAMFS = "update-initramfs -u"
 
 
@@ -72,14 +74,20 @@ Step = Command | Remember | Attribute | Writable
 
 def wipe(disks: Sequence[Disk]) -> list[Step]:
     """Take the signatures off the disks that carry one."""
-    return [
-        Command(
-            ("wipefs", "--all", disk.path),
-            f"{', '.join(disk.signatures)} on {disk.path} can no longer be found: what is there is lost",
-        )
-        for disk in disks
-        if disk.signatures
-    ]
+    steps: list[Step] = []
+    for disk in disks:
+        if disk.signatures:
+            lost = (
+                f"{', '.join(disk.signatures)} on {disk.path} can no longer be found: what is there is lost"
+            )
+            steps.append(Command(("wipefs", "--all", disk.path), lost))
+        if disk.metadata_at is not None:
+            zeroes = (*("blkdiscard", "--zeroout", "--force"), f"--offset={disk.metadata_at}")
+            length = f"--length={SUPERBLOCKS_BYTES}"
+            steps.append(
+                Command((*zeroes, length, disk.path), f"the resource on {disk.path} can no longer be opened")
+            )
+    return steps
 
 
 def create(

@@ -143,6 +143,12 @@ def place_of(device: str, block: Path = BLOCK) -> Place:
     return Place(speed_of(folder), enclosure_of(folder))
 
 
+def whole_disk(device: str, block: Path = Path("/sys/class/block")) -> str:
+    """The disk that a partition is of; a disk itself."""
+    folder = (block / device).resolve()
+    return folder.parent.name if (folder / "partition").exists() else device
+
+
 def speed_of(folder: Path) -> Speed:
     """The class of a whole disk, from its directory in sysfs."""
     if folder.name.startswith("nvme"):

@@ -191,7 +191,11 @@ class Watch:
 def _smart_of(devices: set[str]) -> dict[str, smart.Smart]:
     """What the devices tell; nothing where smartctl is not installed."""
     try:
-        return {device: told for device in sorted(devices) if (told := smartctl.read(device)) is not None}
+        return {
+            device: told
+            for device in sorted(devices)
+            if (told := smartctl.read(sysfs.whole_disk(device))) is not None
+        }
     except BlockpairError:
         return {}
 

@@ -95,6 +95,8 @@ def test_creating_is_exactly_one_command_for_what_was_asked() -> None:
         "mdadm --readwrite /dev/md/data",
     ]
     assert all(step.consequence for step in made)
+    (wiped,) = steps.wipe([replace(disks[0], metadata_at=4096)])
+    assert wiped.shown == "blkdiscard --zeroout --force --offset=4096 --length=8192 /dev/sdb"
     mirror = steps.create("m", geometry("raid1", 2), disks[:2], chunk_bytes=0, uuid="5")
     assert "--level=1 --raid-devices=2" in mirror[0].shown
 

@@ -127,6 +127,9 @@ def test_classes_of_disks(tmp_path: Path) -> None:
     (tmp_path / "sda/device/enclosure_device:Slot 01").symlink_to(slot)
     assert sysfs.enclosure_of(tmp_path / "sda") == "2:0:0:0"
     assert sysfs.enclosure_of(tmp_path / "sdb") is None
+    _tree(tmp_path, {"sda/sda1/partition": "1"})
+    (tmp_path / "sda1").symlink_to(tmp_path / "sda/sda1")
+    assert [sysfs.whole_disk(name, tmp_path) for name in ("sda1", "sdb")] == ["sda", "sdb"]
 
 
 def test_the_physical_disks_below_a_device(tmp_path: Path) -> None:
@@ -150,6 +153,32 @@ def test_the_physical_disks_below_a_device(tmp_path: Path) -> None:
     assert devices.physical(tmp_path / "sda/sda1") == devices.physical(tmp_path / "sda/sda2") == {"sda"}
     assert devices.physical(tmp_path / "sdb") == devices.physical(tmp_path / "sdc")
     assert devices.physical(tmp_path / "dm-0") == {"sda", "eui.0025"}
+
+
+def test_a_disk_with_metadata_of_ours_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    size = (1 << 20) + 512  # the end of the last whole page counts
+    for at, expected in (((1 << 20) - 4096, True), ((1 << 20) - 8192, True), (0, False)):
+        content = bytearray(size)
+        content[at : at + 8] = b"blkpair\0"
+        path.write_bytes(content)
+        assert devices.own_metadata(path, size) == ((1 << 20) - 8192 if expected else None)
+    assert devices.own_metadata(path, 4096) is None
+    assert devices.own_metadata(tmp_path / "none", size) is None
+
+
+def test_a_device_of_a_resource_that_is_down_is_somebodys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = {Path("/dev/a"): 1, Path("/dev/disk/by-id/a"): 1, Path("/dev/m"): 2, Path("/dev/b"): 3}
+    monkeypatch.setattr(devices, "_device_number", numbers.get)
+    (tmp_path / "r0.toml").write_text('device = "/dev/disk/by-id/a"\nmetadata = "/dev/m"\n')
+    (tmp_path / "broken.toml").write_text("device = ")
+    assert devices.resources_on(Path("/dev/a"), tmp_path) == ["r0"]
+    assert devices.resources_on(Path("/dev/m"), tmp_path) == ["r0"]
+    assert devices.resources_on(Path("/dev/b"), tmp_path) == []
+    assert devices.resources_on(Path("/dev/none"), tmp_path) == []
+    assert devices.resources_on(Path("/dev/a"), None) == []
 
 
 def test_idle_devices_are_those_that_nothing_is_built_on(tmp_path: Path) -> None:
