@@ -202,6 +202,12 @@ def _changed(array: Array, was: Member, now: Member, took_over: list[str]) -> li
                 )
         case (_, Part.FAULTY):
             found.append(_ended(array, was, device, took_over))
+        case (Part.FAULTY, _):
+            # Taken out and put in again between two looks.
+            found.append(_arrived(array, now))
+        case (Part.ACTIVE | Part.REBUILDING, Part.SPARE):
+            cause = f"{device} left its place in {array.name}, and is a spare now"
+            found.append(_failure(array, "member.gone", cause, took_over, device))
         case (Part.SPARE, Part.REBUILDING | Part.ACTIVE):
             cause = f"spare {device} took over in {array.name}"
             found.append(_event(array, "spare.took-over", Severity.WARNING, cause, _outlook(array), device))

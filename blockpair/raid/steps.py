@@ -1,5 +1,7 @@
 """What is done to arrays, as data: commands with their consequences, to be shown before, or instead of, being
 carried out. Pure.
+
+What is taken out has the kernel's name, as mdadm allows there: its node in /dev may have gone with the disk.
 """
 
 from __future__ import annotations
@@ -148,7 +150,7 @@ def remove_spare(array: Array, device: str) -> list[Step]:
     path = f"/dev/{device}"
     left = len([member for member in array.having(Part.SPARE) if member.device != device])
     return [
-        Command(("mdadm", array.path, "--remove", path), f"{array.name} has {left} spares left"),
+        Command(("mdadm", array.path, "--remove", device), f"{array.name} has {left} spares left"),
         Command(("mdadm", "--zero-superblock", path), f"{path} is free"),
     ]
 
@@ -158,7 +160,7 @@ def move_spare(giver: Array, taker: Array, device: str) -> list[Step]:
     path = f"/dev/{device}"
     left = len(giver.having(Part.SPARE)) - 1
     return [
-        Command(("mdadm", giver.path, "--remove", path), f"{giver.name} has {left} spares left"),
+        Command(("mdadm", giver.path, "--remove", device), f"{giver.name} has {left} spares left"),
         Command(("mdadm", taker.path, "--add-spare", path), f"{taker.name} rebuilds onto {device}"),
         *_writable(taker),
     ]
@@ -179,11 +181,7 @@ def replace(array: Array, device: str, spare: str, added: Disk | None = None) ->
 
 def remove_faulty(array: Array, device: str) -> list[Step]:
     """Take a member out that counts as failed."""
-    return [
-        Command(
-            ("mdadm", array.path, "--remove", f"/dev/{device}"), f"{device} can be taken out of the machine"
-        )
-    ]
+    return [Command(("mdadm", array.path, "--remove", device), f"{device} can be taken out of the machine")]
 
 
 def re_add(array: Array, device: str) -> list[Step]:
@@ -191,7 +189,9 @@ def re_add(array: Array, device: str) -> list[Step]:
     path = f"/dev/{device}"
     steps: list[Step] = []
     if array.member(device) is not None:
-        steps.append(Command(("mdadm", array.path, "--remove", path), f"{device} is taken out, to come back"))
+        steps.append(
+            Command(("mdadm", array.path, "--remove", device), f"{device} is taken out, to come back")
+        )
     steps.append(
         Command(
             ("mdadm", array.path, "--re-add", path), "only what changed while it was away is copied to it"

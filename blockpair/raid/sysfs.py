@@ -84,9 +84,9 @@ def read_array(
         chunk_bytes=_number(folder / "chunk_size"),
         state=_text(folder / "array_state"),
         members=tuple(
-            read_member(entry, place_of)
+            member
             for entry in sorted(folder.glob("dev-*"))
-            if (entry / "state").exists()
+            if (member := read_member(entry, place_of)) is not None
         ),
         sync=_sync(folder),
         mismatch_bytes=_number(folder / "mismatch_cnt") * _SECTOR,
@@ -96,15 +96,20 @@ def read_array(
     )
 
 
-def read_member(folder: Path, place_of: Callable[[str], Place]) -> Member:
-    """A member from its directory ``dev-NAME``."""
+def read_member(folder: Path, place_of: Callable[[str], Place]) -> Member | None:
+    """A member from its directory ``dev-NAME``; None for one that is being taken out at this moment: it has
+    no state any more, while its directory is still there.
+    """
     device = folder.name.removeprefix("dev-")
+    flags = frozenset(word.strip() for word in _text(folder / "state").split(",") if word.strip())
+    if not flags:
+        return None
     slot = _text(folder / "slot")
     place = place_of(device)
     return Member(
         device=device,
         slot=int(slot) if slot.isdigit() else None,
-        flags=frozenset(word.strip() for word in _text(folder / "state").split(",") if word.strip()),
+        flags=flags,
         errors=_number(folder / "errors"),
         size_bytes=_number(folder / "size") << 10,
         speed=place.speed,

@@ -184,8 +184,9 @@ def test_every_loss_is_told_and_only_losses_alarm(before: Array, after: Array) -
     assert _told(after, after) == []
     serving = {m.device for m in before.having(Part.ACTIVE)}
     still = {m.device for m in after.having(Part.ACTIVE, Part.REBUILDING)}
-    gone = serving - still - {m.device for m in after.having(Part.SPARE)}
-    assert gone <= {event.device for event in told}
+    assert serving - still <= {event.device for event in told}
+    returned = {m.device for m in before.having(Part.FAULTY)} & still
+    assert returned <= {event.device for event in told}
     assert lost(after) == (margin(after.geometry, after.failed_slots) < 0)
     assert any(event.code == "array.failed" for event in told) == (lost(after) and not lost(before))
     if healthy(after):

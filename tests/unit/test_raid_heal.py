@@ -37,7 +37,7 @@ def test_a_member_that_comes_back_is_taken_back_by_the_bitmap() -> None:
     assert _do(replace(AWAY, bitmap=False), sdc="uuid-data") == []
     failed = replace(AWAY, members=(*AWAY.members, member("sdc", None, FAULTY)))
     (action,) = _do(failed, sdc="uuid-data")
-    assert _shown(action)[0] == "mdadm /dev/md/data --remove /dev/sdc"
+    assert _shown(action)[0] == "mdadm /dev/md/data --remove sdc"
 
 
 def test_a_shared_spare_goes_where_it_is_needed_but_a_return_comes_first() -> None:
@@ -45,7 +45,7 @@ def test_a_shared_spare_goes_where_it_is_needed_but_a_return_comes_first() -> No
     (action,) = _do(taker, giver)
     assert action.code == "spare.moved"
     assert _shown(action) == [
-        "mdadm /dev/md/other --remove /dev/sdg",
+        "mdadm /dev/md/other --remove sdg",
         "mdadm /dev/md/data --add-spare /dev/sdg",
     ]
     assert [action.code for action in _do(taker, giver, sdc="uuid-data")] == ["member.returns"]
@@ -123,7 +123,7 @@ def test_the_steps_of_the_other_commands() -> None:
             "mdadm --zero-superblock /dev/sda /dev/sdb /dev/sdc /dev/sdd /dev/sdx",
             "mdadm.conf: remove `ARRAY /dev/md/data metadata=1.2 UUID=uuid-data`",
         ],
-        "remove": ["mdadm /dev/md/data --remove /dev/sdx", "mdadm --zero-superblock /dev/sdx"],
+        "remove": ["mdadm /dev/md/data --remove sdx", "mdadm --zero-superblock /dev/sdx"],
         "replace": [
             "mdadm /dev/md/data --add-spare /dev/sdy",
             "mdadm /dev/md/data --replace /dev/sda --with /dev/sdy",

@@ -88,6 +88,15 @@ def test_an_array_is_read_from_sysfs(tmp_path: Path) -> None:
     assert (array.bitmap, array.unequal, array.mismatch_bytes) == (True, False, 65536)
 
 
+def test_a_member_that_is_being_taken_out_is_none_any_more(tmp_path: Path) -> None:
+    _md(tmp_path)
+    (tmp_path / "md127/md/dev-sdb/state").write_text("")
+    (tmp_path / "md127/md/dev-sdf/state").unlink()
+    array = sysfs.read_array("md127", IDENTITY, block=tmp_path)
+    assert array is not None
+    assert [member.device for member in array.members] == ["sda", "sdc", "sdd", "sde"]
+
+
 def test_what_is_not_there_yet_is_no_array(tmp_path: Path) -> None:
     _md(tmp_path, md__level="", md__raid_disks="0")
     assert sysfs.read_array("md127", IDENTITY, block=tmp_path) is None
