@@ -244,3 +244,26 @@ def test_bad_sectors_are_mended_corruption_is_told_and_a_lost_mirror_too(lab: La
     assert failed["severity"] == "critical" and failed["cause"].endswith("the last copy failed, on dm-0")
     assert machine.status("data")["failed"] is True
     assert "failed 0 EIO" in machine.write("data", 2, 0, 1).wait().stdout
+
+
+def test_an_array_that_waits_for_its_first_write_is_healed_and_grows(lab: Lab) -> None:
+    machine = Machine(lab, 6)
+    a, b, c, d, e, f = machine.disks
+    machine.raid(f"create data --devices {a},{b},{c},{d} --spares {e} --yes --wait")
+    _all_acknowledged(machine.write("data", 1, 0, 64), 0, 64)
+    # As after a boot in which a disk did not come: Debian assembles arrays so that nothing writes to them.
+    machine.guest.run(f"mdadm --stop /dev/md/data && mdadm --assemble --run /dev/md/data {a} {c} {d} {e}")
+    waits = machine.status("data")
+    assert (waits["state"], waits["sync"], waits["degraded"]) == ("read-auto", None, True)
+    assert waits["until_whole"] == "it waits for its first write before it rebuilds"
+    watching = machine.watch("--heal")
+    watching.wait("array.writable")
+    watching.wait("member.filled", "ubde")
+
+    # The disk that did not come still says that it is a member: it is not taken without --force.
+    assert "linux_raid_member" in machine.refused(f"grow data --devices {f},{b} --yes")
+    machine.raid(f"grow data --devices {f},{b} --force --yes --wait")
+    grown = machine.status("data")
+    assert (grown["slots"], grown["healthy"]) == (6, True)
+    assert grown["size_bytes"] == waits["size_bytes"] // 2 * 3
+    machine.check("data", 1, 0, 64)
