@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -66,12 +67,13 @@ def grow(
         )
     _check_growable(array, size_max=size_max)
     if size_max:
-        made = steps.grow_size(array)
+        made, disks = steps.grow_size(array), []
     else:
         disks = look_at(devices)
         _admit_to(array, disks, force=force)
         made = steps.grow(array, disks)
-    if not perform(made, plan=plan, as_json=as_json, yes=yes):
+    typed = array.name if any(disk.signatures for disk in disks) else None
+    if not perform(made, plan=plan, as_json=as_json, yes=yes, typed=typed):
         return
     if follow:
         follow_until(array.uuid, lambda now: now.sync is None and not now.unequal, as_json=as_json)
@@ -189,14 +191,24 @@ def _check_no_resource(array: Array) -> None:
 @click.option("--with", "spare", metavar="DEV", help="The spare; default: the best one that the array has.")
 @force_option
 @plan_option
+@yes_option
 @wait_option
 @json_option
 def replace(
-    *, name: str, member: str, spare: str | None, force: bool, plan: bool, follow: bool, as_json: bool
+    *,
+    name: str,
+    member: str,
+    spare: str | None,
+    force: bool,
+    plan: bool,
+    yes: bool,
+    follow: bool,
+    as_json: bool,
 ) -> None:
     """Copy MEMBER onto a spare while it still serves, so that redundancy is never less; then it counts as
     failed. With --wait it is taken out of the array at the end. A device given by --with that is no spare of
-    ARRAY yet becomes one; all that is on it is lost.
+    ARRAY yet becomes one; all that is on it is lost, and that must be confirmed. Refused (1) while ARRAY
+    lacks a member: a spare is needed there first.
 
     \b
     Examples:
@@ -214,23 +226,41 @@ def replace(
             f"{leaving.device} is being replaced already",
             f"blockpair raid status {array.name}",
         )
+    if array.failed_slots:
+        raise BlockpairError(
+            ErrorKind.BUSY,
+            f"{array.name} lacks a member: a spare would go there first",
+            f"blockpair raid status {array.name}",
+        )
     chosen, added = _replacement(array, spare, force=force)
     made = steps.replace(array, leaving.device, chosen, added)
-    if not perform(made, plan=plan, as_json=as_json):
+    agreed = yes or added is None
+    typed = array.name if added is not None and added.signatures else None
+    if not perform(made, plan=plan, as_json=as_json, yes=agreed, typed=typed):
         return
     if follow:
-        follow_until(array.uuid, lambda now: _is_out(now, leaving.device), as_json=as_json)
+        follow_until(array.uuid, _copied(leaving.device, chosen), as_json=as_json)
         now = find(array.uuid)
         if now.member(leaving.device) is not None:
             perform(steps.remove_faulty(now, leaving.device), plan=False, as_json=as_json)
     finish(array.uuid, as_json=as_json)
 
 
-def _is_out(array: Array, device: str) -> bool:
+def _copied(leaving: str, onto: str) -> Callable[[Array], bool]:
+    """Whether the copy is complete, and the member out. Raises `BlockpairError` if the spare fails."""
     from blockpair.raid.model import Part
 
-    member = array.member(device)
-    return member is None or member.part is Part.FAULTY
+    def done(array: Array) -> bool:
+        copy, old = array.member(onto), array.member(leaving)
+        if copy is None or copy.part is Part.FAULTY:
+            raise BlockpairError(
+                ErrorKind.FAILED,
+                f"{onto} failed while {leaving} was copied onto it; {leaving} still serves",
+                f"choose another spare: blockpair raid replace {array.name} {leaving} --with DEVICE",
+            )
+        return old is None or old.part is Part.FAULTY
+
+    return done
 
 
 def _member(array: Array, name: str, *parts: object) -> Member:

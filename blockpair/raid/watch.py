@@ -54,13 +54,7 @@ class Hints:
             monitor.start()
             self._monitors[monitor.fileno()] = monitor
             self._poll.register(monitor.fileno(), select.POLLIN)
-        try:
-            self._mdstat = os.open(_MDSTAT, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return self  # md is not loaded: the first array's uevent is still heard
-        self._stack.callback(os.close, self._mdstat)
-        self._poll.register(self._mdstat, select.POLLPRI | select.POLLERR)
-        self._reread()
+        self._open_mdstat()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -69,6 +63,8 @@ class Hints:
     def wait(self, seconds: float) -> set[str]:
         """Return when something may have changed, or after ``seconds``; the devices that came."""
         came: set[str] = set()
+        if self._mdstat < 0:
+            self._open_mdstat()
         for descriptor, _ in self._poll.poll(max(0.0, seconds) * 1000):
             if descriptor == self._mdstat:
                 self._reread()
@@ -77,6 +73,16 @@ class Hints:
                 if device.action == "add":
                     came.add(device.sys_name)
         return came
+
+    def _open_mdstat(self) -> None:
+        """It is not there before md is loaded; the first array's uevent is heard all the same."""
+        try:
+            self._mdstat = os.open(_MDSTAT, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return
+        self._stack.callback(os.close, self._mdstat)
+        self._poll.register(self._mdstat, select.POLLPRI | select.POLLERR)
+        self._reread()
 
     def _reread(self) -> None:
         """The file must be read for its next change to be told."""
@@ -103,15 +109,20 @@ class Watch:
         """Every event, without end; first the arrays as they are."""
         before: dict[str, Array] = {}
         came: set[str] | None = None
+        problem = ""
         with Hints() as hints:
             while True:
                 try:
                     after = self._inventory.arrays()
                 except BlockpairError as error:
-                    # mdadm may be missing, or its file unreadable, for a moment only.
-                    yield Event("", "", "watch.problem", Severity.WARNING, error.message, error.remedy)
-                    hints.wait(_POLL_SECONDS)
+                    # mdadm may be missing, or its file unreadable, for a while only.
+                    if error.message != problem:
+                        problem = error.message
+                        yield Event("", "", "watch.problem", Severity.WARNING, problem, error.remedy)
+                    new = hints.wait(_POLL_SECONDS)
+                    came = None if came is None else came | new
                     continue
+                problem = ""
                 yield from changes(before, after)
                 before = after
                 yield from self._look_ahead(after)
