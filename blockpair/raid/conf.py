@@ -26,7 +26,9 @@ class Entry:
 
     def __str__(self) -> str:
         group = f" spare-group={self.group}" if self.group else ""
-        return f"ARRAY {self.path} metadata={self.metadata} UUID={self.uuid}{group}"
+        # Of another kind than md's own, the UUID alone says enough.
+        version = f" metadata={self.metadata}" if self.metadata[:1].isdigit() else ""
+        return f"ARRAY {self.path}{version} UUID={self.uuid}{group}"
 
 
 def _statements(text: str) -> Iterator[tuple[list[str], list[str]]]:
@@ -50,6 +52,10 @@ def _words(lines: list[str]) -> list[str]:
 def _is_array(words: list[str]) -> bool:
     # Keywords may be shortened to three letters, in any case.
     return bool(words) and len(words[0]) >= 3 and "array".startswith(words[0].lower())
+
+
+def _is_of(words: list[str], uuid: str) -> bool:
+    return _is_array(words) and (_value(words, "uuid") or "").lower() == uuid.lower()
 
 
 def _value(words: list[str], key: str) -> str | None:
@@ -79,21 +85,28 @@ def groups(text: str) -> dict[str, str]:
 
 
 def with_entry(text: str, entry: Entry) -> str:
-    """The text with ``entry`` as its array's only line; everything else stays as it is."""
-    kept = without(text, entry.uuid) if text else _HEAD
-    if kept and not kept.endswith("\n"):
-        kept += "\n"
-    return f"{kept}{entry}\n"
+    """The text with a line for ``entry``'s array. One that is there keeps its words, for whoever wrote them
+    knew why; only its spare group becomes that of ``entry``. Everything else stays as it is.
+    """
+    found: list[str] = []
+    there = False
+    for lines, words in _statements(text or _HEAD):
+        if not _is_of(words, entry.uuid):
+            found += lines
+        elif not there:
+            there = True
+            kept = [word for word in words if not word.lower().startswith("spare-group=")]
+            found.append(" ".join([*kept, *([f"spare-group={entry.group}"] if entry.group else [])]) + "\n")
+    if not there:
+        if found and not found[-1].endswith("\n"):
+            found.append("\n")
+        found.append(f"{entry}\n")
+    return "".join(found)
 
 
 def without(text: str, uuid: str) -> str:
     """The text without the line of that array."""
-    return "".join(
-        line
-        for lines, words in _statements(text)
-        if not (_is_array(words) and (_value(words, "uuid") or "").lower() == uuid.lower())
-        for line in lines
-    )
+    return "".join(line for lines, words in _statements(text) if not _is_of(words, uuid) for line in lines)
 
 
 def place() -> Path:

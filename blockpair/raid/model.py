@@ -104,7 +104,8 @@ class Sync:
 class Array:
     """An md array. ``device`` is the kernel's name (md127), ``name`` the stable one below /dev/md, or the
     kernel's where it has none. ``state`` is sysfs's array_state; ``mismatch_bytes``: found by the last check;
-    ``unequal``: its copies were never, or after a crash not yet, made equal.
+    ``unequal``: its copies were never, or after a crash not yet, made equal; ``metadata``: the version of
+    its superblocks.
     """
 
     device: str
@@ -121,6 +122,7 @@ class Array:
     bitmap: bool = False
     unequal: bool = False
     group: str | None = None
+    metadata: str = "1.2"
 
     @property
     def path(self) -> str:

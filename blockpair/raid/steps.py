@@ -248,7 +248,7 @@ def delete(array: Array) -> list[Step]:
             f"the data of {array.name} ({format_size(array.size_bytes)}) is lost; the members are free",
         ),
         Remember(
-            Entry(array.path, array.uuid, array.group),
+            _entry(array, array.group),
             f"it is not assembled at boot any more; then: {INITRAMFS}",
             forget=True,
         ),
@@ -270,9 +270,13 @@ def scrub(array: Array, *, start: bool) -> list[Step]:
     return [Attribute(array.device, "sync_action", "idle", "the scrub ends where it is")]
 
 
+def _entry(array: Array, group: str | None) -> Entry:
+    return Entry(array.path, array.uuid, group, array.metadata)
+
+
 def share(array: Array, group: str | None) -> list[Step]:
     """Make ``array`` one of a spare group, or of none."""
     told = (
         f"spares of the group {group} serve it, and its spares them" if group else "its spares serve it alone"
     )
-    return [Remember(Entry(array.path, array.uuid, group), told)]
+    return [Remember(_entry(array, group), told)]

@@ -93,6 +93,7 @@ def read_array(
         bitmap=_text(folder / "bitmap/location") not in ("", "none"),
         unequal=_text(folder / "resync_start") not in ("", "none"),
         group=group,
+        metadata=_text(folder / "metadata_version") or "1.2",
     )
 
 

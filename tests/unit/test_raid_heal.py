@@ -134,4 +134,5 @@ def test_the_steps_of_the_other_commands() -> None:
     }
     assert "3 GiB" in steps.grow(replace(whole, component_bytes=GIB), new)[-1].consequence
     assert isinstance(steps.share(whole, None)[0], steps.Remember)
+    assert str(Entry("/dev/md/a", "1", metadata="external:imsm")) == "ARRAY /dev/md/a UUID=1"
     assert str(Entry("/dev/md/a", "1")) == "ARRAY /dev/md/a metadata=1.2 UUID=1"

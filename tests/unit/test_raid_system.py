@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ def _md(base: Path, **changed: str) -> None:
         "md/mismatch_cnt": "128",
         "md/resync_start": "none",
         "md/bitmap/location": "+8",
+        "md/metadata_version": "0.90",
         "md/dev-sda/state": "in_sync",
         "md/dev-sda/slot": "0",
         "md/dev-sda/errors": "3",
@@ -86,6 +88,7 @@ def test_an_array_is_read_from_sysfs(tmp_path: Path) -> None:
     assert array.sync == Sync("recover", 63488 * 512, 126976 * 512, 1000 << 10)
     assert array.sync.eta_seconds == 31.744
     assert (array.bitmap, array.unequal, array.mismatch_bytes) == (True, False, 65536)
+    assert array.metadata == "0.90"
 
 
 def test_a_member_that_is_being_taken_out_is_none_any_more(tmp_path: Path) -> None:
@@ -240,9 +243,12 @@ def test_the_arrays_of_mdadm_conf() -> None:
 
 
 def test_an_entry_is_replaced_and_nothing_else_is_touched() -> None:
-    lone = conf.with_entry(CONF, Entry("/dev/md/data", IDENTITY.uuid))
+    lone = conf.with_entry(CONF, Entry("/dev/md/other", IDENTITY.uuid))
     assert conf.groups(lone) == {}
-    assert [entry.uuid for entry in conf.entries(lone)] == ["2", "3", IDENTITY.uuid]
+    # Its own words stay, also those that are not known here.
+    assert conf.entries(lone) == [replace(conf.entries(CONF)[0], group=None), *conf.entries(CONF)[1:]]
+    old = "ARRAY /dev/md0 metadata=0.90 UUID=7 devices=/dev/sda,/dev/sdb spare-group=a\n"
+    assert conf.with_entry(old, Entry("x", "7", "b")) == old.replace("group=a", "group=b")
     assert conf.without(CONF, IDENTITY.uuid) == CONF.replace(
         "ARRAY /dev/md/data metadata=1.2 UUID=80EE8B2B:f91b4708:9079a2fa:e035d617\n"
         "   spare-group=pool   # continued\n",
@@ -271,7 +277,9 @@ def test_adding_and_removing_leaves_the_other_arrays(text: str, uuid: str) -> No
     others = [entry for entry in conf.entries(text) if entry.uuid != uuid]
     entry = Entry("/dev/md/n", uuid, "g")
     added = conf.with_entry(text, entry)
-    assert conf.entries(added) == [*others, entry]
+    (mine,) = (known for known in conf.entries(added) if known.uuid == uuid)
+    assert mine.group == "g"
+    assert [known for known in conf.entries(added) if known.uuid != uuid] == others
     assert conf.with_entry(added, entry) == added
     assert conf.entries(conf.without(added, uuid)) == others
 
