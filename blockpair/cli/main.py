@@ -36,6 +36,7 @@ _COMMANDS = (
     "cluster",
     "witness",
     "fence",
+    "raid",
 )
 
 

@@ -1,0 +1,1 @@
+"""The layer under the replica: md arrays and their spares."""

@@ -1,0 +1,193 @@
+"""Reads arrays from sysfs, as the kernel's Documentation/admin-guide/md.rst describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from blockpair.raid.latency import Ticks, parse_stat
+from blockpair.raid.layout import LEVELS, from_md
+from blockpair.raid.model import Array, Member, Speed, Sync
+
+BLOCK = Path("/sys/block")
+_SECTOR = 512
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What sysfs does not tell of an array: mdadm knows it from the superblocks."""
+
+    uuid: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """The hardware below a member."""
+
+    speed: Speed = Speed.UNKNOWN
+    enclosure: str | None = None
+
+
+def array_names(block: Path = BLOCK) -> list[str]:
+    """The kernel's names of all arrays, also of those that do not run."""
+    return sorted(entry.name for entry in block.glob("md*") if (entry / "md").is_dir())
+
+
+def idle_devices(block: Path = Path("/sys/class/block")) -> list[str]:
+    """Disks and partitions that nothing is built on: those that may be a member that came back."""
+    return sorted(
+        entry.name
+        for entry in block.glob("*")
+        if not entry.name.startswith(("md", "ram", "zram"))
+        and _number(entry / "size")
+        and not any((entry / "holders").glob("*"))
+    )
+
+
+def state(name: str, block: Path = BLOCK) -> str:
+    """An array's ``array_state``; empty where there is none."""
+    return _text(block / name / "md/array_state")
+
+
+def running(name: str, block: Path = BLOCK) -> bool:
+    """Whether the array of that kernel name is assembled and started."""
+    return state(name, block) not in ("", "clear", "inactive")
+
+
+def read_array(
+    name: str,
+    identity: Identity,
+    *,
+    group: str | None = None,
+    place_of: Callable[[str], Place] = lambda _: Place(),
+    block: Path = BLOCK,
+) -> Array | None:
+    """The array of that kernel name as it is now; None if it has gone, has no level yet, or one that is not
+    known here (a container of another metadata format).
+
+    It is read file by file: what changes meanwhile may be seen half.
+    """
+    folder = block / name / "md"
+    level = _text(folder / "level")
+    slots = _number(folder / "raid_disks")
+    if level not in LEVELS or not slots:
+        return None
+    return Array(
+        device=name,
+        name=identity.name,
+        uuid=identity.uuid,
+        geometry=from_md(level, slots, _number(folder / "layout")),
+        size_bytes=_number(block / name / "size") * _SECTOR,
+        component_bytes=_number(folder / "component_size") << 10,
+        chunk_bytes=_number(folder / "chunk_size"),
+        state=_text(folder / "array_state"),
+        members=tuple(
+            member
+            for entry in sorted(folder.glob("dev-*"))
+            if (member := read_member(entry, place_of)) is not None
+        ),
+        sync=_sync(folder),
+        mismatch_bytes=_number(folder / "mismatch_cnt") * _SECTOR,
+        bitmap=_text(folder / "bitmap/location") not in ("", "none"),
+        unequal=_text(folder / "resync_start") not in ("", "none"),
+        group=group,
+        metadata=_text(folder / "metadata_version") or "1.2",
+    )
+
+
+def read_member(folder: Path, place_of: Callable[[str], Place]) -> Member | None:
+    """A member from its directory ``dev-NAME``; None for one that is being taken out at this moment: it has
+    no state any more, while its directory is still there.
+    """
+    device = folder.name.removeprefix("dev-")
+    flags = frozenset(word.strip() for word in _text(folder / "state").split(",") if word.strip())
+    if not flags:
+        return None
+    slot = _text(folder / "slot")
+    place = place_of(device)
+    return Member(
+        device=device,
+        slot=int(slot) if slot.isdigit() else None,
+        flags=flags,
+        errors=_number(folder / "errors"),
+        size_bytes=_number(folder / "size") << 10,
+        speed=place.speed,
+        enclosure=place.enclosure,
+    )
+
+
+def _sync(folder: Path) -> Sync | None:
+    """None while nothing is synced. ``sync_completed`` is ``DONE / TOTAL`` in sectors, or a word."""
+    action = _text(folder / "sync_action")
+    if action in ("", "idle", "frozen"):
+        return None
+    done, separator, total = _text(folder / "sync_completed").partition("/")
+    numbers = (done.strip(), total.strip())
+    if not separator or not all(number.isdigit() for number in numbers):
+        return Sync(action, 0, 0, 0)
+    return Sync(
+        action, int(numbers[0]) * _SECTOR, int(numbers[1]) * _SECTOR, _number(folder / "sync_speed") << 10
+    )
+
+
+def write_attribute(device: str, attribute: str, value: str, block: Path = BLOCK) -> None:
+    """Write ``md/ATTRIBUTE`` of an array. Raises `OSError`."""
+    (block / device / "md" / attribute).write_text(value)
+
+
+def place_of(device: str, block: Path = BLOCK) -> Place:
+    """What is known of the disk below ``device``, a disk or a partition."""
+    real = Path("/sys/class/block") / device if block is BLOCK else block / device
+    try:
+        folder = real.resolve(strict=True)
+    except OSError:
+        return Place()
+    if (folder / "partition").exists():
+        folder = folder.parent
+    return Place(speed_of(folder), enclosure_of(folder))
+
+
+def whole_disk(device: str, block: Path = Path("/sys/class/block")) -> str:
+    """The disk that a partition is of; a disk itself."""
+    folder = (block / device).resolve()
+    return folder.parent.name if (folder / "partition").exists() else device
+
+
+def speed_of(folder: Path) -> Speed:
+    """The class of a whole disk, from its directory in sysfs."""
+    if folder.name.startswith("nvme"):
+        return Speed.NVME
+    match _text(folder / "queue/rotational"):
+        case "1":
+            return Speed.ROTATIONAL
+        case "0":
+            return Speed.SSD
+        case _:
+            return Speed.UNKNOWN
+
+
+def enclosure_of(folder: Path) -> str | None:
+    """The enclosure that a disk sits in (SES), by the kernel's address of it."""
+    for link in sorted((folder / "device").glob("enclosure_device:*")):
+        return link.resolve().parent.name
+    return None
+
+
+def ticks(device: str, block: Path = Path("/sys/class/block")) -> Ticks | None:
+    """The counters of I/O of a block device now; None if it has gone."""
+    return parse_stat(_text(block / device / "stat"))
+
+
+def _text(path: Path) -> str:
+    """A small kernel file; empty where it is not there, or cannot be read at this moment."""
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _number(path: Path) -> int:
+    words = _text(path).split()
+    return int(words[0]) if words and words[0].isdigit() else 0
