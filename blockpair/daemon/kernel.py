@@ -100,6 +100,11 @@ class ResourceDevice:
             attached=True, link=str(self._link), path=str(self._device.path), error=self._error
         )
 
+    def prepare(self) -> None:
+        """Make the next `attach` a quick one, where the node may have to take over at any time."""
+        if self.mode != "off" and nbd.available():
+            netlink.prepare()
+
     def attach(self, running: Running, status: EngineStatus) -> None:
         """Serve the live device of an earlier daemon, or make one. Raises `BlockpairError` only if it is
         required.

@@ -390,6 +390,8 @@ class Runtime:
             self._log.error(
                 "resource.device-taken-down", text="this node may not write: I/O on it fails from now on"
             )
+        elif status.arbitration is not None and status.role == "Secondary":
+            await asyncio.to_thread(self._device.prepare)
 
     def _mark(self, primary: bool) -> None:
         if primary != self._marker.is_set():
