@@ -59,7 +59,8 @@ def token(directory: str | None, ttl: str, as_json: bool) -> None:
     """Print a command that makes one node a member, once, within the time of --ttl. It holds a secret and the
     fingerprint of the cluster's authority, by which the two nodes prove themselves to each other.
 
-    Whoever has it can join, and a member can read all data: hand it over as you would a password.
+    Whoever has it can join, and a member can read all data: hand it over as you would a password. A witness
+    joins by such a token too, and becomes no member: `blockpair witness join --help`.
 
     \b
     Examples:

@@ -148,7 +148,7 @@ def _switch_off(node: str, fence: NodeFence, *, as_json: bool) -> int:
 
     def hear(event: str, fields: Mapping[str, object]) -> None:
         if event == "fence.level-failed" and not as_json:
-            click.echo(f"  level {fields['level']} failed: {fields['reason']}", err=True)
+            click.echo(f"  level {fields['by_level']} failed: {fields['reason']}", err=True)
 
     if not as_json:
         click.echo(f"switching {node} off", err=True)

@@ -50,8 +50,18 @@ def command() -> None:
     show_envvar=True,
     help="Where nodes reach it.",
 )
-@click.option("--log-format", type=click.Choice(["auto", "json", "console"]), default="auto")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "json", "console"]),
+    default="auto",
+    help="auto: text to a terminal, JSON to anything else.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    help="The least that is logged.",
+)
 @click.pass_obj
 def serve(directory: str | None, listen: str, log_format: Any, log_level: Any) -> None:
     """Run the witness. It stays in the foreground and logs to standard error; the systemd unit
@@ -126,7 +136,7 @@ def status(directory: str | None, as_json: bool) -> None:
     """What the witness on this machine knows: of each cluster its nodes and when they were heard last, and of
     each resource who may write and which nodes have every acknowledged write.
 
-    Nodes ask only when something changes: a last contact of weeks ago is no fault.
+    Nodes look now and then whether it answers: one that was not heard for minutes is down, or cut off.
 
     \b
     Examples:
@@ -161,13 +171,22 @@ def forget(directory: str | None, resource: str, cluster: str, yes: bool, as_jso
       blockpair witness forget r0
       blockpair witness forget r0 --cluster east --yes
     """
-    if not yes:
-        check_can_ask(f"this must be confirmed: {resource} would be forgotten", as_json=as_json)
-        click.echo(f"{resource} would be forgotten: right for a resource that was deleted, and no other")
-        if click.prompt(f"Type {resource} to go on", default="", show_default=False) != resource:
-            raise BlockpairError(ErrorKind.FAILED, "not confirmed: nothing was changed")
     with _witness(directory) as client:
-        answer = client.call("witness.forget", {"resource": resource, "cluster": cluster}, dict[str, Any])
+        params = {"resource": resource, "cluster": cluster}
+        if not yes:
+            # An unknown name, and one that may be another's, are told before anything is asked.
+            found = client.call("witness.find", params, dict[str, Any])
+            check_can_ask(f"forgetting {resource} must be confirmed", as_json=as_json)
+            click.echo(
+                f"{found['resource']} of {found['cluster']} would be forgotten: epoch {found['epoch']}, "
+                f"Primary {found['primary']}. That is right for a resource that was deleted, and for no other"
+            )
+            typed = click.prompt(
+                f"Type the resource's name to go on ({found['resource']})", default="", show_default=False
+            )
+            if typed != found["resource"]:
+                raise BlockpairError(ErrorKind.FAILED, "that is another name: nothing was forgotten")
+        answer = client.call("witness.forget", params, dict[str, Any])
     if as_json:
         print_json(answer)
         return

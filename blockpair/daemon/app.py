@@ -103,7 +103,7 @@ async def serve(node: NodeConfig, places: Locations) -> None:
         try:
             manager: Manager
             judges = Judges(
-                lambda content: build_arbiter(content, node=node.name, places=places, known=manager.known)
+                lambda content: build_arbiter(content, node=node.name, places=places, pair=manager)
             )
             manager = Manager(node, places, desired, boot_id(), listener, judges=judges)
             part = Part(node, places, listener, manager)

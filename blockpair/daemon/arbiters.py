@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blockpair.arbiter.interface import Arbiter, Key
+from blockpair.arbiter.interface import Arbiter
 from blockpair.config.cluster import ClusterFile
 from blockpair.config.fence import node_fences
 from blockpair.config.locations import Locations
@@ -15,14 +14,12 @@ from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.trust.store import TrustStore
 
 if TYPE_CHECKING:
-    from blockpair.arbiter.fence import Known
+    from blockpair.arbiter.fence import Pair
 
 
-def build_arbiter(
-    content: ClusterFile, *, node: str, places: Locations, known: Callable[[Key], Awaitable[Known]]
-) -> Arbiter:
-    """The arbiter of ``content``, for this ``node``; ``known``: what the engine of a resource knows. In the
-    event loop. Raises `BlockpairError` where it cannot be made.
+def build_arbiter(content: ClusterFile, *, node: str, places: Locations, pair: Pair) -> Arbiter:
+    """The arbiter of ``content``, for this ``node``; ``pair``: what is known of its resources. In the event
+    loop. Raises `BlockpairError` where it cannot be made.
     """
     table = content.arbiter
     match table.kind:
@@ -41,7 +38,7 @@ def build_arbiter(
             from blockpair.arbiter.fence import FenceArbiter, Fencer
 
             fences = node_fences(content.fence, content.node, places.cluster_file)
-            arbiter = FenceArbiter(node, Fencer(fences), places.fence_records, known)
+            arbiter = FenceArbiter(node, Fencer(fences), places.fence_records, pair)
             arbiter.watch()
             return arbiter
         case _:

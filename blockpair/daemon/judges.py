@@ -134,6 +134,11 @@ class Judges:
             present.users -= 1
             self._close_unused(present)
 
+    def shares(self, name: str, node: str) -> bool:
+        """Whether ``node`` has a copy of the resource ``name``, by the cluster's configuration."""
+        entry = None if self._content is None else self._content.resource.get(name)
+        return entry is not None and node in entry.on
+
     def fencing(self) -> FenceArbiter | None:
         """The arbiter, where it is fencing."""
         arbiter = None if self._present is None else self._present.arbiter

@@ -86,6 +86,7 @@ class ResourceDevice:
         self._locked = locked
         self._device: nbd.Device | None = None
         self._error: str | None = None
+        self._prepared = False
 
     @property
     def attached(self) -> bool:
@@ -101,9 +102,13 @@ class ResourceDevice:
         )
 
     def prepare(self) -> None:
-        """Make the next `attach` a quick one, where the node may have to take over at any time."""
-        if self.mode != "off" and nbd.available():
-            netlink.prepare()
+        """Make the next `attach` a quick one, where the node may have to take over at any time; once is
+        enough.
+        """
+        if not self._prepared:
+            self._prepared = True
+            if self.mode != "off" and nbd.available():
+                netlink.prepare()
 
     def attach(self, running: Running, status: EngineStatus) -> None:
         """Serve the live device of an earlier daemon, or make one. Raises `BlockpairError` only if it is

@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from blockpair import __version__, _engine, bundles
+from blockpair.arbiter import interface
 from blockpair.arbiter.fence.arbiter import Known
 from blockpair.arbiter.interface import Key
 from blockpair.cluster.change import Configuration
@@ -125,9 +126,15 @@ class Manager:
         return BootMarker(self.places.met_marker(name), self._boot)
 
     async def known(self, key: Key) -> Known:
-        """What the engine of a resource knows of its configuration."""
+        """What a resource's engine, and its peer, know of its configuration."""
         runtime = self._runtimes.get(key.name)
-        return Known(None, met=False) if runtime is None else await runtime.known(key)
+        return Known((), met=False) if runtime is None else await runtime.known(key)
+
+    async def tell(self, key: Key, entered: interface.Configuration) -> None:
+        """Have a resource's peer know its configuration."""
+        runtime = self._runtimes.get(key.name)
+        if runtime is not None:
+            await runtime.tell(key, entered)
 
     async def _call_member(self, node: str, method: str, params: Any) -> Any:
         if self.peers is None:

@@ -18,7 +18,7 @@ from blockpair.config.node import NodeConfig
 from blockpair.daemon.cluster_methods import ClusterMethods
 from blockpair.daemon.config_methods import ConfigMethods
 from blockpair.daemon.creations import Creations
-from blockpair.daemon.fencing import word_methods
+from blockpair.daemon.fencing import fence_methods
 from blockpair.daemon.local import LocalResources
 from blockpair.daemon.manager import Manager
 from blockpair.errors import BlockpairError
@@ -52,7 +52,7 @@ class Part:
         self._log = structlog.get_logger().bind(part="configuration")
         manager.configuration = self.cluster.configuration
         manager.peers = self.cluster.peers
-        self.cluster.methods.update(word_methods(manager.judges))
+        self.cluster.methods.update(fence_methods(manager.judges))
         self.creations = Creations(
             manager, self.cluster.configuration, self.cluster.peers, self.cluster.methods
         )

@@ -14,9 +14,8 @@ from threading import Thread
 import structlog
 
 from blockpair import _engine, bridge
-from blockpair.arbiter import interface
 from blockpair.arbiter.fence.arbiter import Known
-from blockpair.arbiter.interface import Key
+from blockpair.arbiter.interface import ArbiterUnreachable, Configuration, Key
 from blockpair.bridge import Notice, Running
 from blockpair.config.arbiter import MANUAL
 from blockpair.config.locations import Locations, check_socket_path
@@ -65,7 +64,6 @@ class Runtime:
         self._node = node
         self._places = places
         self._marker = marker
-        self._met = met
         self._fencing = Fencing(config.name, judges, met, call) if config.arbiter == "fence" else None
         self._stale = StaleMarker(places.stale_marker(config.name))
         self._running: Running | None = None
@@ -118,18 +116,21 @@ class Runtime:
         return None if running is None else await asyncio.to_thread(running.status)
 
     async def known(self, key: Key) -> Known:
-        """What the engine knows of the configuration that has this key. Raises `BlockpairError`."""
-        met = await asyncio.to_thread(self._met.is_set)
-        status = await self.status()
-        if status is None or status.resource_id != key.resource_id or status.arbitration is None:
-            return Known(None, met=False)
-        found = status.arbitration.configuration
-        entered = (
-            None
-            if found is None
-            else interface.Configuration(found.epoch, found.primary, frozenset(found.in_sync))
-        )
-        return Known(entered, met)
+        """What engine and peer know of the configuration that has this key. Raises `ArbiterUnreachable`."""
+        try:
+            status = await self.status()
+        except BlockpairError as error:
+            raise ArbiterUnreachable(f"the engine says nothing: {error.message}") from None
+        if self._fencing is None or status is None or status.resource_id != key.resource_id:
+            return Known((), met=False)
+        return await self._fencing.known(key, status)
+
+    async def tell(self, key: Key, entered: Configuration) -> None:
+        """Have the peer know what was entered, if it can be reached at once."""
+        with contextlib.suppress(BlockpairError):
+            status = await self.status()
+            if self._fencing is not None and status is not None:
+                await self._fencing.tell(key, status, entered)
 
     async def start(self, listener: _engine.Listener, desired: Desired) -> None:
         """Start the engine, Primary again if it was in this boot. Raises `BlockpairError`, also kept as

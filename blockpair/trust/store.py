@@ -207,6 +207,9 @@ class TrustStore:
         if texts["ca.pem"] == new_authority:
             return
         kept = self.former()
+        if kept and _text(kept[0].directory / "node.pem") == texts["node.pem"]:
+            # A change before that was cut off here.
+            return
         number = int(kept[0].directory.name) + 1 if kept else 1
         directory = self._former / f"{number:08d}"
         unfinished = self._directory / ".former"
@@ -234,6 +237,7 @@ class TrustStore:
                 shutil.rmtree(entry)
         for leftover in self._directory.glob(".link-*"):
             leftover.unlink()
+        shutil.rmtree(self._directory / ".former", ignore_errors=True)
         sync_directory(self._directory)
 
     def _write(self, id_: str, authority: Authority, certificate: str, key: str, more: dict[str, str]) -> str:

@@ -19,6 +19,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.trust.authority import WITNESS
 from blockpair.units import format_duration
 
 MAX_LIFE = timedelta(days=7)
@@ -142,8 +143,8 @@ def usable(book: Book, token_id: str, now: datetime, authority: bytes) -> Record
         raise BlockpairError(
             ErrorKind.FAILED,
             f"the token was used already, by {record.used_by} at {_when(record.used)}",
-            f"each token lets one node in; {_NEW_TOKEN}. If you do not know {record.used_by}: "
-            f"`blockpair cluster remove {record.used_by}`",
+            f"each token lets one node in; {_NEW_TOKEN}. "
+            f"If you do not know {record.used_by}: {_undo(record)}",
         )
     if now >= record.expires:
         raise BlockpairError(ErrorKind.TIMEOUT, f"the token expired at {_when(record.expires)}", _NEW_TOKEN)
@@ -155,6 +156,15 @@ def usable(book: Book, token_id: str, now: datetime, authority: bytes) -> Record
             _NEW_TOKEN,
         )
     return record
+
+
+def _undo(record: Record) -> str:
+    # A witness is no member: what it has is worthless under another authority.
+    return (
+        "`blockpair cluster rotate --ca`"
+        if record.used_by == WITNESS
+        else f"`blockpair cluster remove {record.used_by}`"
+    )
 
 
 def matches(record: Record, secret: bytes) -> bool:

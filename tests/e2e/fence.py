@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from blockpair.arbiter.fence import Known
+from blockpair.arbiter.interface import Configuration, Key
 from blockpair.config.fence import Device, NodeFence
 
 AGENT = Path(__file__).parent.parent / "agents" / "fence_test"
@@ -49,3 +52,17 @@ class PowerDevice:
     def is_off(self) -> bool:
         """Whether the power is cut."""
         return self.state.read_text() == "off"
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A node that reaches nobody, as its arbiter's `Pair`."""
+
+    met: bool
+
+    async def known(self, key: Key) -> Known:
+        """Nothing but its own record."""
+        return Known((), self.met)
+
+    async def tell(self, key: Key, entered: Configuration) -> None:
+        """Nobody hears it."""

@@ -13,19 +13,17 @@ import sys
 import time
 from pathlib import Path
 
-from blockpair.arbiter.fence import FenceArbiter, Fencer, Known
+from blockpair.arbiter.fence import FenceArbiter, Fencer
 from blockpair.arbiter.interface import ArbiterRefused, ArbiterUnreachable, Key, configuration
 from blockpair.config.fence import read_fences
+from tests.e2e.fence import Alone
 
 
 def main() -> None:
     setting = json.loads(Path(sys.argv[1]).read_text())
     fencer = Fencer(read_fences(Path(setting["cluster"])), told=lambda event, fields: None)
-
-    async def says(key: Key) -> Known:
-        return Known(None, met=setting["met"])
-
-    arbiter = FenceArbiter(setting["node"], fencer, Path(setting["records"]), says)
+    pair = Alone(met=setting["met"])
+    arbiter = FenceArbiter(setting["node"], fencer, Path(setting["records"]), pair)
     expected, new = configuration(setting["expected"]), configuration(setting["new"])
     print("ready", flush=True)
     sys.stdin.readline()

@@ -13,7 +13,7 @@ import pytest
 
 from blockpair.config.arbitration import PROFILES, Profile
 from tests.e2e.cluster import Cluster, eventually
-from tests.e2e.nbd_client import NbdClient
+from tests.e2e.nbd_client import Command, NbdClient
 from tests.e2e.trio import (
     BLOCK,
     Trio,
@@ -195,6 +195,28 @@ def test_a_primary_that_was_frozen_is_superseded_and_comes_back_by_itself(
     with NbdClient(a.nbd) as client:
         client.write(0, content(77))
         assert client.read(4000 * BLOCK, BLOCK) == content(4000)
+
+
+def test_a_primary_that_wakes_up_reads_nothing_of_the_past_to_anybody(trio: Trio, cluster: Cluster) -> None:
+    trio.synced("fast")
+    a, b = trio.a, trio.b
+    with NbdClient(a.nbd) as client:
+        client.write(0, content(1))
+        assert client.read(0, BLOCK) == content(1)
+        with a.silent():
+            # It finds this when it wakes up, before it hears of anything else.
+            client.send(Command.READ, 0, BLOCK)
+            first_write(b, 1, time.monotonic())
+            with NbdClient(b.nbd) as newer:
+                newer.write(0, content(2))
+        try:
+            answer = client.reap()
+        except ConnectionError:
+            answer = None
+    assert answer is None or answer.error, "what it read was overwritten before it answered"
+    trio.entered("b", "a", "b")
+    b.wait("synced")
+    cluster.assert_equal(b)
 
 
 def test_a_planned_move_keeps_both_in_sync(trio: Trio, cluster: Cluster) -> None:

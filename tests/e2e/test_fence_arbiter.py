@@ -18,7 +18,7 @@ from blockpair.arbiter.fence.arbiter import excluded
 from blockpair.arbiter.fence.record import Records
 from blockpair.arbiter.interface import ArbiterRefused, ArbiterUnreachable, Configuration, Key
 from tests.e2e.cluster import eventually
-from tests.e2e.fence import PowerDevice
+from tests.e2e.fence import Alone, PowerDevice
 
 KEY = Key("0d9e1c0e-5f0e-4f6e-9d52-5d3c1d9f7a11", "5" * 32, "r0")
 BOTH = frozenset({"a", "b"})
@@ -36,16 +36,20 @@ class Pair:
         self.power = PowerDevice(base)
         self.records = base / "state/fence"
         self.met = True
-        self.known: Configuration | None = None
+        self.entered: tuple[Configuration, ...] = ()
+        self.alone: int | None = None
+        self.told: list[Configuration] = []
 
-    async def says(self, key: Key) -> Known:
-        """What the engine of node a knows."""
-        return Known(self.known, self.met)
+    async def known(self, key: Key) -> Known:
+        return Known(self.entered, self.met, self.alone)
+
+    async def tell(self, key: Key, entered: Configuration) -> None:
+        self.told.append(entered)
 
     def arbiter(self, mode: str = "works", delay: float = 0.0, node: str = "a") -> FenceArbiter:
         other = "b" if node == "a" else "a"
         fencer = Fencer({other: self.power.fence(mode, delay)}, told=lambda event, fields: None)
-        return FenceArbiter(node, fencer, self.records, self.says)
+        return FenceArbiter(node, fencer, self.records, self)
 
     def remember(self, known: Configuration) -> None:
         asyncio.run(self.arbiter().learn(KEY, known))
@@ -108,6 +112,7 @@ def test_a_swap_that_leaves_one_out_is_written_once_that_is_seen_off(pair: Pair)
     assert pair.power.is_off
     assert pair.power.actions() == ["off", "status"]
     assert asyncio.run(pair.arbiter().read(KEY)) == SHRUNK
+    assert pair.told == [SHRUNK], "whatever is entered, the other node is told, if it can be"
 
 
 @pytest.mark.parametrize("mode", ["fails:off", "lies", "hangs:off", "hangs:status"])
@@ -143,6 +148,66 @@ def test_a_node_that_nothing_can_switch_off_is_told(pair: Pair) -> None:
         asyncio.run(
             pair.arbiter().compare_and_swap(KEY, Configuration(2, "a", frozenset({"a", "c"})), SHRUNK)
         )
+
+
+# -- Before an engine promises anything
+
+
+def test_an_engine_that_would_go_on_alone_hears_nothing_before_the_other_is_off(pair: Pair) -> None:
+    pair.remember(TOGETHER)
+    pair.alone = TOGETHER.epoch
+    with pytest.raises(ArbiterUnreachable, match="b is not proved off"):
+        asyncio.run(pair.arbiter("fails:off").read(KEY))
+
+    async def work() -> None:
+        arbiter = pair.arbiter()
+        assert await arbiter.read(KEY) == TOGETHER
+        assert pair.power.is_off
+        before = len(pair.power.calls())
+        assert await arbiter.compare_and_swap(KEY, TOGETHER, SHRUNK)
+        assert pair.power.actions()[before:] == ["status"], "seen once more, not switched again"
+
+    asyncio.run(work())
+
+
+def test_a_node_that_was_switched_on_meanwhile_is_fenced_again(pair: Pair) -> None:
+    pair.remember(TOGETHER)
+    pair.alone = TOGETHER.epoch
+
+    async def work() -> None:
+        arbiter = pair.arbiter()
+        await arbiter.read(KEY)
+        pair.power.state.write_text("on")
+        assert await arbiter.compare_and_swap(KEY, TOGETHER, SHRUNK)
+        assert pair.power.actions() == ["off", "status", "status", "off", "status"]
+        assert pair.power.is_off
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    ("held", "alone"),
+    [
+        (TOGETHER, None),
+        (TOGETHER, TOGETHER.epoch + 1),
+        (Configuration(3, "b", frozenset({"b"})), 3),
+        (Configuration(3, "a", frozenset({"a"})), 3),
+    ],
+)
+def test_a_read_fences_nobody_without_need(pair: Pair, held: Configuration, alone: int | None) -> None:
+    """Nobody wants to go on alone; what is known is newer; this node is not in sync; it is alone already."""
+    pair.remember(held)
+    pair.alone = alone
+    assert asyncio.run(pair.arbiter().read(KEY)) == held
+    assert pair.power.calls() == []
+
+
+def test_a_read_before_the_two_have_met_is_refused(pair: Pair) -> None:
+    pair.remember(TOGETHER)
+    pair.met, pair.alone = False, TOGETHER.epoch
+    with pytest.raises(ArbiterRefused, match="b is not fenced"):
+        asyncio.run(pair.arbiter().read(KEY))
+    assert pair.power.calls() == []
 
 
 # -- What may be old
@@ -183,11 +248,12 @@ def test_what_the_engine_knows_is_put_into_the_record(pair: Pair) -> None:
 def test_a_swap_is_not_asked_for_with_less_than_the_engine_knows(pair: Pair) -> None:
     """Its record is from before it was fenced; the engine has heard since who went on."""
     pair.remember(TOGETHER)
-    pair.known = Configuration(7, "b", frozenset({"b"}))
+    pair.entered = (Configuration(7, "b", frozenset({"b"})),)
     assert not asyncio.run(pair.arbiter().compare_and_swap(KEY, TOGETHER, SHRUNK))
     assert pair.power.calls() == []
-    pair.known = Configuration(8, "b", BOTH)
-    assert asyncio.run(pair.arbiter().read(KEY)) == pair.known
+    newest = Configuration(8, "b", BOTH)
+    pair.entered = (newest, Configuration(7, "b", frozenset({"b"})))
+    assert asyncio.run(pair.arbiter().read(KEY)) == newest
 
 
 def test_what_is_learned_while_a_node_is_fenced_wins(pair: Pair) -> None:
@@ -198,7 +264,7 @@ def test_what_is_learned_while_a_node_is_fenced_wins(pair: Pair) -> None:
     async def work() -> None:
         go = pair.records.parent / "go"
         fence = pair.power.fence("waits:status", go_file=str(go))
-        arbiter = FenceArbiter("a", Fencer({"b": fence}), pair.records, pair.says)
+        arbiter = FenceArbiter("a", Fencer({"b": fence}), pair.records, pair)
         swap = asyncio.create_task(arbiter.compare_and_swap(KEY, TOGETHER, SHRUNK))
         await asyncio.to_thread(
             eventually, lambda: pair.power.actions() == ["off", "status"], "b is being fenced"
@@ -248,12 +314,14 @@ def test_who_gave_its_word_is_left_out_without_being_fenced(pair: Pair, tmp_path
         a, b = pair.arbiter(), other.arbiter(node="b")
         epoch = await b.resign(KEY)
         assert epoch == TOGETHER.epoch
-        a.hear(KEY, "b", epoch)
+        await a.hear(KEY, "b", epoch)
         assert await a.compare_and_swap(KEY, TOGETHER, SHRUNK)
         again = other.arbiter(node="b")
         assert await again.resigned(KEY) and await again.read(KEY) == TOGETHER
-        with pytest.raises(ArbiterRefused, match="has given its word to be left out of r0"):
-            await again.compare_and_swap(KEY, TOGETHER, Configuration(3, "b", BOTH))
+        for new in (Configuration(3, "b", BOTH), PROMOTED):
+            with pytest.raises(ArbiterRefused, match="has given its word to be left out of r0"):
+                await again.compare_and_swap(KEY, TOGETHER, new)
+        assert other.power.calls() == []
         # They meet, and b learns who went on.
         assert await again.learn(KEY, SHRUNK)
         assert not await again.resigned(KEY)
@@ -268,8 +336,8 @@ def test_a_word_is_good_for_one_epoch(pair: Pair) -> None:
     async def work() -> None:
         arbiter = pair.arbiter()
         for epoch in (TOGETHER.epoch - 1, TOGETHER.epoch + 1):
-            arbiter.hear(KEY, "b", epoch)
-            arbiter.hear(KEY, "c", TOGETHER.epoch)
+            await arbiter.hear(KEY, "b", epoch)
+            await arbiter.hear(KEY, "c", TOGETHER.epoch)
         assert await arbiter.compare_and_swap(KEY, TOGETHER, SHRUNK)
 
     asyncio.run(work())
@@ -285,7 +353,7 @@ def test_a_word_that_was_taken_back_is_worth_nothing(pair: Pair, tmp_path: Path)
         a, b = pair.arbiter(), other.arbiter(node="b")
         epoch = await b.resign(KEY)
         assert epoch is not None
-        a.hear(KEY, "b", epoch)
+        await a.hear(KEY, "b", epoch)
         await b.withdraw(KEY, await a.forget(KEY, "b"))
         assert not await b.resigned(KEY)
         assert await a.compare_and_swap(KEY, TOGETHER, SHRUNK)
@@ -304,7 +372,7 @@ def test_whoever_was_left_out_meanwhile_stays_bound(pair: Pair, tmp_path: Path) 
         a, b = pair.arbiter(), other.arbiter(node="b")
         epoch = await b.resign(KEY)
         assert epoch is not None
-        a.hear(KEY, "b", epoch)
+        await a.hear(KEY, "b", epoch)
         assert await a.compare_and_swap(KEY, TOGETHER, SHRUNK)
         await b.withdraw(KEY, await a.forget(KEY, "b"))
         assert await b.resigned(KEY)
@@ -328,7 +396,7 @@ def test_a_word_cannot_be_taken_back_while_a_swap_relies_on_it(
 
     async def work() -> None:
         arbiter = pair.arbiter()
-        arbiter.hear(KEY, "b", TOGETHER.epoch)
+        await arbiter.hear(KEY, "b", TOGETHER.epoch)
         swapping = asyncio.create_task(arbiter.compare_and_swap(KEY, TOGETHER, SHRUNK))
         assert await asyncio.to_thread(began.wait, 20)
         with pytest.raises(ArbiterRefused, match="is being changed without b"):
@@ -411,10 +479,7 @@ class Nodes:
         asyncio.run(self._arbiter(node).learn(KEY, known))
 
     def _arbiter(self, node: str) -> FenceArbiter:
-        async def says(key: Key) -> Known:
-            return Known(None, met=False)
-
-        return FenceArbiter(node, Fencer({}), self.base / node / "fence", says)
+        return FenceArbiter(node, Fencer({}), self.base / node / "fence", Alone(met=False))
 
     def end(self, node: str) -> None:
         process = self.processes.pop(node)

@@ -244,7 +244,13 @@ def test_from_a_token_to_a_register(cluster: Cluster, third: WitnessProcess) -> 
     # What was deleted on the nodes goes when a person says so.
     done = third.cli("witness", "forget", "r0")
     assert done.code == 2 and "--yes" in done.err
-    third.ok("witness", "forget", "r0", "--yes")
+    done = third.cli("witness", "forget", "r1")
+    assert done.code == 1 and "keeps nothing of a resource 'r1'" in done.err
+    done = third.typed("r1", "witness", "forget", "r0")
+    assert done.code == 1 and "nothing was forgotten" in done.err
+    assert call(third, b) == TWO
+    done = third.typed("r0", "witness", "forget", "r0")
+    assert done.code == 0 and "epoch 2, Primary b" in done.out, done
     assert call(third, b) is None
     # A token is good once.
     token = str(a.rpc("cluster.token")["text"])

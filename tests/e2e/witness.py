@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -111,6 +112,25 @@ class WitnessProcess:
             stdin=subprocess.DEVNULL,
         )
         assert "Traceback" not in done.stderr + done.stdout, done.stderr + done.stdout
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def typed(self, text: str, *arguments: str) -> Done:
+        """Run ``blockpair`` for a person at a terminal, who types ``text``."""
+        terminal, end = pty.openpty()
+        try:
+            os.write(terminal, text.encode() + b"\n")
+            done = subprocess.run(
+                [sys.executable, "-m", "blockpair.cli.main", *arguments],
+                env=self.environment,
+                capture_output=True,
+                text=True,
+                timeout=90,
+                check=False,
+                stdin=end,
+            )
+        finally:
+            os.close(terminal)
+            os.close(end)
         return Done(done.returncode, done.stdout, done.stderr)
 
     def ok(self, *arguments: str) -> Done:

@@ -1,4 +1,6 @@
-"""What a cluster reads from outside: the shared configuration, a join token, and the messages of a join."""
+"""What a cluster reads from outside: the shared configuration, a join token, the messages of a join, and
+calls to a witness.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,25 @@ from typing import Any
 
 import msgspec
 
+from blockpair.arbiter.interface import MAX_EPOCH, Configuration, configuration
+from blockpair.arbiter.witness import protocol
+from blockpair.arbiter.witness.calls import meaning
+from blockpair.arbiter.witness.register import ReadOperation, SwapOperation
 from blockpair.config.cluster import cluster_text, parse_cluster, resources_on
 from blockpair.config.files import ConfigError
 from blockpair.errors import BlockpairError
+from blockpair.rpc import messages
 from blockpair.trust.authority import fingerprint, new_authority
-from blockpair.trust.join import Doorkeeper, HelloAnswer, HelloParams, Joiner, RequestAnswer, RequestParams
+from blockpair.trust.join import (
+    Doorkeeper,
+    HelloAnswer,
+    HelloParams,
+    Joiner,
+    RequestAnswer,
+    RequestParams,
+    WitnessAnswer,
+    WitnessParams,
+)
 from blockpair.trust.tokens import Book, Record, Token, parse_token, secret_hash
 from tests.fuzz.target import Target, demand
 
@@ -94,7 +110,8 @@ def check_join(data: bytes) -> str:
     for line in data.split(b"\n")[:4]:
         keeper = Doorkeeper(b"leaf", _AUTHORITY, _NONCE)
         joiner = Joiner(_TOKEN, "b", "key", _NONCE)
-        for form in (HelloParams, RequestParams, HelloAnswer, RequestAnswer):
+        forms = (HelloParams, RequestParams, WitnessParams, HelloAnswer, RequestAnswer, WitnessAnswer)
+        for form in forms:
             try:
                 message: Any = msgspec.json.decode(line, type=form)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -108,6 +125,13 @@ def check_join(data: bytes) -> str:
                     keeper.hello(HelloParams(_TOKEN.id, _NONCE.hex()), book, _NOW)
                     keeper.request(message, book, _NOW)
                     demand(bytes.fromhex(message.secret) == _SECRET, "let in without the secret")
+                elif isinstance(message, WitnessParams):
+                    keeper.hello(HelloParams(_TOKEN.id, _NONCE.hex()), book, _NOW)
+                    keeper.proved(message.secret, book, _NOW)
+                    demand(bytes.fromhex(message.secret) == _SECRET, "let in without the secret")
+                elif isinstance(message, WitnessAnswer):
+                    joiner.accept_witness(message, _NOW)
+                    demand(False, "what has no certificate was accepted")
                 elif isinstance(message, HelloAnswer):
                     joiner.check(message, b"leaf", _NOW)
                     demand(False, "what has no certificate was believed")
@@ -128,8 +152,47 @@ def join_corpus() -> dict[str, bytes]:
         "hello": msgspec.json.encode(HelloParams(_TOKEN.id, _NONCE.hex())),
         "request": msgspec.json.encode(RequestParams(_SECRET.hex(), pem, "b", ["10.0.0.2"], 7788, 7789)),
         "hello-answer": msgspec.json.encode(HelloAnswer(pem, _NONCE.hex(), _NONCE.hex())),
+        "witness": msgspec.json.encode(WitnessParams(_SECRET.hex(), pem)),
+        "witness-answer": msgspec.json.encode(WitnessAnswer(pem, pem, "6f0bd4f1", "east")),
         "request-answer": msgspec.json.encode(RequestAnswer(pem, pem, pem, {"versions": []})),
     }
+
+
+def check_witness(data: bytes) -> str:
+    """Each line is a node's call to a witness, and each that is taken means what it says."""
+    outcome = []
+    for line in data.split(b"\n")[:4]:
+        try:
+            request = messages.decode_request(line)
+            asked = meaning("east", "a", request)
+        except messages.RpcError as error:
+            demand(bool(str(error)), "an error without words")
+            outcome.append(f"{error.code} {str(error)[:32]}")
+            continue
+        if isinstance(asked, SwapOperation):
+            for found in (asked.expected, asked.new):
+                if found is not None:
+                    demand(configuration(found.document()) == found, "written and read again, it differs")
+                    demand(1 <= found.epoch <= MAX_EPOCH and bool(found.in_sync), repr(found))
+        if isinstance(asked, ReadOperation | SwapOperation):
+            demand(len(asked.resource) == 32 and asked.cluster == "east", repr(asked))
+        outcome.append(type(asked).__name__)
+    return " ".join(outcome)
+
+
+def witness_corpus() -> dict[str, bytes]:
+    one, two = Configuration(1, "a", frozenset("ab")), Configuration(2, "b", frozenset("b"))
+    swap = protocol.SwapParams("0" * 32, "r0", one.document(), two.document())
+    first = protocol.SwapParams("f" * 32, "r1", None, one.document())
+    take = protocol.TakeParams("-----BEGIN CERTIFICATE-----", "-----BEGIN CERTIFICATE-----")
+    calls = {
+        "read": (protocol.READ, protocol.ReadParams("0" * 32)),
+        "swap": (protocol.SWAP, swap),
+        "first": (protocol.SWAP, first),
+        "request": (protocol.REQUEST, protocol.NoParams()),
+        "take": (protocol.TAKE, take),
+    }
+    return {name: messages.encode_request(1, method, params) for name, (method, params) in calls.items()}
 
 
 _WORDS = [
@@ -143,5 +206,6 @@ _WORDS = [
 CLUSTER_TARGETS = (
     Target("config-cluster", cluster_corpus, _WORDS, check_cluster),
     Target("token", token_corpus, [b"bpj1-", b"=", b"-", b"_"], check_token),
+    Target("witness", witness_corpus, [b'"epoch":', b'"in_sync":["a"]', b"null", b"0" * 32], check_witness),
     Target("join", join_corpus, [b'"token_id":"00112233aabbccdd"', b'"secret":"', b"00" * 32], check_join),
 )

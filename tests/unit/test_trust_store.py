@@ -215,3 +215,50 @@ def test_tokens_are_kept_for_root_alone(tmp_path: Path) -> None:
     with pytest.raises(BlockpairError) as caught:
         file.load()
     assert caught.value.kind is ErrorKind.DAMAGED
+
+
+def test_certificates_of_earlier_authorities_are_kept_without_the_authorities_keys(
+    store: TrustStore, tmp_path: Path
+) -> None:
+    assert store.former() == []
+    # Renewed under the same authority: nobody needs the old one.
+    store.replace(EAST, CERTIFICATE, KEY)
+    assert store.former() == []
+    store.stage("id", "b", NEXT, NEXT_CERTIFICATE, KEY)
+    assert store.former() == []
+    store.take_up()
+    (former,) = store.former()
+    assert {path.name for path in former.directory.iterdir()} == {"ca.pem", "node.pem", "node.key"}
+    assert (former.directory / "ca.pem").read_text() == EAST.certificate
+    former.client("blockpair-witness/1")
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files(tmp_path)} == {0o600}
+    for authority, certificate in ((EAST, CERTIFICATE), (NEXT, NEXT_CERTIFICATE)) * 3:
+        store.replace(authority, certificate, KEY)
+    # The latest first, and no more than are of use.
+    texts = [(former.directory / "ca.pem").read_text() for former in store.former()]
+    assert texts == [EAST.certificate, NEXT.certificate] * 2
+    store.drop_former()
+    store.drop_former()
+    assert store.former() == []
+
+
+def test_what_is_kept_for_a_witness_goes_with_the_cluster(store: TrustStore, tmp_path: Path) -> None:
+    assert store.witness_key() is None
+    store.remember_witness_key("00ff")
+    store.replace(NEXT, NEXT_CERTIFICATE, KEY)
+    assert store.witness_key() == "00ff" and len(store.former()) == 1
+    store.forget()
+    assert store.witness_key() is None and store.former() == [] and files(tmp_path) == []
+
+
+def test_each_generation_has_a_name_of_its_own(store: TrustStore) -> None:
+    first = store.current()
+    store.replace(EAST, CERTIFICATE, KEY)
+    assert first is not None and store.current() not in (None, first)
+
+
+def test_trust_that_cannot_be_read_can_be_replaced(store: TrustStore, tmp_path: Path) -> None:
+    (tmp_path / "trust/current/node.pem").write_bytes(b"\xff")
+    store.replace(NEXT, NEXT_CERTIFICATE, KEY)
+    found = store.load()
+    assert found is not None and found.authority == NEXT and store.former() == []

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import ssl
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from blockpair.arbiter.interface import ArbiterRefused, ArbiterUnreachable, Conf
 from blockpair.arbiter.witness import protocol
 from blockpair.arbiter.witness.client import WitnessArbiter
 from blockpair.arbiter.witness.clusters import Clusters
+from blockpair.arbiter.witness.commits import Commits
 from blockpair.arbiter.witness.register import (
     ContactOperation,
     DiskFailed,
@@ -80,6 +84,46 @@ def test_a_register_is_there_again_after_a_restart(tmp_path: Path) -> None:
     )
     assert register.apply([ForgetOperation(EAST, ID), ForgetOperation(EAST, ID)]) == [True, False]
     assert register.rows() == []
+
+
+def test_an_answer_is_on_the_disk_before_it_is_given(tmp_path: Path) -> None:
+    """A kill alone does not show that: the system would still write what it was given."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("there is no strace")
+    script = (
+        "import os, sys; from pathlib import Path; from tests.unit.test_witness import *\n"
+        "register = Register(Path(sys.argv[1]))\n"
+        "for number in range(5):\n"
+        "    answers = register.apply([swap(None, ONE, resource=f'{number:032x}')])\n"
+        "    os.write(1, repr(answers).encode())\n"
+    )
+    trace = tmp_path / "trace"
+    subprocess.run(
+        [
+            strace,
+            "-f",
+            "-o",
+            trace,
+            "-e",
+            "trace=fsync,fdatasync,write",
+            sys.executable,
+            "-c",
+            script,
+            tmp_path / "r",
+        ],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    synced, answers = False, 0
+    for line in trace.read_text().splitlines():
+        if "sync(" in line and line.endswith("= 0"):
+            synced = True
+        elif "write(1, " in line:
+            assert synced, "an answer that was not on the disk yet"
+            synced, answers = False, answers + 1
+    assert answers == 5
 
 
 def test_only_a_node_that_it_is_about_may_swap_and_epochs_grow(tmp_path: Path) -> None:
@@ -291,6 +335,21 @@ def test_a_call_given_up_does_not_disturb_the_others(tmp_path: Path) -> None:
     run(tmp_path, body)
 
 
+def test_a_disk_that_fails_is_told_to_all_who_wait_and_after(tmp_path: Path) -> None:
+    async def whole() -> None:
+        register = Register(tmp_path / "r")
+        commits = Commits(register)
+        register._database.execute("PRAGMA query_only=1")
+        waiting = [commits.submit(swap(None, ONE, resource=f"{number:032x}")) for number in range(3)]
+        with pytest.raises(DiskFailed):
+            await commits.run()
+        for future in (*waiting, commits.submit(ReadOperation(EAST, ID))):
+            with pytest.raises(BlockpairError, match="disk failed"):
+                await future
+
+    asyncio.run(asyncio.wait_for(whole(), 20))
+
+
 # -- What strangers and broken callers can do
 
 
@@ -378,6 +437,24 @@ def test_a_line_without_end_is_bounded(tmp_path: Path) -> None:
         await stream.write(b"x" * (protocol.MAX_LINE_BYTES + 2))
         assert await stream.read_line(1000) is None
         await stream.close()
+
+    run(tmp_path, body)
+
+
+def test_who_does_not_read_its_answers_is_put_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blockpair.arbiter.witness.server._ANSWER_SECONDS", 0.2)
+
+    async def body(third: Witness, cluster: ClusterTrust) -> None:
+        stream = await _stream(third, cluster.trust("a").identity().context, cluster)
+        ask = messages.encode_request(1, protocol.READ, protocol.ReadParams("x" * 8000))
+        with pytest.raises(OSError):
+            async with asyncio.timeout(40):
+                while True:
+                    await stream.write(ask * 20)
+        await stream.close()
+        async with asyncio.timeout(20):
+            while third.server._door._proven:
+                await asyncio.wait(set(third.server._door._proven))
 
     run(tmp_path, body)
 

@@ -14,7 +14,9 @@ as one:
 - A node that ends in good order need not be fenced: it first binds itself, durably, to change nothing while
   its record stands, and then gives the other its word (`resign`, `hear`). It is bound until it hears of a
   newer configuration, or the other, which still has the same one, has forgotten the word (`withdraw`).
-- What the engine has learned from its peer is put into the record before the record is asked for.
+- Whoever changes its record tells the other, and before a record is asked for it takes up what the engine
+  and, where the two are connected, the other's record say. A node whose record is behind all the same takes
+  over from nobody: its engine knows of a higher epoch.
 
 Where the link is cut and both live, both fence. The static delay gives one of them a head start: the loser is
 off before its own wait has ended. A failed fence decides nothing: the record stays, and so does the
@@ -25,29 +27,40 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import structlog
 
-from blockpair.arbiter.fence.fencer import FenceFailed, Fencer
+from blockpair.arbiter.fence.fencer import FenceFailed, Fencer, Proof
 from blockpair.arbiter.fence.monitor import Monitor
-from blockpair.arbiter.fence.record import Records
+from blockpair.arbiter.fence.record import Records, bound_text
 from blockpair.arbiter.interface import ArbiterRefused, ArbiterUnreachable, Configuration, Key
 
 
 @dataclass(frozen=True)
 class Known:
-    """What a node's engine knows of a resource. ``configuration``: the newest that it knows to have been
-    entered. ``met``: it has been through a handshake with the other node since this node was started, and
-    ``configuration`` is not from before that.
+    """What is known of a resource beside the record. ``configurations``: that have been entered. ``met``:
+    since this node was started, its record has been as new as the other node's. ``alone``: the engine wants
+    to go on without the other node, which it does not reach, and could; then the epoch that it knows of.
     """
 
-    configuration: Configuration | None
+    configurations: tuple[Configuration, ...]
     met: bool
+    alone: int | None = None
+
+
+class Pair(Protocol):
+    """The two nodes of each resource, as this one sees them."""
+
+    async def known(self, key: Key) -> Known:
+        """What the engine knows, and the other node's record says if that can be reached at once."""
+
+    async def tell(self, key: Key, entered: Configuration) -> None:
+        """Have the other node, if it can be reached at once, put ``entered`` into its record."""
 
 
 def excluded(node: str, expected: Configuration | None, new: Configuration) -> list[str]:
@@ -60,35 +73,51 @@ def excluded(node: str, expected: Configuration | None, new: Configuration) -> l
 
 class FenceArbiter:
     """The `Arbiter` of ``node``, for any number of resources; its records are below ``directory``.
-    ``known`` says what the engine of a resource knows; it is asked at the beginning of every call.
+    ``pair`` is asked at the beginning of every call, and told of every change.
     """
 
     kind: Literal["fence"] = "fence"
 
-    def __init__(
-        self, node: str, fencer: Fencer, directory: Path, known: Callable[[Key], Awaitable[Known]]
-    ) -> None:
+    def __init__(self, node: str, fencer: Fencer, directory: Path, pair: Pair) -> None:
         self._node = node
         self._fencer = fencer
         self._records = Records(directory)
-        self._known = known
+        self._pair = pair
         self.monitor = Monitor(fencer, [other for other in fencer.fences if other != node])
         """How the devices do that this node would fence the others with."""
         self._watching: asyncio.Task[None] | None = None
+        self._proofs: dict[str, Proof] = {}
         # By resource id and node: in which epoch it need not be fenced, and how many swaps go by that.
         self._words: dict[tuple[str, str], int] = {}
         self._relying: Counter[tuple[str, str]] = Counter()
         self._log = structlog.get_logger().bind(part="fence")
 
     async def read(self, key: Key) -> Configuration | None:
-        """What this node's own record says."""
-        await self._know(key)
-        return await self._held(key)
+        """What this node's own record says.
+
+        Where the engine asks because it wants to go on alone, the answer waits until the other node is proved
+        off: an engine that has its answer promises a new epoch, and does not take the other back from there
+        on. So if they meet again before that, or nothing can be proved, nothing was promised.
+        """
+        known = await self._know(key)
+        held = await self.held(key)
+        if known.alone is None or held is None or self._node not in held.in_sync or held.epoch < known.alone:
+            return held
+        for node in sorted((held.in_sync | {held.primary}) - {self._node}):
+            if self._words.get((key.resource_id, node)) != held.epoch:
+                self._proofs[node] = await self._fence(key, node, met=known.met)
+        return await self.held(key)
 
     async def compare_and_swap(self, key: Key, expected: Configuration | None, new: Configuration) -> bool:
         """As `Arbiter` says. Where it raises, the record was not changed, but a node may be off."""
+        done = await self._swap(key, expected, new)
+        if done:
+            await self._pair.tell(key, new)
+        return done
+
+    async def _swap(self, key: Key, expected: Configuration | None, new: Configuration) -> bool:
         known = await self._know(key)
-        if await self._held(key) != expected:
+        if await self.held(key) != expected:
             return False
         with ExitStack() as relied:
             for node in excluded(self._node, expected, new):
@@ -96,7 +125,7 @@ class FenceArbiter:
                 if expected is not None and self._words.get(word) == expected.epoch:
                     self._log.info("fence.not-needed", node=node, resource=key.name, epoch=expected.epoch)
                     relied.enter_context(self._relying_on(word))
-                else:
+                elif not await self._is_off_still(node):
                     await self._fence(key, node, met=known.met)
             # What was learned while a node was fenced is newer than what was expected.
             writing = asyncio.ensure_future(asyncio.to_thread(self._records.swap, key, expected, new))
@@ -135,9 +164,11 @@ class FenceArbiter:
         await self._know(key)
         await asyncio.to_thread(self._records.release, key, epoch)
 
-    def hear(self, key: Key, node: str, epoch: int) -> None:
-        """``node`` itself says that it is bound while its record is of ``epoch``."""
-        self._words[(key.resource_id, node)] = epoch
+    async def hear(self, key: Key, node: str, epoch: int) -> None:
+        """``node`` itself says that it is bound while its record is of ``epoch``. Raises `ArbiterRefused`."""
+        held = await self.held(key)
+        if held is not None and held.epoch == epoch:
+            self._words[(key.resource_id, node)] = epoch
 
     async def forget(self, key: Key, node: str) -> int | None:
         """``node`` itself takes back its word; the epoch of this node's record. Raises `ArbiterRefused`, also
@@ -149,7 +180,7 @@ class FenceArbiter:
                 f"{key.name} is being changed without {node}; remedy: it asks again by itself"
             )
         self._words.pop(word, None)
-        held = await self._held(key)
+        held = await self.held(key)
         return None if held is None else held.epoch
 
     @contextmanager
@@ -178,20 +209,28 @@ class FenceArbiter:
             await asyncio.wait([watching])
 
     async def _know(self, key: Key) -> Known:
-        known = await self._known(key)
-        if known.configuration is not None:
-            await self.learn(key, known.configuration)
+        known = await self._pair.known(key)
+        for configuration in known.configurations:
+            await self.learn(key, configuration)
         return known
 
-    async def _held(self, key: Key) -> Configuration | None:
+    async def held(self, key: Key) -> Configuration | None:
+        """The record, whatever else is known. Raises `ArbiterRefused`."""
         return await asyncio.to_thread(self._records.read, key)
 
-    async def _fence(self, key: Key, node: str, *, met: bool) -> None:
+    async def _is_off_still(self, node: str) -> bool:
+        """Whether a node that was seen off is so now: it may have been switched on since."""
+        proof = self._proofs.pop(node, None)
+        return proof is not None and await self._fencer.confirms(proof)
+
+    async def _fence(self, key: Key, node: str, *, met: bool) -> Proof:
         if node not in self._fencer.fences:
             raise ArbiterRefused(
                 f"nothing says how to switch {node} off; remedy: add [fence.{node}] with `blockpair config "
                 f"edit`, and try it: blockpair fence test {node}"
             )
+        if await self.resigned(key):
+            raise ArbiterRefused(bound_text(key))
         if not met:
             raise ArbiterRefused(
                 f"{node} is not fenced: this node has not met it since it was started, and what it "
@@ -199,6 +238,6 @@ class FenceArbiter:
                 f"certainly off: blockpair promote {key.name} --force"
             )
         try:
-            await self._fencer.fence(node)
+            return await self._fencer.fence(node)
         except FenceFailed as error:
             raise ArbiterUnreachable(str(error)) from None

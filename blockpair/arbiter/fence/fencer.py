@@ -95,6 +95,14 @@ class Fencer:
                 shared.task.cancel()
                 await asyncio.wait([shared.task])
 
+    async def confirms(self, proof: Proof) -> bool:
+        """Whether every device by which a node was seen off says so now."""
+        levels, place = self.fences[proof.node].levels, proof.level - 1
+        start = sum(len(level) for level in levels[:place])
+        named = self.fences[proof.node].devices[start : start + len(levels[place])]
+        found = [await self._act(name, device, "status") for name, device in named]
+        return all(each.power == "off" for each in found)
+
     async def check(self, node: str, action: Action) -> list[Checked]:
         """Carry out ``monitor``, ``status`` or ``metadata`` with every device of ``node``, one after the
         other. Fencing goes first: meanwhile nothing is checked, and the list is empty.
@@ -136,10 +144,10 @@ class Fencer:
             problem = await self._level(level)
             if problem is None:
                 proof = Proof(node, number, time.monotonic() - began)
-                told = {"node": node, "level": number, "seconds": round(proof.seconds, 3)}
+                told = {"node": node, "by_level": number, "seconds": round(proof.seconds, 3)}
                 self._told("fence.done", told)
                 return proof
-            self._told("fence.level-failed", {"node": node, "level": number, "reason": problem})
+            self._told("fence.level-failed", {"node": node, "by_level": number, "reason": problem})
             problems.append(problem)
         raise FenceFailed(f"{node} is not proved off: {'; '.join(problems)}")
 

@@ -50,11 +50,7 @@ class Records:
             if (None if found is None else found.configuration) != expected:
                 return False
             if found is not None and found.bound:
-                raise ArbiterRefused(
-                    f"this node has given its word to be left out of {key.name} until the two nodes have "
-                    "met; remedy: start the other node; if it is gone for good: blockpair promote "
-                    f"{key.name} --force"
-                )
+                raise ArbiterRefused(bound_text(key))
             self._write(key, _Record(new))
             return True
 
@@ -135,6 +131,14 @@ class Records:
                 f"the record of {key.name} cannot be written: {file}: {error.strerror}; remedy: see that the "
                 "disk has space and may be written"
             ) from None
+
+
+def bound_text(key: Key) -> str:
+    """Why a node that is bound changes nothing."""
+    return (
+        f"this node has given its word to be left out of {key.name} until the two nodes have met; remedy: "
+        f"start the other node; if it is gone for good: blockpair promote {key.name} --force"
+    )
 
 
 def _parsed(document: object) -> _Record:

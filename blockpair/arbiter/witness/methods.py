@@ -66,6 +66,7 @@ class Methods:
         return {
             "witness.status": Method(NoParams, self._status, interruptible=True, read_only=True),
             "witness.join": Method(JoinParams, self._join),
+            "witness.find": Method(ForgetParams, self._find, interruptible=True, read_only=True),
             "witness.forget": Method(ForgetParams, self._forget),
             "witness.leave": Method(LeaveParams, self._leave),
         }
@@ -123,7 +124,26 @@ class Methods:
         self._log.info("cluster.joined", cluster=member.name, id=member.cluster, uid=caller.uid)
         return {"cluster": member.name, "id": member.cluster, "port": self._port.port}
 
+    async def _find(self, _: Caller, params: ForgetParams) -> Any:
+        return self._told(await self._one(params))
+
     async def _forget(self, caller: Caller, params: ForgetParams) -> Any:
+        row = await self._one(params)
+        await self._commits.submit(ForgetOperation(row.cluster, row.resource))
+        told = self._told(row)
+        self._log.info("register.forgotten", uid=caller.uid, **told)
+        return told
+
+    def _told(self, row: Row) -> dict[str, Any]:
+        return {
+            "cluster": self._name(row.cluster) or row.cluster,
+            "resource": row.name,
+            "id": row.resource,
+            **row.configuration.document(),
+        }
+
+    async def _one(self, params: ForgetParams) -> Row:
+        """The only resource that is meant. Raises `BlockpairError`."""
         found = [
             row
             for row in await self._commits.rows()
@@ -143,17 +163,7 @@ class Methods:
                 f"{params.resource} may be one of {len(found)} resources",
                 "say which one, by its id in `blockpair witness status --json` or with --cluster",
             )
-        row = found[0]
-        await self._commits.submit(ForgetOperation(row.cluster, row.resource))
-        self._log.info(
-            "register.forgotten",
-            cluster=row.cluster,
-            resource=row.name,
-            id=row.resource,
-            uid=caller.uid,
-            **row.configuration.document(),
-        )
-        return {"cluster": self._name(row.cluster) or row.cluster, "resource": row.name, "id": row.resource}
+        return found[0]
 
     async def _leave(self, caller: Caller, params: LeaveParams) -> Any:
         found = [one for one in self._clusters.all() if params.cluster in (one.name, one.cluster)]

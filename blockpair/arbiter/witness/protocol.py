@@ -17,9 +17,9 @@ SWAP = "register.swap"
 REQUEST = "trust.request"
 TAKE = "trust.take"
 
-MAX_LINE_BYTES = 64 << 10
+MAX_LINE_BYTES = 16 << 10
 # Of one connection; beyond this the socket is left alone, and the caller waits.
-MAX_IN_FLIGHT = 1024
+MAX_IN_FLIGHT = 256
 
 _RESOURCE_ID = re.compile(r"[0-9a-f]{32}")
 

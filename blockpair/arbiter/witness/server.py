@@ -13,12 +13,12 @@ import structlog
 
 from blockpair.arbiter.interface import Configuration
 from blockpair.arbiter.witness import protocol
+from blockpair.arbiter.witness.calls import meaning
 from blockpair.arbiter.witness.clusters import Clusters, renewed
 from blockpair.arbiter.witness.commits import Commits
-from blockpair.arbiter.witness.register import ContactOperation, Operation, ReadOperation, SwapOperation
+from blockpair.arbiter.witness.register import ContactOperation, SwapOperation
 from blockpair.cluster.door import Door, Kind, full
 from blockpair.cluster.tls import TlsStream
-from blockpair.config.files import explain
 from blockpair.config.names import Address
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.rpc import messages
@@ -44,12 +44,6 @@ _KIND = Kind(
     newest_stays=True,
 )
 _ANSWER_SECONDS = 10.0
-_FORMS: dict[str, type[Any]] = {
-    protocol.READ: protocol.ReadParams,
-    protocol.SWAP: protocol.SwapParams,
-    protocol.REQUEST: protocol.NoParams,
-    protocol.TAKE: protocol.TakeParams,
-}
 
 
 class WitnessServer:
@@ -111,35 +105,24 @@ class WitnessServer:
             return messages.encode_error(_id(request), messages.error_object(error))
 
     async def _carry_out(self, cluster: str, node: str, request: Request) -> Any:
-        form = _FORMS.get(request.method)
-        if form is None:
-            raise RpcError(messages.METHOD_NOT_FOUND, f"there is no method {request.method[:64]!r}")
-        try:
-            params = msgspec.json.decode(request.params, type=form)
-            operation = _operation(cluster, node, params)
-        except (ValueError, RecursionError) as error:
-            # msgspec's errors are of that kind too.
-            key, reason, _ = explain(str(error))
-            raise RpcError(
-                messages.INVALID_PARAMS, f"{request.method}: {key or 'params'}: {reason}"
-            ) from None
-        if operation is None:
-            return await self._trust(cluster, node, params)
+        asked = meaning(cluster, node, request)
         self.contacts[cluster, node] = time.time_ns()
-        answer = await self._commits.submit(operation)
+        if isinstance(asked, protocol.NoParams | protocol.TakeParams):
+            return await self._trust(cluster, node, asked)
+        answer = await self._commits.submit(asked)
         if isinstance(answer, BlockpairError):
             raise answer
-        if answer is True and isinstance(operation, SwapOperation):
+        if answer is True and isinstance(asked, SwapOperation):
             self._log.info(
                 "register.swapped",
                 cluster=cluster,
                 node=node,
-                resource=operation.name,
-                **operation.new.document(),
+                resource=asked.name,
+                **asked.new.document(),
             )
         return answer.document() if isinstance(answer, Configuration) else answer
 
-    async def _trust(self, cluster: str, node: str, params: Any) -> Any:
+    async def _trust(self, cluster: str, node: str, params: protocol.NoParams | protocol.TakeParams) -> Any:
         member = self._clusters.get(cluster)
         if member is None:
             raise BlockpairError(
@@ -182,6 +165,8 @@ class _Conversation:
             for task in (reader, writer):
                 if task.done():
                     task.result()
+        except TimeoutError:
+            raise ValueError(f"{self._node} does not read its answers") from None
         finally:
             for task in (writer, reader, *calls):
                 task.cancel()
@@ -198,11 +183,8 @@ class _Conversation:
             task.add_done_callback(calls.discard)
 
     async def _answer(self, line: bytes) -> None:
-        try:
-            self._answers.append(await self._server.answer(self._cluster, self._node, line))
-            self._more.set()
-        finally:
-            self._room.release()
+        self._answers.append(await self._server.answer(self._cluster, self._node, line))
+        self._more.set()
 
     async def _write(self) -> None:
         while True:
@@ -211,16 +193,8 @@ class _Conversation:
             answers, self._answers = self._answers, []
             async with asyncio.timeout(_ANSWER_SECONDS):
                 await self._stream.write(b"".join(answers))
-
-
-def _operation(cluster: str, node: str, params: Any) -> Operation | None:
-    """What is asked of the register; None: it is about trust. Raises `ValueError`."""
-    if isinstance(params, protocol.ReadParams):
-        return ReadOperation(cluster, protocol.check_resource(params.resource))
-    if isinstance(params, protocol.SwapParams):
-        expected, new = protocol.check_swap(params)
-        return SwapOperation(cluster, node, params.resource, params.name, expected, new)
-    return None
+            for _ in answers:
+                self._room.release()
 
 
 def _id(request: Request | None) -> str | int | None:
