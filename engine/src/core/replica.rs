@@ -307,6 +307,7 @@ impl Replica {
                 connection,
                 why,
             } => self.on_connection_lost(peer, connection, &why),
+            Event::PeerProcessGone { connection, .. } => self.on_peer_process_gone(connection),
             Event::Received {
                 peer,
                 connection,

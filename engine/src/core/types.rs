@@ -203,6 +203,12 @@ pub enum Event {
         connection: ConnectionId,
         why: String,
     },
+    /// Of the process at the other end of a connection that ended without a word, nothing is left: its machine answers,
+    /// and refuses its port. It holds no word of this node's any more.
+    PeerProcessGone {
+        peer: PeerSlot,
+        connection: ConnectionId,
+    },
     /// A checked message. Messages of a connection arrive in the order sent.
     Received {
         peer: PeerSlot,

@@ -11,6 +11,9 @@ use super::tls::{refusal, Session, TrustStore};
 
 /// How long one attempt to reach an address may take.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often, and how soon again, a peer that was lost is looked for.
+const PROBES: u32 = 8;
+const PROBE_PAUSE: Duration = Duration::from_millis(10);
 /// How long TLS's handshake may take on top.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -96,6 +99,29 @@ impl Destination {
         self.reach_address(address)
     }
 
+    /// Whether every address of the peer's answers, and refuses: its machine is there, and its process is not. Takes a
+    /// fraction of a second, as a process that is just ending refuses a moment later than its connections end.
+    pub fn refuses(&self) -> bool {
+        for again in 0..PROBES {
+            if again > 0 {
+                std::thread::sleep(PROBE_PAUSE);
+            }
+            let mut answers = false;
+            for address in &self.addresses {
+                match connect(address) {
+                    Ok(_) => answers = true,
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+                    // Silence proves nothing, and would not end soon.
+                    Err(_) => return false,
+                }
+            }
+            if !answers {
+                return !self.is_lost();
+            }
+        }
+        false
+    }
+
     fn reach_address(&self, address: &PeerAddress) -> io::Result<Channel> {
         let (stream, reached) = connect(address)?;
         if !self.tls {
@@ -135,4 +161,37 @@ fn connect(address: &PeerAddress) -> io::Result<(TcpStream, SocketAddr)> {
         }
     }
     Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::io::tls::TrustStore;
+
+    #[test]
+    fn a_process_is_gone_when_each_of_its_addresses_refuses() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = listener.local_addr().unwrap().port();
+        let gone = TcpListener::bind("127.0.0.1:0").unwrap();
+        let closed = gone.local_addr().unwrap().port();
+        drop(gone);
+        let refuses = |ports: &[u16]| {
+            let addresses = ports.iter().map(|port| PeerAddress {
+                host: "127.0.0.1".into(),
+                port: *port,
+            });
+            let destination = Destination {
+                name: "b".into(),
+                addresses: addresses.collect(),
+                tls: false,
+                trust: TrustStore::default(),
+                changes: 0,
+            };
+            destination.refuses()
+        };
+        assert!(refuses(&[closed]));
+        assert!(!refuses(&[open]) && !refuses(&[closed, open]) && !refuses(&[]));
+    }
 }

@@ -11,7 +11,7 @@ use super::channel::Channel;
 use super::dial::Destination;
 use super::event::EventFd;
 use super::failure::Failure;
-use crate::core::{Command, Configuration, Consultation, Errno, PeerSlot, Token};
+use crate::core::{Command, Configuration, ConnectionId, Consultation, Errno, PeerSlot, Token};
 use crate::session::PathIndex;
 use crate::wire::{Hello, Intent};
 
@@ -49,6 +49,11 @@ pub enum Input {
         changes: u64,
         /// And at which of its addresses it was reached.
         result: io::Result<(PathIndex, Channel)>,
+    },
+    /// Of the process behind a connection that has ended, nothing is left.
+    PeerProcessGone {
+        peer: PeerSlot,
+        connection: ConnectionId,
     },
     /// From here on a peer is elsewhere, or nowhere.
     Readdress {

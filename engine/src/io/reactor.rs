@@ -385,6 +385,9 @@ impl Reactor {
                 }
                 Input::MetaDone { token, result } => self.tell(Event::MetaDone { token, result }),
                 Input::BundleSaved { token, result } => self.bundle_saved(token, result),
+                Input::PeerProcessGone { peer, connection } => {
+                    self.tell(Event::PeerProcessGone { peer, connection });
+                }
                 Input::ArbiterSays { ask, configuration } => {
                     self.tell(Event::ArbiterSays { ask, configuration });
                 }

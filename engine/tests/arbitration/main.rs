@@ -11,6 +11,7 @@ mod oracle;
 #[path = "../../../tests/sim/rng.rs"]
 mod rng;
 mod walk;
+#[allow(dead_code)]
 #[path = "../cluster/world.rs"]
 mod world;
 

@@ -8,7 +8,7 @@ use _engine::wire::DiskState;
 
 use crate::world::{World, BLOCK};
 
-pub const BLOCKS: u64 = 24;
+pub const BLOCKS: u64 = 12;
 pub const NAMES: [&str; 2] = ["a", "b"];
 
 enum Open {

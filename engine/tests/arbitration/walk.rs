@@ -131,7 +131,9 @@ impl Walk {
                     let fua = self.world.rng.chance(8);
                     self.oracle.write(&mut self.world, node, fua);
                 }
-                self.oracle.read(&mut self.world, node);
+                for _ in 0..3 {
+                    self.oracle.read(&mut self.world, node);
+                }
                 if self.world.rng.chance(3) {
                     self.oracle.flush(&mut self.world, node);
                 }
@@ -156,6 +158,11 @@ impl Walk {
                 self.world.nodes[n].reach = reaches[self.world.rng.below(3) as usize];
             }
             17 | 18 => self.world.nodes[n].reach = Reach::Fine,
+            19 if self.world.rng.chance(2) => {
+                // Cut off from everything, and not aware of it.
+                self.world.set_cable(Cable::Silent);
+                self.world.nodes[n].reach = Reach::Cut;
+            }
             19 => {
                 let pause = self.world.rng.below(10 * SECOND);
                 self.world.nodes[n].frozen = self.world.now + pause;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use _engine::core::*;
 use _engine::meta::{self, Bitmap, Layout, PageLoad, Superblock, PAGE_BYTES};
 use _engine::payload::Payload;
-use _engine::wire::{Message, Protocol, SplitBrainPolicy};
+use _engine::wire::{Message, Protocol, Role, SplitBrainPolicy};
 
 use crate::disk::Disk;
 use crate::rng::Rng;
@@ -144,6 +144,8 @@ pub struct Node {
     pub reach: Reach,
     /// Until then nothing happens in it: a virtual machine that is paused, or a process that is stopped.
     pub frozen: Time,
+    /// Its disk fails everything.
+    pub broken: bool,
     /// How far its clock runs wrong, in millionths.
     pub drift_ppm: i64,
 }
@@ -212,6 +214,7 @@ pub struct World {
     pub trace: Vec<String>,
     pub resyncs: u64,
     pub chunk_bytes: u64,
+    pub on_io_error: OnIoError,
     pub arbitration: Option<ArbitrationConfig>,
     /// What the arbiter holds, and everything that it has held.
     pub register: Option<Configuration>,
@@ -245,6 +248,7 @@ impl World {
                 asking: None,
                 reach: Reach::Fine,
                 frozen: 0,
+                broken: false,
                 drift_ppm: 0,
             }
         };
@@ -268,6 +272,7 @@ impl World {
             trace: Vec::new(),
             resyncs: 0,
             chunk_bytes: 0,
+            on_io_error: OnIoError::PassOn,
             arbitration: None,
             register: None,
             registers: Vec::new(),
@@ -337,7 +342,7 @@ impl World {
             seed: self.rng.next(),
             policy: self.policy,
             priority: self.priority[n],
-            on_io_error: OnIoError::PassOn,
+            on_io_error: self.on_io_error,
             stale_generation: 0,
             wall_offset_s: 1_800_000_000,
             arbitration: self.arbitration,
@@ -356,7 +361,6 @@ impl World {
     }
 
     /// What the metadata of a node say now; for walks.
-    #[allow(dead_code)]
     pub fn superblock(&self, n: usize) -> Superblock {
         let layout = Layout::new(SIZE, BLOCK as u32, 1);
         let meta = &self.nodes[n].meta;
@@ -501,6 +505,15 @@ impl World {
         self.event(n, Event::Request { id, kind });
     }
 
+    pub fn last_connection(&self) -> ConnectionId {
+        ConnectionId(self.next_connection - 1)
+    }
+
+    /// A node sees that the process at the other end is gone.
+    pub fn process_gone(&mut self, n: usize, connection: ConnectionId) {
+        self.event(n, Event::PeerProcessGone { peer: 0, connection });
+    }
+
     /// When the next thing happens; for walks.
     #[allow(dead_code)]
     pub fn next_at(&self) -> Option<Time> {
@@ -631,6 +644,7 @@ impl World {
             Action::DropBundle { .. } => self.nodes[n].saving = false,
             Action::Ask { ask, request } => {
                 assert!(self.arbitration.is_some(), "no arbiter is configured");
+                self.check_promise(n, &request);
                 self.note(format!("{}: asks {ask}: {request:?}", NAMES[n]));
                 self.nodes[n].asking = Some((ask, request));
                 let again = false;
@@ -683,6 +697,7 @@ impl World {
         if let Message::ChunkData { payload, .. } | Message::ChunkWhole { payload, .. } = &message {
             self.chunk_bytes += payload.len() as u64;
         }
+        self.check_confirmation(from, &message);
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
@@ -749,14 +764,12 @@ impl World {
                 flush_point,
             } => {
                 if self.nodes[node].life == life && self.nodes[node].replica.is_some() {
-                    let data = apply(&mut self.nodes[node].data, &op, flush_point);
-                    self.event(
-                        node,
-                        Event::DiskDone {
-                            token,
-                            result: Ok(data),
-                        },
-                    );
+                    let result = if self.nodes[node].broken {
+                        Err(Errno::EIO)
+                    } else {
+                        Ok(apply(&mut self.nodes[node].data, &op, flush_point))
+                    };
+                    self.event(node, Event::DiskDone { token, result });
                 }
             }
             Happening::Meta {
@@ -873,6 +886,39 @@ impl World {
                     self.event(node, Event::Timeout);
                 }
             }
+        }
+    }
+
+    /// FENCE: whoever asks to be Primary has promised the epoch, durably.
+    fn check_promise(&self, n: usize, request: &AskRequest) {
+        let role = self.status(n).map(|status| status.role);
+        if let AskRequest::Swap {
+            expected: Some(_),
+            next,
+        } = request
+        {
+            assert!(
+                role == Some(Role::Primary) || self.superblock(n).promised >= next.epoch,
+                "FENCE: {} asks for {next:?} before its promise is durable",
+                NAMES[n]
+            );
+        }
+    }
+
+    /// FENCE: nobody confirms anything to a Primary whose epoch it has promised to end.
+    fn check_confirmation(&self, from: usize, message: &Message) {
+        if self.arbitration.is_none() || !matches!(message, Message::Done { .. }) {
+            return;
+        }
+        let reigns = self
+            .status(1 - from)
+            .and_then(|status| status.arbitration?.configuration);
+        if let Some(reigns) = reigns {
+            assert!(
+                self.superblock(from).promised <= reigns.epoch,
+                "FENCE: {} confirms a write of {reigns:?}",
+                NAMES[from]
+            );
         }
     }
 

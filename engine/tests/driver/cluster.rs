@@ -26,6 +26,8 @@ pub struct Cluster {
     pub tls: bool,
     /// What a node is told of the other's addresses, if that is not its listener's own.
     pub addresses: [Option<Vec<Value>>; 2],
+    /// The times of arbitration; null without an arbiter.
+    pub arbitration: Value,
     driver: &'static str,
     protocol: &'static str,
 }
@@ -43,6 +45,7 @@ impl Cluster {
             nodes: [node(), node()],
             tls: false,
             addresses: [None, None],
+            arbitration: Value::Null,
             driver,
             protocol,
         };
@@ -86,6 +89,7 @@ impl Cluster {
             }],
             "socket": self.socket(n), "peer_timeout_ms": 3000, "resume": false, "resume_wait_ms": 1000,
             "disk_driver": self.driver, "connect": true, "bundles": self.directory.path().join("bundles"),
+            "arbitration": self.arbitration,
         })
     }
 

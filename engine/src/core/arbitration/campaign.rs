@@ -257,6 +257,7 @@ impl Replica {
             word: campaign.word.is_some(),
             bound: self.now < a.word_until,
             usable: self.is_candidate(),
+            last: self.superblock.last_primary,
         };
         match judge::campaign_hears(&self.view(a), &bid, says.as_ref()) {
             Answer::Won(configuration) => self.campaign_won(configuration),
@@ -437,8 +438,8 @@ impl Replica {
                 format!("{node} rejoins by itself; demote {} first to have {node} Primary", says.primary),
             ),
             Refusal::NoRecord => refused(
-                format!("the arbiter has never heard of {resource}, and no person has said who its Primary is"),
-                format!("blockpair promote {resource}"),
+                format!("the arbiter has never heard of {resource}, and {peer} may have newer data"),
+                format!("bring {peer} back, then blockpair promote {resource}; or, only when it is certainly stopped: {force}"),
             ),
             Refusal::Lost(found) => refused(
                 format!(

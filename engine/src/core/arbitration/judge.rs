@@ -258,6 +258,8 @@ pub(super) struct Bid {
     pub bound: bool,
     /// This copy is one that may be served.
     pub usable: bool,
+    /// No other node is known to have been Primary after this one.
+    pub last: bool,
 }
 
 /// Why a campaign goes no further.
@@ -310,7 +312,8 @@ pub(super) fn campaign_hears(view: &View, bid: &Bid, says: Option<&Configuration
         // CREATE: nobody has ever gone by an arbiter; RESEED: somebody has.
         let never = says.is_none() && view.epoch == 0 && view.promised == 0 && view.seen == 0;
         return match (never, bid.origin) {
-            (true, Origin::Person) => swap(Want::Create, false),
+            // The peer may have had one, and know more of the arbiter.
+            (true, Origin::Person) if bid.last => swap(Want::Create, false),
             (_, Origin::Settle) => Answer::Refused(Refusal::Lost(says.cloned())),
             (true, _) if bid.word => swap(Want::Create, false),
             (true, _) => Answer::Refused(Refusal::NoRecord),

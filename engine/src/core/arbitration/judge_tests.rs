@@ -63,12 +63,13 @@ fn a_campaign_never_goes_beyond_what_the_register_and_its_own_word_allow() {
     views(|view| {
         for says in registers() {
             for origin in [Origin::Person, Origin::Automatic, Origin::Resume, Origin::Settle] {
-                for bits in 0..8 {
+                for bits in 0..16 {
                     let bid = Bid {
                         origin,
                         word: bits & 1 != 0,
                         bound: bits & 2 != 0,
                         usable: bits & 4 != 0,
+                        last: bits & 8 != 0,
                     };
                     let answer = campaign_hears(view, &bid, says.as_ref());
                     let context = format!("{view:?} {bid:?} {says:?}: {answer:?}");
@@ -95,7 +96,10 @@ fn a_campaign_never_goes_beyond_what_the_register_and_its_own_word_allow() {
                             match want {
                                 Want::Create => {
                                     assert!(says.is_none() && known == 0, "CREATE: {context}");
-                                    assert!(origin == Origin::Person || bid.word, "CREATE: {context}");
+                                    assert!(
+                                        origin == Origin::Person && bid.last || bid.word,
+                                        "CREATE: {context}"
+                                    );
                                 }
                                 Want::Reseed => assert!(bid.word, "RESEED: {context}"),
                                 _ => {

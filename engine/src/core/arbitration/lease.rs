@@ -1,6 +1,6 @@
 //! LEASE: the follower's word not to campaign, which the Primary's reads rest on.
 
-use super::judge;
+use super::judge::{self, Link};
 use super::PEER;
 use crate::core::detach::Attachment;
 use crate::core::fault::{planted, Fault};
@@ -32,6 +32,16 @@ impl Replica {
             }
         }
         self.send(slot, Message::Pong { sent_ns, lease_ns });
+    }
+
+    /// Whom the word was given to is no more.
+    pub(in crate::core) fn on_peer_process_gone(&mut self, connection: ConnectionId) {
+        let (now, gone) = (self.now, self.link_is(Link::Gone));
+        if let Some(a) = self.arbitration.as_mut() {
+            if gone && a.last_link == Some(connection) {
+                a.word_until = a.word_until.min(now);
+            }
+        }
     }
 
     pub(in crate::core) fn on_pong(&mut self, sent_ns: u64, lease_ns: u64) {

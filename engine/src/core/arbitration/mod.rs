@@ -97,6 +97,11 @@ impl Replica {
         })
     }
 
+    /// Whether an arbiter is asked who may write.
+    pub fn is_arbitrated(&self) -> bool {
+        self.arbitration.is_some()
+    }
+
     /// When it is to be looked at again.
     pub(super) fn arbitration_due(&self) -> Option<Time> {
         let a = self.arbitration.as_ref().filter(|_| !self.stopped)?;
@@ -178,6 +183,13 @@ impl Replica {
                 a.want = want.map(|want| (want, now));
             }
         }
+    }
+
+    pub(super) fn connection_ended(&mut self, connection: ConnectionId) {
+        if let Some(a) = self.arbitration.as_mut() {
+            a.last_link = Some(connection);
+        }
+        self.arbitration_changed();
     }
 
     /// Something has changed that an answer may depend on: the next try need not wait.

@@ -107,6 +107,8 @@ pub(in crate::core) struct Arbitration {
     pub(super) start_until: Time,
     /// From then on, a node that has not met its peer since it started takes it for lost.
     pub(super) cold_until: Time,
+    /// The connection that ended last.
+    pub(super) last_link: Option<ConnectionId>,
     /// Since this start the peer was met.
     pub(super) met: bool,
     pub(super) want: Option<(Want, Time)>,
@@ -149,6 +151,7 @@ impl Arbitration {
             look_at: now + LOOK_EVERY,
             start_until: now + config.patience_ns,
             cold_until: now + resume_wait_ns,
+            last_link: None,
             met: false,
             want: None,
             held_reads: Vec::new(),

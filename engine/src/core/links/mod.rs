@@ -188,7 +188,7 @@ impl Replica {
         };
         let was_connected = !matches!(link.phase, Phase::Unwanted | Phase::Hello | Phase::State { .. });
         if was_connected {
-            self.arbitration_changed();
+            self.connection_ended(link.id);
         }
         self.resolve_lost_link(slot);
         self.retry_later(slot, RETRY_FIRST << self.peers[slot].failures.min(5));

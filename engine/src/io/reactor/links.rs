@@ -331,12 +331,28 @@ impl Reactor {
             self.path_lost(connection.id.0, connection.path, id, &why);
         } else if connection.closing.is_none() {
             let (peer, connection) = (connection.slot, connection.id);
-            self.tell(Event::ConnectionLost {
-                peer,
-                connection,
-                why,
-            });
+            self.connection_lost(peer, connection, why);
         }
+    }
+
+    /// It ended without a word: with an arbiter, it matters whether the peer's process has ended too.
+    pub(super) fn connection_lost(&mut self, peer: PeerSlot, connection: ConnectionId, why: String) {
+        if self.replica.is_arbitrated() {
+            let (destination, inbox) = (self.peers[peer].clone(), self.inbox.clone());
+            // Without the thread, the follower's word runs out by itself.
+            let _ = std::thread::Builder::new()
+                .name("bp-probe".into())
+                .spawn(move || {
+                    if destination.refuses() {
+                        inbox.push(Input::PeerProcessGone { peer, connection });
+                    }
+                });
+        }
+        self.tell(Event::ConnectionLost {
+            peer,
+            connection,
+            why,
+        });
     }
 
     /// Sends what waits, and ends connections that have said their last word.

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::links::{LINGER, QUEUE_MAX};
 use super::{source, Reactor};
-use crate::core::{ConnectionId, Event, PeerSlot, Severity, Time};
+use crate::core::{ConnectionId, PeerSlot, Severity, Time};
 use crate::io::channel::Channel;
 use crate::io::inbox::Input;
 use crate::io::peer::PeerConnection;
@@ -148,11 +148,7 @@ impl Reactor {
         for key in several.carriers.into_iter().flatten() {
             self.drop_path(key);
         }
-        self.tell(Event::ConnectionLost {
-            peer: several.slot,
-            connection: ConnectionId(session),
-            why,
-        });
+        self.connection_lost(several.slot, ConnectionId(session), why);
     }
 
     fn drop_path(&mut self, key: u64) {

@@ -351,3 +351,75 @@ fn a_flush_waits_for_the_arbiter_as_a_write_does() {
     world.nodes[A].reach = Reach::Fine;
     assert!(replied(&mut world, flush).is_ok());
 }
+
+#[test]
+fn a_primary_whose_process_is_seen_dead_is_followed_at_once() {
+    let mut world = pair(188);
+    write(&mut world, A, 1, 7);
+    world.run(SECOND);
+    let connection = world.last_connection();
+    world.crash(A, false);
+    world.run_until("b has lost it", |w| w.replication(B) == "Off");
+    let from = world.now;
+    // Of another connection, it means nothing.
+    world.process_gone(B, ConnectionId(connection.0 + 1));
+    world.run(100 * MS);
+    assert!(!is_primary(&world, B));
+    world.process_gone(B, connection);
+    world.run_until("b is Primary", |w| is_primary(w, B));
+    assert!(world.now - from < 200 * MS);
+    world.start(A, true);
+    healed(&mut world);
+    assert!(is_primary(&world, B));
+}
+
+fn pair_that_detaches(seed: u64) -> World {
+    let mut world = World::new(seed, Protocol::C);
+    world.on_io_error = OnIoError::Detach;
+    world.arbitration = Some(TIMES);
+    world.start(A, false);
+    world.start(B, false);
+    world.run_until("both wait", |w| {
+        w.replication(A) == "Waiting" && w.replication(B) == "Waiting"
+    });
+    done(&mut world, A, Command::Promote { force: true }).expect("the first source");
+    grown(&mut world);
+    write(&mut world, A, 1, 7);
+    world
+}
+
+#[test]
+fn a_follower_that_gives_its_disk_up_is_a_lost_peer() {
+    let mut world = pair_that_detaches(189);
+    let before = world.register.clone().expect("a record").epoch;
+    world.nodes[B].broken = true;
+    write(&mut world, A, 2, 7);
+    assert_eq!(world.register, Some(configuration(before + 1, "a", &["a"])));
+    world.run(60 * SECOND);
+    assert!(is_primary(&world, A) && !is_primary(&world, B));
+    world.crash(B, true);
+    world.nodes[B].broken = false;
+    world.start(B, true);
+    healed(&mut world);
+    assert_eq!(stamp(&world, B, 2), 7);
+}
+
+#[test]
+fn a_primary_without_a_disk_is_no_candidate_and_its_stand_in_takes_over() {
+    let mut world = pair_that_detaches(190);
+    world.nodes[A].broken = true;
+    write(&mut world, A, 2, 7);
+    let read = start_read(&mut world, A, 2);
+    assert!(replied(&mut world, read).is_ok(), "it goes on through its peer");
+    assert_eq!(stamp(&world, B, 2), 7);
+    world.crash(A, true);
+    world.nodes[A].broken = false;
+    world.run_until("b is Primary", |w| is_primary(w, B));
+    world.crash(B, false);
+    world.start(A, true);
+    world.run(60 * SECOND);
+    assert!(!is_primary(&world, A), "its copy is stale");
+    world.start(B, true);
+    healed(&mut world);
+    assert_eq!(stamp(&world, A, 2), 7);
+}
