@@ -144,6 +144,7 @@ impl Replica {
         let Some(peer_state) = self.peers[slot].known.clone() else {
             return;
         };
+        let said = (sent.role, sent.epoch);
         let own = Side {
             // As it was said, also if the command was answered since.
             intent,
@@ -200,6 +201,13 @@ impl Replica {
                 let text = refusal_text(plan.verdict.rule, &self.config.node, &name);
                 self.notice(Severity::Error, "peer.refused", text.clone());
                 self.refuse_peer(slot, GoodbyeReason::Refused, &text);
+            }
+        }
+        if self.peers[slot].is_connected() {
+            let state = self.own_state(slot, false);
+            // Promoted while the handshake was under way: it was over what was said before.
+            if self.arbitration.is_some() && (state.role, state.epoch) != said {
+                self.send(slot, Message::State(state));
             }
         }
         self.handshake_settled();

@@ -170,3 +170,23 @@ fn the_answer_to_an_earlier_life_is_not_taken_for_ones_own() {
         healed(&mut world);
     }
 }
+
+#[test]
+fn a_handshake_that_survives_a_promotion_is_told_of_it() {
+    for seed in 342..382 {
+        let mut world = pair(seed);
+        write(&mut world, A, 1, 7);
+        world.request(A, RequestKind::Flush);
+        world.run(100 * MS);
+        world.crash(A, true);
+        world.crash(B, true);
+        world.set_cable(Cable::Cut);
+        world.start(A, true);
+        world.start(B, true);
+        // Its peer's dials find it about when it asks the arbiter.
+        let before = world.rng.below(60 * MS);
+        world.run(TIMES.patience_ns - before);
+        world.set_cable(Cable::Fine);
+        healed(&mut world);
+    }
+}
