@@ -203,6 +203,10 @@ impl World {
         };
         entry.open[n] = false;
         self.victim_is_free(n, connection);
+        if self.settings.arbitrated.is_some() {
+            let delay = 1 + self.rng.below(2 * MS);
+            self.schedule(n, delay, Happening::Probe { connection });
+        }
         let why = why.into();
         self.event(
             n,
@@ -212,6 +216,17 @@ impl World {
                 why,
             },
         );
+    }
+
+    /// Only a machine that runs refuses; and only where no process listens.
+    pub(crate) fn probe(&mut self, from: usize, connection: ConnectionId) {
+        let to = 1 - from;
+        let reaches = matches!(self.cable, Cable::Fine | Cable::Slow) && self.nodes[to].powered;
+        if reaches && !self.is_up(to) {
+            self.counts.add("processes seen to be gone", 1);
+            let delay = 1 + self.rng.below(MS);
+            self.schedule(from, delay, Happening::ProcessGone { connection });
+        }
     }
 
     pub(crate) fn not_reached(&mut self, from: usize, connection: ConnectionId) {

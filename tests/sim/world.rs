@@ -37,6 +37,14 @@ pub enum Happening {
         after_failure: bool,
     },
     Dialled,
+    /// A connection ended without a word: its node looks whether the peer's port still answers.
+    Probe {
+        connection: ConnectionId,
+    },
+    /// It is refused.
+    ProcessGone {
+        connection: ConnectionId,
+    },
     /// Nothing answers there.
     NotReached {
         connection: ConnectionId,
@@ -879,6 +887,11 @@ impl World {
             }
             Happening::Dialled => self.dialled(n),
             Happening::NotReached { connection } => self.not_reached(n, connection),
+            Happening::Probe { connection } => self.probe(n, connection),
+            Happening::ProcessGone { connection } => {
+                let peer = 0;
+                self.event(n, Event::PeerProcessGone { peer, connection });
+            }
             Happening::Deliver { connection, frame } => self.deliver(n, connection, frame),
             Happening::Lost { connection, why } => self.lost(n, connection, why),
             Happening::Bundle { token } => self.bundle_goes_on(n, token),
