@@ -15,6 +15,7 @@ from blockpair.cli.raid_run import (
     finish,
     follow_until,
     force_option,
+    is_whole,
     kernel_name,
     look_at,
     members_of,
@@ -76,7 +77,7 @@ def grow(
     if not perform(made, plan=plan, as_json=as_json, yes=yes, typed=typed):
         return
     if follow:
-        follow_until(array.uuid, lambda now: now.sync is None and not now.unequal, as_json=as_json)
+        follow_until(array.uuid, is_whole, as_json=as_json)
     finish(array.uuid, as_json=as_json)
 
 

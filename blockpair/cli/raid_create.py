@@ -13,6 +13,7 @@ from blockpair.cli.raid_run import (
     finish,
     follow_until,
     force_option,
+    is_whole,
     look_at,
     perform,
     plan_option,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from blockpair.raid.layout import Geometry
     from blockpair.raid.model import Disk
 
-_LEVELS = ("0", "1", "5", "6", "10")
+_LEVELS = ("1", "5", "6", "10")
 devices_option = click.option(
     "--devices",
     multiple=True,
@@ -96,7 +97,10 @@ def create(
     shape = _shape(f"raid{level}", len(disks), layout)
     chunk_bytes = 0 if level == "1" else _chunk("--chunk", chunk)
     bitmap_bytes = 0 if bitmap_chunk is None else _chunk("--bitmap-chunk", bitmap_chunk)
+    smallest = min(disk.size_bytes for disk in disks)
     admit(refusals([*disks, *extra], tolerance=None if unequal else SIZE_TOLERANCE, force=force))
+    # Also with --unequal: a spare that is smaller than every member could serve none.
+    admit(refusals(extra, at_least=smallest, tolerance=None, force=force))
     uuid = _new_uuid()
     made = steps.create(
         name,
@@ -119,7 +123,7 @@ def create(
     ):
         return
     if follow:
-        follow_until(uuid, lambda now: now.sync is None and not now.unequal, as_json=as_json)
+        follow_until(uuid, is_whole, as_json=as_json)
     finish(uuid, as_json=as_json, next_=steps.INITRAMFS)
 
 

@@ -153,6 +153,11 @@ def finish(uuid: str, *, as_json: bool, next_: str = "") -> None:
         click.echo(f"Next, so that it is known early at boot: `{next_}`")
 
 
+def is_whole(array: Array) -> bool:
+    """Whether all places are filled, all copies are equal, and nothing is under way."""
+    return array.sync is None and not array.unequal and not array.failed_slots
+
+
 def follow_until(uuid: str, done: Callable[[Array], bool], *, as_json: bool) -> Array:
     """Show what the array does until ``done``. Raises `BlockpairError` if it fails meanwhile."""
     from blockpair.cli.raid_progress import follow

@@ -147,8 +147,8 @@ def _arrived(array: Array, member: Member) -> Event:
                 device,
             )
         case Part.ACTIVE:
-            cause = f"{device} is a member of {array.name} again, without a rebuild"
-            return _event(array, "member.returned", Severity.INFO, cause, _outlook(array), device)
+            # By its bitmap, or rebuilt between two looks: its place is filled.
+            return _filled(array, device, f"{device} came to {array.name} and serves")
         case Part.FAULTY:
             return _failure(array, "member.failed", f"{device} failed in {array.name}", (), device)
         case _:
@@ -211,10 +211,15 @@ def _changed(array: Array, was: Member, now: Member, took_over: list[str]) -> li
         case (Part.SPARE, Part.REBUILDING | Part.ACTIVE):
             cause = f"spare {device} took over in {array.name}"
             found.append(_event(array, "spare.took-over", Severity.WARNING, cause, _outlook(array), device))
+            if now.part is Part.ACTIVE:
+                found.append(_filled(array, device, f"{device} was filled in {array.name}"))
         case (Part.REBUILDING, Part.ACTIVE):
-            cause = f"{device} was filled in {array.name}"
-            found.append(_event(array, "member.filled", Severity.INFO, cause, _outlook(array), device))
+            found.append(_filled(array, device, f"{device} was filled in {array.name}"))
     return found
+
+
+def _filled(array: Array, device: str, cause: str) -> Event:
+    return _event(array, "member.filled", Severity.INFO, cause, _outlook(array), device)
 
 
 def _ended(array: Array, was: Member, device: str, took_over: list[str]) -> Event:

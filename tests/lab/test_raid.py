@@ -103,7 +103,7 @@ def test_members_fail_under_a_writer_and_a_spare_takes_over(lab: Lab) -> None:
     watching = machine.watch()
 
     # As slow as a large disk is: the writer writes on while it is filled.
-    machine.guest.run("echo 12000 > /sys/block/md127/md/sync_speed_max")
+    machine.guest.run("echo 8000 > /sys/block/md127/md/sync_speed_max")
     blocks = 600
     writer = machine.write("data", 1, 0, blocks)
     writer.wait_output("ok 40\n")

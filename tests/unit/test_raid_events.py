@@ -59,7 +59,10 @@ def test_the_steps_of_a_failure_are_told_one_by_one_where_they_are_seen_so() -> 
     assert "spare sdf is there and has not begun" in _only(WHOLE, failed).text
     assert _only(filling, filled).consequence == "survives any one failure"
     # And as one, where nobody looked meanwhile.
-    assert "spare sdf took over; survives any one failure" in _only(WHOLE, filled).text
+    failed_and_filled = _told(WHOLE, filled)
+    assert [event.code for event in failed_and_filled] == ["member.failed", "member.filled"]
+    assert "spare sdf took over; survives any one failure" in failed_and_filled[0].text
+    assert [event.code for event in _told(failed, filled)] == ["spare.took-over", "member.filled"]
 
 
 def test_two_failures_in_different_mirrors_and_in_one() -> None:
@@ -85,7 +88,8 @@ def test_the_last_copy_stays_a_member_when_it_fails() -> None:
 def test_a_member_that_comes_back() -> None:
     away = array(members=(A, B, D), slots=4)
     back = _only(away, array())
-    assert (back.code, back.severity) == ("member.returned", Severity.INFO)
+    assert (back.code, back.severity) == ("member.filled", Severity.INFO)
+    assert back.cause == "sdc came to data and serves"
     filling = _only(away, _with(away, A, B, replace(C, flags=SPARE), D, sync=RECOVERS))
     assert filling.code == "member.filling" and "41m 00s" in filling.text
 
@@ -183,6 +187,8 @@ def test_every_loss_is_told_and_only_losses_alarm(before: Array, after: Array) -
     told = _told(before, after)
     assert _told(after, after) == []
     serving = {m.device for m in before.having(Part.ACTIVE)}
+    filled = {m.device for m in after.having(Part.ACTIVE)} - serving
+    assert filled == {event.device for event in told if event.code == "member.filled"}
     still = {m.device for m in after.having(Part.ACTIVE, Part.REBUILDING)}
     assert serving - still <= {event.device for event in told}
     returned = {m.device for m in before.having(Part.FAULTY)} & still

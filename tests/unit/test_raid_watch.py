@@ -113,7 +113,7 @@ def test_a_problem_is_told_once_until_it_is_another(play: Play) -> None:
 def test_a_member_that_is_plugged_in_comes_back(play: Play) -> None:
     system, told = play((set(), [WHOLE]), (set(), [AWAY]), ({"sdc"}, [AWAY]), (set(), [WHOLE]), heal=True)
     assert system.done == ["mdadm /dev/md/data --re-add /dev/sdc"]
-    assert _codes(told) == ["array.found", "member.gone", "member.returns", "member.returned"]
+    assert _codes(told) == ["array.found", "member.gone", "member.returns", "member.filled"]
 
 
 def test_one_that_was_there_when_it_began_or_is_another_device_is_not_touched(play: Play) -> None:
