@@ -177,8 +177,8 @@ def test_a_primary_that_was_frozen_is_superseded_and_comes_back_by_itself(
         on_b = Writer(b, first=3000)
         on_b.wrote(20)
         acknowledged = len(writer.acknowledged)
-    # It wakes, and its applications get errors. What b had confirmed before it took over, and so has, may still
-    # be answered.
+    # It wakes, and its applications get errors. What b had confirmed before it took over may still be
+    # answered: b has it.
     writer.ended()
     assert len(writer.acknowledged) <= acknowledged + 1
     on_b.wrote(20)
