@@ -224,6 +224,8 @@ impl Replica {
                 Peer::new(peer, bitmap, superblock.peers[slot].full_sync, suspects, now)
             })
             .collect();
+        // The arbiter's word is enough after a loss of power too, where a daemon has no memory of its role.
+        let resume = resume || config.arbitration.is_some_and(|times| times.automatic);
         let resuming =
             (resume && superblock.role_primary && superblock.last_primary && superblock.current != 0)
                 .then(|| now + config.resume_wait_ns);

@@ -23,7 +23,7 @@ pub(super) struct LocalWrite {
     pub(super) offset: u64,
     pub(super) len: u64,
     fua: bool,
-    replied: bool,
+    pub(in crate::core) replied: bool,
     local_done: bool,
     failed: Option<Errno>,
     /// The error of the disk that stands in for this node's.
@@ -707,7 +707,7 @@ impl Replica {
             .map(|(i, _)| i)
             .collect();
         for index in open {
-            if let Some(write) = self.writes.get_mut(index) {
+            if let Some(write) = self.writes.get_mut(index).filter(|write| !write.replied) {
                 write.replied = true;
                 write.need = 0;
                 let id = write.id;

@@ -136,7 +136,7 @@ impl Replica {
 
     pub(super) fn campaign_due(&self, a: &Arbitration) -> Option<Time> {
         let Some(campaign) = &a.campaign else {
-            let resume = self.resuming.map(|_| a.start_until);
+            let resume = self.resuming.map(|_| a.start_until.max(a.pause.until()));
             let cold = (a.config.automatic && !a.met).then_some(a.cold_until);
             let settles = self.campaigns_by_itself(a).map(|_| a.pause.until());
             return resume.into_iter().chain(cold).chain(settles).min();
@@ -162,6 +162,12 @@ impl Replica {
                 if link == Link::Gone && now >= a.start_until {
                     self.begin_campaign(Origin::Resume, None, None);
                     return self.campaign_step();
+                }
+                if now >= a.pause.until() {
+                    self.resume_if_settled();
+                }
+                if self.promotion.is_some() || self.promoting {
+                    return;
                 }
             } else if let Some(origin) = self.campaigns_by_itself(a) {
                 if matches!(link, Link::Gone | Link::Meeting) {
@@ -331,6 +337,16 @@ impl Replica {
         self.become_primary(command, false);
     }
 
+    /// The arbiter has named this node, and the peer is no Primary of a later epoch.
+    pub(in crate::core) fn has_won_from(&self, slot: PeerSlot) -> bool {
+        let won = self.arbitration.as_ref().and_then(|a| a.entering.as_ref());
+        let Some(won) = won.filter(|_| self.promoting) else {
+            return false;
+        };
+        let known = self.peers[slot].known.as_ref();
+        !known.is_some_and(|known| known.role == Role::Primary && known.epoch > won.epoch)
+    }
+
     /// The role is durable, or will not be: the campaign is over.
     pub(in crate::core) fn campaign_over(&mut self, reigns: bool) {
         let entering = self.arbitration.as_mut().and_then(|a| {
@@ -343,6 +359,14 @@ impl Replica {
             if let Some(a) = self.arbitration.as_mut() {
                 a.unresolved = unresolved;
             }
+        }
+    }
+
+    /// The peer would not have it, or did not answer: asked again after a pause.
+    pub(in crate::core) fn resume_later(&mut self) {
+        let now = self.now;
+        if let Some(a) = self.arbitration.as_mut() {
+            a.pause.longer(now);
         }
     }
 

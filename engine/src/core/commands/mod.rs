@@ -262,7 +262,12 @@ impl Replica {
     /// When the last request is answered, everything is flushed on every node.
     pub(in crate::core) fn quiesce_step(&mut self) {
         let Some(quiesce) = &self.quiescing else { return };
-        if quiesce.stop && self.is_suspended() && self.has_requests_in_flight() {
+        let unanswered = self.writes.iter().any(|(_, write)| !write.replied)
+            || self
+                .flushes
+                .iter()
+                .any(|(_, flush)| matches!(flush.owner, crate::core::requests::FlushOwner::Request(_)));
+        if quiesce.stop && self.is_suspended() && unanswered {
             // Nobody who was promised anything is let down: these were never acknowledged.
             return self.fail_all_requests(Errno::ESHUTDOWN);
         }

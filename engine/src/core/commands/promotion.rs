@@ -248,6 +248,9 @@ impl Replica {
         let message = error.message.clone();
         if let Some(id) = promotion.command {
             self.done(id, Err(error));
+        } else if self.resuming.is_some() && self.arbitration.is_some() {
+            // The arbiter says whether there is another one; until then it tries again.
+            self.resume_later();
         } else {
             self.not_resumed(&message);
         }
