@@ -46,6 +46,7 @@ def test_no_seed_violates_anything() -> None:
     assert summary["seeds"] == SEEDS
     # The workload must not lose its teeth.
     for what in (
+        "arbitrated runs",
         "power cuts",
         "failovers",
         "finished resyncs",
@@ -56,6 +57,26 @@ def test_no_seed_violates_anything() -> None:
         "damaged frames",
         "failed writes",
         "connects",
+        # Where an arbiter decides.
+        "creates",
+        "epochs",
+        "promotions by the arbiter",
+        "shrinks",
+        "grows",
+        "renewals",
+        "reseeds",
+        "handovers",
+        "superseded Primaries",
+        "suspensions of writes",
+        "leases run out",
+        "refused swaps",
+        "swaps of unknown outcome",
+        "swaps given up while under way",
+        "processes seen to be gone",
+        "witnesses killed",
+        "witnesses frozen",
+        "registers lost",
+        "paused machines",
     ):
         assert summary["counts"][what] > SEEDS / 50, what
     for what in (
@@ -64,6 +85,8 @@ def test_no_seed_violates_anything() -> None:
         "resolutions by priority",
         "failed bundles",
         "bundles cut by a crash",
+        "registers restored from an old copy",
+        "reads of a machine that was paused",
     ):
         assert summary["counts"][what] > SEEDS / 500, what
     # A rewind takes no longer than one write.
