@@ -80,6 +80,23 @@ def checks() -> list[Check]:
         Check("rust", "cargo test", ["cargo", "test", "--quiet", *CARGO]),
         # Here and not in a test: a build takes what time it takes.
         Check("sim", "build", [ROOT / "scripts/sim", "--scenarios"]),
+        # With each rule of the arbitration switched off once.
+        Check(
+            "sim",
+            "arbitration",
+            [
+                "cargo",
+                "test",
+                "--quiet",
+                *CARGO,
+                "--profile",
+                "sim",
+                "--features",
+                "faults",
+                "--test",
+                "arbitration",
+            ],
+        ),
     ]
 
 

@@ -61,8 +61,6 @@ pub enum Fault {
     FenceIgnored,
     /// A node asks to be Primary before its promise is durable (FENCE).
     PromiseNotDurable,
-    /// A node that asks to be Primary follows another one meanwhile (PROMOTE).
-    FollowedWhileStaked,
     /// A node that is not in sync becomes Primary (PROMOTE).
     StalePromoted,
     /// A follower asks to be Primary before its word not to has run out (LEASE).
@@ -137,11 +135,10 @@ mod switch {
         ];
 
         /// Of rules that are in use only where an arbiter is.
-        pub const ARBITRATION: [Fault; 8] = [
+        pub const ARBITRATION: [Fault; 7] = [
             Fault::ShrinkSkipped,
             Fault::FenceIgnored,
             Fault::PromiseNotDurable,
-            Fault::FollowedWhileStaked,
             Fault::StalePromoted,
             Fault::WordBroken,
             Fault::LeaseIgnored,

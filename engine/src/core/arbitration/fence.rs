@@ -72,7 +72,7 @@ impl Replica {
         }
         let promised = self.superblock.promised;
         match theirs {
-            Some(theirs) if theirs < promised && !planted(Fault::FollowedWhileStaked) => {
+            Some(theirs) if theirs < promised => {
                 self.close_with(slot, GoodbyeReason::Busy, "a higher epoch was promised here");
                 false
             }
@@ -81,7 +81,7 @@ impl Replica {
                 self.adopt_epoch(theirs);
                 true
             }
-            None if self.is_staked() && !planted(Fault::FollowedWhileStaked) => {
+            None if self.is_staked() => {
                 self.close_with(slot, GoodbyeReason::Busy, "this node asks to be Primary");
                 false
             }
