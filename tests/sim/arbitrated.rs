@@ -161,7 +161,8 @@ impl Run {
         })?;
         self.register.served.clear();
         self.register.cold = [false; 2];
-        self.register.server = Some(survivor);
+        let serves = (0..2).find(|n| self.world.nodes[*n].exported);
+        self.register.server = Some(serves.unwrap_or(survivor));
         self.register.demoted = true;
         self.world.split_brain_found = false;
         Ok(())
