@@ -403,7 +403,10 @@ impl Run {
             };
             let superblock = &durable.superblock;
             let stale = node.is_known_stale(superblock.current);
-            if superblock.disk < DiskState::Consistent || stale || self.world.needs_start(n) {
+            let promotable = superblock.disk >= DiskState::Consistent && !stale;
+            // The only one in sync is needed whatever its metadata say, unless its disk has failed it.
+            let needed = newest.in_sync.len() == 1 && self.ailing == [false; 2];
+            if !promotable && !needed || self.world.needs_start(n) {
                 continue;
             }
             let lags =

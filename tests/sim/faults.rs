@@ -48,8 +48,7 @@ impl Planted {
             RunnerFault::TakesAnOlderAnswer,
         ];
         let core = Fault::ALL.into_iter().chain(Fault::ARBITRATION);
-        core.map(Planted::Core)
-            .chain(runner.map(Planted::Runner))
+        core.map(Planted::Core).chain(runner.map(Planted::Runner))
     }
 }
 
