@@ -101,7 +101,7 @@ def test_every_planted_fault_is_found() -> None:
 
 @pytest.mark.timeout(PATIENCE)
 def test_a_failing_seed_is_made_short_and_can_be_replayed() -> None:
-    done = simulate("--plant", "FlushNotForwarded", "--seeds", "50")
+    done = simulate("--plant", "FlushNotForwarded", "--manual", "--seeds", "50")
     assert done.returncode == 1
     replay = re.search(r"replay what counts: ./scripts/sim (.*)", done.stderr)
     assert replay, done.stderr
