@@ -161,7 +161,8 @@ impl Run {
         })?;
         self.register.served.clear();
         self.register.cold = [false; 2];
-        self.register.server = Some(survivor);
+        let serves = (0..2).find(|n| self.world.nodes[*n].exported);
+        self.register.server = Some(serves.unwrap_or(survivor));
         self.register.demoted = true;
         self.world.split_brain_found = false;
         Ok(())
@@ -402,7 +403,10 @@ impl Run {
             };
             let superblock = &durable.superblock;
             let stale = node.is_known_stale(superblock.current);
-            if superblock.disk < DiskState::Consistent || stale || self.world.needs_start(n) {
+            let promotable = superblock.disk >= DiskState::Consistent && !stale;
+            // The only one in sync is needed whatever its metadata say, unless its disk has failed it.
+            let needed = newest.in_sync.len() == 1 && self.ailing == [false; 2];
+            if !promotable && !needed || self.world.needs_start(n) {
                 continue;
             }
             let lags =
