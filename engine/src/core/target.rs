@@ -77,14 +77,6 @@ impl Replica {
         let Some(connection) = self.peers[slot].link.as_ref().map(|link| link.id) else {
             return;
         };
-        if self.has_won_from(slot) {
-            // This handshake was over what was true before: the next one is in the new epoch.
-            return self.close_with(
-                slot,
-                crate::wire::GoodbyeReason::Busy,
-                "this node is just becoming Primary",
-            );
-        }
         let name = self.peers[slot].name.clone();
         self.superseded(&name);
         let target = Target {

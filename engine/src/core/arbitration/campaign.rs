@@ -337,14 +337,14 @@ impl Replica {
         self.become_primary(command, false);
     }
 
-    /// The arbiter has named this node, and the peer is no Primary of a later epoch.
-    pub(in crate::core) fn has_won_from(&self, slot: PeerSlot) -> bool {
-        let won = self.arbitration.as_ref().and_then(|a| a.entering.as_ref());
-        let Some(won) = won.filter(|_| self.promoting) else {
-            return false;
-        };
+    /// Whether the arbiter has named this node since it said what it was: a handshake over that is no reason to give
+    /// up what may be the only good copy; the next one is in the new epoch.
+    pub(in crate::core) fn has_risen_since(&self, slot: PeerSlot, said: (Role, u64)) -> bool {
+        let risen = self.promoting || (self.role, self.superblock.epoch) != said;
         let known = self.peers[slot].known.as_ref();
-        !known.is_some_and(|known| known.role == Role::Primary && known.epoch > won.epoch)
+        let above =
+            known.is_some_and(|known| known.role == Role::Primary && known.epoch > self.superblock.epoch);
+        self.arbitration.is_some() && (self.promoting || self.role == Role::Primary) && risen && !above
     }
 
     /// The role is durable, or will not be: the campaign is over.

@@ -194,6 +194,10 @@ impl Replica {
         match plan.verdict.direction {
             Direction::Established => self.establish(slot),
             Direction::Source(scope) => self.begin_source(slot, scope == Scope::Whole),
+            Direction::Target(_) if self.has_risen_since(slot, said) => {
+                let text = "promoted while the handshake was under way";
+                self.close_with(slot, GoodbyeReason::Busy, text);
+            }
             Direction::Target(_) => self.begin_target(slot, peer_hello.resource_id),
             Direction::Wait => self.set_phase(slot, Phase::Waiting),
             Direction::SplitBrain => self.split_brain(slot, &own, &peer, &plan),
