@@ -23,7 +23,7 @@ pub(super) struct LocalWrite {
     pub(super) offset: u64,
     pub(super) len: u64,
     fua: bool,
-    pub(in crate::core) replied: bool,
+    replied: bool,
     local_done: bool,
     failed: Option<Errno>,
     /// The error of the disk that stands in for this node's.
@@ -736,12 +736,18 @@ impl Replica {
     }
 
     pub(super) fn has_requests_in_flight(&self) -> bool {
-        self.reads_in_flight > 0
-            || self.writes.len() > 0
-            || self
-                .flushes
-                .iter()
-                .any(|(_, flush)| matches!(flush.owner, FlushOwner::Request(_)))
+        self.reads_in_flight > 0 || self.writes.len() > 0 || self.has_open_flushes()
+    }
+
+    /// Whether somebody waits for a write or a flush: one that was failed may be in flight still, and has its answer.
+    pub(super) fn has_unanswered(&self) -> bool {
+        self.writes.iter().any(|(_, write)| !write.replied) || self.has_open_flushes()
+    }
+
+    fn has_open_flushes(&self) -> bool {
+        self.flushes
+            .iter()
+            .any(|(_, flush)| matches!(flush.owner, FlushOwner::Request(_)))
     }
 }
 

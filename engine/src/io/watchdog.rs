@@ -237,27 +237,21 @@ impl Watchdog {
         if state.starved.as_deref() == Some(resource) {
             state.starved = None;
         }
+        self.stop_unless_armed(&mut state)
+    }
+
+    /// After a restart: nobody here is Primary, and what was inherited shall not bite.
+    pub fn release(&self) -> Told {
+        self.stop_unless_armed(&mut self.state())
+    }
+
+    fn stop_unless_armed(&self, state: &mut State) -> Told {
         if !state.armed.is_empty() {
             return None;
         }
         let mut device = state.device.take()?;
         let error = device.stop().err()?;
         // Kept open, or its close would be taken for a crash at once; it bites if it cannot be stopped.
-        state.device = Some(device);
-        Some(format!(
-            "watchdog {} cannot be stopped: {error}",
-            self.path.display()
-        ))
-    }
-
-    /// After a restart: nobody here is Primary, and what was inherited shall not bite.
-    pub fn release(&self) -> Told {
-        let mut state = self.state();
-        if !state.armed.is_empty() {
-            return None;
-        }
-        let mut device = state.device.take()?;
-        let error = device.stop().err()?;
         state.device = Some(device);
         Some(format!(
             "watchdog {} cannot be stopped: {error}",

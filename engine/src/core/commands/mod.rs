@@ -262,16 +262,10 @@ impl Replica {
     /// When the last request is answered, everything is flushed on every node.
     pub(in crate::core) fn quiesce_step(&mut self) {
         let Some(quiesce) = &self.quiescing else { return };
-        let unanswered = self.writes.iter().any(|(_, write)| !write.replied)
-            || self
-                .flushes
-                .iter()
-                .any(|(_, flush)| matches!(flush.owner, crate::core::requests::FlushOwner::Request(_)));
-        if quiesce.stop && self.is_suspended() && unanswered {
+        if quiesce.stop && self.is_suspended() && self.has_unanswered() {
             // Nobody who was promised anything is let down: these were never acknowledged.
             return self.fail_all_requests(Errno::ESHUTDOWN);
         }
-        let Some(quiesce) = &self.quiescing else { return };
         if quiesce.flushing || self.promoting || self.has_requests_in_flight() {
             return;
         }
