@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 import uuid
 from dataclasses import dataclass, field
@@ -18,8 +17,9 @@ from msgspec.structs import replace
 
 from blockpair.cluster.cluster import CONFIRM, Cluster
 from blockpair.cluster.history import Relation, Version, history_of, relation
+from blockpair.cluster.joining import conversation, greet, understood
 from blockpair.cluster.local_addresses import default_addresses
-from blockpair.cluster.peers import call_at, connect, exchange, explain_tls
+from blockpair.cluster.peers import call_at, exchange
 from blockpair.cluster.rules import Task, with_node
 from blockpair.cluster.server import PeerMethod
 from blockpair.cluster.tls import TlsStream
@@ -29,7 +29,6 @@ from blockpair.config.names import Address, check_host, check_name
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.trust import authority, tokens
 from blockpair.trust.authority import Authority, TrustError
-from blockpair.trust.contexts import joining_context
 from blockpair.trust.join import (
     NONCE_BYTES,
     Doorkeeper,
@@ -43,9 +42,9 @@ from blockpair.trust.join import (
 )
 from blockpair.trust.store import Generation
 
-_CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 30.0
 _AGAIN_SECONDS = 0.2
+_BOTH = "nodes"
 
 
 @dataclass(frozen=True)
@@ -146,16 +145,8 @@ class Membership:
                 raise BlockpairError(
                     ErrorKind.USAGE, str(error), "set another name in [node] of blockpair.toml"
                 ) from None
-            stream = await self._dial(member)
-            try:
-                async with asyncio.timeout(_ANSWER_SECONDS):
-                    name, entry, answer, key = await self._ask(stream, token, addresses)
-            except TimeoutError:
-                raise _no_answer(member, f"no answer within {_ANSWER_SECONDS:g} s") from None
-            except OSError as error:
-                raise _no_answer(member, explain_tls(error, str(member))) from None
-            finally:
-                await stream.close()
+            async with conversation(member) as stream:
+                name, entry, answer, key = await self._ask(stream, token, addresses)
             made = Authority(answer.authority, answer.authority_key)
             try:
                 await asyncio.to_thread(write_atomically, self._joining_file, _entry_text(entry))
@@ -180,15 +171,6 @@ class Membership:
             self._log.info("cluster.joined", cluster=cluster.content.cluster.name, by_way_of=name)
             return name
 
-    async def _dial(self, member: Address) -> TlsStream:
-        try:
-            async with asyncio.timeout(_CONNECT_SECONDS):
-                return await connect(member, joining_context(), None)
-        except TimeoutError:
-            raise _no_answer(member, f"no answer within {_CONNECT_SECONDS:g} s") from None
-        except OSError as error:
-            raise _no_answer(member, explain_tls(error, str(member))) from None
-
     async def _ask(
         self, stream: TlsStream, token: tokens.Token, addresses: list[str]
     ) -> tuple[str, NodeEntry, RequestAnswer, str]:
@@ -196,19 +178,11 @@ class Membership:
         cluster = self._cluster
         key = authority.new_key()
         joiner = Joiner(token, cluster.node.name, key, secrets.token_bytes(NONCE_BYTES))
-        leaf = stream.certificate()
-        assert leaf is not None  # A TLS server always has one.
-        answer = _as(HelloAnswer, await exchange(stream, "join.hello", joiner.hello()))
-        try:
-            joiner.check(answer, leaf, cluster.now())
-        except BlockpairError as error:
-            # So that the other side's log says what became of it; its answer is worth nothing.
-            with contextlib.suppress(BlockpairError, OSError):
-                await exchange(stream, "join.abandon", AbandonParams(error.message[:200]))
-            raise
+        leaf = await greet(stream, joiner, cluster.now(), both=_BOTH)
         entry = self._entry(addresses, stream.local_host())
         asked = joiner.request(entry.addresses, entry.port, entry.control_port)
-        issued = _as(RequestAnswer, await exchange(stream, "join.request", asked))
+        answer = await exchange(stream, "join.request", asked)
+        issued = understood(RequestAnswer, answer, both=_BOTH)
         joiner.accept(issued, cluster.now())
         return authority.certified_name(leaf), entry, issued, key
 
@@ -261,7 +235,7 @@ class Membership:
         """Take a history that a member exported, unless this node has it or went on from there."""
         configuration = self._cluster.configuration
         try:
-            theirs = history_of(_as(list[Version], exported))
+            theirs = history_of(understood(list[Version], exported, both=_BOTH))
         except ValueError as error:
             raise BlockpairError(
                 ErrorKind.DAMAGED, f"the member's configuration: {error}", "see that node's status"
@@ -466,23 +440,3 @@ def _check_entry(content: ClusterFile, node: str) -> None:
         raise BlockpairError(
             ErrorKind.CONFIG, f"{node} does not fit: {error.key}: {error.reason}", error.remedy
         ) from None
-
-
-def _as(form: type[Any], value: Any) -> Any:
-    try:
-        return msgspec.convert(value, type=form)
-    except msgspec.ValidationError as error:
-        raise BlockpairError(
-            ErrorKind.MISMATCH,
-            f"the member's answer is not understood: {error}",
-            "use the same version of blockpair on both nodes",
-        ) from None
-
-
-def _no_answer(member: Address, why: str) -> BlockpairError:
-    return BlockpairError(
-        ErrorKind.UNREACHABLE,
-        f"{member} cannot be asked: {why}",
-        "see that blockpaird runs there as a member of the cluster, and that it is its control port "
-        "(`blockpair cluster token` prints it)",
-    )
