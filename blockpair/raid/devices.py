@@ -11,7 +11,7 @@ from blockpair import signature
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.raid.model import Disk
 from blockpair.raid.steps import SUPERBLOCKS_BYTES
-from blockpair.raid.sysfs import enclosure_of, speed_of
+from blockpair.raid.sysfs import attribute_number, attribute_text, enclosure_of, speed_of
 
 _SYSFS = Path("/sys/dev/block")
 _SECTOR = 512
@@ -28,7 +28,7 @@ def look(path: str, resources: Path | None = None) -> Disk:
     node = Path(path)
     folder = sysfs_folder(node)
     whole = _whole(folder)
-    size_bytes = _number(folder / "size") * _SECTOR
+    size_bytes = attribute_number(folder / "size") * _SECTOR
     own = [f"the device of the resource {name}" for name in resources_on(node, resources)]
     metadata_at = own_metadata(node, size_bytes)
     metadata = [] if metadata_at is None else ["the metadata of a blockpair resource"]
@@ -41,7 +41,7 @@ def look(path: str, resources: Path | None = None) -> Disk:
         enclosure=enclosure_of(whole),
         uses=(*own, *signature.uses(node)),
         signatures=(*metadata, *(str(found) for found in signature.signatures(node))),
-        read_only=_text(folder / "ro") == "1",
+        read_only=attribute_text(folder / "ro") == "1",
         metadata_at=metadata_at,
     )
 
@@ -91,7 +91,9 @@ def member_disk(name: str) -> Disk | None:
         folder = sysfs_folder(Path("/dev") / name)
     except BlockpairError:
         return None
-    return Disk(f"/dev/{name}", name, _number(folder / "size") * _SECTOR, frozenset(physical(folder)))
+    return Disk(
+        f"/dev/{name}", name, attribute_number(folder / "size") * _SECTOR, frozenset(physical(folder))
+    )
 
 
 def sysfs_folder(path: Path) -> Path:
@@ -117,12 +119,12 @@ def physical(folder: Path, depth: int = 0) -> set[str]:
     below = sorted((folder / "slaves").glob("*")) or sorted((whole / "slaves").glob("*"))
     if below and depth < _DEEPEST:
         return {name for entry in below for name in physical(entry.resolve(), depth + 1)}
-    backing = _text(whole / "loop/backing_file")
+    backing = attribute_text(whole / "loop/backing_file")
     if backing and depth < _DEEPEST:
         under = _under_file(Path(backing))
         return physical(under, depth + 1) if under is not None else {f"file {backing}"}
     for attribute in ("wwid", "device/wwid", "device/serial"):
-        identity = _text(whole / attribute)
+        identity = attribute_text(whole / attribute)
         if identity:
             return {identity}
     return {whole.name}
@@ -140,15 +142,3 @@ def _under_file(path: Path) -> Path | None:
 
 def _whole(folder: Path) -> Path:
     return folder.parent if (folder / "partition").exists() else folder
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def _number(path: Path) -> int:
-    text = _text(path)
-    return int(text) if text.isdigit() else 0

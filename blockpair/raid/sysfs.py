@@ -41,14 +41,14 @@ def idle_devices(block: Path = Path("/sys/class/block")) -> list[str]:
         entry.name
         for entry in block.glob("*")
         if not entry.name.startswith(("md", "ram", "zram"))
-        and _number(entry / "size")
+        and attribute_number(entry / "size")
         and not any((entry / "holders").glob("*"))
     )
 
 
 def state(name: str, block: Path = BLOCK) -> str:
     """An array's ``array_state``; empty where there is none."""
-    return _text(block / name / "md/array_state")
+    return attribute_text(block / name / "md/array_state")
 
 
 def running(name: str, block: Path = BLOCK) -> bool:
@@ -70,30 +70,30 @@ def read_array(
     It is read file by file: what changes meanwhile may be seen half.
     """
     folder = block / name / "md"
-    level = _text(folder / "level")
-    slots = _number(folder / "raid_disks")
+    level = attribute_text(folder / "level")
+    slots = attribute_number(folder / "raid_disks")
     if level not in LEVELS or not slots:
         return None
     return Array(
         device=name,
         name=identity.name,
         uuid=identity.uuid,
-        geometry=from_md(level, slots, _number(folder / "layout")),
-        size_bytes=_number(block / name / "size") * _SECTOR,
-        component_bytes=_number(folder / "component_size") << 10,
-        chunk_bytes=_number(folder / "chunk_size"),
-        state=_text(folder / "array_state"),
+        geometry=from_md(level, slots, attribute_number(folder / "layout")),
+        size_bytes=attribute_number(block / name / "size") * _SECTOR,
+        component_bytes=attribute_number(folder / "component_size") << 10,
+        chunk_bytes=attribute_number(folder / "chunk_size"),
+        state=attribute_text(folder / "array_state"),
         members=tuple(
             member
             for entry in sorted(folder.glob("dev-*"))
             if (member := read_member(entry, place_of)) is not None
         ),
         sync=_sync(folder),
-        mismatch_bytes=_number(folder / "mismatch_cnt") * _SECTOR,
-        bitmap=_text(folder / "bitmap/location") not in ("", "none"),
-        unequal=_text(folder / "resync_start") not in ("", "none"),
+        mismatch_bytes=attribute_number(folder / "mismatch_cnt") * _SECTOR,
+        bitmap=attribute_text(folder / "bitmap/location") not in ("", "none"),
+        unequal=attribute_text(folder / "resync_start") not in ("", "none"),
         group=group,
-        metadata=_text(folder / "metadata_version") or "1.2",
+        metadata=attribute_text(folder / "metadata_version") or "1.2",
     )
 
 
@@ -102,17 +102,17 @@ def read_member(folder: Path, place_of: Callable[[str], Place]) -> Member | None
     no state any more, while its directory is still there.
     """
     device = folder.name.removeprefix("dev-")
-    flags = frozenset(word.strip() for word in _text(folder / "state").split(",") if word.strip())
+    flags = frozenset(word.strip() for word in attribute_text(folder / "state").split(",") if word.strip())
     if not flags:
         return None
-    slot = _text(folder / "slot")
+    slot = attribute_text(folder / "slot")
     place = place_of(device)
     return Member(
         device=device,
         slot=int(slot) if slot.isdigit() else None,
         flags=flags,
-        errors=_number(folder / "errors"),
-        size_bytes=_number(folder / "size") << 10,
+        errors=attribute_number(folder / "errors"),
+        size_bytes=attribute_number(folder / "size") << 10,
         speed=place.speed,
         enclosure=place.enclosure,
     )
@@ -120,15 +120,18 @@ def read_member(folder: Path, place_of: Callable[[str], Place]) -> Member | None
 
 def _sync(folder: Path) -> Sync | None:
     """None while nothing is synced. ``sync_completed`` is ``DONE / TOTAL`` in sectors, or a word."""
-    action = _text(folder / "sync_action")
+    action = attribute_text(folder / "sync_action")
     if action in ("", "idle", "frozen"):
         return None
-    done, separator, total = _text(folder / "sync_completed").partition("/")
+    done, separator, total = attribute_text(folder / "sync_completed").partition("/")
     numbers = (done.strip(), total.strip())
     if not separator or not all(number.isdigit() for number in numbers):
         return Sync(action, 0, 0, 0)
     return Sync(
-        action, int(numbers[0]) * _SECTOR, int(numbers[1]) * _SECTOR, _number(folder / "sync_speed") << 10
+        action,
+        int(numbers[0]) * _SECTOR,
+        int(numbers[1]) * _SECTOR,
+        attribute_number(folder / "sync_speed") << 10,
     )
 
 
@@ -159,7 +162,7 @@ def speed_of(folder: Path) -> Speed:
     """The class of a whole disk, from its directory in sysfs."""
     if folder.name.startswith("nvme"):
         return Speed.NVME
-    match _text(folder / "queue/rotational"):
+    match attribute_text(folder / "queue/rotational"):
         case "1":
             return Speed.ROTATIONAL
         case "0":
@@ -177,10 +180,10 @@ def enclosure_of(folder: Path) -> str | None:
 
 def ticks(device: str, block: Path = Path("/sys/class/block")) -> Ticks | None:
     """The counters of I/O of a block device now; None if it has gone."""
-    return parse_stat(_text(block / device / "stat"))
+    return parse_stat(attribute_text(block / device / "stat"))
 
 
-def _text(path: Path) -> str:
+def attribute_text(path: Path) -> str:
     """A small kernel file; empty where it is not there, or cannot be read at this moment."""
     try:
         return path.read_text(errors="replace").strip()
@@ -188,6 +191,7 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _number(path: Path) -> int:
-    words = _text(path).split()
+def attribute_number(path: Path) -> int:
+    """The number that a small kernel file begins with; 0 where there is none."""
+    words = attribute_text(path).split()
     return int(words[0]) if words and words[0].isdigit() else 0
