@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from blockpair.cli.output import confirm, daemon, json_option, print_json
+from blockpair.cli.version_text import tell_version
 from blockpair.errors import BlockpairError, ErrorKind, ExitCode
 
 
@@ -201,17 +202,9 @@ def accept(directory: str | None, node: str, yes: bool, as_json: bool) -> int:
 
 
 def _tell(answer: dict[str, Any], *, as_json: bool) -> int:
-    code = int(ExitCode.DEGRADED if answer["pending"] else ExitCode.FINE)
-    if as_json:
-        print_json(answer)
-        return code
-    if not answer["changed"]:
-        click.echo(f"nothing was changed: it is version {answer['version']} already")
-        return code
-    click.echo(f"version {answer['version']}: {answer['why']}")
-    for node, why in answer["pending"].items():
-        click.echo(f"  pending for {node}, which gets it when it is back: {why}")
-    for effect in answer["effects"]:
+    unchanged = f"it is version {answer['version']} already"
+    code = tell_version(answer, unchanged=unchanged, as_json=as_json)
+    for effect in answer["effects"] if answer["changed"] and not as_json else []:
         name, nodes = effect["resource"], " and ".join(effect["nodes"])
         click.echo(
             f"  {name} goes on as before until: blockpair down {name} && blockpair up {name} (on {nodes})"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from blockpair.cli.output import daemon, json_option, name_argument, print_json
-from blockpair.errors import BlockpairError, ErrorKind, ExitCode
+from blockpair.cli.version_text import tell_version
+from blockpair.errors import BlockpairError, ErrorKind
 
 if TYPE_CHECKING:
     from blockpair.config.service import ServiceTable
@@ -67,7 +68,7 @@ def set_(directory: str | None, /, name: str, as_json: bool, **given: Any) -> in
         answer = client.call(
             "config.edit", {"settings": settings, "why": f"service of {name}"}, dict[str, Any]
         )
-    return _tell(answer, as_json=as_json)
+    return tell_version(answer, unchanged="it is so already", as_json=as_json)
 
 
 @command.command("show", short_help="Show what follows the data of NAME.")
@@ -122,7 +123,7 @@ def clear(directory: str | None, name: str, as_json: bool) -> int:
         table_of(client, name)
         params = {"settings": [f"{_key(name)}={{}}"], "why": f"no service of {name}"}
         answer = client.call("config.edit", params, dict[str, Any])
-    return _tell(answer, as_json=as_json)
+    return tell_version(answer, unchanged="it is so already", as_json=as_json)
 
 
 def table_of(client: Client, name: str) -> ServiceTable:
@@ -168,17 +169,3 @@ def _settings(name: str, given: dict[str, Any]) -> list[str]:
 
 def _key(name: str) -> str:
     return f'resource."{name}".service'
-
-
-def _tell(answer: dict[str, Any], *, as_json: bool) -> int:
-    code = int(ExitCode.DEGRADED if answer["pending"] else ExitCode.FINE)
-    if as_json:
-        print_json(answer)
-        return code
-    if not answer["changed"]:
-        click.echo("nothing was changed: it is so already")
-        return code
-    click.echo(f"version {answer['version']}: {answer['why']}")
-    for node, why in answer["pending"].items():
-        click.echo(f"  pending for {node}, which gets it when it is back: {why}")
-    return code
