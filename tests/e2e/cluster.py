@@ -79,30 +79,80 @@ class Done:
         return json.loads(self.out)
 
 
-class Node:
+class Program:
+    """What a machine runs of blockpair, below a directory of its own, and the command line there."""
+
+    def __init__(self, name: str, base: Path) -> None:
+        self.name = name
+        self.dir = base / name
+        self.process: subprocess.Popen[bytes] | None = None
+        self.prefix: tuple[str, ...] = ()
+        """A command that it is started through, and that becomes it."""
+        self.dir.mkdir()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its programs run with."""
+        return {**os.environ, "BLOCKPAIR_DIR": str(self.dir), "COLUMNS": "200"}
+
+    @property
+    def log(self) -> Path:
+        """The log of all its processes."""
+        return self.dir / "log"
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """SIGTERM, as systemd; the exit code."""
+        return self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> int:
+        if self.process is None:
+            return 0
+        self.process.send_signal(number)
+        code = self.process.wait(timeout=DEADLINE)
+        self.process = None
+        return code
+
+    def cli(self, *arguments: str, stdin: int = subprocess.DEVNULL) -> Done:
+        """Run ``blockpair`` on its machine; whatever happens, it never prints a traceback."""
+        done = subprocess.run(
+            [sys.executable, "-m", "blockpair.cli.main", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+            stdin=stdin,
+        )
+        assert "Traceback" not in done.stderr + done.stdout, done.stderr + done.stdout
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def ok(self, *arguments: str) -> Done:
+        """Run ``blockpair`` and expect it to succeed."""
+        done = self.cli(*arguments)
+        assert done.code == 0, (
+            f"{self.name}: blockpair {' '.join(arguments)}: {done.code}\n{done.out}{done.err}"
+        )
+        return done
+
+
+class Node(Program):
     """A node below its own directory."""
 
     def __init__(self, name: str, base: Path, port: int, control: int) -> None:
-        self.name = name
-        self.dir = base / name
+        super().__init__(name, base)
         self.port = port
         self.control = control
-        self.process: subprocess.Popen[bytes] | None = None
-        self.prefix: tuple[str, ...] = ()
-        """A command that its daemon is started through, and that becomes the daemon."""
-        self.dir.mkdir()
         (self.dir / "config").mkdir()
         self.configure()
 
     @property
     def environment(self) -> dict[str, str]:
         """What its programs run with."""
-        return {**os.environ, "BLOCKPAIR_DIR": str(self.dir), "BLOCKPAIR_FAULTS": "1", "COLUMNS": "200"}
-
-    @property
-    def log(self) -> Path:
-        """The log of all its daemons."""
-        return self.dir / "log"
+        return {**super().environment, "BLOCKPAIR_FAULTS": "1"}
 
     @property
     def disk(self) -> Path:
@@ -161,14 +211,6 @@ class Node:
         with Client(self.dir / "run/blockpaird.sock") as client:
             return json.loads(client.call_raw(method, params))
 
-    def kill(self) -> None:
-        """SIGKILL, as a crash."""
-        self._end(signal.SIGKILL)
-
-    def stop(self) -> int:
-        """SIGTERM, as systemd; the exit code."""
-        return self._end(signal.SIGTERM)
-
     @contextlib.contextmanager
     def silent(self) -> Iterator[None]:
         """Its daemon lives, and answers nobody meanwhile."""
@@ -178,36 +220,6 @@ class Node:
             yield
         finally:
             self.process.send_signal(signal.SIGCONT)
-
-    def _end(self, number: signal.Signals) -> int:
-        if self.process is None:
-            return 0
-        self.process.send_signal(number)
-        code = self.process.wait(timeout=DEADLINE)
-        self.process = None
-        return code
-
-    def cli(self, *arguments: str) -> Done:
-        """Run ``blockpair``; whatever happens, it never prints a traceback."""
-        done = subprocess.run(
-            [sys.executable, "-m", "blockpair.cli.main", *arguments],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=90,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-        assert "Traceback" not in done.stderr + done.stdout, done.stderr + done.stdout
-        return Done(done.returncode, done.stdout, done.stderr)
-
-    def ok(self, *arguments: str) -> Done:
-        """Run ``blockpair`` and expect it to succeed."""
-        done = self.cli(*arguments)
-        assert done.code == 0, (
-            f"{self.name}: blockpair {' '.join(arguments)}: {done.code}\n{done.out}{done.err}"
-        )
-        return done
 
     def refused(self, code: int, *arguments: str) -> str:
         """Run ``blockpair``, expect the exit code and a message with a remedy; the message."""

@@ -21,12 +21,17 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 @pytest.fixture
-def cluster() -> Iterator[Cluster]:
+def base() -> Iterator[Path]:
+    """A directory whose name, other than those of pytest's own, is short enough for a Unix socket."""
+    with tempfile.TemporaryDirectory(prefix="bp-", ignore_cleanup_errors=True) as made:
+        yield Path(made)
+
+
+@pytest.fixture
+def cluster(base: Path) -> Iterator[Cluster]:
     """Two nodes whose daemons are not started yet."""
-    # pytest's own directories have names too long for a Unix socket.
-    with tempfile.TemporaryDirectory(prefix="bp-", ignore_cleanup_errors=True) as base:
-        made = Cluster(Path(base))
-        try:
-            yield made
-        finally:
-            made.close()
+    made = Cluster(base)
+    try:
+        yield made
+    finally:
+        made.close()

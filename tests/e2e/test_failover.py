@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,12 +29,6 @@ from tests.e2e.trio import (
 
 # A busy machine must fail no test; `scripts/bench failover` measures.
 GENEROUS_S = 5.0
-
-
-@pytest.fixture
-def base() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="bp-", ignore_cleanup_errors=True) as made:
-        yield Path(made)
 
 
 @pytest.fixture
@@ -320,9 +313,7 @@ def test_by_protocol_a_nobody_takes_over_by_itself(trio: Trio, cluster: Cluster)
     said = trio.create("fast", "--protocol", "A")
     assert "failover: manual" in said and "protocol A" in said
     a, b = trio.a, trio.b
-    a.rpc("resource.sync", name="r0", source="a")
-    a.rpc("resource.wait", name="r0", until=["synced"], timeout_seconds=30)
-    a.rpc("resource.promote", name="r0")
+    trio.served_by_a()
     trio.entered("a", "a", "b")
     assert "no failover without a person" in b.cli("status", "r0").out
     a.kill()
@@ -371,9 +362,7 @@ def test_an_arbiter_is_appointed_and_dismissed_one_node_after_the_other(trio: Tr
     trio.join()
     trio.create("fast")
     a, b = trio.a, trio.b
-    a.rpc("resource.sync", name="r0", source="a")
-    a.rpc("resource.wait", name="r0", until=["synced"], timeout_seconds=30)
-    a.rpc("resource.promote", name="r0")
+    trio.served_by_a()
     trio.appoint()
     assert "configured and not in use yet: arbiter" in a.cli("status", "r0").out
     for node in (b, a):
@@ -408,9 +397,7 @@ def test_two_that_do_not_both_go_by_the_arbiter_make_no_second_primary(trio: Tri
     trio.join()
     trio.create("fast")
     a, b = trio.a, trio.b
-    a.rpc("resource.sync", name="r0", source="a")
-    a.rpc("resource.wait", name="r0", until=["synced"], timeout_seconds=30)
-    a.rpc("resource.promote", name="r0")
+    trio.served_by_a()
     trio.appoint()
     # b goes by it already, and hears nothing of a, which a person has made Primary.
     b.ok("down", "r0")

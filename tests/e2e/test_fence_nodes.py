@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,12 +100,6 @@ class Duo(Trio):
         """The node's own record of r0's configuration."""
         [file] = (node.dir / "state/fence").glob("*/*.json")
         return json.loads(file.read_text())
-
-
-@pytest.fixture
-def base() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="bp-", ignore_cleanup_errors=True) as made:
-        yield Path(made)
 
 
 @pytest.fixture

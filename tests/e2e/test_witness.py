@@ -9,7 +9,6 @@ import contextlib
 import os
 import random
 import shutil
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,13 +33,6 @@ from tests.witness_world import EAST, ClusterTrust
 
 KILLS = 25
 PAIRS = 500
-
-
-@pytest.fixture
-def base() -> Iterator[Path]:
-    """A directory whose name is short enough for a Unix socket."""
-    with tempfile.TemporaryDirectory(prefix="bp-", ignore_cleanup_errors=True) as directory:
-        yield Path(directory)
 
 
 @pytest.fixture

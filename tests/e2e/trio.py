@@ -88,13 +88,17 @@ class Trio:
             node.rpc("resource.wait", name="r0", until=["connected"], timeout_seconds=DEADLINE)
         return said
 
+    def served_by_a(self) -> None:
+        """Make a the source of the first sync, and Primary."""
+        self.a.rpc("resource.sync", name="r0", source="a")
+        self.a.rpc("resource.wait", name="r0", until=["synced"], timeout_seconds=DEADLINE)
+        self.a.rpc("resource.promote", name="r0")
+
     def synced(self, profile: str = "default", *options: str) -> None:
         """From nothing to a Primary in sync, both nodes in the in-sync set."""
         self.form()
         self.create(profile, *options)
-        self.a.rpc("resource.sync", name="r0", source="a")
-        self.a.rpc("resource.wait", name="r0", until=["synced"], timeout_seconds=DEADLINE)
-        self.a.rpc("resource.promote", name="r0")
+        self.served_by_a()
         self.entered("a", "a", "b")
 
     def entered(self, primary: str, *in_sync: str) -> int:

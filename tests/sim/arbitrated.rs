@@ -492,11 +492,7 @@ impl Run {
                 part,
                 errno,
                 times,
-            } => {
-                let n = self.node(who);
-                self.ailing[n] = true;
-                self.world.break_storage(n, part, errno, times);
-            }
+            } => self.fail_storage(who, part, errno, times),
             Op::Replace => {
                 let good =
                     (self.world.status(primary)).is_some_and(|s| s.disk == DiskState::UpToDate);

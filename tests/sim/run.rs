@@ -347,6 +347,12 @@ impl Run {
         good(&a) && good(&b) && a.generation.current == b.generation.current
     }
 
+    pub fn fail_storage(&mut self, who: Who, part: Part, errno: Errno, times: u32) {
+        let n = self.node(who);
+        self.ailing[n] = true;
+        self.world.break_storage(n, part, errno, times);
+    }
+
     pub fn node(&self, who: Who) -> usize {
         match who {
             Who::Primary => self.primary,
@@ -397,11 +403,7 @@ impl Run {
                 part,
                 errno,
                 times,
-            } => {
-                let n = self.node(who);
-                self.ailing[n] = true;
-                self.world.break_storage(n, part, errno, times);
-            }
+            } => self.fail_storage(who, part, errno, times),
             Op::Replace => self.replace(),
             Op::Heal => self.heal(),
             Op::Promote { .. }

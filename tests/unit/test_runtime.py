@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,8 +12,8 @@ import pytest
 
 from blockpair.arbiter.interface import Arbiter
 from blockpair.bridge import Running
-from blockpair.config.locations import locations
-from blockpair.config.resource import PeerTable, ResourceFile, resource_config
+from blockpair.config.locations import Locations, locations
+from blockpair.config.resource import PeerTable, ResourceConfig, ResourceFile, resource_config
 from blockpair.daemon import runtime
 from blockpair.daemon.desired import BootMarker, Desired
 from blockpair.daemon.judges import Judges
@@ -54,6 +55,23 @@ async def nobody_answers(node: str, method: str, params: Any) -> Any:
     raise BlockpairError(ErrorKind.UNREACHABLE, f"{node} does not answer", "start it")
 
 
+def _runtime(
+    config: ResourceConfig, places: Locations, marker: BootMarker, stir: Callable[[], None] = lambda: None
+) -> runtime.Runtime:
+    return runtime.Runtime(
+        config,
+        node="a",
+        places=places,
+        marker=marker,
+        met=BootMarker(places.met_marker("r0"), "this boot"),
+        call=nobody_answers,
+        kernel_device="off",
+        locked=LockedMemory(),
+        judges=Judges(nobody),
+        stir=stir,
+    )
+
+
 @pytest.mark.parametrize("kind", [ErrorKind.FAILED, ErrorKind.IN_USE])
 def test_a_disk_that_cannot_flush_does_not_keep_a_primary_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: ErrorKind
@@ -67,17 +85,7 @@ def test_a_disk_that_cannot_flush_does_not_keep_a_primary_up(
         return cast(Running, made)
 
     async def life() -> bool:
-        subject = runtime.Runtime(
-            config,
-            node="a",
-            places=places,
-            marker=marker,
-            met=BootMarker(places.met_marker("r0"), "this boot"),
-            call=nobody_answers,
-            kernel_device="off",
-            locked=LockedMemory(),
-            judges=Judges(nobody),
-        )
+        subject = _runtime(config, places, marker)
         await subject.start(cast(Any, None), Desired(up=True))
         marker.set()
         if kind is ErrorKind.FAILED:
@@ -123,18 +131,7 @@ def test_a_role_that_changes_by_itself_is_remembered(tmp_path: Path, monkeypatch
     stirred: list[bool] = []
 
     async def life() -> None:
-        subject = runtime.Runtime(
-            config,
-            node="a",
-            places=places,
-            marker=marker,
-            met=BootMarker(places.met_marker("r0"), "this boot"),
-            call=nobody_answers,
-            kernel_device="off",
-            locked=LockedMemory(),
-            judges=Judges(nobody),
-            stir=lambda: stirred.append(True),
-        )
+        subject = _runtime(config, places, marker, stir=lambda: stirred.append(True))
         await subject.start(cast(Any, None), Desired(up=True))
         for role, resuming, remembered in (
             ("Primary", False, True),

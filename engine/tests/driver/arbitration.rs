@@ -1,15 +1,14 @@
 //! Two engines and an arbiter's register, driven as the control plane does: woken by the event descriptor, asked what
 //! to ask, told what the register holds.
 
-use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use _engine::core::Configuration;
 use _engine::io::engine::Engine;
 use serde_json::{json, Value};
 
+use crate::arbiter::{serve, Ends};
 use crate::client::NbdClient;
 use crate::cluster::Cluster;
 use crate::{memory, noise, MIB};
@@ -20,50 +19,6 @@ fn times() -> Value {
     json!({"beacon_ms": 50, "lease_ms": LEASE.as_millis() as u64, "drift_ppm": 1000, "automatic": true})
 }
 
-fn readable(fd: RawFd, timeout: Duration) -> bool {
-    let mut poll = libc::pollfd {
-        fd,
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    // SAFETY: one valid descriptor.
-    unsafe { libc::poll(&mut poll, 1, timeout.as_millis() as i32) > 0 }
-}
-
-/// What a control plane does with the asks of one engine, until `end`.
-fn serve(engine: &Engine, register: &Mutex<Option<Configuration>>, end: &AtomicBool) {
-    let mut served = 0;
-    while !end.load(Ordering::Relaxed) {
-        // As in the control plane: the descriptor says that something may have changed, events are taken, asks looked at.
-        readable(engine.event_fd(), Duration::from_millis(20));
-        engine.events();
-        let asks: Value = serde_json::from_str(&engine.asks()).unwrap();
-        let Some(ask) = asks["ask"].as_u64().filter(|ask| *ask != served) else {
-            continue;
-        };
-        served = ask;
-        let mut held = register.lock().unwrap();
-        if asks["do"] == "swap" {
-            let expected: Option<Configuration> = serde_json::from_value(asks["expected"].clone()).unwrap();
-            if *held == expected {
-                *held = Some(serde_json::from_value(asks["next"].clone()).unwrap());
-            }
-        }
-        let told = serde_json::to_string(&*held).unwrap();
-        drop(held);
-        engine.arbiter_says(ask, &told).unwrap();
-    }
-}
-
-/// Ends them also when the test has failed.
-struct Ends<'a>(&'a [AtomicBool; 2]);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|end| end.store(true, Ordering::Relaxed));
-    }
-}
-
 #[test]
 fn the_survivor_becomes_primary_within_the_lease_and_a_moment_and_the_other_rejoins() {
     let mut cluster = Cluster::new(&memory(), 16 * MIB, "auto", "C");
@@ -71,11 +26,7 @@ fn the_survivor_becomes_primary_within_the_lease_and_a_moment_and_the_other_rejo
     let register = Mutex::new(None);
     cluster.up(0);
     cluster.up(1);
-    cluster.wait(0, "waiting for a source", |status| {
-        status["peers"][0]["replication"] == "Waiting"
-    });
-    cluster.call(0, json!({"command": "sync", "source": "a"}));
-    cluster.wait_in_sync();
+    cluster.first_sync();
     let data = noise(7, 1 << 20);
     let engines = [0, 1].map(|n| cluster.nodes[n].engine.take().unwrap());
     let end = [AtomicBool::new(false), AtomicBool::new(false)];
@@ -83,7 +34,7 @@ fn the_survivor_becomes_primary_within_the_lease_and_a_moment_and_the_other_rejo
         let _ends = Ends(&end);
         for n in 0..2 {
             let (engine, register, end) = (&engines[n], &register, &end[n]);
-            scope.spawn(move || serve(engine, register, end));
+            scope.spawn(move || serve(engine, register, end, |_, _| {}));
         }
         let status = |n: usize| -> Value { serde_json::from_str(&engines[n].status()).unwrap() };
         let wait = |what: &str, done: &dyn Fn() -> bool| {

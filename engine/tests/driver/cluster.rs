@@ -131,12 +131,17 @@ impl Cluster {
     pub fn start(&mut self) {
         self.up(0);
         self.up(1);
+        self.first_sync();
+        self.call(0, json!({"command": "promote", "force": false}));
+    }
+
+    /// Both are up; a becomes the source.
+    pub fn first_sync(&self) {
         self.wait(0, "waiting for a source", |status| {
             status["peers"][0]["replication"] == "Waiting"
         });
         self.call(0, json!({"command": "sync", "source": "a"}));
         self.wait_in_sync();
-        self.call(0, json!({"command": "promote", "force": false}));
     }
 
     pub fn wait_in_sync(&self) {

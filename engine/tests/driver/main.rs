@@ -1,6 +1,7 @@
 //! The whole engine: real files, real sockets, two nodes in one process.
 
 mod addresses;
+mod arbiter;
 mod arbitration;
 mod client;
 mod cluster;

@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use _engine::io::engine::Engine;
 use _engine::io::watchdog::{Watchdog, WatchdogDevice, WatchdogMode};
 use serde_json::{json, Value};
 
+use super::arbiter::{serve, Ends, Register};
 use super::cluster::Cluster;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -78,44 +79,28 @@ fn pair(seen: &Arc<Mutex<Seen>>) -> Cluster {
     cluster
 }
 
-/// Ends the arbiter, also where the test fails.
-struct Ending<'a>(&'a AtomicBool);
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Runs `body` beside an arbiter that answers what the engines ask; says how often the first one asked for a change.
-fn arbitrated(cluster: &Cluster, seen: &Arc<Mutex<Seen>>, body: impl FnOnce()) -> usize {
-    let ended = AtomicBool::new(false);
+/// Runs `body` beside an arbiter that answers what the engines ask; gives it what the first one has told so far. Says
+/// how often that one asked for a change.
+fn arbitrated(cluster: &Cluster, seen: &Arc<Mutex<Seen>>, body: impl FnOnce(&dyn Fn() -> String)) -> usize {
+    let register = Register::default();
+    let end = [AtomicBool::new(false), AtomicBool::new(false)];
+    let swaps = AtomicUsize::new(0);
+    let told = Mutex::new(String::new());
     std::thread::scope(|scope| {
-        let arbiter = scope.spawn(|| {
-            let (mut register, mut swaps) = (Value::Null, 0);
-            while !ended.load(Ordering::Relaxed) {
-                for n in 0..2 {
-                    let ask: Value = serde_json::from_str(&cluster.engine(n).asks()).unwrap();
-                    if ask["do"] == "swap" && n == 0 {
-                        swaps += 1;
-                        assert_eq!(seen.lock().unwrap().opened, 1, "asked before it was armed");
-                    }
-                    if ask["do"] == "swap" && ask["expected"] == register {
-                        register = ask["next"].clone();
-                    }
-                    if let Some(id) = ask["ask"].as_u64() {
-                        cluster.engine(n).arbiter_says(id, &register.to_string()).unwrap();
-                    }
+        let _ends = Ends(&end);
+        scope.spawn(|| {
+            serve(cluster.engine(0), &register, &end[0], |events, swap| {
+                told.lock().unwrap().push_str(events);
+                if swap {
+                    swaps.fetch_add(1, Ordering::Relaxed);
+                    assert_eq!(seen.lock().unwrap().opened, 1, "asked before it was armed");
                 }
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            swaps
+            });
         });
-        let ending = Ending(&ended);
-        body();
-        drop(ending);
-        arbiter.join().unwrap()
-    })
+        scope.spawn(|| serve(cluster.engine(1), &register, &end[1], |_, _| {}));
+        body(&|| told.lock().unwrap().clone());
+    });
+    swaps.into_inner()
 }
 
 fn until(what: &str, condition: impl Fn() -> bool) {
@@ -130,12 +115,8 @@ fn until(what: &str, condition: impl Fn() -> bool) {
 fn it_is_armed_before_the_promotion_petted_by_the_lease_and_stopped_by_the_demotion() {
     let seen = Arc::new(Mutex::new(Seen::default()));
     let cluster = pair(&seen);
-    let swaps = arbitrated(&cluster, &seen, || {
-        cluster.wait(0, "waiting for a source", |s| {
-            s["peers"][0]["replication"] == "Waiting"
-        });
-        cluster.call(0, json!({"command": "sync", "source": "a"}));
-        cluster.wait_in_sync();
+    let swaps = arbitrated(&cluster, &seen, |_| {
+        cluster.first_sync();
         assert_eq!(seen.lock().unwrap().opened, 0, "armed without a promotion");
         cluster.call(0, json!({"command": "promote", "force": false}));
         let pets = || seen.lock().unwrap().pets;
@@ -163,12 +144,8 @@ fn without_it_nothing_is_asked_and_nothing_is_served() {
         ..Seen::default()
     }));
     let cluster = pair(&seen);
-    let swaps = arbitrated(&cluster, &seen, || {
-        cluster.wait(0, "waiting for a source", |s| {
-            s["peers"][0]["replication"] == "Waiting"
-        });
-        cluster.call(0, json!({"command": "sync", "source": "a"}));
-        cluster.wait_in_sync();
+    let swaps = arbitrated(&cluster, &seen, |told| {
+        cluster.first_sync();
         let promote = json!({"command": "promote", "force": false}).to_string();
         cluster.engine(0).call(&promote).unwrap_err();
         assert!(UnixStream::connect(cluster.socket(0)).is_err());
@@ -176,8 +153,7 @@ fn without_it_nothing_is_asked_and_nothing_is_served() {
         let forced = json!({"command": "promote", "force": true}).to_string();
         cluster.engine(0).call(&forced).unwrap();
         assert!(UnixStream::connect(cluster.socket(0)).is_err());
-        let told = cluster.engine(0).events();
-        assert!(told.contains("watchdog.failed"), "{told}");
+        until("told", || told().contains("watchdog.failed"));
         seen.lock().unwrap().refused = false;
         until("served", || UnixStream::connect(cluster.socket(0)).is_ok());
     });
