@@ -20,6 +20,7 @@ import pytest
 
 from blockpair.failover.file_system import SUPERBLOCK_BYTES, state_of
 from blockpair.failover.plan import FileSystemState
+from tests.e2e.cluster import eventually
 from tests.e2e.namespace import Namespace
 from tests.e2e.test_vip import mac, wait_for
 
@@ -138,6 +139,8 @@ class Place:
         return not (self.attached() or self.mounted() or self.active() or self.holds())
 
     def debugfs(self, request: str) -> None:
+        # A device that somebody still looked into is let go of a moment later, and keeps what it has read.
+        eventually(lambda: not self.attached(), "the disk is free")
         subprocess.run(["debugfs", "-w", "-R", request, str(self.image)], check=True, capture_output=True)
 
     def left_as(self) -> FileSystemState:

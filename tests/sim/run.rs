@@ -9,7 +9,7 @@ use crate::durable::{prospect, would_be_found};
 use crate::oracle::{Oracle, Promise};
 use crate::plan::{places, Op, Plan, Who};
 use crate::resolution::Apart;
-use crate::world::{Settings, Violation, World, MS, NAMES};
+use crate::world::{Part, Settings, Violation, World, MS, NAMES};
 
 pub struct Run {
     pub world: World,

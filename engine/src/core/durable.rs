@@ -193,6 +193,7 @@ impl Replica {
         match then {
             Then::Promoted { command } | Then::FirstSyncChosen { command, .. } => {
                 self.promoting = false;
+                self.resuming = None;
                 self.campaign_over(false);
                 self.fail_command(command);
             }

@@ -616,6 +616,25 @@ fn a_resume_that_is_still_asking_at_its_deadline_does_not_spin() {
 }
 
 #[test]
+fn a_node_that_goes_on_alone_resumes_until_it_is_primary() {
+    for disk_fails in [false, true] {
+        let mut superblock = superblock(5);
+        (superblock.role_primary, superblock.last_primary) = (true, true);
+        let mut bench = Bench::new(superblock, true);
+        bench.pass(5_100 * MS);
+        // Its metadata are being written: whoever looks now must not take its device away from what has it mounted.
+        assert!(bench.notices.contains(&"role.resumed_alone"));
+        assert_eq!(bench.replica.role(), Role::Secondary);
+        assert!(bench.replica.status(bench.now).resuming);
+        bench.meta_done(!disk_fails);
+        assert!(!bench.replica.status(bench.now).resuming);
+        // `event` checks that no timer stays due.
+        bench.pass(1_000 * MS);
+        assert_eq!(bench.exported, !disk_fails);
+    }
+}
+
+#[test]
 fn a_disconnect_at_the_end_of_a_resync_gives_away_no_generation_the_peer_lacks() {
     let mut bench = resyncing();
     bench.settle();

@@ -127,7 +127,6 @@ impl Replica {
                 "role.resumed_alone",
                 "no peer answered: going on as Primary alone, as before the daemon ended",
             );
-            self.resuming = None;
             self.become_primary(None, false);
         }
     }
