@@ -4,7 +4,8 @@ Pure: the time, in seconds of a clock that never goes back, is an argument. What
 permitted the engine decides; this only sees to it that the engine hears nothing but what the arbiter holds
 (rule LATE):
 
-- one call at a time; it belongs to the ask that it was started for, and its answer is nobody else's;
+- one call at a time; it belongs to the ask that it was started for, ends with it at the latest, and its
+  answer is nobody else's;
 - a swap that was done is answered with what it made; one that was not, or nobody knows, with what is read;
 - after a swap that was not answered with yes, a read is answered before the next one.
 """
@@ -186,8 +187,9 @@ def asked(machine: Machine, ask: Ask | None, now: float) -> Step:
         return machine, ()
     machine = replace(machine, ask=ask, _answered=ask is None, _failures=0)
     if ask is None:
-        # A call under way ends by itself: it may still tell how the arbiter does.
-        return replace(machine, wake_at=None if machine._call else _probe_at(machine, now)), ()
+        # Nor may a call go on that does more than ask: a node that nobody wants off any more stays on.
+        actions = () if machine._call is None else (Cancel(machine._call.number),)
+        return replace(machine, _call=None, wake_at=_probe_at(machine, now)), actions
     return _begin(machine)
 
 

@@ -17,6 +17,7 @@ from blockpair.arbiter.fence import FenceArbiter, Fencer, Known
 from blockpair.arbiter.fence.arbiter import excluded
 from blockpair.arbiter.fence.record import Records
 from blockpair.arbiter.interface import ArbiterRefused, ArbiterUnreachable, Configuration, Key
+from blockpair.arbiter.runner import Runner
 from tests.e2e.cluster import eventually
 from tests.e2e.fence import Alone, PowerDevice
 
@@ -181,6 +182,47 @@ def test_a_node_that_was_switched_on_meanwhile_is_fenced_again(pair: Pair) -> No
         assert await arbiter.compare_and_swap(KEY, TOGETHER, SHRUNK)
         assert pair.power.actions() == ["off", "status", "status", "off", "status"]
         assert pair.power.is_off
+
+    asyncio.run(work())
+
+
+def test_an_engine_that_wants_it_no_more_has_nobody_switched_off(pair: Pair) -> None:
+    """The link is back while the other's head start runs, and the engine withdraws its ask."""
+    pair.remember(TOGETHER)
+    pair.alone = TOGETHER.epoch
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    class Engine:
+        open = '{"ask": 1, "do": "read"}'
+
+        def asks(self) -> str:
+            return self.open
+
+        def arbiter_says(self, ask: int, configuration: str) -> None:
+            raise AssertionError("nothing was proved")
+
+    class Watched(FenceArbiter):
+        async def read(self, key: Key) -> Configuration | None:
+            try:
+                return await super().read(key)
+            finally:
+                ended.set()
+
+    async def work() -> None:
+        fencer = Fencer({"b": pair.power.fence(delay=3600)}, told=lambda event, fields: begun.set())
+        engine = Engine()
+        arbiter = Watched("a", fencer, pair.records, pair)
+        runner = Runner(KEY, engine, arbiter, call_seconds=None, probe_seconds=None)
+        runner.start()
+        async with asyncio.timeout(20):
+            await begun.wait()
+            engine.open = "null"
+            runner.wake()
+            await ended.wait()
+        # A check has its turn again: no fencing is under way any more.
+        assert len(await fencer.check("b", "status")) == 1
+        assert pair.power.actions() == ["status"] and not pair.power.is_off
+        await runner.stop()
 
     asyncio.run(work())
 

@@ -124,10 +124,17 @@ def test_a_swap_after_one_that_was_given_up_begins_with_a_read() -> None:
 
 def test_an_ask_withdrawn_is_answered_no_more() -> None:
     machine, actions = run(fresh(), put(ReadAsk(1)), put(None))
-    assert actions == []
-    machine, actions = run(machine, end(1, Held(ONE), NOW + 1))
-    assert actions == [] and machine.wake_at is None
-    assert machine.contact.last == NOW + 1
+    assert actions == [Cancel(1)], "its call does nothing more either"
+    assert run(machine, end(1, Held(ONE), NOW + 1)) == (machine, [])
+
+
+def test_whether_the_arbiter_answers_is_looked_at_again_after_an_ask_was_withdrawn() -> None:
+    machine, _ = run(fresh(probe=30.0), put(SwapAsk(1, ONE, TWO)), put(None))
+    assert machine.wake_at is not None
+    machine, actions = run(machine, wake(machine.wake_at))
+    assert actions == [Read(2)]
+    # The swap that was given up may have been done: what is asked next begins with a read.
+    assert run(machine, put(SwapAsk(2, ONE, TWO)))[1] == [Cancel(2), Read(3)]
 
 
 def test_the_same_ask_again_changes_nothing() -> None:
@@ -291,10 +298,10 @@ def _observe(
 
 
 def test_every_way_through_a_small_world_keeps_the_rules() -> None:
-    """All orders of asks, endings (late ones too) and wake-ups, seven steps deep."""
+    """All orders of asks, endings (late ones too) and wake-ups, eight steps deep."""
     start = (fresh(), _Seen())
     level, reached = {start}, {start}
-    for _ in range(7):
+    for _ in range(8):
         following: set[tuple[Machine, _Seen]] = set()
         for machine, seen in level:
             steps: list[tuple[Step, tuple[int, Ending] | None]] = [
