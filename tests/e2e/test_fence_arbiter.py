@@ -186,6 +186,24 @@ def test_a_node_that_was_switched_on_meanwhile_is_fenced_again(pair: Pair) -> No
     asyncio.run(work())
 
 
+def test_resources_that_lose_one_node_need_one_fencing(pair: Pair) -> None:
+    """Each sees it off for itself once more before it writes, and none waits for a second head start."""
+    keys = [Key(KEY.cluster, str(number) * 32, f"r{number}") for number in range(4)]
+    pair.alone = TOGETHER.epoch
+
+    async def work() -> None:
+        arbiter = pair.arbiter()
+        for key in keys:
+            await arbiter.learn(key, TOGETHER)
+        assert await asyncio.gather(*(arbiter.read(key) for key in keys)) == [TOGETHER] * 4
+        assert pair.power.actions() == ["off", "status"]
+        done = await asyncio.gather(*(arbiter.compare_and_swap(key, TOGETHER, SHRUNK) for key in keys))
+        assert done == [True] * 4
+        assert set(pair.power.actions()[2:]) == {"status"}, "nobody is switched off again"
+
+    asyncio.run(work())
+
+
 def test_an_engine_that_wants_it_no_more_has_nobody_switched_off(pair: Pair) -> None:
     """The link is back while the other's head start runs, and the engine withdraws its ask."""
     pair.remember(TOGETHER)

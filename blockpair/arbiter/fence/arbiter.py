@@ -86,8 +86,9 @@ class FenceArbiter:
         self.monitor = Monitor(fencer, [other for other in fencer.fences if other != node])
         """How the devices do that this node would fence the others with."""
         self._watching: asyncio.Task[None] | None = None
-        self._proofs: dict[str, Proof] = {}
-        # By resource id and node: in which epoch it need not be fenced, and how many swaps go by that.
+        # By resource id and node: that it was seen off for that one's read; in which epoch it need not be
+        # fenced, and how many swaps go by that.
+        self._proofs: dict[tuple[str, str], Proof] = {}
         self._words: dict[tuple[str, str], int] = {}
         self._relying: Counter[tuple[str, str]] = Counter()
         self._log = structlog.get_logger().bind(part="fence")
@@ -105,7 +106,7 @@ class FenceArbiter:
             return held
         for node in sorted((held.in_sync | {held.primary}) - {self._node}):
             if self._words.get((key.resource_id, node)) != held.epoch:
-                self._proofs[node] = await self._fence(key, node, met=known.met)
+                self._proofs[key.resource_id, node] = await self._fence(key, node, met=known.met)
         return await self.held(key)
 
     async def compare_and_swap(self, key: Key, expected: Configuration | None, new: Configuration) -> bool:
@@ -125,7 +126,7 @@ class FenceArbiter:
                 if expected is not None and self._words.get(word) == expected.epoch:
                     self._log.info("fence.not-needed", node=node, resource=key.name, epoch=expected.epoch)
                     relied.enter_context(self._relying_on(word))
-                elif not await self._is_off_still(node):
+                elif not await self._is_off_still(key, node):
                     await self._fence(key, node, met=known.met)
             # What was learned while a node was fenced is newer than what was expected.
             writing = asyncio.ensure_future(asyncio.to_thread(self._records.swap, key, expected, new))
@@ -218,9 +219,9 @@ class FenceArbiter:
         """The record, whatever else is known. Raises `ArbiterRefused`."""
         return await asyncio.to_thread(self._records.read, key)
 
-    async def _is_off_still(self, node: str) -> bool:
+    async def _is_off_still(self, key: Key, node: str) -> bool:
         """Whether a node that was seen off is so now: it may have been switched on since."""
-        proof = self._proofs.pop(node, None)
+        proof = self._proofs.pop((key.resource_id, node), None)
         return proof is not None and await self._fencer.confirms(proof)
 
     async def _fence(self, key: Key, node: str, *, met: bool) -> Proof:

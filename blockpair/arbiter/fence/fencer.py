@@ -72,6 +72,7 @@ class Fencer:
         self._told = told
         self._fencing: dict[str, _Shared] = {}
         self._checks: dict[str, set[asyncio.Task[list[Checked]]]] = {}
+        self._confirming: dict[tuple[str, int], asyncio.Task[bool]] = {}
 
     async def fence(self, node: str, *, delayed: bool = True) -> Proof:
         """Switch ``node`` off. Who asks while it is being done shares the proof: the node is seen off after
@@ -96,7 +97,17 @@ class Fencer:
                 await asyncio.wait([shared.task])
 
     async def confirms(self, proof: Proof) -> bool:
-        """Whether every device by which a node was seen off says so now."""
+        """Whether every device by which a node was seen off says so now. Whoever asks while that is being
+        found out hears the same: many management boards speak with one at a time.
+        """
+        which = (proof.node, proof.level)
+        running = self._confirming.get(which)
+        if running is None:
+            running = self._confirming[which] = asyncio.create_task(self._confirm(proof))
+            running.add_done_callback(lambda _: self._confirming.pop(which))
+        return await asyncio.shield(running)
+
+    async def _confirm(self, proof: Proof) -> bool:
         levels, place = self.fences[proof.node].levels, proof.level - 1
         start = sum(len(level) for level in levels[:place])
         named = self.fences[proof.node].devices[start : start + len(levels[place])]
