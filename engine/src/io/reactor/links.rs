@@ -272,6 +272,11 @@ impl Reactor {
                     let Some(message) = heard else {
                         continue;
                     };
+                    if matches!(message, Message::Ping { .. }) {
+                        // The word that answers it counts from its receipt: a thread that was stopped since this turn
+                        // began must not give a shorter one than the other side takes it for.
+                        self.now = self.clock.now();
+                    }
                     self.tell(Event::Received {
                         peer: slot,
                         connection: connection_id,
