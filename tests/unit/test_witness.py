@@ -86,6 +86,23 @@ def test_a_register_is_there_again_after_a_restart(tmp_path: Path) -> None:
     assert register.rows() == []
 
 
+def test_what_a_start_finds_in_the_log_is_in_the_database_before_anything_is_answered(tmp_path: Path) -> None:
+    """A log whose sync failed is right in the kernel's memory alone."""
+    script = (
+        "import os, sys; from pathlib import Path; from tests.unit.test_witness import *\n"
+        "Register(Path(sys.argv[1])).apply([swap(None, ONE)])\n"
+        "os._exit(0)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, tmp_path / "r"], check=True, timeout=60)
+    log = tmp_path / "r-wal"
+    assert log.stat().st_size > 0
+    register = Register(tmp_path / "r")
+    assert log.stat().st_size == 0
+    (tmp_path / "copy").write_bytes((tmp_path / "r").read_bytes())
+    assert Register(tmp_path / "copy").apply([ReadOperation(EAST, ID)]) == [ONE]
+    register.close()
+
+
 def test_an_answer_is_on_the_disk_before_it_is_given(tmp_path: Path) -> None:
     """A kill alone does not show that: the system would still write what it was given."""
     strace = shutil.which("strace")

@@ -138,6 +138,9 @@ class Register:
         # makes it durable when it returns: NORMAL would sync at checkpoints only.
         run("PRAGMA journal_mode=WAL")
         run("PRAGMA synchronous=FULL")
+        # After a sync that failed, the log may be right in the kernel's memory and have a hole on the disk:
+        # nothing that is appended behind that is found again. So first it goes into the database, synced.
+        run("PRAGMA wal_checkpoint(TRUNCATE)")
         if not tables:
             run("BEGIN IMMEDIATE")
             for statement in filter(str.strip, _SCHEMA.split(";")):
@@ -171,9 +174,7 @@ class Register:
                 raise
         except sqlite3.Error as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise BlockpairError(
-                    ErrorKind.IO, f"there is no room for {self._file}", "make room on its file system"
-                ) from None
+                raise _no_room(self._file) from None
             raise DiskFailed(f"{self._file}: {error}") from None
         return answers
 
@@ -264,11 +265,18 @@ def _decoded(text: str) -> Configuration:
         raise DiskFailed(f"a configuration was changed by somebody else: {error}") from None
 
 
+def _no_room(file: Path) -> BlockpairError:
+    return BlockpairError(ErrorKind.IO, f"there is no room for {file}", "make room on its file system")
+
+
 def _unopened(file: Path, error: Exception) -> BlockpairError:
-    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
-        return BlockpairError(
-            ErrorKind.IN_USE, f"{file} is used by another process", "stop the other witness first"
-        )
+    match getattr(error, "sqlite_errorcode", None):
+        case sqlite3.SQLITE_BUSY:
+            return BlockpairError(
+                ErrorKind.IN_USE, f"{file} is used by another process", "stop the other witness first"
+            )
+        case sqlite3.SQLITE_FULL:
+            return _no_room(file)
     return BlockpairError(
         ErrorKind.DAMAGED,
         f"the witness's registers in {file} cannot be used: {error}",
