@@ -100,13 +100,14 @@ def _inhibit(directory: str | None) -> None:
     with _ended_by_signals(), contextlib.suppress(KeyboardInterrupt):
         try:
             while True:
+                answer = None
                 # A daemon that is restarted says nothing for a moment: what it said last counts.
                 with contextlib.suppress(BlockpairError):
                     answer = _ask(directory)
-                    if answer.may_stop:
-                        lock.release()
-                    else:
-                        lock.hold(answer.obstacles[0].text)
+                if answer is not None and answer.may_stop:
+                    lock.release()
+                elif answer is not None:
+                    lock.hold(answer.obstacles[0].text)
                 lock.check()
                 time.sleep(_INHIBIT_POLL_SECONDS)
         finally:

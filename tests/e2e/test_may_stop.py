@@ -107,3 +107,19 @@ def test_a_holder_that_is_killed_holds_nothing(cluster: Cluster, tmp_path: Path)
         eventually(held.exists, "it is held")
         holder.kill()
     eventually(lambda: not held.exists(), "nobody holds it")
+
+
+def test_where_nothing_can_hold_a_node_that_is_needed_the_holder_says_so(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    cluster.synced()
+    environment = {**cluster.a.environment, "PATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "blockpair.cli.main", "may-stop", "--inhibit"],
+        check=False,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1 and "systemd-inhibit cannot be started" in done.stderr
