@@ -76,8 +76,10 @@ class Watchdog:
 
     def __init__(self, path: str, timeout_seconds: int, mode: str) -> None:
         """``mode``: "log" (never opened, only told of) or "required" (no promotion without it)."""
-    def inherit(self, fd: int) -> None:
-        """Go on with a descriptor that an earlier process of this daemon had open, and own it."""
+    def inherit(self, fd: int) -> str | None:
+        """Go on with a descriptor that an earlier process of this daemon had open, and own it; what went
+        wrong, or None.
+        """
     def descriptor(self) -> int | None:
         """The open device's descriptor, the watchdog's own; None while it is not armed."""
     def release(self) -> str | None:

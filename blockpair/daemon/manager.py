@@ -174,8 +174,7 @@ class Manager:
                 except Exception:
                     # Whatever it is, the other resources shall be up.
                     self._log.exception("resource.start-failed", resource=name)
-        serves = await asyncio.to_thread(lambda: any(self.marker(name).is_set() for name in self._runtimes))
-        self._watchdog.settle(serves=serves)
+        await self._settle_watchdog()
 
     async def stop_all(self) -> None:
         """Stop every engine; roles and kernel devices stay for the next daemon. Then let go of the
@@ -221,6 +220,14 @@ class Manager:
                     except Exception:
                         # This watches over all resources: it must not end for the sake of one.
                         self._log.exception("resource.device-failed", resource=name)
+            await self._settle_watchdog()
+
+    async def _settle_watchdog(self) -> None:
+        if not self._watchdog.inherited:
+            return
+        arbitrated = [name for name, runtime in self._runtimes.items() if runtime.config.arbiter != MANUAL]
+        serves = await asyncio.to_thread(lambda: any(self.marker(name).is_set() for name in arbitrated))
+        self._watchdog.settle(serves=serves)
 
     def _stir(self, name: str) -> None:
         self._stirred.add(name)

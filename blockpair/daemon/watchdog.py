@@ -21,6 +21,7 @@ class NodeWatchdog:
     def __init__(self, config: WatchdogConfig) -> None:
         self.engine: _engine.Watchdog | None = None
         self._kept = False
+        self._inherited = False
         self._log = structlog.get_logger()
         inherited = kept_descriptors(_NAME)
         if config.mode == "off" and not inherited:
@@ -28,8 +29,8 @@ class NodeWatchdog:
         mode = "log" if config.mode == "log" else "required"
         watchdog = _engine.Watchdog(str(config.device), config.timeout, mode)
         for descriptor in inherited[:1]:
-            watchdog.inherit(descriptor)
-            self._kept = True
+            self._tell(watchdog.inherit(descriptor))
+            self._kept = self._inherited = True
         if config.mode == "off":
             # Nobody pets it from now on.
             self._release(watchdog)
@@ -37,11 +38,16 @@ class NodeWatchdog:
         else:
             self.engine = watchdog
 
+    @property
+    def inherited(self) -> bool:
+        """Whether an earlier daemon's counts still: to be told then, often, who will pet it (`settle`)."""
+        return self._inherited
+
     def settle(self, *, serves: bool) -> None:
-        """Once the resources are up: where none is Primary or is to be again (``serves``), what was inherited
-        shall not bite.
+        """Where no resource that an arbiter decides about is Primary or is to be again (``serves``), what was
+        inherited shall not bite: so once the resources are up, and when the last of them was not resumed.
         """
-        if self.engine is not None and self._kept and not serves:
+        if self.engine is not None and self._inherited and not serves:
             self._release(self.engine)
         self.keep()
 
@@ -57,11 +63,13 @@ class NodeWatchdog:
             self._forget()
 
     def _release(self, watchdog: _engine.Watchdog) -> None:
-        problem = watchdog.release()
+        self._tell(watchdog.release())
+
+    def _tell(self, problem: str | None) -> None:
         if problem is not None:
             self._log.error("watchdog", text=problem)
 
     def _forget(self) -> None:
         # Stopped before: closing the manager's copy is harmless.
         notify(f"FDSTOREREMOVE=1\nFDNAME={_NAME}")
-        self._kept = False
+        self._kept = self._inherited = False

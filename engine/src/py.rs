@@ -155,14 +155,13 @@ impl Watchdog {
         Ok(Watchdog(Arc::new(watchdog::Watchdog::new(path, timeout, mode))))
     }
 
-    /// Goes on with (and owns from here on) a descriptor of an earlier process.
-    fn inherit(&self, fd: RawFd) -> PyResult<()> {
+    /// Goes on with (and owns from here on) a descriptor of an earlier process; what went wrong, or None.
+    fn inherit(&self, fd: RawFd) -> PyResult<Option<String>> {
         if fd < 0 {
             return Err(PyValueError::new_err("that is no descriptor"));
         }
         // SAFETY: the caller hands the descriptor over, as documented.
-        self.0.inherit(unsafe { OwnedFd::from_raw_fd(fd) });
-        Ok(())
+        Ok(self.0.inherit(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
     /// The open device's descriptor, the watchdog's own; None while it is not armed.

@@ -84,6 +84,31 @@ def test_an_inherited_one_is_stopped_where_nobody_will_pet_it(
             manager.recv(1000)
 
 
+def test_an_inherited_one_is_stopped_once_nobody_is_to_be_primary_again(
+    manager: socket.socket, tmp_path: Path
+) -> None:
+    """A daemon that was killed comes back, and its peer has taken over meanwhile."""
+    device = tmp_path / "device"
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.dup2(os.open(device, os.O_WRONLY | os.O_CREAT), 3)
+            os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+            os.environ["LISTEN_FDNAMES"] = "blockpair-watchdog"
+            watchdog = NodeWatchdog(WatchdogConfig("required", device, 10))
+            told = [watchdog.inherited]
+            for serves in (True, True, False):
+                watchdog.settle(serves=serves)
+                told.append(watchdog.inherited)
+            status = 0 if told == [True, True, True, False] else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert device.read_bytes() == b"V"
+    assert manager.recv(1000) == b"FDSTOREREMOVE=1\nFDNAME=blockpair-watchdog"
+
+
 def test_descriptors_for_another_process_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LISTEN_PID", "1")
     monkeypatch.setenv("LISTEN_FDNAMES", "blockpair-watchdog")

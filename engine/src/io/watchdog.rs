@@ -135,9 +135,16 @@ impl Watchdog {
         }
     }
 
-    /// Goes on with a descriptor that an earlier process of this daemon had open: it counts already.
-    pub fn inherit(&self, descriptor: OwnedFd) {
-        self.state().device = Some(Box::new(KernelWatchdog(File::from(descriptor))));
+    /// Goes on with a descriptor that an earlier process of this daemon had open: it counts already, perhaps to another
+    /// time-out than this one's.
+    pub fn inherit(&self, descriptor: OwnedFd) -> Told {
+        self.go_on_with(Box::new(KernelWatchdog(File::from(descriptor))))
+    }
+
+    fn go_on_with(&self, mut device: Box<dyn WatchdogDevice>) -> Told {
+        let told = self.set_timeout(device.as_mut()).err();
+        self.state().device = Some(device);
+        told
     }
 
     /// The open device, for the service manager to keep.
@@ -174,19 +181,26 @@ impl Watchdog {
         let path = self.path.display();
         let mut device =
             (self.open)().map_err(|error| format!("watchdog {path} cannot be opened: {error}"))?;
-        let problem = match device.set_timeout(self.timeout) {
-            Ok(taken) if taken <= self.timeout && !taken.is_zero() => return Ok(device),
-            Ok(taken) => format!(
-                "watchdog {path} takes {} s, not the {} s that are configured",
-                taken.as_secs(),
-                self.timeout.as_secs()
-            ),
-            Err(error) => format!("the time-out of watchdog {path} cannot be set: {error}"),
+        let Err(problem) = self.set_timeout(device.as_mut()) else {
+            return Ok(device);
         };
         // It counts already: it must not bite for want of a good configuration.
         match device.stop() {
             Ok(()) => Err(problem),
             Err(error) => Err(format!("{problem}, and it cannot be stopped: {error}")),
+        }
+    }
+
+    fn set_timeout(&self, device: &mut dyn WatchdogDevice) -> Result<(), String> {
+        let path = self.path.display();
+        match device.set_timeout(self.timeout) {
+            Ok(taken) if taken <= self.timeout && !taken.is_zero() => Ok(()),
+            Ok(taken) => Err(format!(
+                "watchdog {path} takes {} s, not the {} s that are configured",
+                taken.as_secs(),
+                self.timeout.as_secs()
+            )),
+            Err(error) => Err(format!("the time-out of watchdog {path} cannot be set: {error}")),
         }
     }
 
@@ -390,6 +404,20 @@ mod tests {
         assert!(problem.contains("takes 60 s, not the 10 s"), "{problem}");
         let seen = seen.lock().unwrap();
         assert_eq!((seen.stopped, seen.pets), (1, 0));
+    }
+
+    #[test]
+    fn one_that_is_inherited_counts_to_this_time_out_from_then_on() {
+        let (dog, seen) = watchdog(WatchdogMode::Required, 0, false);
+        seen.lock().unwrap().timeout = Duration::from_secs(2);
+        assert_eq!(dog.go_on_with((dog.open)().unwrap()), None);
+        assert_eq!(seen.lock().unwrap().timeout, Duration::from_secs(10));
+        let (dog, seen) = watchdog(WatchdogMode::Required, 60, false);
+        let told = dog.go_on_with((dog.open)().unwrap()).unwrap();
+        assert!(told.contains("takes 60 s, not the 10 s"), "{told}");
+        // What it protects may be in use: it is not stopped for that.
+        assert_eq!(seen.lock().unwrap().stopped, 0);
+        assert!(dog.state().device.is_some());
     }
 
     #[test]
