@@ -8,7 +8,7 @@ import click
 
 from blockpair.cli.output import check_can_ask, json_option, print_json
 from blockpair.errors import BlockpairError, ErrorKind
-from blockpair.rpc.client import Client, Program
+from blockpair.rpc.client import LOOK_SECONDS, Client, Program
 
 _PROGRAM = Program(
     "witness",
@@ -144,7 +144,7 @@ def status(directory: str | None, as_json: bool) -> None:
       blockpair witness status --json | jq -r '.clusters[].resources[] | "\\(.name) \\(.primary)"'
     """
     with _witness(directory) as client:
-        answer = client.call("witness.status", {}, dict[str, Any])
+        answer = client.call("witness.status", {}, dict[str, Any], patience=LOOK_SECONDS)
     if as_json:
         print_json(answer)
         return
