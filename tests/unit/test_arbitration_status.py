@@ -322,6 +322,14 @@ def test_a_node_may_stop_unless_it_takes_a_disk_in_use_or_the_only_copy_along(
     assert all(obstacle.text and obstacle.remedy for obstacle in answer.obstacles)
 
 
+def test_a_primary_alone_hands_over_once_there_is_somebody_to_hand_over_to() -> None:
+    [alone] = may_stop("a", [report(engine(away()))]).obstacles
+    assert "the only good copy" in alone.text and alone.remedy.startswith("wait until")
+    for status in (engine(), engine(disk="Diskless", served_by="b")):
+        [found] = may_stop("a", [report(status)]).obstacles
+        assert "only good copy" not in found.text and found.remedy.startswith("stop or unmount")
+
+
 def test_what_is_down_or_has_failed_keeps_no_node_up() -> None:
     assert may_stop("a", []).may_stop
     assert may_stop("a", [report(None, "down"), report(None, "failed"), report(engine(), "failed")]).may_stop
