@@ -209,6 +209,26 @@ def with_setting(text: str, setting: str) -> str:
     return _changed(text, path, value)
 
 
+def without_setting(text: str, key: str) -> str:
+    """``text`` without the key or table ``key``, such as ``resource.r0.arbiter``. Raises `BlockpairError`."""
+    try:
+        path = _path(tomllib.loads(f"{key.strip()} = 0"))
+    except (tomllib.TOMLDecodeError, ValueError):
+        raise BlockpairError(
+            ErrorKind.USAGE, f"{key!r} is no key", "write it as resource.r0.arbiter, without a value"
+        ) from None
+    found: Any = tomllib.loads(text)
+    for part in path:
+        found = found.get(part) if isinstance(found, dict) else None
+        if found is None:
+            raise BlockpairError(
+                ErrorKind.NOT_FOUND,
+                f"{key.strip()} is not in the configuration",
+                "`blockpair config show` shows what is; the others have their defaults",
+            )
+    return _changed(text, path, None)
+
+
 def _path(table: dict[str, Any]) -> tuple[str, ...]:
     [(key, value)] = table.items()
     return (key, *_path(value)) if isinstance(value, dict) else (key,)
