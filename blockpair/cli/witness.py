@@ -36,7 +36,8 @@ def command() -> None:
       systemctl enable --now blockpair-witness          # on the third machine
       blockpair cluster token                           # on a node
       blockpair witness join 10.0.0.1:7789 bpj1-...     # on the third machine
-      blockpair config edit                             # on a node: [arbiter]
+      blockpair config edit --set arbiter.kind=witness \\
+        --set arbiter.address=10.0.0.3:7790             # on a node
     """
 
 
@@ -122,11 +123,12 @@ def join(directory: str | None, server: str, token: str, as_json: bool) -> None:
         print_json(answer)
         return
     click.echo(f"this witness serves the cluster {answer['cluster']}")
-    click.echo("Next: on a node, `blockpair config edit`, and there:")
+    click.echo("Next, on a node, with an address of this machine:")
     click.echo()
-    click.echo("  [arbiter]")
-    click.echo('  kind = "witness"')
-    click.echo(f'  address = "THIS-MACHINE:{answer["port"]}"')
+    click.echo(
+        "  blockpair config edit --set arbiter.kind=witness "
+        f"--set arbiter.address=THIS-MACHINE:{answer['port']}"
+    )
 
 
 @command.command("status", short_help="Clusters, resources, who was heard when.")
