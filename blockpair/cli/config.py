@@ -223,9 +223,12 @@ def _tell(answer: dict[str, Any], *, as_json: bool) -> int:
     code = tell_version(answer, unchanged=unchanged, as_json=as_json)
     for effect in answer["effects"] if answer["changed"] and not as_json else []:
         name, nodes = effect["resource"], " and ".join(effect["nodes"])
-        click.echo(
-            f"  {name} goes on as before until: blockpair down {name} && blockpair up {name} (on {nodes})"
-        )
+        if effect["arbiter"]:
+            until = f"blockpair down {name} (on {nodes}, Primary first), then blockpair up {name} (on both)"
+            click.echo(f"  {name} does not fail over by itself until: {until}")
+        else:
+            until = f"blockpair down {name} && blockpair up {name} (on {nodes})"
+            click.echo(f"  {name} goes on as before until: {until}")
     return code
 
 

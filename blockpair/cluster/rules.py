@@ -32,10 +32,13 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Effect(Struct, frozen=True):
-    """A resource that works by the new configuration only after `down` and `up` on ``nodes``."""
+    """A resource that works by the new configuration only after `down` and `up` on ``nodes``. ``arbiter``: it
+    goes by another kind of arbiter then, or by none.
+    """
 
     resource: str
     nodes: list[str]
+    arbiter: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,8 @@ def effects(old: ClusterFile, new: ClusterFile) -> list[Effect]:
             if node in old.resource[name].on and _elsewhere(old, name, node) != _elsewhere(new, name, node)
         ]
         if nodes:
-            found.append(Effect(name, nodes))
+            before, after = (resource_on(content, name, nodes[0]).arbiter for content in (old, new))
+            found.append(Effect(name, nodes, before != after))
     return found
 
 
