@@ -120,13 +120,26 @@ def diff(directory: str | None, version: int | None, as_json: bool) -> int:
     metavar="KEY=VALUE",
     help="Change one value, such as resource.r0.protocol=A; may be given several times.",
 )
+@click.option(
+    "--unset",
+    multiple=True,
+    metavar="KEY",
+    help="Take a key or table out, such as resource.r0.arbiter, before anything is set; may be given several "
+    "times.",
+)
 @click.option("--why", metavar="TEXT", help="The reason, for the history.")
 @json_option
 @click.pass_obj
 def edit(
-    directory: str | None, file: str | None, settings: tuple[str, ...], why: str | None, as_json: bool
+    directory: str | None,
+    *,
+    file: str | None,
+    settings: tuple[str, ...],
+    unset: tuple[str, ...],
+    why: str | None,
+    as_json: bool,
 ) -> int:
-    """Change the configuration: in $EDITOR, or by --file or --set.
+    """Change the configuration: in $EDITOR, or by --file, or by --set and --unset.
 
     Every node that can be reached is asked first, and one that refuses keeps the change from being made at
     all. What a resource that is up goes on with until `down` and `up` is told. Resources are made and deleted
@@ -139,14 +152,18 @@ def edit(
       blockpair config edit
       blockpair config edit --set resource.r0.protocol=A --why "the other site is far"
       blockpair config edit --set 'node.beta.addresses=["10.0.0.2", "10.1.0.2"]'
+      blockpair config edit --unset arbiter --set arbiter.kind=manual
       blockpair config show | sed s/10.0.0.2/10.0.1.2/ | blockpair config edit --file -
     """
-    if settings and file is not None:
-        raise BlockpairError(ErrorKind.USAGE, "--file and --set do not go together", "give one of them")
+    by_key = bool(settings or unset)
+    if by_key and file is not None:
+        raise BlockpairError(
+            ErrorKind.USAGE, "--file goes neither with --set nor with --unset", "give one of them"
+        )
     params: dict[str, Any] = {"why": why}
     with daemon(directory) as client:
-        if settings:
-            params["settings"] = list(settings)
+        if by_key:
+            params |= {"settings": list(settings), "unset": list(unset)}
         elif file is not None:
             params["text"] = _read(file)
         else:
@@ -155,7 +172,7 @@ def edit(
         try:
             answer = client.call("config.edit", params, dict[str, Any])
         except BlockpairError as error:
-            if settings or file is not None:
+            if by_key or file is not None:
                 raise
             kept = _keep(params["text"])
             raise BlockpairError(
@@ -206,9 +223,12 @@ def _tell(answer: dict[str, Any], *, as_json: bool) -> int:
     code = tell_version(answer, unchanged=unchanged, as_json=as_json)
     for effect in answer["effects"] if answer["changed"] and not as_json else []:
         name, nodes = effect["resource"], " and ".join(effect["nodes"])
-        click.echo(
-            f"  {name} goes on as before until: blockpair down {name} && blockpair up {name} (on {nodes})"
-        )
+        if effect["arbiter"]:
+            until = f"blockpair down {name} (on {nodes}, Primary first), then blockpair up {name} (on both)"
+            click.echo(f"  {name} does not fail over by itself until: {until}")
+        else:
+            until = f"blockpair down {name} && blockpair up {name} (on {nodes})"
+            click.echo(f"  {name} goes on as before until: {until}")
     return code
 
 

@@ -65,7 +65,7 @@ def group(ctx: click.Context, directory: str | None) -> None:
 
     \b
     Exit codes: 0 fine, 1 failed, 2 usage, 3 refused because it would be
-    unsafe, 4 degraded (status, plan), 5 no daemon.
+    unsafe, 4 degraded: something needs attention, 5 no daemon.
     """
     ctx.obj = directory
 

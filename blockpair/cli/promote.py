@@ -66,14 +66,18 @@ def command(
             _confirm(client, name, yes=yes, as_json=as_json)
         with _waiting_told(directory, name):
             raw = _promoted(client, {"name": name, "force": force}, time.monotonic() + limit)
-    if as_json:
-        print_json(raw)
-        return
     import msgspec
 
+    from blockpair.status.arbitration import watchdog_failure
     from blockpair.status.report import ResourceReport
 
     report = msgspec.json.decode(raw, type=ResourceReport)
+    failure = watchdog_failure(name, report.engine)
+    if failure is not None:
+        raise failure
+    if as_json:
+        print_json(raw)
+        return
     click.echo(f"{name} is Primary on this node")
     if report.kernel_device.link is not None:
         click.echo(f"  device      {report.kernel_device.link} ({report.kernel_device.path})")
@@ -91,9 +95,21 @@ def _promoted(client: Client, params: dict[str, Any], deadline: float) -> bytes:
         try:
             return client.call_raw("resource.promote", params)
         except BlockpairError as error:
-            if error.kind is not ErrorKind.UNREACHABLE or time.monotonic() >= deadline:
+            if error.kind is ErrorKind.UNREACHABLE and time.monotonic() < deadline:
+                time.sleep(_AGAIN_SECONDS)
+            elif error.kind in (ErrorKind.UNREACHABLE, ErrorKind.FAILED):
+                raise _cause(client, params["name"]) or error from None
+            else:
                 raise
-            time.sleep(_AGAIN_SECONDS)
+
+
+def _cause(client: Client, name: str) -> BlockpairError | None:
+    """What kept the engine from asking the arbiter at all, or None. Raises `BlockpairError`."""
+    from blockpair.status.arbitration import watchdog_failure
+    from blockpair.status.report import ResourceReport
+
+    report = client.call("resource.status", {"name": name}, ResourceReport)
+    return watchdog_failure(name, report.engine)
 
 
 def _confirm(client: Client, name: str, *, yes: bool, as_json: bool) -> None:

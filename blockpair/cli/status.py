@@ -51,10 +51,11 @@ def fetch(client: Client, name: str | None) -> StatusReport:
     import msgspec
 
     from blockpair.errors import BlockpairError, ErrorKind
+    from blockpair.rpc.client import LOOK_SECONDS
     from blockpair.status.advice import healthy
     from blockpair.status.report import StatusReport
 
-    report = client.call("resource.status", {}, StatusReport)
+    report = client.call("resource.status", {}, StatusReport, patience=LOOK_SECONDS)
     if name is None:
         return report
     chosen = [resource for resource in report.resources if resource.name == name]

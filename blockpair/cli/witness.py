@@ -8,7 +8,7 @@ import click
 
 from blockpair.cli.output import check_can_ask, json_option, print_json
 from blockpair.errors import BlockpairError, ErrorKind
-from blockpair.rpc.client import Client, Program
+from blockpair.rpc.client import LOOK_SECONDS, Client, Program
 
 _PROGRAM = Program(
     "witness",
@@ -36,7 +36,8 @@ def command() -> None:
       systemctl enable --now blockpair-witness          # on the third machine
       blockpair cluster token                           # on a node
       blockpair witness join 10.0.0.1:7789 bpj1-...     # on the third machine
-      blockpair config edit                             # on a node: [arbiter]
+      blockpair config edit --set arbiter.kind=witness \\
+        --set arbiter.address=10.0.0.3:7790             # on a node
     """
 
 
@@ -122,11 +123,12 @@ def join(directory: str | None, server: str, token: str, as_json: bool) -> None:
         print_json(answer)
         return
     click.echo(f"this witness serves the cluster {answer['cluster']}")
-    click.echo("Next: on a node, `blockpair config edit`, and there:")
+    click.echo("Next, on a node, with an address of this machine:")
     click.echo()
-    click.echo("  [arbiter]")
-    click.echo('  kind = "witness"')
-    click.echo(f'  address = "THIS-MACHINE:{answer["port"]}"')
+    click.echo(
+        "  blockpair config edit --set arbiter.kind=witness "
+        f"--set arbiter.address=THIS-MACHINE:{answer['port']}"
+    )
 
 
 @command.command("status", short_help="Clusters, resources, who was heard when.")
@@ -144,7 +146,7 @@ def status(directory: str | None, as_json: bool) -> None:
       blockpair witness status --json | jq -r '.clusters[].resources[] | "\\(.name) \\(.primary)"'
     """
     with _witness(directory) as client:
-        answer = client.call("witness.status", {}, dict[str, Any])
+        answer = client.call("witness.status", {}, dict[str, Any], patience=LOOK_SECONDS)
     if as_json:
         print_json(answer)
         return

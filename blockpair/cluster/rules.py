@@ -32,10 +32,13 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Effect(Struct, frozen=True):
-    """A resource that works by the new configuration only after `down` and `up` on ``nodes``."""
+    """A resource that works by the new configuration only after `down` and `up` on ``nodes``. ``arbiter``: it
+    goes by another kind of arbiter then, or by none.
+    """
 
     resource: str
     nodes: list[str]
+    arbiter: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,8 @@ def effects(old: ClusterFile, new: ClusterFile) -> list[Effect]:
             if node in old.resource[name].on and _elsewhere(old, name, node) != _elsewhere(new, name, node)
         ]
         if nodes:
-            found.append(Effect(name, nodes))
+            before, after = (resource_on(content, name, nodes[0]).arbiter for content in (old, new))
+            found.append(Effect(name, nodes, before != after))
     return found
 
 
@@ -207,6 +211,26 @@ def with_setting(text: str, setting: str) -> str:
             ErrorKind.USAGE, f"{key.strip()} is no key of a table", "`blockpair config show` shows the keys"
         )
     return _changed(text, path, value)
+
+
+def without_setting(text: str, key: str) -> str:
+    """``text`` without the key or table ``key``, such as ``resource.r0.arbiter``. Raises `BlockpairError`."""
+    try:
+        path = _path(tomllib.loads(f"{key.strip()} = 0"))
+    except (tomllib.TOMLDecodeError, ValueError):
+        raise BlockpairError(
+            ErrorKind.USAGE, f"{key!r} is no key", "write it as resource.r0.arbiter, without a value"
+        ) from None
+    found: Any = tomllib.loads(text)
+    for part in path:
+        found = found.get(part) if isinstance(found, dict) else None
+        if found is None:
+            raise BlockpairError(
+                ErrorKind.NOT_FOUND,
+                f"{key.strip()} is not in the configuration",
+                "`blockpair config show` shows what is; the others have their defaults",
+            )
+    return _changed(text, path, None)
 
 
 def _path(table: dict[str, Any]) -> tuple[str, ...]:

@@ -72,7 +72,12 @@ def explain(text: str, form: type[Any] | None = None) -> tuple[str, str, str]:
         key = f"{key}.{match[1]}" if key else match[1]
         return key, "is missing", "add it"
     if match := re.fullmatch(r"Expected `(.+)`, got `(.+)`", reason):
-        return key, f"must be of type {match[1]}, not {match[2]}", "correct the value"
+        remedy = (
+            'write it in quotes, a time or a size with its unit: "2s", "4K"'
+            if match[1] == "str"
+            else "correct it"
+        )
+        return key, f"must be of type {match[1]}, not {match[2]}", remedy
     if match := re.fullmatch(r"Invalid enum value (.+)", reason):
         known = [] if form is None else _choices(form, key)
         return (

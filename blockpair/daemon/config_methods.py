@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from blockpair.cluster.change import Changed, Configuration
 from blockpair.cluster.history import History, Version, only_in, text_diff
-from blockpair.cluster.rules import Task, with_setting
+from blockpair.cluster.rules import Task, with_setting, without_setting
 from blockpair.config.resource import INTERNAL, OnIoError, Protocol, SplitBrainPolicy, Tls
 from blockpair.daemon.asker import asked_by, describe_asker
 from blockpair.daemon.creations import Creations
@@ -32,12 +32,13 @@ class DiffParams(Struct, forbid_unknown_fields=True):
 
 class EditParams(Struct, forbid_unknown_fields=True):
     """Either ``text``, which was made from the version of the id ``base``, or ``settings``, each
-    ``KEY=VALUE``.
+    ``KEY=VALUE``, after the keys ``unset`` were taken out.
     """
 
     text: str | None = None
     base: str | None = None
     settings: list[str] = []
+    unset: list[str] = []
     why: str | None = None
 
 
@@ -149,7 +150,7 @@ class ConfigMethods:
         return {"versions": _several(history.versions[-max(1, params.limit) :])}
 
     async def _edit(self, params: EditParams) -> Any:
-        if (params.text is None) == (not params.settings):
+        if (params.text is None) == (not params.settings and not params.unset):
             raise BlockpairError(
                 ErrorKind.USAGE, "an edit needs either a text or settings", "see blockpair config edit --help"
             )
@@ -163,11 +164,18 @@ class ConfigMethods:
                         "see what: `blockpair config history`; then edit it again",
                     )
                 return params.text
+            for key in params.unset:
+                text = without_setting(text, key)
             for setting in params.settings:
                 text = with_setting(text, setting)
             return text
 
-        why = params.why or (f"set {', '.join(params.settings)}" if params.settings else "edited")
+        done = [
+            f"{word} {', '.join(of)}"
+            for word, of in (("unset", params.unset), ("set", params.settings))
+            if of
+        ]
+        why = params.why or "; ".join(done) or "edited"
         return _changed(await self._configuration.change(make, why, Task("edit")))
 
     async def _accept(self, params: AcceptParams) -> Any:

@@ -261,7 +261,8 @@ class Creations:
                 raise BlockpairError(
                     ErrorKind.NOT_FOUND,
                     f"{node} is lost" if lost else f"the cluster {content.cluster.name} has no node {node!r}",
-                    f"its members are: {', '.join(content.members)}",
+                    f"its members are: {', '.join(content.members)}; `blockpair cluster token` prints the "
+                    "command that another one joins with",
                 )
         if len(list(nodes)) != 2:
             raise BlockpairError(

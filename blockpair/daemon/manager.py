@@ -449,7 +449,12 @@ class Manager:
         if engine is not None:
             engine = self._named(engine, config)
         pending, misconfigured = self._pending(runtime)
-        serving = engine is not None and engine.state == "running" and engine.role == "Primary"
+        serving = (
+            engine is not None
+            and engine.state == "running"
+            and engine.role == "Primary"
+            and engine.watchdog is None
+        )
         socket = str(self.places.nbd_socket(name)) if serving else None
         return _report(
             name,

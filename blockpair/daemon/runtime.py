@@ -299,7 +299,7 @@ class Runtime:
         if users:
             raise BlockpairError(
                 ErrorKind.IN_USE,
-                f"the NBD socket of {self.config.name} is in use by " + "; ".join(users),
+                f"the NBD socket of {self.config.name} is in use by " + "; ".join(dict.fromkeys(users)),
                 "stop those programs, then try again",
             )
         await asyncio.to_thread(self._device.detach, running)

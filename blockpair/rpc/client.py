@@ -27,6 +27,9 @@ class Program:
     log: str
 
 
+# What only looks at memory is answered at once by a daemon that works at all.
+LOOK_SECONDS = 10.0
+
 DAEMON = Program(
     "blockpaird",
     "`systemctl start blockpaird`, or `blockpaird` with the same BLOCKPAIR_DIR",
@@ -74,20 +77,27 @@ class Client:
         """End the connection; the daemon gives up a wait that it was asked for."""
         self._socket.close()
 
-    def call(self, method: str, params: Any, result: type[_Result]) -> _Result:
-        """Call ``method`` and wait for its result, however long the daemon takes. Raises `BlockpairError`."""
-        raw = self.call_raw(method, params)
+    def call(
+        self, method: str, params: Any, result: type[_Result], *, patience: float | None = None
+    ) -> _Result:
+        """Call ``method`` and wait for its result: ``patience`` seconds, or however long the daemon takes.
+        Raises `BlockpairError`.
+        """
+        raw = self.call_raw(method, params, patience=patience)
         try:
             return msgspec.json.decode(raw, type=result)
         except msgspec.DecodeError as error:
             raise self._mismatch(str(error)) from None
 
-    def call_raw(self, method: str, params: Any) -> bytes:
+    def call_raw(self, method: str, params: Any, *, patience: float | None = None) -> bytes:
         """Like `call`, with the result as JSON text."""
         call_id = next(self._ids)
         try:
+            self._socket.settimeout(patience)
             self._socket.sendall(encode_request(call_id, method, params))
             line = self._read_line()
+        except TimeoutError:
+            raise self._mute(patience) from None
         except OSError as error:
             raise self._gone(error.strerror or str(error)) from None
         try:
@@ -118,6 +128,15 @@ class Client:
             f"{self._program.name} went away during the call: {why}",
             f"see its log ({self._program.log}); what was asked may or may not have been done: "
             "look with `blockpair status`",
+        )
+
+    def _mute(self, patience: float | None) -> BlockpairError:
+        return BlockpairError(
+            ErrorKind.NO_DAEMON,
+            f"{self._program.name} takes calls on {self._path} and has not answered for {patience:g} s: "
+            "it is frozen, or its machine is overloaded",
+            f"look at its process, in `ps ax` (state T: stopped, D: waits for a disk), and at its log "
+            f"({self._program.log})",
         )
 
     def _mismatch(self, why: str) -> BlockpairError:

@@ -46,12 +46,16 @@ def advice(
     if state == "running" and engine is not None:
         found += advice_on(name, engine, arbiter)
     if pending:
+        again = f"on both nodes, one after the other: blockpair down {name} && blockpair up {name}"
+        if "arbiter" in pending:
+            # While only one node goes by an arbiter, writes wait, or old data is taken for new.
+            again = f"on both nodes, Primary first: blockpair down {name}; then on both: blockpair up {name}"
         found.append(
             Advice(
                 "warning",
                 "pending-settings",
                 f"configured and not in use yet: {', '.join(pending)}; a daemon that restarts takes it up",
-                f"on both nodes, one after the other: blockpair down {name} && blockpair up {name}",
+                again,
             )
         )
     if misconfigured is not None:
@@ -156,7 +160,7 @@ def _local(name: str, engine: EngineStatus) -> Iterator[Advice]:
                 f"connect to that peer, the resync begins by itself: blockpair connect {name}",
             )
         # One that resumes goes on by itself, and no --force decides a split brain.
-        case "Consistent" if not engine.resuming and not any(
+        case "Consistent" if not (engine.resuming or _superseded(engine)) and not any(
             peer.connection == "Connected" or peer.split_brain for peer in engine.peers
         ):
             yield Advice(
@@ -175,6 +179,10 @@ def _local(name: str, engine: EngineStatus) -> Iterator[Advice]:
             + _healed(engine),
             "look at its health (`dmesg`, `smartctl -a`)",
         )
+
+
+def _superseded(engine: EngineStatus) -> bool:
+    return engine.arbitration is not None and engine.arbitration.superseded is not None
 
 
 def _without_the_peer(name: str, engine: EngineStatus) -> str:

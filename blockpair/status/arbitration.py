@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 from msgspec.structs import replace
 
+from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.status.engine import ArbitrationStatus, EngineStatus, PeerStatus
 from blockpair.status.report import Advice, ArbiterReport, ResourceReport
 from blockpair.units import format_duration
@@ -15,12 +16,16 @@ _WANTS = {
     "create": "the arbiter is to be told that this node is Primary",
     "shrink": "the arbiter is to let this node go on alone",
     "promote": "the arbiter is to let this node take over",
-    "resume": "the arbiter is to let this node, restarted, go on",
+    "resume": "the arbiter is to let this node, which was Primary, go on",
     "grow": "the arbiter is to be told that the other copy is in sync",
     "handover": "the arbiter is to be told of the new Primary",
     "renew": "the arbiter is to give this node a newer epoch",
     "reseed": "the arbiter is to be told again what it has lost",
 }
+_WATCHDOG_REMEDY = (
+    "see to the device, it is tried again every second; or change [watchdog] in blockpair.toml and restart "
+    "blockpaird"
+)
 
 
 def manual_because(kind: str, protocol: str, *, clustered: bool, opted_out: bool) -> str | None:
@@ -127,6 +132,8 @@ def advice_on(name: str, engine: EngineStatus, arbiter: ArbiterReport | None) ->
     state = engine.arbitration
     if state is None:
         return
+    if engine.watchdog is not None:
+        yield Advice("critical", "watchdog", _watchdog_text(engine), _WATCHDOG_REMEDY)
     if state.superseded is not None:
         yield Advice(
             "warning",
@@ -144,9 +151,11 @@ def advice_on(name: str, engine: EngineStatus, arbiter: ArbiterReport | None) ->
             "put that right; it is asked again by itself",
         )
     if state.suspended is not None:
-        yield Advice("critical", "suspended", stop(engine, state, arbiter), _override(name, engine))
-    elif engine.role == "Secondary" and state.want is not None:
-        yield Advice("warning", "campaign", _campaign(engine, state, arbiter), _override(name, engine))
+        yield Advice("critical", "suspended", stop(engine, state, arbiter), _override(name, engine, arbiter))
+    elif engine.role == "Secondary" and state.want is not None and _may_hope(engine, state):
+        yield Advice(
+            "warning", "campaign", _campaign(engine, state, arbiter), _override(name, engine, arbiter)
+        )
     elif engine.role == "Primary" and (state.want == "reseed" or (state.want is None and state.why)):
         yield Advice(
             "critical", "arbiter-lost-record", _lost_text(state, arbiter), _lost_remedy(name, engine)
@@ -167,6 +176,27 @@ def advice_on(name: str, engine: EngineStatus, arbiter: ArbiterReport | None) ->
         )
 
 
+def watchdog_failure(name: str, engine: EngineStatus | None) -> BlockpairError | None:
+    """What a promotion of ``name`` ends with that waits for the watchdog; None: it does not."""
+    if engine is None or engine.watchdog is None:
+        return None
+    given_up = f"; to give it up: blockpair demote {name}" if engine.role == "Primary" else ""
+    return BlockpairError(ErrorKind.FAILED, _watchdog_text(engine), _WATCHDOG_REMEDY + given_up)
+
+
+def _watchdog_text(engine: EngineStatus) -> str:
+    served = engine.role == "Primary"
+    what = "this node is Primary and serves nothing" if served else "this node does not become Primary"
+    return f'{what}, for its blockpair.toml has watchdog.mode = "required": {engine.watchdog}'
+
+
+def _may_hope(engine: EngineStatus, state: ArbitrationStatus) -> bool:
+    """Whether the arbiter's word is what this node waits for: not where it has named another one, or where
+    the watchdog comes first.
+    """
+    return state.superseded is None and engine.watchdog is None
+
+
 def without_place(text: str, place: str) -> str:
     """An arbiter's complaint, where its place stands before it already."""
     return text.removeprefix(f"the {place}: ")
@@ -176,7 +206,10 @@ def waits_for(report: ResourceReport) -> str | None:
     """What a resource waits for the arbiter for, without times, which would differ at each look; None: it
     does not.
     """
-    state = None if report.engine is None else report.engine.arbitration
+    engine = report.engine
+    state = None if engine is None else engine.arbitration
+    if engine is not None and engine.watchdog is not None:
+        return f"waits for the watchdog: {engine.watchdog}"
     if state is None or state.want is None:
         return None
     text = f"waits: {_WANTS.get(state.want, state.want)}"
@@ -222,12 +255,16 @@ def _connected(engine: EngineStatus) -> list[PeerStatus]:
     return [peer for peer in engine.peers if peer.connection == "Connected"]
 
 
-def _override(name: str, engine: EngineStatus) -> str:
+def _override(name: str, engine: EngineStatus, arbiter: ArbiterReport | None) -> str:
     peers = " and ".join(peer.name for peer in engine.peers)
-    return (
-        f"bring {peers} or the arbiter back; to override, only when {peers} is certainly off or cut off: "
-        f"blockpair promote {name} --force"
+    fenced = arbiter is not None and arbiter.kind == "fence"
+    mend = (
+        f"bring {peers} back, or see to its fence: blockpair fence test {peers}"
+        if fenced
+        else f"bring {peers} or the arbiter back"
     )
+    when = f"only when {peers} is certainly off or cut off"
+    return f"{mend}; to override, {when}: blockpair promote {name} --force"
 
 
 def _silence(peer: PeerStatus) -> str:

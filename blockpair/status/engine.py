@@ -184,7 +184,8 @@ class ArbitrationStatus(Struct, frozen=True):
 
 class EngineStatus(Struct, frozen=True):
     """All of it; ``resource_id`` (32 digits) is null until the first sync; ``served_by`` is the peer whose
-    copy stands in for this node's; ``arbitration`` is null where a person decides who goes on.
+    copy stands in for this node's; ``arbitration`` is null where a person decides who goes on; ``watchdog``:
+    why a promotion, or service, waits for the watchdog of the machine.
     """
 
     resource: str
@@ -213,3 +214,4 @@ class EngineStatus(Struct, frozen=True):
     clients: list[NbdClient]
     peers: list[PeerStatus]
     arbitration: ArbitrationStatus | None = None
+    watchdog: str | None = None

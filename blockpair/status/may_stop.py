@@ -53,9 +53,13 @@ def _obstacle(report: ResourceReport) -> Obstacle | None:
         f"stop or unmount what uses it, then here: blockpair demote {name}; and on the other node: "
         f"blockpair promote {name}"
     )
+    alone = _good(engine) and not any(_has_it_all(engine, peer) for peer in engine.peers)
     if engine.role == "Primary" or engine.resuming:
-        used = _users(report, engine)
-        return Obstacle(name, "in-use", f"{engine.node} is Primary of {name}{used}", hand_over)
+        text = f"{engine.node} is Primary of {name}{_users(report, engine)}"
+        if alone:
+            only = _only_copy(name, engine)
+            return Obstacle(name, "in-use", f"{text}; {only.text}", f"{only.remedy}; then {hand_over}")
+        return Obstacle(name, "in-use", text, hand_over)
     for peer in engine.peers:
         if (peer.connection, peer.role, peer.disk) == ("Connected", "Primary", "Diskless"):
             return Obstacle(
@@ -64,9 +68,7 @@ def _obstacle(report: ResourceReport) -> Obstacle | None:
                 f"{peer.name} has no disk and lives on the copy of {engine.node}",
                 f"hand the role over first: blockpair demote {name} (on {peer.name})",
             )
-    if not _good(engine) or any(_has_it_all(engine, peer) for peer in engine.peers):
-        return None
-    return _only_copy(name, engine)
+    return _only_copy(name, engine) if alone else None
 
 
 def _users(report: ResourceReport, engine: EngineStatus) -> str:

@@ -142,9 +142,8 @@ def usable(book: Book, token_id: str, now: datetime, authority: bytes) -> Record
     if record.used is not None:
         raise BlockpairError(
             ErrorKind.FAILED,
-            f"the token was used already, by {record.used_by} at {_when(record.used)}",
-            f"each token lets one node in; {_NEW_TOKEN}. "
-            f"If you do not know {record.used_by}: {_undo(record)}",
+            f"the token was used already, by {_whom(record)} at {_when(record.used)}",
+            f"each token lets one node or witness in; {_NEW_TOKEN}. If that was not you: {_undo(record)}",
         )
     if now >= record.expires:
         raise BlockpairError(ErrorKind.TIMEOUT, f"the token expired at {_when(record.expires)}", _NEW_TOKEN)
@@ -156,6 +155,10 @@ def usable(book: Book, token_id: str, now: datetime, authority: bytes) -> Record
             _NEW_TOKEN,
         )
     return record
+
+
+def _whom(record: Record) -> str:
+    return "a witness" if record.used_by == WITNESS else str(record.used_by)
 
 
 def _undo(record: Record) -> str:

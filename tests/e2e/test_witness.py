@@ -208,7 +208,7 @@ def found_cluster(cluster: Cluster, third: WitnessProcess, *more: Node) -> None:
     token = str(a.rpc("cluster.token")["text"])
     done = third.ok("witness", "join", f"127.0.0.1:{a.control}", token)
     assert "this witness serves the cluster east" in done.out
-    assert f'address = "THIS-MACHINE:{third.address.port}"' in done.out
+    assert f"--set arbiter.address=THIS-MACHINE:{third.address.port}" in done.out
 
 
 ONE = Configuration(1, "a", frozenset(("a", "b")))

@@ -136,6 +136,9 @@ def test_settings_that_are_not_in_use_yet_are_told() -> None:
     found = advice("r0", "running", None, engine(), pending=["protocol", "timeouts.peer"])
     assert [(entry.code, entry.severity) for entry in found] == [("pending-settings", "warning")]
     assert "protocol, timeouts.peer" in found[0].text and "blockpair down r0" in found[0].remedy
+    assert "one after the other" in found[0].remedy
+    [arbiter] = advice("r0", "running", None, engine(), pending=["arbiter"])
+    assert arbiter.remedy.endswith("Primary first: blockpair down r0; then on both: blockpair up r0")
     found = advice("r0", "running", None, engine(), misconfigured="r0.toml: protocol: is none of its values")
     assert [entry.code for entry in found] == ["misconfigured"]
     assert "is none of its values" in found[0].text

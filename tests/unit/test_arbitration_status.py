@@ -10,7 +10,13 @@ import pytest
 from blockpair.cli.status_text import resource_lines
 from blockpair.errors import ExitCode
 from blockpair.status.advice import advice, healthy
-from blockpair.status.arbitration import arbiter_remedy, head_line, manual_because
+from blockpair.status.arbitration import (
+    arbiter_remedy,
+    head_line,
+    manual_because,
+    waits_for,
+    watchdog_failure,
+)
 from blockpair.status.engine import ArbitrationStatus, EngineStatus, PeerStatus
 from blockpair.status.may_stop import exit_code, may_stop
 from blockpair.status.report import Advice, ArbiterReport, KernelDeviceStatus, ResourceReport, State
@@ -57,6 +63,13 @@ def test_a_stop_says_who_is_away_what_releases_it_and_how_to_override() -> None:
     assert found.remedy.endswith("blockpair promote r0 --force")
 
 
+def test_a_fence_that_does_not_work_is_looked_at_by_a_command() -> None:
+    fence = ArbiterReport("fence", "fence", True, None, "unreachable", 3.0, "b is not proved off")
+    waiting = arbitrated(away(), want="shrink", suspended="writes")
+    assert "blockpair fence test b" in one("suspended", waiting, fence).remedy
+    assert "fence test" not in one("suspended", waiting, GONE).remedy
+
+
 def test_the_engines_own_words_are_said_once() -> None:
     status = arbitrated(away(), node={"suspended": "b is silent"}, want="shrink", suspended="writes")
     assert [entry.code for entry in told(status)].count("suspended") == 1
@@ -99,6 +112,36 @@ def test_a_primary_that_was_superseded_says_why_and_that_it_comes_back_by_itself
     found = one("superseded", status)
     assert "b took over in epoch 4" in found.text and "I/O errors" in found.text
     assert "by itself" in found.remedy
+
+
+def test_who_was_superseded_is_told_of_no_way_to_become_primary_again() -> None:
+    for want in ("resume", "promote"):
+        status = arbitrated(
+            away(),
+            node={"role": "Secondary", "disk": "Consistent"},
+            superseded="b has become Primary meanwhile",
+            want=want,
+        )
+        entries = told(status)
+        assert "superseded" in [entry.code for entry in entries]
+        assert [entry.code for entry in entries if "promote" in entry.remedy] == []
+
+
+@pytest.mark.parametrize(
+    ("role", "words"),
+    [("Primary", "is Primary and serves nothing"), ("Secondary", "does not become Primary")],
+)
+def test_a_watchdog_that_cannot_be_armed_is_told_and_the_arbiter_is_not_blamed(role: str, words: str) -> None:
+    missing = "watchdog /dev/watchdog cannot be opened: No such file or directory"
+    status = arbitrated(node={"role": role, "watchdog": missing}, want="promote")
+    found = one("watchdog", status)
+    assert found.severity == "critical" and words in found.text and missing in found.text
+    assert "campaign" not in [entry.code for entry in told(status)]
+    assert waits_for(report(status)) == f"waits for the watchdog: {missing}"
+    failure = watchdog_failure("r0", status)
+    assert failure is not None and failure.message == found.text
+    assert ("blockpair demote r0" in failure.remedy) == (role == "Primary")
+    assert watchdog_failure("r0", arbitrated()) is None
 
 
 def test_an_arbiter_that_is_away_is_told_of_before_it_is_needed() -> None:
@@ -277,6 +320,14 @@ def test_a_node_may_stop_unless_it_takes_a_disk_in_use_or_the_only_copy_along(
     assert [obstacle.code for obstacle in answer.obstacles] == ([] if code is None else [code])
     assert exit_code(answer) == (ExitCode.FINE if code is None else ExitCode.UNSAFE)
     assert all(obstacle.text and obstacle.remedy for obstacle in answer.obstacles)
+
+
+def test_a_primary_alone_hands_over_once_there_is_somebody_to_hand_over_to() -> None:
+    [alone] = may_stop("a", [report(engine(away()))]).obstacles
+    assert "the only good copy" in alone.text and alone.remedy.startswith("wait until")
+    for status in (engine(), engine(disk="Diskless", served_by="b")):
+        [found] = may_stop("a", [report(status)]).obstacles
+        assert "only good copy" not in found.text and found.remedy.startswith("stop or unmount")
 
 
 def test_what_is_down_or_has_failed_keeps_no_node_up() -> None:

@@ -21,6 +21,7 @@ from blockpair.cluster.rules import (
     with_setting,
     without_node,
     without_resource,
+    without_setting,
 )
 from blockpair.config.cluster import (
     ClusterFile,
@@ -87,6 +88,28 @@ def test_the_first_resource_makes_the_table() -> None:
 )
 def test_a_setting_is_set(setting: str, found: Callable[[ClusterFile], bool]) -> None:
     assert found(_parsed(with_setting(TEXT, setting)))
+
+
+def test_what_was_set_is_taken_out_again() -> None:
+    edited = with_setting(with_setting(TEXT, "resource.r0.arbiter=manual"), "arbiter.kind=manual")
+    for key in ("resource.r0.arbiter", "arbiter"):
+        edited = without_setting(edited, key)
+    assert _parsed(edited) == _parsed(TEXT)
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("resource.r0.arbiter", ErrorKind.NOT_FOUND),
+        ("cluster.name.x", ErrorKind.NOT_FOUND),
+        ("arbiter=manual", ErrorKind.USAGE),
+        ("", ErrorKind.USAGE),
+    ],
+)
+def test_what_is_not_there_is_not_taken_out(key: str, kind: ErrorKind) -> None:
+    with pytest.raises(BlockpairError) as caught:
+        without_setting(TEXT, key)
+    assert caught.value.kind is kind and caught.value.remedy
 
 
 @pytest.mark.parametrize("setting", ["resource.r0.protocol", "=A", "a b=1", "cluster.name.x=1"])
@@ -197,6 +220,8 @@ def test_which_resources_must_be_restarted_and_where() -> None:
     old = _parsed(TEXT)
     assert effects(old, _parsed(TEXT.replace('"B"', '"A"'))) == [Effect("r0", ["a", "b"])]
     assert effects(old, _parsed(TEXT.replace("priority = 3", "priority = 4"))) == [Effect("r0", ["a"])]
+    witness = '\n[arbiter]\nkind = "witness"\naddress = "10.0.0.9:7790"\n'
+    assert effects(old, _parsed(TEXT + witness)) == [Effect("r0", ["a", "b"], arbiter=True)]
     # Where the other node is, is taken up at once.
     assert effects(old, _parsed(TEXT.replace("10.0.0.2", "10.0.0.9"))) == []
     assert effects(old, _parsed(TEXT.replace('"pair"', '"two"'))) == []

@@ -98,6 +98,14 @@ def test_a_bad_value_is_told_with_file_key_reason_and_remedy(
     assert caught.value.exit_code == 1
 
 
+def test_a_number_where_a_text_belongs_is_put_in_quotes(tmp_path: Path) -> None:
+    file = tmp_path / "r0.toml"
+    file.write_text(GOOD.replace('peer = "500ms"', "peer = 500"))
+    with pytest.raises(ConfigError, match="must be of type str, not int") as caught:
+        read_resource(file, "a")
+    assert "quotes" in caught.value.remedy
+
+
 def test_of_few_values_all_are_named(tmp_path: Path) -> None:
     file = tmp_path / "r0.toml"
     for old, new, values in (

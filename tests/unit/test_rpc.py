@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import socket
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from blockpair.errors import BlockpairError, ErrorKind, ExitCode
 from blockpair.rpc import messages
+from blockpair.rpc.client import Client
 from blockpair.rpc.framing import LineSplitter, LineTooLong
 from blockpair.rpc.messages import RpcError, decode_request, decode_response
 
@@ -126,3 +129,16 @@ def test_exit_codes(kind: ErrorKind, code: ExitCode) -> None:
 def test_answers_that_are_none(line: bytes) -> None:
     with pytest.raises(ValueError):
         decode_response(line)
+
+
+def test_a_daemon_that_is_frozen_is_not_waited_for(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        # The kernel takes the connection, as it does for a stopped process.
+        listener.listen()
+        with (
+            Client(tmp_path / "s") as client,
+            pytest.raises(BlockpairError, match="has not answered") as found,
+        ):
+            client.call("resource.status", {}, dict, patience=0.01)
+    assert found.value.exit_code == ExitCode.NO_DAEMON

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.trust import authority as ca
 from blockpair.trust import tokens
-from blockpair.trust.authority import Authority, TrustError
+from blockpair.trust.authority import WITNESS, Authority, TrustError
 from blockpair.trust.join import Doorkeeper, HelloAnswer, HelloParams, Joiner, RequestAnswer, RequestParams
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -185,7 +185,9 @@ def test_a_token_lets_one_node_in_before_it_expires() -> None:
     assert "no such token" in refusal(tokens.usable, book, "0" * 16, NOW, under).message
     after = tokens.used(book, token.id, "b", NOW)
     error = refusal(tokens.usable, after, token.id, NOW, under)
-    assert "used already, by b" in error.message
+    assert "used already, by b" in error.message and "cluster remove b" in error.remedy
+    witness = refusal(tokens.usable, tokens.used(book, token.id, WITNESS, NOW), token.id, NOW, under)
+    assert "used already, by a witness" in witness.message and "rotate --ca" in witness.remedy
     assert tokens.usable(book, token.id, NOW, under) == record
     # Who was given it before the authority was changed may be the one it was changed for.
     changed = refusal(tokens.usable, book, token.id, NOW, b"\1" * 32)

@@ -154,8 +154,10 @@ fn without_it_nothing_is_asked_and_nothing_is_served() {
         cluster.engine(0).call(&forced).unwrap();
         assert!(UnixStream::connect(cluster.socket(0)).is_err());
         until("told", || told().contains("watchdog.failed"));
+        cluster.wait(0, "waiting for it", |s| s["watchdog"].is_string());
         seen.lock().unwrap().refused = false;
         until("served", || UnixStream::connect(cluster.socket(0)).is_ok());
+        cluster.wait(0, "waiting no more", |s| s["watchdog"].is_null());
     });
     assert!(seen.lock().unwrap().opened == 1 && swaps > 0);
 }

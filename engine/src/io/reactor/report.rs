@@ -31,6 +31,7 @@ impl Reactor {
         let mut status = serde_json::to_value(core).expect("a status has no keys but text");
         status["state"] = json!("running");
         status["failure"] = Value::Null;
+        status["watchdog"] = json!(self.awaited_watchdog());
         status["backing"] = json!({
             "path": self.device.path(),
             "kind": self.device.kind(),

@@ -82,6 +82,13 @@ impl Reactor {
         self.close_export();
     }
 
+    /// Why a question to the arbiter, or service, waits for the watchdog.
+    pub(super) fn awaited_watchdog(&self) -> Option<&str> {
+        let watch = self.watch.as_ref()?;
+        let waits = !watch.armed && (watch.question.is_some() || watch.service);
+        watch.told.as_deref().filter(|_| waits)
+    }
+
     /// Whether nothing stands in the way of a promotion.
     fn arm_watchdog(&mut self) -> bool {
         let Some(watch) = &mut self.watch else { return true };
