@@ -225,7 +225,7 @@ def _tell(answer: dict[str, Any], *, as_json: bool) -> int:
         name, nodes = effect["resource"], " and ".join(effect["nodes"])
         if effect["arbiter"]:
             until = f"blockpair down {name} (on {nodes}, Primary first), then blockpair up {name} (on both)"
-            click.echo(f"  {name} does not fail over by itself until: {until}")
+            click.echo(f"  {name} goes by its old arbiter until: {until}")
         else:
             until = f"blockpair down {name} && blockpair up {name} (on {nodes})"
             click.echo(f"  {name} goes on as before until: {until}")

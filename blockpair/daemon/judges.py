@@ -20,7 +20,7 @@ from blockpair.arbiter.interface import (
     Configuration,
     Key,
 )
-from blockpair.arbiter.runner import CALL_SECONDS
+from blockpair.arbiter.runner import ANSWER_SECONDS, CALL_SECONDS
 from blockpair.cluster.report import ArbiterLook
 from blockpair.config.arbiter import MANUAL, place
 from blockpair.config.cluster import ClusterFile
@@ -51,6 +51,7 @@ class Judges:
         self._content: ClusterFile | None = None
         self._generation: Generation | None = None
         self._present: _Present | None = None
+        self._former: _Present | None = None
         self._problem = "this node is in no cluster"
         self._closing: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger().bind(part="arbiter")
@@ -80,11 +81,18 @@ class Judges:
         """From here on it is the arbiter that ``content`` names, asked with the trust of ``generation``. In
         the event loop.
         """
-        same = self._same(content, generation)
-        self._content, self._generation = content, generation
-        if same:
+        if self._same(content, generation):
+            self._content = content
             return
-        self._retire()
+        old, self._present = self._present, None
+        trusted = content is not None and generation == self._generation
+        if trusted and old is not None and content is not None and content.arbiter.kind != old.arbiter.kind:
+            self._former, old = old, self._former
+        elif not trusted:
+            self._retire(self._former)
+            self._former = None
+        self._retire(old)
+        self._content, self._generation = content, generation
         if content is None:
             self._problem = "this node is in no cluster"
         elif generation is None:
@@ -116,10 +124,10 @@ class Judges:
 
     @asynccontextmanager
     async def present(self, kind: ArbiterKind) -> AsyncIterator[Arbiter]:
-        """The arbiter for the time of a call. Raises `ArbiterUnreachable` where there is none of that
-        kind.
+        """The arbiter for the time of a call: of another kind than is configured, the one before it, which a
+        resource goes by until it is taken down. Raises `ArbiterUnreachable` where there is none.
         """
-        present = self._present
+        present = self._of(kind) or self._present
         if present is None:
             raise ArbiterUnreachable(self._problem)
         if present.arbiter.kind != kind:
@@ -139,9 +147,15 @@ class Judges:
         entry = None if self._content is None else self._content.resource.get(name)
         return entry is not None and node in entry.on
 
+    def answer_seconds(self, node: str) -> float:
+        """How long the arbiter may take to say that its asker goes on without ``node``."""
+        arbiter = self.fencing()
+        return ANSWER_SECONDS + (0.0 if arbiter is None else arbiter.longest(node))
+
     def fencing(self) -> FenceArbiter | None:
         """The arbiter, where it is fencing."""
-        arbiter = None if self._present is None else self._present.arbiter
+        present = self._of("fence")
+        arbiter = None if present is None else present.arbiter
         return arbiter if isinstance(arbiter, FenceArbiter) else None
 
     def ailing(self) -> str | None:
@@ -172,15 +186,20 @@ class Judges:
     async def close(self) -> None:
         """Let go of it; calls that are under way end as they may."""
         self._problem = "the daemon ends"
-        self._retire()
+        for present in (self._present, self._former):
+            self._retire(present)
+        self._present = self._former = None
         if self._closing:
             await asyncio.wait(self._closing)
 
-    def _retire(self) -> None:
-        if self._present is not None:
-            self._present.retired = True
-            self._close_unused(self._present)
-            self._present = None
+    def _of(self, kind: ArbiterKind) -> _Present | None:
+        known = (self._present, self._former)
+        return next((one for one in known if one is not None and one.arbiter.kind == kind), None)
+
+    def _retire(self, present: _Present | None) -> None:
+        if present is not None:
+            present.retired = True
+            self._close_unused(present)
 
     def _close_unused(self, present: _Present) -> None:
         if present.retired and not present.users:

@@ -127,15 +127,22 @@ def test_a_change_makes_a_new_one_and_the_old_one_ends_its_call_first(change: st
     run(body)
 
 
-def test_another_kind_is_not_asked_for_a_resource_that_was_brought_up_with_the_old_one() -> None:
+def test_a_resource_goes_by_the_kind_that_it_was_brought_up_with_as_long_as_its_trust_is_good() -> None:
     async def body(world: World) -> None:
         world.judges.take(CONTENT, trust())
         arbiter = world.judges.by("witness")
-        etcd = ArbiterTable("etcd", endpoints=["https://h:1"])
-        world.judges.take(msgspec.structs.replace(CONTENT, arbiter=etcd), trust())
+        world.made[0].held[KEY] = HELD
+        etcd = msgspec.structs.replace(CONTENT, arbiter=ArbiterTable("etcd", endpoints=["https://h:1"]))
+        world.judges.take(etcd, trust())
+        assert await arbiter.read(KEY) == HELD
+        assert await world.judges.by("etcd").read(KEY) is None
+        world.judges.take(etcd, trust("g2"))
         with pytest.raises(ArbiterUnreachable, match="of the kind etcd now"):
             await arbiter.read(KEY)
-        world.judges.take(msgspec.structs.replace(CONTENT, arbiter=ArbiterTable()), trust())
+        none = msgspec.structs.replace(CONTENT, arbiter=ArbiterTable())
+        world.judges.take(none, trust("g2"))
+        assert await world.judges.by("etcd").read(KEY) is None
+        world.judges.take(none, trust("g3"))
         with pytest.raises(ArbiterUnreachable, match="no arbiter any more"):
             await arbiter.compare_and_swap(KEY, None, HELD)
         world.judges.take(None, None)
