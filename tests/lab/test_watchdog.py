@@ -1,0 +1,49 @@
+"""The kernel's own watchdog, `softdog`: armed while a node is Primary; one that cannot renew is reset."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.lab.harness import Lab
+from tests.lab.nodes import LINK, Node, eventually
+from tests.lab.trio import make_trio
+
+_CONFIG = '\\n[watchdog]\\nmode = "required"\\ntimeout = "3s"\\n'
+_RESET = "Initiating system reboot"
+
+
+def _state(node: Node) -> str:
+    return node.guest.run("cat /sys/class/watchdog/watchdog0/state").strip()
+
+
+@pytest.mark.timeout(400)
+def test_a_primary_that_cannot_renew_is_reset_and_one_that_was_demoted_is_not(lab: Lab) -> None:
+    (n1, n2), _ = make_trio(lab, "default")
+    n1.cli("demote r0")
+    n2.cli("promote r0")
+    n1.guest.run(f"printf '{_CONFIG}' >> /etc/blockpair/blockpair.toml")
+    assert n1.end("TERM") == 0
+    n1.start()
+    n1.wait("connected,synced")
+
+    # Without the device it may not.
+    n2.cli("demote r0")
+    result = n1.guest.execute("blockpair promote r0", check=False)
+    assert result.returncode != 0 and "/dev/watchdog" in result.stderr, result.stderr
+    n1.guest.run("modprobe softdog && [ -c /dev/watchdog ]")
+    assert _state(n1) == "inactive"
+    n1.cli("promote r0")
+    assert _state(n1) == "active"
+    n1.guest.run(f"dd if=/dev/zero of={LINK} bs=4096 count=1 oflag=direct status=none")
+    n1.cli("demote r0")
+    assert _state(n1) == "inactive"
+
+    # The daemon stands still; so does the renewal.
+    n1.cli("promote r0")
+    n1.daemon.signal("STOP")
+    n2.wait("primary")
+    eventually(lambda: _RESET in n1.guest.console_tail(20_000), "the watchdog resets n1", 60)
+    n2.guest.run(f"dd if=/dev/zero of={LINK} bs=4096 count=1 oflag=direct status=none")
+    n1.guest.power_cut()
+    n1.power_up()
+    n1.wait("secondary,synced")
