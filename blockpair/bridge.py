@@ -153,8 +153,8 @@ def copy_image(socket: Path, file: Path) -> int:
         return _engine.copy_image(str(socket), str(file))
 
 
-def _arbitration(config: ResourceConfig) -> dict[str, Any] | None:
-    """The times of arbitration in the engine's words; None where nobody is asked."""
+def _arbitration(config: ResourceConfig, answer: float) -> dict[str, Any] | None:
+    """The times of arbitration in the engine's words; None where nobody is asked. ``answer``: seconds."""
     if config.arbiter == MANUAL:
         return None
     times = config.arbitration
@@ -163,6 +163,7 @@ def _arbitration(config: ResourceConfig) -> dict[str, Any] | None:
         "lease_ms": round(times.lease * 1000),
         "patience_ms": round(times.patience * 1000),
         "drift_ppm": times.drift_ppm,
+        "answer_ms": round(answer * 1000),
         "automatic": config.automatic,
     }
 
@@ -182,6 +183,7 @@ class Running:
         resume: bool,
         stale_generation: str | None,
         connect: bool,
+        answer: float,
         watchdog: _engine.Watchdog | None = None,
     ) -> None:
         spec = {
@@ -210,7 +212,7 @@ class Running:
             "disk_driver": config.disk_driver,
             "connect": connect,
             "bundles": bundles,
-            "arbitration": _arbitration(config),
+            "arbitration": _arbitration(config, answer),
         }
         with translated():
             self._engine = _engine.Engine(_text(spec), listener, watchdog)

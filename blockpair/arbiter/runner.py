@@ -30,6 +30,8 @@ from blockpair.arbiter.machine import (
 )
 
 CALL_SECONDS = 3.0
+# What whoever asks for a promotion waits for an arbiter that answers at once or not at all.
+ANSWER_SECONDS = 5.0
 PROBE_SECONDS = 30.0
 
 

@@ -84,6 +84,11 @@ class NodeFence:
     delay: float = 0.0
 
     @property
+    def longest(self) -> float:
+        """Seconds that it may take at most: each device of each level runs into its time-out twice."""
+        return self.delay + sum(2 * device.timeout for _, device in self.devices)
+
+    @property
     def devices(self) -> list[tuple[str, Device]]:
         """All of them, with a name for each: its place and its agent."""
         return [

@@ -154,6 +154,7 @@ class Runtime:
                 resume=self._marker.is_set(),
                 stale_generation=self._stale.get(),
                 connect=connect,
+                answer=max(self._judges.answer_seconds(peer.name) for peer in self.config.peers),
                 watchdog=self._watchdog,
             )
         except BlockpairError as error:

@@ -27,6 +27,8 @@ pub struct Register {
     durable: [(u64, u64); 2],
     /// What of a node's cache a power cut took has not been made good since: it holds what was flushed, and maybe more.
     cold: [bool; 2],
+    /// Who began to serve last, if it did so from a cold cache.
+    served_cold: Option<usize>,
     /// Whose data the applications saw last.
     server: Option<usize>,
     /// Until then a machine that was paused may answer reads from before its pause.
@@ -96,6 +98,13 @@ impl Run {
                 self.world
                     .counts
                     .add("reads of a machine that was paused", 1);
+                continue;
+            }
+            let other_lost_power = self.world.now <= excused && self.register.served_cold == Some(1 - n);
+            if other_lost_power && self.oracle.excuse_unflushed(id) {
+                self.world
+                    .counts
+                    .add("writes of a machine that was paused", 1);
                 continue;
             }
             let data = result.as_ref().ok().and_then(|data| data.as_deref());
@@ -325,6 +334,7 @@ impl Run {
         let now = self.world.now;
         let taken = self.oracle.succeeds(&self.world.nodes[n].data, now);
         taken.map_err(|why| format!("I1: {} begins to serve: {why}", NAMES[n]))?;
+        self.register.served_cold = Some(n).filter(|_| self.register.cold[n]);
         self.register.cold[n] = false;
         self.register.server = Some(n);
         self.register.demoted = false;

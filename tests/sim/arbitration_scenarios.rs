@@ -334,7 +334,7 @@ fn paused_machine(run: &mut Run, k: u64) -> Result<(), Violation> {
 /// The register forgets everything: while the two are one, while they lose each other, while one of them is away.
 fn register_lost(run: &mut Run, k: u64) -> Result<(), Violation> {
     work(run)?;
-    match k % 3 {
+    match k % 4 {
         0 => {
             run.act(Op::Witness(Ill::Lost))?;
             // Nobody asks it anything before something changes.
@@ -342,10 +342,14 @@ fn register_lost(run: &mut Run, k: u64) -> Result<(), Violation> {
             run.pass(10 * MS)?;
             run.world.set_cable(Cable::Fine);
         }
-        // Not the other way round: a known limit, see docs/simulation.md.
         1 => {
             run.act(Op::Witness(Ill::Lost))?;
             run.world.set_cable(Cable::Cut);
+        }
+        2 => {
+            run.world.set_cable(Cable::Cut);
+            run.pass(k * 40 * MS)?;
+            run.act(Op::Witness(Ill::Lost))?;
         }
         _ => {
             run.dies(run.primary, k.is_multiple_of(8))?;

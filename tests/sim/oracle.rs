@@ -263,6 +263,22 @@ impl Oracle {
         self.open.get(&id).is_some_and(is_read) && self.open.remove(&id).is_some()
     }
 
+    /// The same of a write that nobody flushed: the other node had confirmed it from a memory that it lost since, and this
+    /// machine finds the word in its sockets when it wakes up.
+    pub fn excuse_unflushed(&mut self, id: RequestId) -> bool {
+        let Some(Open::Write {
+            order,
+            first,
+            count,
+            fua: false,
+        }) = self.open.get(&id).map(|asked| &asked.open)
+        else {
+            return false;
+        };
+        let is_dead = |n: usize| self.pages[n].dead.iter().any(|(dead, ..)| dead == order);
+        (*first..first + count).any(is_dead) && self.open.remove(&id).is_some()
+    }
+
     pub fn was_issued_at(&self, id: RequestId) -> Option<Time> {
         match self.open.get(&id)?.open {
             Open::Read { issued_at, .. } => Some(issued_at),

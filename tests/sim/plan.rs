@@ -263,6 +263,7 @@ fn arbitration(seed: u64, protocol: Protocol) -> Option<Arbitrated> {
         beacon_ns: beacon * MS,
         lease_ns: lease * MS,
         patience_ns: patience * MS,
+        answer_ns: 5_000 * MS,
         drift_ppm,
         automatic: protocol != Protocol::A && !rng.chance(8),
     };

@@ -120,6 +120,7 @@ impl Scenario {
                         beacon_ns: 250 * MS,
                         lease_ns: 2_000 * MS,
                         patience_ns: 750 * MS,
+                        answer_ns: 5_000 * MS,
                         drift_ppm: 10_000,
                         automatic: true,
                     },

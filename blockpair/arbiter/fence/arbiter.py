@@ -192,6 +192,11 @@ class FenceArbiter:
         finally:
             self._relying[word] -= 1
 
+    def longest(self, node: str) -> float:
+        """Seconds that it may take to prove ``node`` off, or to find that it cannot be."""
+        fence = self._fencer.fences.get(node)
+        return 0.0 if fence is None else fence.longest
+
     @property
     def ailing(self) -> str | None:
         """What is wrong with the devices, in a line; None: they work, or were not asked yet."""

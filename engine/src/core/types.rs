@@ -407,8 +407,17 @@ pub struct ArbitrationConfig {
     pub patience_ns: Time,
     /// How far a clock may run wrong, in millionths.
     pub drift_ppm: u32,
+    /// How long the arbiter may take to answer: what whoever asks for a promotion waits over the lease.
+    pub answer_ns: Time,
     /// Whether this node campaigns without a person, when the Primary is lost.
     pub automatic: bool,
+}
+
+impl ArbitrationConfig {
+    /// How long whoever asks for a promotion waits for the arbiter.
+    pub(super) fn promotion_patience(&self) -> Time {
+        self.lease_ns.saturating_add(self.answer_ns)
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -103,6 +103,9 @@ pub struct ArbitrationSpec {
     pub patience_ms: Option<u64>,
     #[serde(default)]
     pub drift_ppm: u32,
+    /// Five seconds where it is left out.
+    #[serde(default)]
+    pub answer_ms: Option<u64>,
     pub automatic: bool,
 }
 
@@ -110,6 +113,7 @@ const MS: u64 = 1_000_000;
 /// No clock that is of any use runs more wrong.
 const DRIFT_PPM_MAX: u32 = 100_000;
 const LEASE_MS_MAX: u64 = 3_600_000;
+const ANSWER_MS: u64 = 5_000;
 
 impl ArbitrationSpec {
     /// The core rests on these; the configuration says it in more words.
@@ -137,6 +141,7 @@ impl ArbitrationSpec {
             lease_ns: self.lease_ms * MS,
             patience_ns: patience_ms * MS,
             drift_ppm: self.drift_ppm,
+            answer_ns: self.answer_ms.unwrap_or(ANSWER_MS).saturating_mul(MS),
             automatic: self.automatic,
         })
     }

@@ -50,6 +50,7 @@ pub fn walk(seed: u64, kind: Kind) -> Result<Walked, String> {
         beacon_ns: 250 * MS,
         lease_ns: 2_000 * MS,
         patience_ns: 750 * MS,
+        answer_ns: 5_000 * MS,
         drift_ppm,
         automatic: kind != Kind::ByHand,
     });

@@ -22,6 +22,7 @@ const TIMES: ArbitrationConfig = ArbitrationConfig {
     beacon_ns: 250 * MS,
     lease_ns: 2_000 * MS,
     patience_ns: 750 * MS,
+    answer_ns: 5_000 * MS,
     drift_ppm: 1_000,
     automatic: true,
 };

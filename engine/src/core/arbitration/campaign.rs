@@ -12,9 +12,6 @@ use crate::core::replica::Replica;
 use crate::core::types::*;
 use crate::wire::{DiskState, GoodbyeReason, Role};
 
-/// Over the lease, whoever asked for a promotion waits so much longer for the arbiter.
-const PROMOTION_PATIENCE: Time = 5_000_000_000;
-
 impl Replica {
     /// `word`: the peer is connected, and has said on this connection that this node may be Primary.
     pub(in crate::core) fn begin_campaign(
@@ -27,7 +24,7 @@ impl Replica {
         let Some(a) = self.arbitration.as_mut() else {
             return;
         };
-        let deadline = command.map(|_| now + a.config.lease_ns + PROMOTION_PATIENCE);
+        let deadline = command.map(|_| now + a.config.promotion_patience());
         let want = match (origin, word) {
             (Origin::Resume | Origin::Settle, _) => Want::Resume,
             (_, Some(_)) => Want::Handover,
@@ -86,7 +83,7 @@ impl Replica {
     }
 
     /// This copy has all that it ever acknowledged, and may be served.
-    fn is_candidate(&self) -> bool {
+    pub(super) fn is_candidate(&self) -> bool {
         let receives = matches!(
             self.peers[PEER].phase(),
             Some(Phase::Target(_) | Phase::Resolving(_))
@@ -117,7 +114,7 @@ impl Replica {
             && self.is_free()
             && self.is_candidate();
         let was_primary = match &peer.known {
-            Some(known) if a.met => known.role == Role::Primary || known.resuming,
+            Some(known) if a.met => known.role == Role::Primary || known.resuming || a.yielded,
             _ => self.now >= a.cold_until,
         };
         let unsettled = self.superblock.promised > self.superblock.epoch;
@@ -265,7 +262,11 @@ impl Replica {
             usable: self.is_candidate(),
             last: self.superblock.last_primary,
         };
-        match judge::campaign_hears(&self.view(a), &bid, says.as_ref()) {
+        let answer = judge::campaign_hears(&self.view(a), &bid, says.as_ref());
+        if let Some(a) = self.arbitration.as_mut() {
+            a.lost = matches!(answer, Answer::Refused(Refusal::Lost(_)));
+        }
+        match answer {
             Answer::Won(configuration) => self.campaign_won(configuration),
             Answer::Bound => self.set_stage(Stage::Bound(says)),
             Answer::Refused(refusal) => self.campaign_refused(refusal),
@@ -326,6 +327,9 @@ impl Replica {
         let fields = vec![("epoch", configuration.epoch.to_string())];
         self.superblock.epoch = configuration.epoch;
         self.superblock.promised = self.superblock.promised.max(configuration.epoch);
+        if campaign.want == Want::Reseed {
+            a.reseeded = Some(configuration.epoch);
+        }
         a.entering = Some(configuration);
         self.record("epoch.won", text.clone(), command, None, fields);
         self.notice(Severity::Info, "epoch.won", text);
@@ -408,7 +412,25 @@ impl Replica {
                  blockpair promote {resource} --force"
             ),
         );
-        self.campaign_fails(error);
+        let own = match self.resuming {
+            Some(_) => Some(Origin::Resume),
+            None => self
+                .arbitration
+                .as_ref()
+                .and_then(|a| self.campaigns_by_itself(a)),
+        };
+        let Some(campaign) = self.arbitration.as_mut().and_then(|a| a.campaign.as_mut()) else {
+            return;
+        };
+        let Some(own) = own else {
+            return self.campaign_fails(error);
+        };
+        // What this node wants by itself goes on: what the arbiter has begun for it, a fence say, is not begun anew.
+        campaign.origin = own;
+        campaign.deadline = None;
+        if let Some(id) = campaign.command.take() {
+            self.done(id, Err(error));
+        }
     }
 
     fn campaign_refused(&mut self, refusal: Refusal) {
@@ -455,7 +477,17 @@ impl Replica {
                     "the copy of {resource} on {node} may lack acknowledged writes: the arbiter has {}",
                     says.text()
                 ),
-                format!("bring {} back, and wait for the resync; {force} gives up what {node} lacks", says.primary),
+                match self.link_view() {
+                    Link::Equal => format!(
+                        "promote {0} again, wait until `blockpair status {resource}` has both in sync, then demote it, \
+                         and promote {node}",
+                        says.primary
+                    ),
+                    _ => format!(
+                        "bring {} back, and wait for the resync; {force} gives up what {node} lacks",
+                        says.primary
+                    ),
+                },
             ),
             Refusal::NotMine(says) => refused(
                 format!("the arbiter has {}", says.text()),
@@ -494,7 +526,7 @@ impl Replica {
         let Some(a) = self.arbitration.as_mut() else {
             return false;
         };
-        let patience = a.config.lease_ns + PROMOTION_PATIENCE;
+        let patience = a.config.promotion_patience();
         let Some(campaign) = a.campaign.as_mut().filter(|c| c.command.is_none()) else {
             return false;
         };

@@ -37,12 +37,15 @@ impl Replica {
     /// The peer's state at the handshake: whether it may go on. The connection has been closed where it may not.
     pub(in crate::core) fn may_meet(&mut self, slot: PeerSlot, state: &NodeState) -> bool {
         let Some(a) = self.arbitration.as_mut() else {
+            self.follow_unarbitrated(state);
             return true;
         };
         a.met = true;
+        a.yielded = false;
         a.seen = a.seen.max(state.epoch).max(state.promised);
         a.peer_epoch = a.peer_epoch.max(state.epoch);
-        let seen = a.seen;
+        // RESEED takes both above what was promised, and needs the connection; until then nothing is answered here.
+        let (seen, lost) = (a.seen, a.lost);
         let theirs = (state.role == Role::Primary).then_some(state.epoch);
         if planted(Fault::FenceIgnored) {
             return true;
@@ -63,7 +66,7 @@ impl Replica {
                 Some(_) => return true,
                 None => {}
             }
-            if seen > own {
+            if seen > own && !lost {
                 // RENEW, or SHRINK, above it; the next handshake is in that epoch.
                 self.close_with(slot, GoodbyeReason::Busy, "a higher epoch was promised");
                 return false;
@@ -72,7 +75,7 @@ impl Replica {
         }
         let promised = self.superblock.promised;
         match theirs {
-            Some(theirs) if theirs < promised => {
+            Some(theirs) if theirs < promised && !self.may_follow_below_promise() => {
                 self.close_with(slot, GoodbyeReason::Busy, "a higher epoch was promised here");
                 false
             }
@@ -89,6 +92,14 @@ impl Replica {
         }
     }
 
+    /// RESEED: whether this node meets a Primary of an older epoch than it has promised to end, one that knows as well that
+    /// the arbiter has lost what it knew. Its promise holds: it confirms no write before both are above it. A copy that is
+    /// incomplete cannot ask the arbiter, and can come of no promise either.
+    fn may_follow_below_promise(&self) -> bool {
+        let waits = self.arbitration.as_ref().filter(|a| !a.is_staked());
+        waits.is_some_and(|a| a.lost || !self.is_candidate())
+    }
+
     /// The peer is Primary, and beyond what this node has promised: the register cannot name this one any more.
     fn give_way(&mut self, slot: PeerSlot) {
         if let Some(id) = self.drop_campaign() {
@@ -100,16 +111,32 @@ impl Replica {
     /// The peer has said what it is now.
     pub(in crate::core) fn heard_state(&mut self, slot: PeerSlot, state: &NodeState) {
         let Some(a) = self.arbitration.as_mut() else {
-            return;
+            return self.follow_unarbitrated(state);
         };
         a.seen = a.seen.max(state.epoch).max(state.promised);
+        a.yielded &= state.role != Role::Primary;
         if state.role != Role::Primary || self.reigning_epoch().is_some() {
             return;
         }
-        if state.epoch < self.superblock.promised {
+        if state.epoch < self.superblock.promised && !self.may_follow_below_promise() {
             self.close_with(slot, GoodbyeReason::Busy, "a higher epoch was promised here");
         } else {
             self.give_way(slot);
+            self.adopt_epoch(state.epoch);
+        }
+    }
+
+    /// UNARBITRATED: who becomes Primary of what an arbiter once decided about, and does no more, takes an epoch all the
+    /// same: what the arbiter remembers is older than that, should it be asked again.
+    pub(in crate::core) fn enter_unarbitrated(&mut self) {
+        if self.superblock.epoch > 0 {
+            self.superblock.epoch = self.superblock.epoch.max(self.superblock.promised) + 1;
+            self.superblock.promised = self.superblock.epoch;
+        }
+    }
+
+    fn follow_unarbitrated(&mut self, state: &NodeState) {
+        if state.role == Role::Primary && self.role == Role::Secondary {
             self.adopt_epoch(state.epoch);
         }
     }

@@ -104,6 +104,8 @@ pub(super) struct Reign<'a> {
     pub lost: bool,
     /// The peer has adopted this epoch, durably.
     pub adopted: bool,
+    /// Entered by giving the arbiter its record again, or from there.
+    pub reseeded: bool,
     /// Nobody knows what became of a swap.
     pub unresolved: bool,
     /// The peer is being let go by a person.
@@ -148,6 +150,12 @@ pub(super) fn lease_end(sent: Time, lease_ns: Time, drift_ppm: u32) -> Time {
     sent.saturating_add(left as Time)
 }
 
+/// RESEED: the arbiter has its record from this Primary, and the peer is not in that epoch yet. Where an arbiter was moved, the
+/// peer may still go by the older record at the other one: until it does not, this node goes on with it, or not at all.
+pub(super) fn is_unadopted(reign: &Reign) -> bool {
+    reign.reseeded && !reign.adopted
+}
+
 /// What a Primary wants of the arbiter now.
 pub(super) fn primary_wants(view: &View, reign: &Reign) -> Option<Want> {
     let needs = needs_peer(reign.serving, reign.joint, view.peer);
@@ -161,11 +169,16 @@ pub(super) fn primary_wants(view: &View, reign: &Reign) -> Option<Want> {
     if reign.forced {
         return Some(if reign.read { Want::Renew } else { Want::Look });
     }
-    if needs && !connected {
-        return Some(Want::Shrink);
-    }
     let ahead = reign.held.is_some_and(|held| held.epoch > reign.serving.epoch);
-    if is_fenced(reign.serving, view.seen) || ahead {
+    let overtaken = is_fenced(reign.serving, view.seen) || ahead;
+    if needs && !connected {
+        return Some(match (is_unadopted(reign), overtaken) {
+            (false, _) => Want::Shrink,
+            (true, true) => Want::Renew,
+            (true, false) => Want::Look,
+        });
+    }
+    if overtaken {
         return Some(Want::Renew);
     }
     let grown = reign.serving.in_sync.contains(view.peer);

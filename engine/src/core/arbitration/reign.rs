@@ -21,6 +21,7 @@ impl Replica {
             lease: a.lease_until.is_some_and(|until| until > self.now),
             lost: a.lost,
             adopted: a.peer_epoch >= serving.epoch,
+            reseeded: a.reseeded == Some(serving.epoch),
             unresolved: a.unresolved || self.now >= a.look_at,
             parting: self.peers[PEER].draining.is_some(),
         }
@@ -116,10 +117,15 @@ impl Replica {
         let now = self.now;
         let Some(a) = &self.arbitration else { return };
         let Some(serving) = &a.serving else { return };
-        let heard = judge::primary_hears(&self.view(a), &self.reign(a, serving), says.as_ref());
+        let reign = self.reign(a, serving);
+        let heard = judge::primary_hears(&self.view(a), &reign, says.as_ref());
         match heard {
             Heard::Enter => {
+                let reseeded = reign.lost || judge::is_unadopted(&reign);
                 if let Some(says) = says {
+                    if let Some(a) = self.arbitration.as_mut().filter(|_| reseeded) {
+                        a.reseeded = Some(says.epoch);
+                    }
                     self.enter(says, None);
                 }
             }
@@ -208,8 +214,9 @@ impl Replica {
             a.forced = std::mem::take(&mut a.forcing);
             a.read = false;
             a.held = (!a.forced).then(|| configuration.clone());
+            // RESEED: nothing is answered without the peer before it is in this epoch too.
+            a.joint = a.reseeded == Some(configuration.epoch);
             a.serving = Some(configuration);
-            a.joint = false;
             a.lost = false;
             a.want = None;
             a.superseded = None;

@@ -85,7 +85,12 @@ pub(in crate::core) struct Arbitration {
     pub(super) read: bool,
     /// What is on its way to the metadata is so.
     pub(super) forcing: bool,
+    /// When it was last heard of, it had no record, or an older one than this node knows.
     pub(super) lost: bool,
+    /// The epoch that was entered by giving the arbiter its record again.
+    pub(super) reseeded: Option<u64>,
+    /// The peer has this node's leave to become Primary, and has not said since what it is.
+    pub(in crate::core) yielded: bool,
     /// The outcome of a swap that was given up is not known.
     pub(super) unresolved: bool,
     pub(super) campaign: Option<Campaign>,
@@ -139,6 +144,8 @@ impl Arbitration {
             read: false,
             forcing: false,
             lost: false,
+            reseeded: None,
+            yielded: false,
             unresolved: false,
             campaign: None,
             frame_epoch: epoch,

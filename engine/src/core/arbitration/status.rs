@@ -85,6 +85,11 @@ impl Replica {
             if a.lost {
                 return Some(format!("{what}: the arbiter has lost its record, and {silent}"));
             }
+            if a.reseeded.is_some_and(|epoch| epoch > a.peer_epoch) && !self.is_fenced() {
+                return Some(format!(
+                    "{what}: the arbiter has its record again, and {name} must be in that epoch first; {silent}"
+                ));
+            }
             if self.is_fenced() {
                 return Some(format!(
                     "{what}: {name} has promised epoch {}; only the arbiter says who is Primary",
@@ -96,7 +101,7 @@ impl Replica {
             }
             return Some(format!("{what}: {silent}"));
         }
-        if a.lost {
+        if a.lost && self.role == Role::Primary {
             return Some("the arbiter has lost its record".into());
         }
         let campaign = a.campaign.as_ref()?;

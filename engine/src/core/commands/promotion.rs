@@ -183,6 +183,9 @@ impl Replica {
                 self.open_generation("promoted by force");
             }
         }
+        if self.arbitration.is_none() && self.resuming.is_none() {
+            self.enter_unarbitrated();
+        }
         self.superblock.role_primary = true;
         self.superblock.clean = false;
         self.superblock.last_primary = true;
@@ -331,6 +334,9 @@ impl Replica {
     pub(in crate::core) fn promotion_allowed(&mut self, slot: PeerSlot, connection: ConnectionId) {
         if self.peers[slot].is_on(connection) {
             self.send(slot, Message::PromoteReply { allowed: true });
+            if let Some(a) = self.arbitration.as_mut() {
+                a.yielded = true;
+            }
         }
         // What was asked of this node meanwhile comes after the permission, on the same connection.
         self.allowing = false;

@@ -389,6 +389,25 @@ fn pair_that_detaches(seed: u64) -> World {
 }
 
 #[test]
+fn a_person_that_does_not_wait_long_enough_stops_no_failover() {
+    let mut world = pair(240);
+    world.nodes[B].reach = Reach::Cut;
+    world.crash(A, true);
+    let open = |w: &World| w.nodes[B].replica.as_ref().expect("it is up").open_ask();
+    world.run_until("b asks", |w| open(w).is_some());
+    let asked = open(&world);
+    for _ in 0..2 {
+        let error = done(&mut world, B, Command::Promote { force: false }).expect_err("no answer");
+        assert!(error.message.contains("cannot be reached"), "{}", error.message);
+        assert_eq!(open(&world), asked, "what the arbiter has begun is begun anew");
+    }
+    world.nodes[B].reach = Reach::Fine;
+    world.run_until("b goes on", |w| is_primary(w, B));
+    world.start(A, true);
+    healed(&mut world);
+}
+
+#[test]
 fn a_follower_that_gives_its_disk_up_is_a_lost_peer() {
     let mut world = pair_that_detaches(189);
     let before = world.register.clone().expect("a record").epoch;

@@ -96,6 +96,23 @@ fn an_answer_that_was_lost_is_found_by_the_next_try() {
 }
 
 #[test]
+fn whom_leave_was_given_to_and_is_lost_is_taken_over_from() {
+    let mut world = pair(427);
+    done(&mut world, A, Command::Demote).expect("a demotion");
+    world.command(B, Command::Promote { force: false });
+    world.run_until("b is named", |w| {
+        w.register.as_ref().is_some_and(|held| held.primary == "b")
+    });
+    // Before a has heard of it.
+    world.set_cable(Cable::Cut);
+    world.crash(B, true);
+    world.run_until("a goes on", |w| is_primary(w, A));
+    world.set_cable(Cable::Fine);
+    world.start(B, true);
+    healed(&mut world);
+}
+
+#[test]
 fn a_demotion_is_refused_while_writes_wait() {
     let mut world = pair(426);
     without_arbiter(&mut world, Reach::Cut);
