@@ -110,6 +110,7 @@ impl Replica {
                 } else if let Some(data) = self.remembered(offset, len) {
                     self.recall(purpose, data);
                 } else {
+                    self.uses_disk();
                     self.disk(purpose, DiskOp::Read { offset, len });
                 }
             }
@@ -309,6 +310,7 @@ impl Replica {
             self.touched.set(extent, 1);
         }
         let op = disk_op(&change, offset, len, fua);
+        self.uses_disk();
         self.disk(Purpose::LocalWrite(index), op);
     }
 

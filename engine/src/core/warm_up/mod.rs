@@ -24,18 +24,24 @@ use sketch::{ReadSketch, REGION_BYTES};
 use store::{regions_of, Store};
 
 const SECOND: Time = 1_000_000_000;
-/// A peer hears what is hot at most this often; one message is 16 KiB at most.
+/// A peer hears what is hot so long after it has come, and from then on at most this often. One message is 16 KiB at most.
+const TOLD_AFTER: Time = SECOND;
 const TOLD_EVERY: Time = 5 * SECOND;
 /// Bytes that are read ahead in a second, at most.
 const BYTES_A_SECOND: u64 = 64 << 20;
-/// Regions that are read ahead at a time; one only, while the application waits for a read.
-const DEPTH: usize = 4;
+/// Regions that are read ahead at a time; one only, while others use the disk.
+const DEPTH: usize = 2;
+/// Others use the disk for so long after the last operation of theirs. Meanwhile reading ahead rests, after each region,
+/// for this many times what that took: it has a quarter of the disk's time at most.
+const BUSY_FOR: Time = SECOND / 20;
+const RESTS: u64 = 3;
 /// What was read ahead is kept for so long: by then who reads it again has it in a cache of its own.
 const KEPT_FOR: Time = 60 * SECOND;
 
 /// A region on its way from the disk.
 struct Filling {
     region: u64,
+    since: Time,
     /// It changes meanwhile: what comes is worth nothing.
     spoiled: bool,
 }
@@ -50,6 +56,8 @@ pub(super) struct WarmUp {
     /// How many reads there may be at a time, as it was found last, and when the next may start.
     depth: usize,
     next_at: Time,
+    /// The last operation on the disk that somebody waits for.
+    busy_at: Option<Time>,
     started: Time,
     read_bytes: u64,
     store: Store,
@@ -81,6 +89,7 @@ impl WarmUp {
             filling: Vec::new(),
             depth: DEPTH,
             next_at: 0,
+            busy_at: None,
             started: 0,
             read_bytes: 0,
             store: Store::default(),
@@ -119,7 +128,12 @@ impl Replica {
             && self.peers[slot].is_mirrored()
             && link.features & feature::HOT_RANGES != 0
             && link.told_version != self.warm_up.sketch.version();
-        fits.then_some(link.told_at + TOLD_EVERY)
+        let pause = if link.told_version == 0 {
+            TOLD_AFTER
+        } else {
+            TOLD_EVERY
+        };
+        fits.then_some(link.told_at + pause)
     }
 
     fn tell_what_is_hot(&mut self) {
@@ -210,7 +224,7 @@ impl Replica {
     }
 
     fn pump_warm_up(&mut self) {
-        self.warm_up.depth = if self.reads_in_flight > 0 { 1 } else { DEPTH };
+        self.warm_up.depth = if self.disk_is_busy() { 1 } else { DEPTH };
         while self.warm_up.filling.len() < self.warm_up.depth && self.now >= self.warm_up.next_at {
             let Some(region) = self.warm_up.to_read.pop_front() else {
                 break;
@@ -229,6 +243,7 @@ impl Replica {
             self.warm_up.next_at = self.now + len * SECOND / BYTES_A_SECOND;
             self.warm_up.filling.push(Filling {
                 region,
+                since: self.now,
                 spoiled: false,
             });
             let op = DiskOp::Read {
@@ -242,12 +257,25 @@ impl Replica {
         }
     }
 
+    /// Somebody has the disk work, who waits for it.
+    pub(super) fn uses_disk(&mut self) {
+        self.warm_up.busy_at = Some(self.now);
+    }
+
+    fn disk_is_busy(&self) -> bool {
+        (self.warm_up.busy_at).is_some_and(|at| self.now < at + BUSY_FOR)
+    }
+
     /// An error is for whoever reads there to find: nobody has asked for this.
     pub(super) fn region_read(&mut self, region: u64, result: Result<Option<Payload>, Errno>) {
         let Some(at) = (self.warm_up.filling.iter()).position(|filling| filling.region == region) else {
             return;
         };
-        let Filling { spoiled, .. } = self.warm_up.filling.swap_remove(at);
+        let Filling { spoiled, since, .. } = self.warm_up.filling.swap_remove(at);
+        if self.disk_is_busy() {
+            let rest = RESTS * (self.now - since);
+            self.warm_up.next_at = self.warm_up.next_at.max(self.now + rest);
+        }
         if let (Ok(Some(data)), false, true) = (result, spoiled, self.is_attached()) {
             self.warm_up.read_bytes += data.len() as u64;
             if self.config.read_ahead.is_some_and(|wanted| wanted.keep) {
