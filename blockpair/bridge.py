@@ -210,6 +210,7 @@ class Running:
             "stale_generation": stale_generation,
             "resume_wait_ms": round(config.resume_wait * 1000),
             "disk_driver": config.disk_driver,
+            "warm_up_bytes": config.warm_up,
             "connect": connect,
             "bundles": bundles,
             "arbitration": _arbitration(config, answer),

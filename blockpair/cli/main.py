@@ -21,6 +21,7 @@ _COMMANDS = (
     "disconnect",
     "promote",
     "demote",
+    "warm-up",
     "sync",
     "status",
     "wait",

@@ -18,6 +18,7 @@ from blockpair.config.files import ConfigError, explain
 from blockpair.config.names import Address, check_host, check_name
 from blockpair.config.resource import (
     DEFAULT_POLICY,
+    DEFAULT_WARM_UP,
     DiskDriver,
     NbdTable,
     OnIoError,
@@ -72,6 +73,7 @@ class ResourceEntry(Struct, forbid_unknown_fields=True, frozen=True):
     split_brain: SplitBrainPolicy = DEFAULT_POLICY
     on_io_error: OnIoError = "detach"
     disk_driver: DiskDriver = "auto"
+    warm_up: str = DEFAULT_WARM_UP
     tls: Tls = "on"
     arbiter: Literal["manual"] | None = None
     arbitration: ArbitrationTable = field(default_factory=ArbitrationTable)
@@ -251,6 +253,7 @@ def resource_on(content: ClusterFile, name: str, node: str) -> ResourceFile:
         priority=own.priority,
         on_io_error=entry.on_io_error,
         disk_driver=entry.disk_driver,
+        warm_up=entry.warm_up,
         tls=entry.tls,
         arbiter=MANUAL if entry.arbiter is not None else content.arbiter.kind,
         arbitration=entry.arbitration,

@@ -30,6 +30,8 @@ Tls = Literal["on", "off"]
 
 DEFAULT_POLICY: SplitBrainPolicy = "discard-zero-changes"
 MAX_PRIORITY = 1_000_000
+DEFAULT_WARM_UP = "64M"
+MAX_WARM_UP = 64 << 20
 MIN_BLOCK_SIZE = 4 << 10
 MAX_BLOCK_SIZE = 1 << 20
 # Metadata and protocol have room for more; what decides between nodes is written for two.
@@ -70,7 +72,8 @@ class ResourceFile(Struct, forbid_unknown_fields=True, frozen=True):
     """The whole file. ``split_brain``: who loses a split brain without a person; ``priority``: this node's,
     for the policy of that name: the higher one survives. ``on_io_error``: what an error of the backing device
     means. ``tls``: whether the nodes' connections are encrypted and authenticated; "off" for loopback alone.
-    ``arbiter``: the kind of the cluster's, or "manual": a person decides who goes on.
+    ``arbiter``: the kind of the cluster's, or "manual": a person decides who goes on. ``warm_up``: how much
+    of what the Primary reads most is read ahead at a take-over.
     """
 
     device: str
@@ -82,6 +85,7 @@ class ResourceFile(Struct, forbid_unknown_fields=True, frozen=True):
     priority: int = 0
     on_io_error: OnIoError = "detach"
     disk_driver: DiskDriver = "auto"
+    warm_up: str = DEFAULT_WARM_UP
     tls: Tls = "on"
     arbiter: ArbiterChoice = MANUAL
     arbitration: ArbitrationTable = field(default_factory=ArbitrationTable)
@@ -119,6 +123,7 @@ class ResourceConfig:
     priority: int = 0
     on_io_error: OnIoError = "detach"
     disk_driver: DiskDriver = "auto"
+    warm_up: int = MAX_WARM_UP
     tls: bool = True
     arbiter: ArbiterChoice = MANUAL
     arbitration: Timing = PROFILES["default"]
@@ -196,6 +201,7 @@ def resource_config(content: ResourceFile, file: Path, node: str) -> ResourceCon
         priority=content.priority,
         on_io_error=content.on_io_error,
         disk_driver=content.disk_driver,
+        warm_up=_warm_up(file, content.warm_up),
         tls=content.tls == "on",
         arbiter=content.arbiter,
         arbitration=timing(file, content.arbitration),
@@ -229,6 +235,21 @@ def _block_size(file: Path, value: str) -> int:
         return check_block_size(parse_size(value))
     except ValueError as error:
         raise ConfigError(file, "block_size", str(error), 'write it as block_size = "4K"') from None
+
+
+def _warm_up(file: Path, value: str) -> int:
+    try:
+        size = parse_size(value)
+    except ValueError as error:
+        raise ConfigError(file, "warm_up", str(error), 'write it as warm_up = "16M"') from None
+    if size > MAX_WARM_UP:
+        raise ConfigError(
+            file,
+            "warm_up",
+            f"{format_size(size)} is more than {format_size(MAX_WARM_UP)}",
+            'write at most warm_up = "64M"; "0" switches it off',
+        )
+    return size
 
 
 def _duration(file: Path, key: str, value: str, least: float, most: float) -> float:
@@ -328,6 +349,7 @@ def resource_text(content: ResourceFile, comment: str = _BY_HAND) -> str:
         "priority": 0,
         "on_io_error": "detach",
         "disk_driver": "auto",
+        "warm_up": DEFAULT_WARM_UP,
         "tls": "on",
         "arbiter": MANUAL,
     }

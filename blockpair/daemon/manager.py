@@ -299,6 +299,11 @@ class Manager:
         async with self.lock(name):
             await self.runtime(name).demote()
 
+    async def warm_up(self, name: str) -> None:
+        """Have this node, a Secondary, read what the Primary reads most. Raises `BlockpairError`."""
+        # Without the lock: no promotion waits for it.
+        await self.runtime(name).call("warm_up")
+
     async def sync(self, name: str, source: str) -> None:
         """Begin a full sync with ``source``, a node's name, as the good copy. Raises `BlockpairError`."""
         async with self.lock(name):

@@ -167,6 +167,7 @@ class Methods:
             "resource.disconnect": self._change("resource.disconnect", PeerParams, self._disconnect),
             "resource.promote": self._change("resource.promote", PromoteParams, self._promote),
             "resource.demote": self._change("resource.demote", NameParams, self._demote),
+            "resource.warm_up": self._change("resource.warm_up", NameParams, self._warm_up),
             "resource.sync": self._change("resource.sync", SyncParams, self._sync),
             "resource.resolve": self._change("resource.resolve", ResolveParams, self._resolve),
         }
@@ -341,6 +342,10 @@ class Methods:
 
     async def _demote(self, params: NameParams) -> Any:
         await self._manager.demote(params.name)
+        return await self._manager.report(params.name)
+
+    async def _warm_up(self, params: NameParams) -> Any:
+        await self._manager.warm_up(params.name)
         return await self._manager.report(params.name)
 
     async def _sync(self, params: SyncParams) -> Any:

@@ -35,6 +35,17 @@ class IoCounters(Struct, frozen=True):
     healed_bytes: int
 
 
+class WarmUp(Struct, frozen=True):
+    """What the Primary reads most, in bytes: known here, still to be read ahead, and held in memory for
+    whoever reads it; ``answered_reads``: reads that were answered from there.
+    """
+
+    known_bytes: int
+    left_bytes: int
+    held_bytes: int
+    answered_reads: int
+
+
 class Backing(Struct, frozen=True):
     """The backing device and how it is driven."""
 
@@ -209,6 +220,7 @@ class EngineStatus(Struct, frozen=True):
     suspended: str | None
     requests: Requests
     io: IoCounters
+    warm_up: WarmUp
     backing: Backing
     metadata: MetadataPlace
     clients: list[NbdClient]

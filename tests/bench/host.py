@@ -198,6 +198,11 @@ class Server:
                 self._process.kill()
         self._process.wait()
 
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+        self._process.wait()
+
     def __enter__(self) -> Server:
         return self
 

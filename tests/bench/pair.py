@@ -67,6 +67,18 @@ class Node:
             self._daemon.stop()
             self._daemon = None
 
+    def kill(self) -> None:
+        """The daemon is gone at once, with all that it had in memory."""
+        if self._daemon is not None:
+            self._daemon.kill()
+            self._daemon = None
+
+    def configure(self, key: str, value: str) -> None:
+        """Sets a key of the resource's file; it counts from the next `up` on."""
+        file = self._folder / "config/resources" / f"{RESOURCE}.toml"
+        lines = [line for line in file.read_text().splitlines() if not line.startswith(f"{key} = ")]
+        file.write_text("\n".join([f'{key} = "{value}"', *lines]) + "\n")
+
     def run(self, *arguments: str) -> float:
         """Runs `blockpair ARGUMENTS`; returns its seconds. Raises `BenchFailed` unless it exits with 0."""
         began = time.monotonic()

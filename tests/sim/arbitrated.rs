@@ -576,6 +576,7 @@ impl Run {
         if !self.world.nodes[old].exported {
             return Ok(());
         }
+        self.warm_up(new)?;
         self.register.demoted = true;
         let done = |run: &Run, id: &CommandId| run.world.commands.get(id).map(Result::is_ok);
         let demote = self.world.command(old, Command::Demote);

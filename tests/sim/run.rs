@@ -661,6 +661,7 @@ impl Run {
             return Ok(());
         }
         let answered = |world: &World, id: &CommandId| world.commands.get(id).map(Result::is_ok);
+        self.warm_up(1 - old)?;
         let demote = self.world.command(old, Command::Demote);
         self.wait(20_000 * MS, |run| run.world.commands.contains_key(&demote))?;
         if answered(&self.world, &demote) == Some(true) {
@@ -674,6 +675,15 @@ impl Run {
             } else {
                 self.world.command(old, Command::Promote { force: false });
             }
+        }
+        Ok(())
+    }
+
+    /// Now and then who hands over has the other node read ahead before.
+    pub fn warm_up(&mut self, n: usize) -> Result<(), Violation> {
+        if self.world.rng.chance(2) {
+            let id = self.world.command(n, Command::WarmUp);
+            self.wait(5_000 * MS, |run| run.world.commands.contains_key(&id))?;
         }
         Ok(())
     }

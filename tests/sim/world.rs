@@ -31,6 +31,11 @@ pub enum Happening {
         op: DiskOp,
         flush_point: u64,
     },
+    /// What the core remembers comes back to it.
+    Recalled {
+        token: Token,
+        data: Payload,
+    },
     Meta {
         token: Token,
         writes: Vec<MetaWrite>,
@@ -408,6 +413,10 @@ impl World {
             // Both show the same time.
             wall_offset_s: 1_800_000_000 - origin / 1_000_000_000,
             arbitration: arbitrated.map(|arbitrated| arbitrated.config),
+            read_ahead: Some(ReadAhead {
+                bytes: 64 << 20,
+                keep: true,
+            }),
         };
         let replica = Replica::new(config, metadata, resume, self.now + origin);
         let life = node.life;
@@ -736,6 +745,11 @@ impl World {
                 };
                 self.schedule(n, delay, what);
             }
+            Action::Recall { token, data } => {
+                self.counts.add("remembered reads", 1);
+                let delay = 1 + self.rng.below(MS);
+                self.schedule(n, delay, Happening::Recalled { token, data });
+            }
             Action::Meta {
                 token,
                 writes,
@@ -869,6 +883,10 @@ impl World {
                 op,
                 flush_point,
             } => self.disk_done(n, token, &op, flush_point),
+            Happening::Recalled { token, data } => {
+                let result = Ok(Some(data));
+                self.event(n, Event::DiskDone { token, result });
+            }
             Happening::Meta {
                 token,
                 after_failure,

@@ -65,6 +65,7 @@ _ENGINE: dict[str, Any] = {
         "healed_reads": 0,
         "healed_bytes": 0,
     },
+    "warm_up": {"known_bytes": 0, "left_bytes": 0, "held_bytes": 0, "answered_reads": 0},
     "backing": {"path": "/dev/md/r0", "kind": "block", "direct": True, "driver": "io_uring"},
     "metadata": {"kind": "internal", "path": "/dev/md/r0"},
     "clients": [],

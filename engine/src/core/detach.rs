@@ -145,6 +145,9 @@ impl Replica {
         self.attachment = attachment;
         self.bumping = false;
         self.cleaning.stop();
+        for id in self.drop_warm_up() {
+            self.fail_command(Some(id));
+        }
         self.retry_heals();
         self.retry_unlogged();
     }

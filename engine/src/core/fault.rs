@@ -51,6 +51,8 @@ pub enum Fault {
     BundleLacksSurvivorMarks,
     /// A split brain's end may make a Primary its victim.
     PrimaryDiscarded,
+    /// What was read ahead is still shown when it was written since.
+    WarmUpStale,
     /// A connect that comes while a disconnect drains is answered and forgotten.
     ConnectForgotten,
     /// The victim's history does not say that it gave way.
@@ -107,7 +109,7 @@ mod switch {
     }
 
     impl Fault {
-        pub const ALL: [Fault; 24] = [
+        pub const ALL: [Fault; 25] = [
             Fault::AckBeforePeer,
             Fault::MarkClearedEarly,
             Fault::MarksLeftAtResyncEnd,
@@ -132,6 +134,7 @@ mod switch {
             Fault::PrimaryDiscarded,
             Fault::ResolutionUnrecorded,
             Fault::ConnectForgotten,
+            Fault::WarmUpStale,
         ];
 
         /// Of rules that are in use only where an arbiter is.

@@ -27,6 +27,7 @@ mod source;
 mod status;
 mod target;
 mod types;
+mod warm_up;
 
 pub use arbitration::ArbitrationStatus;
 pub use consultation::{union, Consultation, CONSULTED_RUNS_MAX};
@@ -35,3 +36,4 @@ pub use replica::{IoCounters, Replica, ReplicaMetadata, IN_FLIGHT_BYTES_MAX, IN_
 pub use source::is_zero;
 pub use status::{CoreStatus, GenerationStatus, PeerStatus, RefusalStatus, RequestStatus, ResyncStatus};
 pub use types::*;
+pub use warm_up::WarmUpStatus;

@@ -34,11 +34,7 @@ impl<H: Copy + Eq> RangeQueue<H> {
     /// Queues `holder` for `[start, end)`; true when it may go on at once.
     pub(super) fn acquire(&mut self, holder: H, start: u64, end: u64) -> bool {
         debug_assert!(start < end);
-        let granted = planted(Fault::OverlapsUnordered)
-            || !self
-                .places
-                .iter()
-                .any(|place| place.start < end && start < place.end);
+        let granted = planted(Fault::OverlapsUnordered) || self.is_free(start, end);
         self.places.push(Place {
             holder,
             start,
@@ -49,6 +45,11 @@ impl<H: Copy + Eq> RangeQueue<H> {
         self.next_order += 1;
         self.waiting += usize::from(!granted);
         granted
+    }
+
+    /// Whether nobody holds any of it, or waits to.
+    pub(super) fn is_free(&self, start: u64, end: u64) -> bool {
+        !(self.places.iter()).any(|place| place.start < end && start < place.end)
     }
 
     /// Takes `holder` out, waiting or granted, and appends those who may go on now, oldest first.

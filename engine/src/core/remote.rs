@@ -118,6 +118,7 @@ impl Replica {
         if let Some(write) = self.remote.get(index) {
             let op = disk_op(&write.change, write.offset, write.len, write.fua);
             let (peer, connection, seq) = (write.peer, write.connection, write.seq);
+            self.uses_disk();
             self.disk(Purpose::RemoteWrite(index), op);
             if planted(Fault::ConfirmedBeforeDisk) {
                 self.answer(peer, connection, seq, Ok(()));

@@ -3,7 +3,7 @@
 //! This file holds the state and the dispatch of events. The behaviour stands beside it, one concern a file:
 //! `requests` (the application's I/O), `remote` (a peer's I/O), `links` (connections and handshake), `source` and
 //! `target` (resync), `resolve` (split brain), `commands`, `durable` (superblock, write-intent log, generations), `detach`
-//! (failed disks), `heal` (reads through the peer), `serve` (standing in for a peer), `cleaning`.
+//! (failed disks), `heal` (reads through the peer), `serve` (standing in for a peer), `cleaning`, `warm_up` (what a take-over will read).
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
@@ -22,6 +22,7 @@ use super::serve::Answer;
 use super::slab::Slab;
 use super::target::TargetChunk;
 use super::types::*;
+use super::warm_up::WarmUp;
 use crate::meta::{Bitmap, Layout, Superblock};
 use crate::payload::Payload;
 use crate::wire::{DiskState, Role};
@@ -71,6 +72,21 @@ pub(super) enum Purpose {
         peer: PeerSlot,
         connection: ConnectionId,
     },
+    /// Of this region.
+    WarmUp(u64),
+}
+
+impl Purpose {
+    fn is_read(&self) -> bool {
+        matches!(
+            self,
+            Purpose::Read { .. }
+                | Purpose::Answer(_)
+                | Purpose::SourceRead { .. }
+                | Purpose::TargetRead(_)
+                | Purpose::WarmUp(_)
+        )
+    }
 }
 
 /// What the metadata held when the resource was opened.
@@ -178,6 +194,7 @@ pub struct Replica {
     pub(super) next_chunk: u64,
     pub(super) next_bundle: u64,
     pub(super) counters: IoCounters,
+    pub(super) warm_up: WarmUp,
 
     /// None: no arbiter is asked, and a person promotes.
     pub(super) arbitration: Option<Arbitration>,
@@ -289,6 +306,7 @@ impl Replica {
             next_chunk: 1,
             next_bundle: 1,
             counters: IoCounters::default(),
+            warm_up: WarmUp::new(),
             now,
             out: Vec::new(),
         }
@@ -338,6 +356,7 @@ impl Replica {
             self.promotion.as_ref().map(|p| p.deadline),
             self.cleaning_due(),
             self.arbitration_due(),
+            self.warm_up_due(),
         ];
         links.chain(own.into_iter().flatten()).min()
     }
@@ -397,6 +416,7 @@ impl Replica {
         self.links_on_time();
         self.commands_on_time();
         self.clean_on_time();
+        self.warm_up_on_time();
     }
 
     // ---- small shared pieces -------------------------------------------------------------------------
@@ -453,6 +473,7 @@ impl Replica {
     }
 
     pub(super) fn disk(&mut self, purpose: Purpose, op: DiskOp) {
+        self.forget_changed(&op);
         let token = Token(self.purposes.insert(purpose) as u64);
         self.out.push(Action::Disk { token, op });
     }
@@ -518,6 +539,10 @@ impl Replica {
             debug_assert!(false, "completion of an unknown operation");
             return;
         };
+        if result.is_err() && !purpose.is_read() {
+            // What the disk holds now is not known.
+            self.forget_all();
+        }
         match purpose {
             Purpose::Read { id, offset, len } => self.read_done(id, offset, len, result),
             Purpose::LocalWrite(index) => self.local_write_done(index, result.map(drop)),
@@ -543,6 +568,7 @@ impl Replica {
             Purpose::AdoptFlush { peer, connection } => {
                 self.adopt_flush_done(peer, connection, result.map(drop));
             }
+            Purpose::WarmUp(region) => self.region_read(region, result),
         }
     }
 

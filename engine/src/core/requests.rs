@@ -103,10 +103,15 @@ impl Replica {
                 self.counters.read_bytes += u64::from(len);
                 self.reads_in_flight += 1;
                 self.in_flight_bytes += u64::from(len);
-                if self.is_attached() {
-                    self.disk(Purpose::Read { id, offset, len }, DiskOp::Read { offset, len });
-                } else {
+                self.count_read(offset, len);
+                let purpose = Purpose::Read { id, offset, len };
+                if !self.is_attached() {
                     self.read_through(id, offset, len, Errno::EIO);
+                } else if let Some(data) = self.remembered(offset, len) {
+                    self.recall(purpose, data);
+                } else {
+                    self.uses_disk();
+                    self.disk(purpose, DiskOp::Read { offset, len });
                 }
             }
             RequestKind::Write { offset, payload, fua } => {
@@ -305,6 +310,7 @@ impl Replica {
             self.touched.set(extent, 1);
         }
         let op = disk_op(&change, offset, len, fua);
+        self.uses_disk();
         self.disk(Purpose::LocalWrite(index), op);
     }
 

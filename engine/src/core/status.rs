@@ -7,6 +7,7 @@ use super::links::{Peer, Phase};
 use super::replica::{IoCounters, Replica};
 use super::source::Progress;
 use super::types::*;
+use super::warm_up::WarmUpStatus;
 use crate::meta::EXTENT_BYTES;
 use crate::wire::{DiskState, GoodbyeReason, Protocol, Role, SplitBrainPolicy};
 
@@ -33,6 +34,7 @@ pub struct CoreStatus {
     pub suspended: Option<String>,
     pub requests: RequestStatus,
     pub io: IoCounters,
+    pub warm_up: WarmUpStatus,
     pub arbitration: Option<ArbitrationStatus>,
     pub peers: Vec<PeerStatus>,
 }
@@ -147,6 +149,7 @@ impl Replica {
                 in_flight_bytes: self.in_flight_bytes,
             },
             io: self.counters,
+            warm_up: self.warm_up.status(),
             arbitration: self.arbitration_status(now),
             peers: self
                 .peers

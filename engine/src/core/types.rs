@@ -120,6 +120,8 @@ pub enum Command {
         /// False: nothing is saved of what goes; recorded as such.
         bundle: bool,
     },
+    /// Reads what the Primary reads most, so that a switchover to this node finds it in memory.
+    WarmUp,
     /// Ends all activity and makes the metadata clean; the driver stops afterwards.
     Stop,
 }
@@ -244,6 +246,11 @@ pub enum Action {
     Disk {
         token: Token,
         op: DiskOp,
+    },
+    /// Hand this back by [`Event::DiskDone`], as if the disk had read it: by then the time is known anew.
+    Recall {
+        token: Token,
+        data: Payload,
     },
     /// Durable, all of it, before [`Event::MetaDone`]. Metadata operations run one after the other, and each may build on
     /// those before it: once one has failed, those behind it fail untouched, but for what was asked for `after_failure`.
@@ -394,6 +401,17 @@ pub struct ReplicaConfig {
     pub wall_offset_s: u64,
     /// None: nobody is asked who may write; a person promotes.
     pub arbitration: Option<ArbitrationConfig>,
+    /// None: nothing is read ahead of a take-over.
+    pub read_ahead: Option<ReadAhead>,
+}
+
+/// What a node does with what its Primary reads most, once it takes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadAhead {
+    /// At most so much is read.
+    pub bytes: u64,
+    /// Nothing between the engine and the disk remembers what was read: the core does.
+    pub keep: bool,
 }
 
 /// The times of arbitration; the same on both nodes.

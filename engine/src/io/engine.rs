@@ -32,8 +32,8 @@ use super::shared::Shared;
 use super::tls::TrustStore;
 use super::watchdog::Watchdog;
 use crate::core::{
-    ArbitrationConfig, Command, Configuration, Notice, OnIoError, PeerConfig, Replica, ReplicaConfig,
-    ReplicaMetadata, Severity, SyncSource, Victim,
+    ArbitrationConfig, Command, Configuration, Notice, OnIoError, PeerConfig, ReadAhead, Replica,
+    ReplicaConfig, ReplicaMetadata, Severity, SyncSource, Victim,
 };
 use crate::front::nbd::{Export, ExportInfo};
 use crate::wire::{Protocol, SplitBrainPolicy};
@@ -90,6 +90,13 @@ pub struct EngineSpec {
     /// None: no arbiter is asked.
     #[serde(default)]
     pub arbitration: Option<ArbitrationSpec>,
+    /// Of what the Primary reads most, so much is read ahead of a take-over; 0: nothing.
+    #[serde(default = "warm_up_bytes")]
+    pub warm_up_bytes: u64,
+}
+
+fn warm_up_bytes() -> u64 {
+    64 << 20
 }
 
 /// The times of arbitration, as the configuration has them.
@@ -167,6 +174,8 @@ enum CommandSpec {
         victim: String,
         bundle: bool,
     },
+    #[serde(rename = "warm_up")]
+    WarmUp {},
     Readdress {
         peer: String,
         addresses: Vec<PeerAddress>,
@@ -331,6 +340,11 @@ impl Engine {
                 "say arbiter = \"manual\" for this resource, or leave it with one peer",
             ));
         }
+        // What lies in memory anyway need not be read ahead.
+        let read_ahead = (spec.warm_up_bytes > 0 && !device.in_memory()).then_some(ReadAhead {
+            bytes: spec.warm_up_bytes,
+            keep: device.is_direct(),
+        });
         let clock = Clock::start();
         let config = ReplicaConfig {
             resource: spec.resource.clone(),
@@ -356,6 +370,7 @@ impl Engine {
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |now| now.as_secs()),
             arbitration,
+            read_ahead,
         };
         let info = ExportInfo {
             min_block: device.alignment() as u32,
@@ -502,6 +517,7 @@ impl Engine {
                 },
                 bundle,
             },
+            CommandSpec::WarmUp {} => Command::WarmUp,
             CommandSpec::Readdress { peer, addresses } => return self.readdress(&peer, addresses),
             CommandSpec::Fault { what: Fault::Panic } => {
                 if std::env::var_os("BLOCKPAIR_FAULTS").is_none_or(|value| value != "1") {

@@ -451,6 +451,11 @@ impl Reactor {
                         self.mark_changed(&op);
                         self.disk_ops.push_back((token, op));
                     }
+                    Action::Recall { token, data } => {
+                        self.disk_in_flight += 1;
+                        let result = Ok(Some(data));
+                        self.completions.push(Completion { token, result });
+                    }
                     Action::Meta {
                         token,
                         writes,

@@ -27,7 +27,7 @@
 //! primary 2, last primary 4, handshake 8, resuming 16) · 5 zero bytes · current · bitmap · 8 × history · dirty blocks ·
 //! suspect extents · epoch · promised · diverged at · changed at (u64 each).
 //!
-//! BitmapRuns: first u64, count u64 a run. Report: UTF-8 text. ChunkHash: one u128. ChunkDiffers: a u128 a block.
+//! BitmapRuns: first u64, count u64 a run. HotRanges: offset u64, length u64 a range. Report: UTF-8 text. ChunkHash: one u128. ChunkDiffers: a u128 a block.
 //! ResyncEnd: current u64 · 8 × history u64 · resource id, 16 bytes.
 
 use super::frame::{
@@ -35,8 +35,8 @@ use super::frame::{
     STATE_LEN,
 };
 use super::message::{
-    feature, BlockRun, DiskState, Generations, GoodbyeReason, Hello, Intent, NodeState, Protocol, Role,
-    SessionHello, SessionId, SplitBrainPolicy, HISTORY_LEN, NAME_MAX, PATHS_MAX, TEXT_MAX,
+    feature, BlockRun, DiskState, Generations, GoodbyeReason, Hello, HotRange, Intent, NodeState, Protocol,
+    Role, SessionHello, SessionId, SplitBrainPolicy, HISTORY_LEN, NAME_MAX, PATHS_MAX, TEXT_MAX,
 };
 
 const FULL_SYNC: u8 = 1 << 0;
@@ -348,17 +348,39 @@ pub(super) fn put_runs(out: &mut Vec<u8>, runs: &[BlockRun]) {
 }
 
 pub(super) fn runs(body: &[u8]) -> Result<Vec<BlockRun>, FrameError> {
-    let pieces = whole_pieces(Kind::BitmapRuns, body, RUN_LEN)?;
+    let pairs = pairs(Kind::BitmapRuns, body, "run", "blocks")?;
+    Ok(pairs
+        .into_iter()
+        .map(|(first, count)| BlockRun { first, count })
+        .collect())
+}
+
+/// Places where something begins, and how much of it there is: not empty, and no wrap.
+fn pairs(kind: Kind, body: &[u8], what: &str, unit: &str) -> Result<Vec<(u64, u64)>, FrameError> {
+    let pieces = whole_pieces(kind, body, RUN_LEN)?;
     pieces
         .map(|piece| {
             let (first, count) = (u64_at(piece, 0), u64_at(piece, 8));
             if count == 0 || first.checked_add(count).is_none() {
-                let what = format!("a run of {count} blocks from block {first}");
-                return Err(invalid(Kind::BitmapRuns, what));
+                return Err(invalid(kind, format!("a {what} of {count} {unit} from {first}")));
             }
-            Ok(BlockRun { first, count })
+            Ok((first, count))
         })
         .collect()
+}
+
+pub(super) fn put_hot_ranges(out: &mut Vec<u8>, ranges: &[HotRange]) {
+    for range in ranges {
+        put_u64s(out, &[range.offset, range.len]);
+    }
+}
+
+pub(super) fn hot_ranges(body: &[u8]) -> Result<Vec<HotRange>, FrameError> {
+    let pairs = pairs(Kind::HotRanges, body, "range", "bytes")?;
+    Ok(pairs
+        .into_iter()
+        .map(|(offset, len)| HotRange { offset, len })
+        .collect())
 }
 
 pub(super) fn put_hashes(out: &mut Vec<u8>, hashes: &[u128]) {

@@ -88,6 +88,7 @@ fn fill(message: &Message, header: &mut Header, out: &mut Vec<u8>) -> Option<Pay
             header.flags = when(*last, flag::LAST);
             body::put_runs(out, runs);
         }
+        Message::HotRanges { ranges } => body::put_hot_ranges(out, ranges),
         Message::ResyncStart { blocks } => header.length = *blocks,
         Message::ChunkHash {
             id,
@@ -144,6 +145,7 @@ impl Kind {
             Message::SyncRequest => Kind::SyncRequest,
             Message::SyncReply { .. } => Kind::SyncReply,
             Message::BitmapRuns { .. } => Kind::BitmapRuns,
+            Message::HotRanges { .. } => Kind::HotRanges,
             Message::ResyncStart { .. } => Kind::ResyncStart,
             Message::ChunkHash { .. } => Kind::ChunkHash,
             Message::ChunkSame { .. } => Kind::ChunkSame,
@@ -350,6 +352,9 @@ fn small(header: &Header, body: &[u8]) -> Result<Message, FrameError> {
         Kind::BitmapRuns => Message::BitmapRuns {
             runs: body::runs(body)?,
             last: header.has(flag::LAST),
+        },
+        Kind::HotRanges => Message::HotRanges {
+            ranges: body::hot_ranges(body)?,
         },
         Kind::ResyncStart => Message::ResyncStart { blocks: length },
         Kind::ChunkHash => Message::ChunkHash {

@@ -33,7 +33,7 @@
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::message::{BITMAP_RUNS_MAX, CHUNK_BLOCKS_MAX, PAYLOAD_MAX, REPORT_MAX, TEXT_MAX};
+use super::message::{BITMAP_RUNS_MAX, CHUNK_BLOCKS_MAX, HOT_RANGES_MAX, PAYLOAD_MAX, REPORT_MAX, TEXT_MAX};
 
 /// Bytes of every frame's header.
 pub const HEADER_LEN: usize = 64;
@@ -79,7 +79,7 @@ kinds! {
     Write = 16, WriteZeroes = 17, Trim = 18, Flush = 19, Received = 20, Done = 21,
     ReadRequest = 22, ReadData = 23, ReadFailed = 24,
     PromoteRequest = 32, PromoteReply = 33, SyncRequest = 34, SyncReply = 35,
-    Detached = 36, DetachedOk = 37,
+    Detached = 36, DetachedOk = 37, HotRanges = 40,
     BitmapRuns = 48, ResyncStart = 49, ChunkHash = 50, ChunkSame = 51, ChunkDiffers = 52, ChunkData = 53,
     ChunkEnd = 54, ChunkDone = 55, ResyncEnd = 56, ResyncEnded = 57, ChunkWhole = 58,
     Report = 64,
@@ -166,6 +166,7 @@ impl Kind {
             Kind::PromoteRequest | Kind::SyncRequest | Kind::Detached | Kind::DetachedOk => (0, 0, 0, 0),
             Kind::PromoteReply | Kind::SyncReply => (flag::ALLOWED, 0, 0, 0),
             Kind::BitmapRuns => (flag::LAST, 0, 0, RUN_LEN * BITMAP_RUNS_MAX),
+            Kind::HotRanges => (0, 0, 0, RUN_LEN * HOT_RANGES_MAX),
             Kind::ResyncStart => (0, LENGTH, 0, 0),
             Kind::ChunkHash => (flag::ZERO, SEQ | OFFSET | LENGTH, HASH_LEN, HASH_LEN),
             Kind::ChunkSame | Kind::ChunkEnd => (0, SEQ, 0, 0),

@@ -18,7 +18,9 @@ pub mod feature {
     pub const WRITE_ZEROES: u64 = 1 << 1;
     /// Resync by comparison of XXH3-128 checksums a chunk.
     pub const CHECKSUM_RESYNC: u64 = 1 << 2;
-    pub const ALL: u64 = TRIM | WRITE_ZEROES | CHECKSUM_RESYNC;
+    /// A Primary tells what it reads most ([`Message::HotRanges`](super::Message::HotRanges)).
+    pub const HOT_RANGES: u64 = 1 << 4;
+    pub const ALL: u64 = TRIM | WRITE_ZEROES | CHECKSUM_RESYNC | HOT_RANGES;
     /// A session of several paths (see [`Hello::session`](super::Hello::session), which says it): the driver's to
     /// offer, not the core's.
     pub const PATHS: u64 = 1 << 3;
@@ -30,6 +32,8 @@ pub const PAYLOAD_MAX: u32 = 32 << 20;
 pub const CHUNK_BLOCKS_MAX: u32 = 1024;
 /// Largest number of runs in one [`Message::BitmapRuns`].
 pub const BITMAP_RUNS_MAX: usize = 4096;
+/// Largest number of ranges in one [`Message::HotRanges`].
+pub const HOT_RANGES_MAX: usize = 1024;
 /// Longest name of a resource or a node, in bytes.
 pub const NAME_MAX: usize = 64;
 /// Longest text of a [`Message::Report`], in bytes.
@@ -259,6 +263,13 @@ pub struct BlockRun {
     pub count: u64,
 }
 
+/// A part of the device that is read often, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HotRange {
+    pub offset: u64,
+    pub len: u64,
+}
+
 /// Result of a disk operation as it crosses the wire: 0 or an errno.
 pub type Status = u16;
 
@@ -335,6 +346,12 @@ pub enum Message {
     ReadFailed {
         id: u64,
         status: Status,
+    },
+
+    /// The sender is Primary, and reads these most, the hottest first: all that is known, in the place of what it said
+    /// before. Only where both offer [`feature::HOT_RANGES`].
+    HotRanges {
+        ranges: Vec<HotRange>,
     },
 
     // Roles.
@@ -436,6 +453,7 @@ impl Message {
                 | Message::ChunkData { payload, .. }
                 | Message::ChunkWhole { payload, .. } => payload.len(),
                 Message::BitmapRuns { runs, .. } => std::mem::size_of_val(&runs[..]),
+                Message::HotRanges { ranges } => std::mem::size_of_val(&ranges[..]),
                 Message::ChunkDiffers { hashes, .. } => std::mem::size_of_val(&hashes[..]),
                 Message::Goodbye { text, .. } | Message::Report { text } => text.len(),
                 _ => 0,

@@ -298,9 +298,11 @@ fn any_replication() -> impl Strategy<Value = Message> {
 
 fn any_resync() -> impl Strategy<Value = Message> {
     let run = range().prop_map(|(first, count)| BlockRun { first, count });
+    let hot = range().prop_map(|(offset, len)| HotRange { offset, len });
     let chunk = (0..u64::MAX - u64::from(u32::MAX), 1..=u32::MAX);
     prop_oneof![
         (vec(run, 0..200), any::<bool>()).prop_map(|(runs, last)| Message::BitmapRuns { runs, last }),
+        vec(hot, 0..200).prop_map(|ranges| Message::HotRanges { ranges }),
         any::<u64>().prop_map(|blocks| Message::ResyncStart { blocks }),
         (any::<u64>(), chunk, any::<u128>(), any::<bool>()).prop_map(|(id, (offset, len), hash, zero)| {
             Message::ChunkHash {
@@ -431,6 +433,12 @@ fn samples() -> Vec<Message> {
         Message::BitmapRuns {
             runs: vec![BlockRun { first: 1, count: 2 }],
             last: true,
+        },
+        Message::HotRanges {
+            ranges: vec![HotRange {
+                offset: 65536,
+                len: 4096,
+            }],
         },
         Message::ResyncStart { blocks: 100 },
         Message::ChunkHash {
@@ -597,6 +605,7 @@ fn lengths_are_bounded_before_memory_is_taken() {
             Message::Hello(_) => HELLO_BODY_MAX as u32,
             Message::Goodbye { .. } => TEXT_MAX as u32,
             Message::BitmapRuns { .. } => 16 * BITMAP_RUNS_MAX as u32,
+            Message::HotRanges { .. } => 16 * HOT_RANGES_MAX as u32,
             Message::ChunkDiffers { .. } => 16 * CHUNK_BLOCKS_MAX,
             Message::Report { .. } => REPORT_MAX as u32,
             _ => (frame.len() - HEADER_LEN) as u32,
@@ -829,14 +838,22 @@ fn bodies_with_impossible_values_are_refused() {
 fn runs_must_not_be_empty_or_wrap() {
     for (first, count, valid) in [(1, u64::MAX - 1, true), (2, u64::MAX - 1, false), (1, 0, false)] {
         let runs = vec![BlockRun { first, count }];
-        let message = Message::BitmapRuns { runs, last: false };
-        let (messages, error) = Receiver::all(&frame_of(&message));
-        assert_eq!(messages.len(), usize::from(valid));
-        assert_eq!(
-            matches!(error, Some(FrameError::Body { .. })),
-            !valid,
-            "{error:?}"
-        );
+        let ranges = vec![HotRange {
+            offset: first,
+            len: count,
+        }];
+        for message in [
+            Message::BitmapRuns { runs, last: false },
+            Message::HotRanges { ranges },
+        ] {
+            let (messages, error) = Receiver::all(&frame_of(&message));
+            assert_eq!(messages.len(), usize::from(valid));
+            assert_eq!(
+                matches!(error, Some(FrameError::Body { .. })),
+                !valid,
+                "{error:?}"
+            );
+        }
     }
 }
 

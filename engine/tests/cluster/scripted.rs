@@ -6,6 +6,7 @@ mod ending;
 mod heal;
 mod resolve;
 mod serve;
+mod warm_up;
 
 use std::collections::VecDeque;
 
@@ -27,7 +28,10 @@ struct Bench {
     protocol: Protocol,
     connection: u64,
     next: u64,
+    /// What the peer's Hello offers.
+    features: u64,
     disk: VecDeque<(Token, DiskOp)>,
+    recalled: VecDeque<(Token, Payload)>,
     meta: VecDeque<(Token, Vec<MetaWrite>)>,
     sent: VecDeque<Message>,
     replies: Vec<(RequestId, bool)>,
@@ -153,6 +157,10 @@ impl Bench {
             stale_generation,
             wall_offset_s: 1_800_000_000,
             arbitration: None,
+            read_ahead: Some(ReadAhead {
+                bytes: 64 << 20,
+                keep: true,
+            }),
         };
         let metadata = ReplicaMetadata {
             superblock,
@@ -166,7 +174,9 @@ impl Bench {
             protocol: Protocol::C,
             connection: 0,
             next: 0,
+            features: wire::feature::ALL,
             disk: VecDeque::new(),
+            recalled: VecDeque::new(),
             meta: VecDeque::new(),
             sent: VecDeque::new(),
             replies: Vec::new(),
@@ -226,6 +236,7 @@ impl Bench {
         for action in actions {
             match action {
                 Action::Disk { token, op } => self.disk.push_back((token, op)),
+                Action::Recall { token, data } => self.recalled.push_back((token, data)),
                 Action::Meta { token, writes, .. } => self.meta.push_back((token, writes)),
                 Action::Send { message, .. } => self.sent.push_back(message),
                 Action::Close { .. } => {}
@@ -321,7 +332,7 @@ impl Bench {
         self.receive(Message::Hello(Hello {
             version_min: wire::VERSION_MIN,
             version_max: wire::VERSION_MAX,
-            features: wire::feature::ALL,
+            features: self.features,
             resource: "r0".into(),
             resource_id,
             node: "b".into(),
@@ -357,6 +368,14 @@ impl Bench {
         };
         self.event(Event::DiskDone { token, result });
         op
+    }
+
+    /// What the core remembers comes back to it.
+    fn recall_all(&mut self) {
+        for (token, data) in std::mem::take(&mut self.recalled) {
+            let result = Ok(Some(data));
+            self.event(Event::DiskDone { token, result });
+        }
     }
 
     fn meta_done(&mut self, ok: bool) -> Vec<MetaWrite> {

@@ -24,6 +24,12 @@ enum Happening {
         op: DiskOp,
         flush_point: usize,
     },
+    Recalled {
+        node: usize,
+        life: u32,
+        token: Token,
+        data: Payload,
+    },
     Meta {
         node: usize,
         life: u32,
@@ -86,6 +92,7 @@ impl Happening {
     fn happens_in(&self) -> Option<usize> {
         match self {
             Happening::Disk { node, .. }
+            | Happening::Recalled { node, .. }
             | Happening::Meta { node, .. }
             | Happening::Dialled { from: node, .. }
             | Happening::Deliver { to: node, .. }
@@ -346,6 +353,10 @@ impl World {
             stale_generation: 0,
             wall_offset_s: 1_800_000_000,
             arbitration: self.arbitration,
+            read_ahead: Some(ReadAhead {
+                bytes: 64 << 20,
+                keep: true,
+            }),
         };
         let metadata = ReplicaMetadata {
             superblock,
@@ -588,6 +599,15 @@ impl World {
                     },
                 );
             }
+            Action::Recall { token, data } => {
+                let recalled = Happening::Recalled {
+                    node: n,
+                    life,
+                    token,
+                    data,
+                };
+                self.schedule(1, recalled);
+            }
             Action::Meta { token, writes, .. } => {
                 let start = self.nodes[n].meta_free.max(self.now);
                 let end = start + 1 + self.rng.below(MS);
@@ -769,6 +789,17 @@ impl World {
                     } else {
                         Ok(apply(&mut self.nodes[node].data, &op, flush_point))
                     };
+                    self.event(node, Event::DiskDone { token, result });
+                }
+            }
+            Happening::Recalled {
+                node,
+                life,
+                token,
+                data,
+            } => {
+                if self.nodes[node].life == life && self.nodes[node].replica.is_some() {
+                    let result = Ok(Some(data));
                     self.event(node, Event::DiskDone { token, result });
                 }
             }

@@ -5,8 +5,8 @@ use std::mem::discriminant;
 use _engine::payload::Payload;
 use _engine::wire::{
     decode_hello, encode, negotiate, BlockRun, Decoder, DiskState, FrameError, Generations, GoodbyeReason,
-    Hello, HelloStep, Intent, Message, NodeState, Protocol, Role, SessionHello, SessionId, SplitBrainPolicy,
-    Step, HEADER_LEN, HELLO_BODY_MAX, HISTORY_LEN, INLINE_FRAME_MAX, MAGIC, PAYLOAD_MAX,
+    Hello, HelloStep, HotRange, Intent, Message, NodeState, Protocol, Role, SessionHello, SessionId,
+    SplitBrainPolicy, Step, HEADER_LEN, HELLO_BODY_MAX, HISTORY_LEN, INLINE_FRAME_MAX, MAGIC, PAYLOAD_MAX,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -306,6 +306,7 @@ fn corpus() -> Vec<(String, Vec<u8>)> {
         ..theirs.clone()
     };
     let runs = vec![BlockRun { first: 1, count: 2 }, BlockRun { first: 9, count: 1 }];
+    let ranges = vec![HotRange { offset, len: 65536 }];
     let (zero, hash, last, unmap, fua) = (false, 77, true, true, true);
     let groups: Vec<(&str, Vec<Message>)> = vec![
         ("hello", vec![Message::Hello(theirs), Message::State(state)]),
@@ -386,6 +387,7 @@ fn corpus() -> Vec<(String, Vec<u8>)> {
             vec![
                 Message::BitmapRuns { runs, last },
                 Message::ResyncStart { blocks: 3 },
+                Message::HotRanges { ranges },
             ],
         ),
         (

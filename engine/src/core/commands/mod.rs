@@ -76,6 +76,7 @@ impl Replica {
             Command::Demote => self.demote(id),
             Command::SyncFrom { source } => self.sync_from(id, source),
             Command::Resolve { victim, bundle } => self.resolve(id, victim, bundle),
+            Command::WarmUp => self.warm_up_command(id),
             Command::Stop => self.quiesce(id, true),
         }
     }
@@ -102,6 +103,7 @@ impl Replica {
         }
         waiting.append(&mut self.take_resolves());
         waiting.extend(self.drop_campaign());
+        waiting.append(&mut self.drop_warm_up());
         for id in waiting.into_iter().chain(promotion).chain(quiesce).chain(asked) {
             self.done(id, Err(failed(message.to_owned(), remedy.to_owned())));
         }

@@ -222,6 +222,7 @@ impl Replica {
             format!("{} is Primary", self.config.node),
         );
         self.out.push(Action::Export { open: true });
+        self.warm_up_as_primary();
         self.announce_state();
         self.ask_for_lease();
         if let Some(id) = command {

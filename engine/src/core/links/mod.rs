@@ -389,6 +389,7 @@ impl Replica {
             Message::ReadRequest { id, offset, len } => self.on_read_request(slot, id, offset, len),
             Message::ReadData { id, offset, payload } => self.on_read_data(slot, id, offset, payload),
             Message::ReadFailed { id, status } => self.on_read_failed(slot, id, status),
+            Message::HotRanges { ranges } => self.on_hot_ranges(slot, &ranges),
             Message::PromoteRequest => self.on_promote_request(slot),
             Message::PromoteReply { allowed } => self.on_promote_reply(slot, allowed),
             Message::SyncRequest => self.on_sync_request(slot),

@@ -94,6 +94,11 @@ pub(in crate::core) struct Link {
     pub(super) last_sent: Time,
     /// The last beacon.
     pub(super) pinged: Time,
+    /// Those that both ends offer.
+    pub(in crate::core) features: u64,
+    /// When the peer was told what is read most, and of which reads.
+    pub(in crate::core) told_at: Time,
+    pub(in crate::core) told_version: u64,
 }
 
 impl Link {
@@ -111,6 +116,9 @@ impl Link {
             last_received: now,
             last_sent: now,
             pinged: now,
+            features: 0,
+            told_at: now,
+            told_version: 0,
         }
     }
 

@@ -41,21 +41,25 @@ impl Replica {
             _ => {}
         }
         let own = self.own_hello(slot, 0);
-        if let Err((reason, text)) = wire::negotiate(&own, &hello) {
-            self.resolve_failed(slot, &text);
-            let peer = &mut self.peers[slot];
-            peer.refusals += 1;
-            let standalone = peer.refusals >= REFUSALS_MAX;
-            if peer.refusal.as_ref().is_none_or(|refusal| refusal.text != text) {
-                self.notice(Severity::Error, "peer.refused", text.clone());
+        let session = match wire::negotiate(&own, &hello) {
+            Ok(session) => session,
+            Err((reason, text)) => {
+                self.resolve_failed(slot, &text);
+                let peer = &mut self.peers[slot];
+                peer.refusals += 1;
+                let standalone = peer.refusals >= REFUSALS_MAX;
+                if peer.refusal.as_ref().is_none_or(|refusal| refusal.text != text) {
+                    self.notice(Severity::Error, "peer.refused", text.clone());
+                }
+                self.close_with(slot, reason, &text);
+                self.peers[slot].refusal = Some(Refusal { reason, text });
+                self.peers[slot].wanted &= !standalone;
+                return self.retry_later(slot, RETRY_REFUSED);
             }
-            self.close_with(slot, reason, &text);
-            self.peers[slot].refusal = Some(Refusal { reason, text });
-            self.peers[slot].wanted &= !standalone;
-            return self.retry_later(slot, RETRY_REFUSED);
-        }
+        };
         let state = self.own_state(slot, true);
         if let Some(link) = self.peers[slot].link.as_mut() {
+            link.features = session.features;
             link.phase = Phase::State {
                 peer_hello: Box::new(hello),
                 sent: Box::new(state.clone()),
