@@ -98,6 +98,10 @@ class Engine:
         """A descriptor, the engine's own, that is readable when `events` has something."""
     def events(self) -> str:
         """The events since the last call: [{"severity", "name", "text", "time_ns"}, ...]."""
+    def serves_until(self) -> float:
+        """Until when this node may serve as Primary, in seconds of CLOCK_BOOTTIME: 0 when it may not,
+        infinity where it needs no lease. Never too long, also while the engine's thread stands still.
+        """
     def asks(self) -> str:
         """What the arbiter is to be asked now: null, {"ask", "do": "read"}, or {"ask", "do": "swap",
         "expected": configuration or null, "next": configuration}. `event_fd` is readable when it has changed.

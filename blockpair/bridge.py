@@ -266,6 +266,12 @@ class Running:
         """The events since the last call."""
         return _NOTICES.decode(self._engine.events())
 
+    def serves_until(self) -> float:
+        """Until when this node may serve as Primary, in seconds of CLOCK_BOOTTIME: 0 when it may not,
+        infinity where it needs no lease. Does not block.
+        """
+        return self._engine.serves_until()
+
     def asks(self) -> str:
         """What the arbiter is to be asked, as JSON (`blockpair.arbiter.machine.parse_ask`)."""
         return self._engine.asks()

@@ -214,6 +214,14 @@ impl Engine {
         self.0.events()
     }
 
+    /// Until when this node may serve, in seconds of CLOCK_BOOTTIME: 0 when it may not, infinity without a lease.
+    fn serves_until(&self) -> f64 {
+        match self.0.serves_until() {
+            u64::MAX => f64::INFINITY,
+            until => until as f64 / 1e9,
+        }
+    }
+
     /// What the arbiter is to be asked now, as JSON.
     fn asks(&self) -> String {
         self.0.asks()

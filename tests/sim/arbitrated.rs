@@ -100,7 +100,8 @@ impl Run {
                     .add("reads of a machine that was paused", 1);
                 continue;
             }
-            let other_lost_power = self.world.now <= excused && self.register.served_cold == Some(1 - n);
+            let other_lost_power =
+                self.world.now <= excused && self.register.served_cold == Some(1 - n);
             if other_lost_power && self.oracle.excuse_unflushed(id) {
                 self.world
                     .counts

@@ -33,7 +33,7 @@ use super::tls::TrustStore;
 use super::watchdog::Watchdog;
 use crate::core::{
     ArbitrationConfig, Command, Configuration, Notice, OnIoError, PeerConfig, ReadAhead, Replica,
-    ReplicaConfig, ReplicaMetadata, Severity, SyncSource, Victim,
+    ReplicaConfig, ReplicaMetadata, Severity, SyncSource, Time, Victim,
 };
 use crate::front::nbd::{Export, ExportInfo};
 use crate::wire::{Protocol, SplitBrainPolicy};
@@ -629,6 +629,12 @@ impl Engine {
 
     pub fn event_fd(&self) -> RawFd {
         self.shared.event_fd()
+    }
+
+    /// Until when this node may serve as Primary, in nanoseconds of CLOCK_BOOTTIME: 0 when it may not, [`Time::MAX`] when
+    /// no lease is needed. Never older than what the engine's thread knows to be true, however long that thread stands still.
+    pub fn serves_until(&self) -> Time {
+        self.shared.may_serve_until()
     }
 
     /// The events since the last call, as JSON.

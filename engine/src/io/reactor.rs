@@ -100,6 +100,11 @@ impl Clock {
         Clock::read() - self.0
     }
 
+    /// A moment of this clock, on CLOCK_BOOTTIME; [`Time::MAX`] stays what it is.
+    fn absolute(self, moment: Time) -> Time {
+        moment.saturating_add(self.0)
+    }
+
     fn read() -> Time {
         let mut time = libc::timespec {
             tv_sec: 0,
@@ -264,6 +269,10 @@ impl Reactor {
 
     fn tell(&mut self, event: Event) {
         self.replica.handle(self.now, event, &mut self.actions);
+        // Before anything that follows from the event is done: what another thread finds here is never too long.
+        let until = self.replica.serves_until();
+        self.shared
+            .serves_until(until.map_or(0, |until| self.clock.absolute(until)));
     }
 
     fn notice(&self, severity: Severity, name: &'static str, text: String) {

@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{json, Value};
 
 use super::event::EventFd;
-use crate::core::{AskRequest, Notice, Severity};
+use crate::core::{AskRequest, Notice, Severity, Time};
 
 /// Events kept for a reader that is slow; older ones are dropped first.
 const EVENTS_MAX: usize = 1000;
@@ -75,6 +76,8 @@ pub struct Shared {
     events: Events,
     /// What the arbiter is to be asked now, and its number.
     ask: Mutex<Option<(u64, Value)>>,
+    /// Until when this node may serve, on CLOCK_BOOTTIME; 0: it may not.
+    serves_until: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -92,7 +95,17 @@ impl Shared {
             changed: Condvar::new(),
             events: Events::new()?,
             ask: Mutex::default(),
+            serves_until: AtomicU64::new(0),
         })
+    }
+
+    pub fn serves_until(&self, until: Time) {
+        self.serves_until.store(until, Ordering::Release);
+    }
+
+    /// Nanoseconds of CLOCK_BOOTTIME; 0: it may not serve, [`Time::MAX`]: until something is heard.
+    pub fn may_serve_until(&self) -> Time {
+        self.serves_until.load(Ordering::Acquire)
     }
 
     pub fn publish(&self, status: Value) {
@@ -121,6 +134,7 @@ impl Shared {
         }
         published.version += 1;
         published.ended = true;
+        self.serves_until(0);
         *lock(&self.ask) = None;
         self.changed.notify_all();
     }

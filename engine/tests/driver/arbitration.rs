@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use _engine::io::engine::Engine;
+use _engine::io::watchdog::boottime;
 use serde_json::{json, Value};
 
 use crate::arbiter::{serve, Ends};
@@ -63,8 +64,16 @@ fn the_survivor_becomes_primary_within_the_lease_and_a_moment_and_the_other_rejo
         nbd.write(0, &data, 0);
         nbd.flush();
         wait("a lease", &|| status(0)["arbitration"]["lease_seconds"].is_f64());
+        let lease_ns = u64::try_from(LEASE.as_nanos()).unwrap();
+        wait("an end of it", &|| {
+            let left = engines[0].serves_until().saturating_sub(boottime());
+            assert!(left <= lease_ns, "{left} ns of a lease of {lease_ns}");
+            left > 0
+        });
+        assert_eq!(engines[1].serves_until(), 0);
         drop(nbd);
         engines[0].stop().unwrap();
+        assert_eq!(engines[0].serves_until(), 0);
         let lost = Instant::now();
         end[0].store(true, Ordering::Relaxed);
         wait("b is Primary", &|| status(1)["role"] == "Primary");
@@ -73,6 +82,7 @@ fn the_survivor_becomes_primary_within_the_lease_and_a_moment_and_the_other_rejo
         let (mut nbd, _) = NbdClient::connect(&cluster.socket(1)).unwrap();
         assert!(nbd.read(0, data.len() as u32) == data);
         nbd.write(1 << 20, &data, 0);
+        wait("b needs no lease", &|| engines[1].serves_until() == u64::MAX);
         let held = register.lock().unwrap().clone().expect("a record");
         assert_eq!((held.epoch, held.primary.as_str()), (3, "b"));
     });
