@@ -81,6 +81,16 @@ HEALED_READS = counter(
     "resource",
 )
 HEALED_BYTES = counter("blockpair_resource_healed_bytes_total", "What these read", "resource")
+WARM_KNOWN = gauge(
+    "blockpair_resource_warm_known_bytes", "What is known here to be what the Primary reads most", "resource"
+)
+WARM_LEFT = gauge("blockpair_resource_warm_left_bytes", "What of it is still to be read ahead", "resource")
+WARM_HELD = gauge(
+    "blockpair_resource_warm_held_bytes", "What was read ahead and is held in memory", "resource"
+)
+WARM_READS = counter(
+    "blockpair_resource_warm_reads_total", f"Reads that were answered from there {_SINCE_UP}", "resource"
+)
 
 
 def node(report: StatusReport) -> Iterator[Sample]:
@@ -130,6 +140,10 @@ def _engine(name: str, engine: EngineStatus) -> Iterator[Sample]:
         (ZEROES, io.zeroes),
         (HEALED_READS, io.healed_reads),
         (HEALED_BYTES, io.healed_bytes),
+        (WARM_KNOWN, engine.warm_up.known_bytes),
+        (WARM_LEFT, engine.warm_up.left_bytes),
+        (WARM_HELD, engine.warm_up.held_bytes),
+        (WARM_READS, engine.warm_up.answered_reads),
     )
     for family, value in values:
         yield family.sample(value, name)

@@ -133,6 +133,7 @@ def test_a_resource_that_runs() -> None:
             "healed_reads": 8,
             "healed_bytes": 9,
         },
+        warm_up={"known_bytes": 10, "left_bytes": 11, "held_bytes": 12, "answered_reads": 13},
     )
     said = (
         Advice("critical", "disk-lost", "…", "…"),
@@ -158,6 +159,8 @@ def test_a_resource_that_runs() -> None:
     counted = ["reads", "read_bytes", "writes", "written_bytes", "flushes", "trims", "zeroes"]
     counted += ["healed_reads", "healed_bytes"]
     assert [found[f"blockpair_resource_{name}_total"]["r0",] for name in counted] == list(range(1, 10))
+    warm = ["known_bytes", "left_bytes", "held_bytes", "reads_total"]
+    assert [found[f"blockpair_resource_warm_{name}"]["r0",] for name in warm] == list(range(10, 14))
 
 
 def test_a_resource_that_is_down_says_no_role_rather_than_a_wrong_one() -> None:
