@@ -10,6 +10,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from blockpair.config.files import ConfigError, read_toml
+from blockpair.config.metrics import MetricsTable, metrics_address
 from blockpair.config.names import NAME_RULE, Address, check_name, parse_address
 from blockpair.units import parse_duration
 
@@ -55,6 +56,7 @@ class NodeFile(Struct, forbid_unknown_fields=True, frozen=True):
     node: NodeTable = field(default_factory=NodeTable)
     log: LogTable = field(default_factory=LogTable)
     watchdog: WatchdogTable = field(default_factory=WatchdogTable)
+    metrics: MetricsTable = field(default_factory=MetricsTable)
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class NodeConfig:
     log_format: LogFormat
     log_level: LogLevel
     watchdog: WatchdogConfig = WatchdogConfig("off", Path("/dev/watchdog"), 10)
+    metrics: Address | None = None
+    """Where the metrics are served; None: nowhere."""
 
 
 def read_node(file: Path) -> NodeConfig:
@@ -115,6 +119,7 @@ def node_config(content: NodeFile, file: Path, host_name: str) -> NodeConfig:
         content.log.format,
         content.log.level,
         _watchdog(content.watchdog, file),
+        metrics=metrics_address(content.metrics, file),
     )
 
 

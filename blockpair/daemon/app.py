@@ -19,6 +19,7 @@ from blockpair.daemon.desired import DaemonLock, DesiredState, boot_id
 from blockpair.daemon.judges import Judges
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.methods import Methods
+from blockpair.daemon.metrics import Metrics
 from blockpair.daemon.part import Part
 from blockpair.daemon.watchdog import NodeWatchdog
 from blockpair.errors import BlockpairError, ErrorKind
@@ -127,7 +128,7 @@ async def serve(node: NodeConfig, places: Locations) -> None:
             )
             notify(f"READY=1\nSTATUS=node {node.name}, {len(manager.names())} resources")
             supervisor = asyncio.create_task(manager.supervise())
-            care = asyncio.create_task(part.run())
+            care = asyncio.gather(part.run(), Metrics(node, manager, part.cluster, watchdog).run())
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait({supervisor, stopping}, return_when=asyncio.FIRST_COMPLETED)
             log.info("daemon.stopping")

@@ -1,0 +1,72 @@
+"""The md arrays of the node and their members. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from blockpair.metrics.family import Sample, counter, gauge
+from blockpair.raid.model import Array, Part
+
+# The kernel's words, Documentation/admin-guide/md.rst.
+_STATES = (
+    "clear",
+    "inactive",
+    "suspended",
+    "readonly",
+    "read-auto",
+    "clean",
+    "active",
+    "write-pending",
+    "active-idle",
+    "broken",
+)
+_ACTIONS = ("resync", "recover", "check", "repair", "reshape")
+
+ARRAY_STATE = gauge("blockpair_array_state", "1 for the state that the kernel says", "array", "state")
+SLOTS = gauge("blockpair_array_slots", "Members that the array has when it is whole", "array")
+MISSING = gauge(
+    "blockpair_array_missing_members", "Of these, those whose data no member has in full", "array"
+)
+SPARES = gauge("blockpair_array_spares", "Hot spares at hand in it", "array")
+ARRAY_SIZE = gauge("blockpair_array_size_bytes", "Size of the array", "array")
+MISMATCH = gauge("blockpair_array_mismatch_bytes", "What the last check found unequal", "array")
+MEMBER_PART = gauge(
+    "blockpair_array_member", "1 for what the device is for its array", "array", "device", "part"
+)
+MEMBER_ERRORS = counter(
+    "blockpair_array_member_errors_total",
+    "Sectors of the device that could not be read and were written anew",
+    "array",
+    "device",
+)
+SYNC = gauge("blockpair_array_sync_running", "1 while the kernel does this with the array", "array", "action")
+SYNC_SIZE = gauge(
+    "blockpair_array_sync_size_bytes", "What there is to do, of each member; 0: nothing", "array"
+)
+SYNC_DONE = gauge("blockpair_array_sync_done_bytes", "What of it is done", "array")
+SYNC_RATE = gauge("blockpair_array_sync_bytes_per_second", "How fast it goes", "array")
+
+
+def arrays(found: Iterable[Array]) -> Iterator[Sample]:
+    """Of every array, by its stable name."""
+    for array in found:
+        yield from _array(array)
+
+
+def _array(array: Array) -> Iterator[Sample]:
+    name = array.name
+    yield from ARRAY_STATE.states(array.state or "clear", _STATES, name)
+    yield SLOTS.sample(array.geometry.slots, name)
+    yield MISSING.sample(len(array.failed_slots), name)
+    yield SPARES.sample(len(array.having(Part.SPARE)), name)
+    yield ARRAY_SIZE.sample(array.size_bytes, name)
+    yield MISMATCH.sample(array.mismatch_bytes, name)
+    for member in array.members:
+        yield from MEMBER_PART.states(member.part.value, [part.value for part in Part], name, member.device)
+        yield MEMBER_ERRORS.sample(member.errors, name, member.device)
+    sync = array.sync
+    for action in _ACTIONS:
+        yield SYNC.sample(sync is not None and sync.action == action, name, action)
+    yield SYNC_SIZE.sample(sync.total_bytes if sync else 0, name)
+    yield SYNC_DONE.sample(sync.done_bytes if sync else 0, name)
+    yield SYNC_RATE.sample(sync.bytes_per_second if sync else 0, name)

@@ -1,0 +1,56 @@
+"""`Family`: a metric with its name, meaning and labels; `Sample`: one of its values. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A value of ``family``; ``labels`` in the order that the family has them."""
+
+    family: Family
+    labels: tuple[str, ...]
+    value: float
+
+
+@dataclass(frozen=True)
+class Family:
+    """A metric. ``name`` as Prometheus has it, a counter's with its ``_total``; ``meaning`` in a line."""
+
+    name: str
+    kind: Literal["gauge", "counter"]
+    meaning: str
+    labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.kind == "counter") != self.name.endswith("_total"):
+            raise ValueError(f"{self.name}: the name of a counter, and of nothing else, ends with _total")
+
+    def sample(self, value: float, *labels: str) -> Sample:
+        """A value of it, with one word for each of its labels."""
+        if len(labels) != len(self.labels):
+            raise ValueError(f"{self.name} has the labels {self.labels}, not {len(labels)}")
+        return Sample(self, labels, value)
+
+    def known(self, value: float | None, *labels: str) -> Iterator[Sample]:
+        """A value of it, or nothing where it is not known."""
+        if value is not None:
+            yield self.sample(value, *labels)
+
+    def states(self, present: str, states: Iterable[str], *labels: str) -> Iterator[Sample]:
+        """One value a state, whose word is the last label: 1 for the ``present`` one, 0 for the others."""
+        for state in dict.fromkeys((*states, present)):
+            yield self.sample(state == present, *labels, state)
+
+
+def gauge(name: str, meaning: str, *labels: str) -> Family:
+    """A family of values that go up and down."""
+    return Family(name, "gauge", meaning, labels)
+
+
+def counter(name: str, meaning: str, *labels: str) -> Family:
+    """A family of values that only grow, until what counts begins anew."""
+    return Family(name, "counter", meaning, labels)
