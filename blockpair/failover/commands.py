@@ -37,22 +37,27 @@ async def run(*arguments: str) -> Done:
     program = shutil.which(arguments[0], path=os.environ.get("PATH", "") + ":" + _PATH)
     if program is None:
         raise FileNotFoundError(2, "there is no such program", arguments[0])
-    process = await asyncio.create_subprocess_exec(
-        program,
-        *arguments[1:],
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        start_new_session=True,
-        env={"PATH": os.environ.get("PATH", _PATH), "LC_ALL": "C", "HOME": "/root"},
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            program,
+            *arguments[1:],
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+            env={"PATH": os.environ.get("PATH", _PATH), "LC_ALL": "C", "HOME": "/root"},
+        )
     )
-    assert process.stdout is not None
     kept = b""
     try:
+        process = await asyncio.shield(starting)
+        assert process.stdout is not None
         while data := await process.stdout.read(4096):
             kept = (kept + data)[-_MOST_OUTPUT:]
         code = await process.wait()
     except asyncio.CancelledError:
+        # It may be running before asyncio has it, which would then end it alone, without its children.
+        process = await starting
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         with contextlib.suppress(TimeoutError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -34,6 +35,33 @@ def test_a_program_whose_time_is_up_is_killed_with_its_children(tmp_path: Path) 
     asyncio.run(scene())
     for pid in file.read_text().split():
         asyncio.run(_until(lambda pid=pid: not _runs(int(pid))))  # type: ignore[misc]
+
+
+def test_a_program_that_is_cancelled_while_it_starts_leaves_nobody() -> None:
+    seconds = f"600.{os.getpid()}"
+
+    async def scene(turns: int) -> None:
+        task = asyncio.create_task(run("sh", "-c", f"sleep {seconds} & wait"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        # The program has its child, and asyncio has not looked yet.
+        time.sleep(0.03)  # noqa: ASYNC251
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await _until(lambda: not _sleepers(seconds))
+
+    for turns in range(1, 12):
+        asyncio.run(scene(turns))
+
+
+def _sleepers(seconds: str) -> list[Path]:
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if seconds.encode() in file.read_bytes().split(b"\0"):
+                found.append(file)
+    return found
 
 
 def test_a_program_that_is_not_installed_is_named() -> None:
