@@ -54,9 +54,9 @@ class VipGuard:
         """It removes the address now, and forgets it."""
         await self._say(f"drop {vip}")
 
-    async def pet(self, seconds: float) -> None:
-        """The node may have its addresses for so long from now."""
-        await self._say(f"pet {seconds:.3f}")
+    async def until(self, moment: float) -> None:
+        """The node may have its addresses until then, on CLOCK_BOOTTIME."""
+        await self._say(f"until {moment:.6f}")
 
     async def ended(self) -> int:
         """Wait until it has ended; its exit code: 0 where it removed all it held."""
