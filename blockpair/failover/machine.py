@@ -116,15 +116,16 @@ class Machine:
             raise StepFailed(f"{about}{error.strerror or error}") from None
 
     async def drop(self) -> None:
-        """This node's addresses go, and the guard ends. Raises `vip.VipError`."""
+        """This node's addresses go, and the guard ends, whatever it does. Raises `vip.VipError`."""
         for one in self._service.vips:
             self._announcer.end(one)
         guard, self._guard = self._guard, None
-        if guard is not None:
-            await guard.close()
-            # It has removed them; one that was killed has not.
+        try:
             for one in self._service.vips:
                 await _to_its_end(vip.withdraw, one)
+        finally:
+            if guard is not None:
+                await guard.close()
 
     async def pet(self) -> bool:
         """Tell the guard how long the addresses may stay; often enough, for as long as any is here. False:
@@ -238,10 +239,19 @@ class Machine:
         # First the guard, then the address: there is no moment at which nobody would take it away.
         await guard.hold(one)
         await guard.until(until)
-        await _to_its_end(vip.claim, one)
-        if guard.has_ended:
-            await _to_its_end(vip.withdraw, one)
-            raise StepFailed(f"the guard ended, and without it this node may not have {one.address}")
+        guarded = False
+        try:
+            await _to_its_end(vip.claim, one)
+            # It may have ended, or its time been up, while the address was added.
+            until = await self._replica.addresses_until()
+            if until and self._guard is guard and not guard.has_ended:
+                await guard.until(until)
+                guarded = True
+        finally:
+            if not guarded:
+                await _to_its_end(vip.withdraw, one)
+        if not guarded:
+            raise StepFailed(f"nobody guards {one.address}, and without that this node may not have it")
 
     async def _started_guard(self) -> VipGuard:
         # A second one would wait for the first to end, and nobody would tell that one anything.
