@@ -5,7 +5,7 @@ It is told on standard input, a line each, and answers each with ``ok`` or ``err
 
 hold ADDRESS/BITS@INTERFACE    this one goes when the time is up
 drop ADDRESS/BITS@INTERFACE    remove it now, and forget it
-pet SECONDS                    the time is up that long from now (CLOCK_BOOTTIME)
+until SECONDS                  when the time is up, on CLOCK_BOOTTIME
 
 It removes what it holds and ends when the input ends, when the time is up, and on SIGTERM or SIGINT.
 
@@ -30,16 +30,18 @@ _RTM_DELADDR = 21
 _NLM_F_REQUEST, _NLM_F_ACK = 1, 4
 _NLMSG_ERROR = 2
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
-# Until the first pet.
+# Until it is told another.
 _FIRST_DEADLINE = 10.0
 # A suspended machine's waits stand still: the clock that does not is looked at this often.
 _LOOK_SECONDS = 0.25
+_LONGEST_SECONDS = 86400.0
 _LONGEST_LINE = 256
 _MOST_VIPS = 1024
 
 _HELP = """\
 Usage: blockpair-vip-guard --list FILE     hold what standard input says (started by blockpaird)
-       blockpair-vip-guard --drop FILE     remove the addresses that FILE names (the unit's ExecStopPost)
+       blockpair-vip-guard --drop PATH     remove the addresses that PATH names, a list or a directory with
+                                           NAME.list for each resource (the unit's ExecStopPost)
 
 Removes this node's virtual addresses when the daemon that claimed them is gone.
 
@@ -115,11 +117,11 @@ class Guard:
                 remove(argument)
                 self._held.pop(argument, None)
                 self._keep()
-            elif command == "pet":
-                seconds = float(argument)
-                if not 0 <= seconds <= 86400:
-                    raise ValueError(f"{argument} is not a number of seconds")
-                self._deadline = _now() + seconds
+            elif command == "until":
+                until = float(argument)
+                if not until - _now() <= _LONGEST_SECONDS:
+                    raise ValueError(f"{argument} is no time within a day")
+                self._deadline = until
             else:
                 raise ValueError(f"{command!r} is no command")
         except (OSError, ValueError) as error:
@@ -189,6 +191,15 @@ def drop_listed(file: str) -> int:
     return code
 
 
+def _lists(path: str) -> list[str]:
+    """The lists at ``path``; in a directory, a resource's each."""
+    try:
+        names = sorted(os.listdir(path))  # noqa: PTH208 - pathlib is not imported here
+    except OSError:
+        return [path]
+    return [f"{path}/{name}" for name in names if name.endswith(".list")]
+
+
 def _now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
@@ -207,7 +218,7 @@ def main() -> int:
         print(_HELP, end="", file=sys.stderr)
         return 2
     if arguments[0] == "--drop":
-        return drop_listed(arguments[1])
+        return max((drop_listed(file) for file in _lists(arguments[1])), default=0)
     # One after the other: the guard of a daemon that was killed has removed its addresses before this one
     # begins.
     lock = os.open(f"{arguments[1]}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

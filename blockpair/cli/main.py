@@ -21,6 +21,7 @@ _COMMANDS = (
     "disconnect",
     "promote",
     "demote",
+    "switchover",
     "warm-up",
     "sync",
     "status",

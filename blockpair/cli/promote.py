@@ -36,6 +36,12 @@ _AGAIN_SECONDS = 0.2
 )
 @click.option("--yes", is_flag=True, help="With --force: do not ask for the name.")
 @click.option(
+    "--without-service",
+    is_flag=True,
+    help="What follows the data (mount, units, addresses) stays down until the next promote without this: to "
+    "make or repair the file system.",
+)
+@click.option(
     "--timeout",
     metavar="TIME",
     help="While the arbiter cannot be reached: go on trying for so long, such as 5m. Default: some seconds.",
@@ -43,9 +49,18 @@ _AGAIN_SECONDS = 0.2
 @json_option
 @click.pass_obj
 def command(
-    directory: str | None, *, name: str, force: bool, yes: bool, timeout: str | None, as_json: bool
+    directory: str | None,
+    *,
+    name: str,
+    force: bool,
+    yes: bool,
+    without_service: bool,
+    timeout: str | None,
+    as_json: bool,
 ) -> None:
-    """Make this node Primary for NAME: its device may be read and written here.
+    """Make this node Primary for NAME: its device may be read and written here. Where a service follows the
+    data (`blockpair service show NAME`), it is brought up too: the mount, the units, the addresses. If a step
+    of that fails, everything is undone and this node is Secondary again.
 
     With an arbiter it waits for the arbiter's word, and says what it waits for. Refused (exit code 3) while
     the peer is Primary or this node's copy may not be the newest. A peer that is not connected is asked too:
@@ -55,6 +70,7 @@ def command(
     Examples:
       blockpair promote r0
       blockpair promote r0 --timeout 5m
+      blockpair promote r0 --without-service     # then: mkfs.ext4 /dev/blockpair/r0
       blockpair promote r0 --force     # the other node is certainly off
       blockpair promote r0 --force --yes --json
     """
@@ -65,11 +81,13 @@ def command(
         if force:
             _confirm(client, name, yes=yes, as_json=as_json)
         with _waiting_told(directory, name):
-            raw = _promoted(client, {"name": name, "force": force}, time.monotonic() + limit)
+            params = {"name": name, "force": force, "without_service": without_service}
+            raw = _promoted(client, params, time.monotonic() + limit)
     import msgspec
 
     from blockpair.status.arbitration import watchdog_failure
     from blockpair.status.report import ResourceReport
+    from blockpair.status.service import service_line
 
     report = msgspec.json.decode(raw, type=ResourceReport)
     failure = watchdog_failure(name, report.engine)
@@ -85,6 +103,8 @@ def command(
         click.echo(f"  no kernel device: {report.kernel_device.error}", err=True)
     if report.nbd_socket is not None:
         click.echo(f"  NBD socket  nbd+unix:///?socket={report.nbd_socket}")
+    if report.service is not None:
+        click.echo(f"  service     {service_line(report.service)}")
 
 
 def _promoted(client: Client, params: dict[str, Any], deadline: float) -> bytes:

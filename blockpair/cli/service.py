@@ -23,8 +23,9 @@ _TIMEOUTS = ("mount", "unmount", "fsck", "start", "stop", "hook")
 @click.group("service", short_help="What follows the data: mount, units, addresses.")
 def command() -> None:
     """What follows the data of a resource to the node that is Primary: a mount, systemd units, virtual
-    addresses, hooks. It is part of the cluster's configuration. The daemon does not carry it out yet;
-    `blockpair plan NAME promote` shows what that will be.
+    addresses, hooks. It is part of the cluster's configuration. `blockpair promote`, `demote` and
+    `switchover` carry it out, and so does whoever becomes Primary by itself; `blockpair plan NAME promote`
+    shows the steps.
     """
 
 
@@ -49,6 +50,9 @@ def command() -> None:
 def set_(directory: str | None, /, name: str, as_json: bool, **given: Any) -> int:
     """Say what follows the data of NAME. What is not named stays as it is; an option that may be given
     several times replaces the whole list, and units start in the order in which they are given.
+
+    What is up goes on as it was brought up: a change is taken up by the next switchover or promotion. On a
+    node that is Primary already, a first definition is brought up by `blockpair promote NAME`.
 
     Ends with 4 if the change is made, and some node does not have it yet.
 
@@ -111,7 +115,7 @@ def show(directory: str | None, name: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def clear(directory: str | None, name: str, as_json: bool) -> int:
-    """Let nothing follow the data of NAME any more. What is up stays up.
+    """Let nothing follow the data of NAME any more. What is up stays up until it is demoted or moved.
 
     Ends with 4 if the change is made, and some node does not have it yet.
 

@@ -9,6 +9,7 @@ from blockpair.status.advice import behind
 from blockpair.status.arbitration import head_line
 from blockpair.status.engine import EngineStatus, PeerStatus
 from blockpair.status.report import Advice, ResourceReport, StatusReport
+from blockpair.status.service import service_line
 from blockpair.units import format_duration, format_size
 
 _STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
@@ -50,6 +51,8 @@ def resource_lines(resource: ResourceReport) -> list[Text]:
     if resource.nbd_socket is not None and engine is not None:
         users = f", {len(engine.clients)} connected" if engine.clients else ""
         lines.append(_row("NBD socket", Text(resource.nbd_socket + users)))
+    if resource.service is not None:
+        lines.append(_row("service", Text(service_line(resource.service))))
     if resource.arbiter is not None:
         lines.append(_row("arbiter", Text(head_line(resource.arbiter, engine))))
     if engine is not None:

@@ -16,6 +16,9 @@ from blockpair.errors import BlockpairError, ErrorKind
 MAX_SOCKET_PATH = 107
 
 
+SERVICE_FILES = ("journal", "device", "definition", "held", "moving")
+
+
 @dataclass(frozen=True)
 class Locations:
     """The directories of one node."""
@@ -100,6 +103,19 @@ class Locations:
 
     def device_marker(self, name: str) -> Path:
         return self.run / "device" / _part(name)
+
+    @property
+    def vips(self) -> Path:
+        """A list a resource of the virtual addresses that this node holds for it."""
+        return self.run / "vips"
+
+    def vip_list(self, name: str) -> Path:
+        """That of one resource."""
+        return self.vips / f"{_part(name)}.list"
+
+    def service_file(self, name: str, what: str) -> Path:
+        """What is kept of a resource's service in this boot, one of `SERVICE_FILES`."""
+        return self.run / "service" / f"{_part(name)}.{what}"
 
     def stale_marker(self, name: str) -> Path:
         return self.state / "stale" / _part(name)

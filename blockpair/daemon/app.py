@@ -21,6 +21,7 @@ from blockpair.daemon.manager import Manager
 from blockpair.daemon.methods import Methods
 from blockpair.daemon.metrics import Metrics
 from blockpair.daemon.part import Part
+from blockpair.daemon.services import Services
 from blockpair.daemon.watchdog import NodeWatchdog
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.rpc.server import MAX_CONNECTIONS, Server, give_to_group
@@ -90,6 +91,16 @@ def told_to_stop() -> asyncio.Event:
     return stop
 
 
+async def _take_no_part(part: Part, *tasks: asyncio.Task[None]) -> None:
+    """Leave the cluster's calls, and end what runs beside them."""
+    for task in tasks:
+        task.cancel()
+    await part.cluster.stop()
+    for task in tasks:
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
 async def serve(node: NodeConfig, places: Locations) -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises `BlockpairError` when it cannot start."""
     log = structlog.get_logger()
@@ -110,7 +121,9 @@ async def serve(node: NodeConfig, places: Locations) -> None:
             watchdog = NodeWatchdog(node.watchdog)
             manager = Manager(node, places, desired, boot_id(), listener, judges=judges, watchdog=watchdog)
             part = Part(node, places, listener, manager)
-            methods = {**Methods(manager, logs.place(), part.creations).table(), **part.methods()}
+            services = Services(manager, watchdog, part.cluster.methods)
+            own = Methods(manager, logs.place(), part.creations, services)
+            methods = {**own.table(), **part.methods()}
             server = Server(methods, logs.place())
             stop = told_to_stop()
             asyncio.get_running_loop().add_reader(listener.event_fd(), tell, listener)
@@ -129,19 +142,15 @@ async def serve(node: NodeConfig, places: Locations) -> None:
             notify(f"READY=1\nSTATUS=node {node.name}, {len(manager.names())} resources")
             supervisor = asyncio.create_task(manager.supervise())
             care = asyncio.gather(part.run(), Metrics(node, manager, part.cluster, watchdog).run())
+            services.start()
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait({supervisor, stopping}, return_when=asyncio.FIRST_COMPLETED)
             log.info("daemon.stopping")
             notify("STOPPING=1")
+            await services.end()
             await server.close()
-            supervisor.cancel()
-            care.cancel()
             try:
-                await part.cluster.stop()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await care
-                with contextlib.suppress(asyncio.CancelledError):
-                    await supervisor
+                await _take_no_part(part, supervisor, care)
             finally:
                 await manager.stop_all()
                 await asyncio.to_thread(places.rpc_socket.unlink, missing_ok=True)

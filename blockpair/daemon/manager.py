@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from blockpair.cluster.peers import Peers
 from blockpair.config.arbiter import MANUAL
 from blockpair.config.cluster import addresses
 from blockpair.config.files import ConfigError
-from blockpair.config.locations import Locations
+from blockpair.config.locations import SERVICE_FILES, Locations
 from blockpair.config.node import NodeConfig
 from blockpair.config.resource import INTERNAL, ResourceConfig, changed_keys, read_resource
 from blockpair.daemon.arbitration import arbiter_report
@@ -56,6 +56,7 @@ from blockpair.status.report import (
     KernelDeviceStatus,
     PeerSummary,
     ResourceReport,
+    ServiceStatus,
     State,
     StatusReport,
 )
@@ -86,7 +87,7 @@ class Manager:
         self._watchdog = watchdog
         self.places = places
         self._desired = desired
-        self._boot = boot
+        self.boot = boot
         self._listener = listener
         self._runtimes: dict[str, Runtime] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -99,6 +100,8 @@ class Manager:
         """The cluster's, where this node may be in one."""
         self.peers: Peers | None = None
         """Calls to its other members."""
+        self.service_status: Callable[[str], ServiceStatus | None] = lambda _name: None
+        """What follows the data of a resource, for the report."""
 
     def lock(self, name: str) -> asyncio.Lock:
         """Orders the commands on one resource."""
@@ -107,6 +110,10 @@ class Manager:
     def names(self) -> list[str]:
         """The configured resources."""
         return sorted(file.stem for file in self.places.resources.glob("*.toml"))
+
+    def running(self) -> list[str]:
+        """Those that have an engine."""
+        return sorted(name for name, runtime in self._runtimes.items() if runtime.running)
 
     def config(self, name: str) -> ResourceConfig:
         """A resource's configuration as it is in its file. Raises `BlockpairError`."""
@@ -122,11 +129,11 @@ class Manager:
 
     def marker(self, name: str) -> BootMarker:
         """The resource's Primary marker."""
-        return BootMarker(self.places.primary_marker(name), self._boot)
+        return BootMarker(self.places.primary_marker(name), self.boot)
 
     def met(self, name: str) -> BootMarker:
         """Whether the resource's nodes have met in this boot."""
-        return BootMarker(self.places.met_marker(name), self._boot)
+        return BootMarker(self.places.met_marker(name), self.boot)
 
     async def known(self, key: Key) -> Known:
         """What a resource's engine, and its peer, know of its configuration."""
@@ -155,6 +162,8 @@ class Manager:
         self.met(name).clear()
         StaleMarker(self.places.stale_marker(name)).clear()
         DeviceMarker(self.places.device_marker(name)).clear()
+        for what in SERVICE_FILES:
+            self.places.service_file(name, what).unlink(missing_ok=True)
         self._locks.pop(name, None)
 
     async def start_all(self) -> None:
@@ -293,6 +302,11 @@ class Manager:
         async with self.lock(name):
             if self._runtimes.get(name) is runtime:
                 await runtime.offer(was_primary=was_primary)
+
+    async def offer(self, name: str) -> None:
+        """Offer the device of a node that became Primary by itself. Raises `BlockpairError`."""
+        async with self.lock(name):
+            await self.runtime(name).offer(was_primary=True)
 
     async def demote(self, name: str) -> None:
         """Make this node Secondary. Raises `BlockpairError`."""
@@ -439,6 +453,7 @@ class Manager:
                 config=config,
                 outside=self._outside(config),
                 arbiter=arbiter_report(config, self.judges),
+                service=self.service_status(name),
             )
         failure, engine = None, None
         try:
@@ -474,6 +489,7 @@ class Manager:
             misconfigured=misconfigured,
             outside=self._outside(config),
             arbiter=runtime.arbiter_report(),
+            service=self.service_status(name),
         )
 
     def _named(self, engine: EngineStatus, config: ResourceConfig) -> EngineStatus:
@@ -584,6 +600,7 @@ def _report(
     misconfigured: str | None = None,
     outside: Outside | None = None,
     arbiter: ArbiterReport | None = None,
+    service: ServiceStatus | None = None,
 ) -> ResourceReport:
     state: State = "failed" if failure is not None else ("running" if runs else "down")
     entries = advice(
@@ -596,6 +613,7 @@ def _report(
         misconfigured=misconfigured,
         outside=outside or Outside(),
         arbiter=arbiter,
+        service=service,
     )
     return ResourceReport(
         name=name,
@@ -611,6 +629,7 @@ def _report(
         advice=entries,
         events=list(events[-_EVENTS_SHOWN:]),
         arbiter=arbiter,
+        service=service,
     )
 
 

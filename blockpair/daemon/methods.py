@@ -19,6 +19,7 @@ from blockpair.daemon.asker import asked_by, describe_asker
 from blockpair.daemon.creations import Creations
 from blockpair.daemon.exports import Exports
 from blockpair.daemon.manager import Manager
+from blockpair.daemon.services import Services
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.history import read_history
 from blockpair.rpc.server import Caller, Method
@@ -64,10 +65,28 @@ class PeerParams(Struct, forbid_unknown_fields=True):
 
 
 class PromoteParams(Struct, forbid_unknown_fields=True):
-    """``force``: even where writes that only the peer has would be lost or the data would fork."""
+    """``force``: even where writes that only the peer has would be lost or the data would fork;
+    ``without_service``: what follows the data stays down.
+    """
 
     name: str
     force: bool = False
+    without_service: bool = False
+
+
+class DemoteParams(Struct, forbid_unknown_fields=True):
+    """``kill_users``: who holds the mount is killed."""
+
+    name: str
+    kill_users: bool = False
+
+
+class SwitchoverParams(Struct, forbid_unknown_fields=True):
+    """``to``: the node that is to be Primary; null: the one that is not."""
+
+    name: str
+    to: str | None = None
+    kill_users: bool = False
 
 
 class SyncParams(Struct, forbid_unknown_fields=True):
@@ -132,8 +151,9 @@ _read = partial(Method, read_only=True)
 class Methods:
     """The table of methods over one `Manager`."""
 
-    def __init__(self, manager: Manager, log_place: str, creations: Creations) -> None:
+    def __init__(self, manager: Manager, log_place: str, creations: Creations, services: Services) -> None:
         self._manager = manager
+        self._services = services
         self._creations = creations
         self._exports = Exports(manager)
         self._log_place = log_place
@@ -166,7 +186,8 @@ class Methods:
             "resource.connect": self._change("resource.connect", PeerParams, self._connect),
             "resource.disconnect": self._change("resource.disconnect", PeerParams, self._disconnect),
             "resource.promote": self._change("resource.promote", PromoteParams, self._promote),
-            "resource.demote": self._change("resource.demote", NameParams, self._demote),
+            "resource.demote": self._change("resource.demote", DemoteParams, self._demote),
+            "resource.switchover": self._change("resource.switchover", SwitchoverParams, self._switchover),
             "resource.warm_up": self._change("resource.warm_up", NameParams, self._warm_up),
             "resource.sync": self._change("resource.sync", SyncParams, self._sync),
             "resource.resolve": self._change("resource.resolve", ResolveParams, self._resolve),
@@ -325,7 +346,7 @@ class Methods:
         return await self._manager.report(params.name)
 
     async def _down(self, params: NameParams) -> Any:
-        await self._manager.down(params.name)
+        await self._services.down(params.name)
         return await self._manager.report(params.name)
 
     async def _connect(self, params: PeerParams) -> Any:
@@ -337,12 +358,17 @@ class Methods:
         return await self._manager.report(params.name)
 
     async def _promote(self, params: PromoteParams) -> Any:
-        await self._manager.promote(params.name, force=params.force)
+        await self._services.promote(params.name, force=params.force, without_service=params.without_service)
         return await self._manager.report(params.name)
 
-    async def _demote(self, params: NameParams) -> Any:
-        await self._manager.demote(params.name)
+    async def _demote(self, params: DemoteParams) -> Any:
+        await self._services.demote(params.name, kill_users=params.kill_users)
         return await self._manager.report(params.name)
+
+    async def _switchover(self, params: SwitchoverParams) -> Any:
+        return await self._services.switchover(
+            params.name, to=params.to, why=asked_by.get(), kill_users=params.kill_users
+        )
 
     async def _warm_up(self, params: NameParams) -> Any:
         await self._manager.warm_up(params.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -101,6 +102,11 @@ class Runtime:
     def recent_events(self) -> list[EventRecord]:
         """The last events, oldest first."""
         return list(self._events)
+
+    def note(self, severity: str, name: str, text: str) -> None:
+        """Something that happened to the resource outside its engine: an event like the engine's."""
+        self._record(Notice(severity, name, text, time.time_ns()))
+        self._announce()
 
     def device_status(self) -> KernelDeviceStatus:
         """The kernel device, for the report."""
@@ -293,6 +299,15 @@ class Runtime:
         finally:
             await asyncio.to_thread(lambda: self._device.attach(running, running.status()))
 
+    async def fail_io(self) -> None:
+        """Have the kernel device answer with errors from now on; nothing where there is none."""
+        if self._device.attached:
+            await asyncio.to_thread(self._device.abandon)
+
+    async def prepare(self) -> None:
+        """Make the next promotion a quick one."""
+        await asyncio.to_thread(self._device.prepare)
+
     async def _take_from_users(self, running: Running) -> None:
         """Take the kernel device down. Raises `BlockpairError` that names who uses it, or the NBD socket."""
         status = await asyncio.to_thread(running.status)
@@ -447,10 +462,8 @@ class Runtime:
         Thread(target=work, name="bp-report", daemon=True).start()
 
     def _record(self, notice: Notice) -> None:
-        time = datetime.fromtimestamp(notice.time_ns / 1e9, UTC).isoformat(timespec="milliseconds")
-        self._events.append(
-            EventRecord(time.replace("+00:00", "Z"), notice.severity, notice.name, notice.text)
-        )
+        at = datetime.fromtimestamp(notice.time_ns / 1e9, UTC).isoformat(timespec="milliseconds")
+        self._events.append(EventRecord(at.replace("+00:00", "Z"), notice.severity, notice.name, notice.text))
         getattr(self._log, notice.severity if notice.severity in ("warning", "error") else "info")(
             notice.name, text=notice.text
         )

@@ -6,10 +6,14 @@ that goes on counting: the service manager keeps it open, and the next daemon go
 
 from __future__ import annotations
 
+import os
+
 import structlog
 
 from blockpair import _engine
 from blockpair.config.node import WatchdogConfig
+from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.failover.plan import Watchdog
 from blockpair.service.notify import kept_descriptors, notify
 
 _NAME = "blockpair-watchdog"
@@ -20,8 +24,11 @@ class NodeWatchdog:
 
     def __init__(self, config: WatchdogConfig) -> None:
         self.engine: _engine.Watchdog | None = None
+        self._config = config
         self._kept = False
         self._inherited = False
+        # Never closed: what was started here is to bite.
+        self._biting: int | None = None
         self._log = structlog.get_logger()
         inherited = kept_descriptors(_NAME)
         if config.mode == "off" and not inherited:
@@ -61,6 +68,38 @@ class NodeWatchdog:
             self._kept = True
         elif descriptor is None and self._kept:
             self._forget()
+
+    def state(self) -> Watchdog:
+        """As a service's plan has it."""
+        if self.engine is None or self._config.mode != "required":
+            return Watchdog.NONE
+        return Watchdog.DISARMED if self.engine.descriptor() is None else Watchdog.ARMED
+
+    def reset_machine(self) -> None:
+        """Start it and never pet it. Raises `BlockpairError` where it cannot reset this machine."""
+        config = self._config
+        if self.state() is Watchdog.NONE:
+            raise BlockpairError(
+                ErrorKind.FAILED,
+                "this node has no watchdog that could reset it",
+                'set mode = "required" in [watchdog] of blockpair.toml',
+            )
+        if self.state() is Watchdog.ARMED:
+            raise BlockpairError(
+                ErrorKind.FAILED,
+                f"{config.device} is petted for a resource that this node may serve",
+                "reset this machine by hand, or fence it from the other node",
+            )
+        if self._biting is None:
+            try:
+                self._biting = os.open(config.device, os.O_WRONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise BlockpairError(
+                    ErrorKind.IO,
+                    f"{config.device} cannot be started: {error.strerror}",
+                    "reset this machine by hand, or fence it from the other node",
+                ) from None
+            self._log.error("watchdog.started", text=f"{config.device} resets this machine")
 
     def _release(self, watchdog: _engine.Watchdog) -> None:
         self._tell(watchdog.release())

@@ -106,7 +106,8 @@ class Executor:
     async def run(self, wish: Wish, *, kill_users: bool = False) -> Result:
         """Carry out a wish. An unfinished run must be resumed first; only `Wish.STOP` may cut in.
 
-        Raises `BlockpairError` where that is not so, `OSError` where the journal cannot be written.
+        Raises `BlockpairError` where that is not so, `OSError` where the journal cannot be written, or the
+        machine cannot be looked at in time.
         """
         if wish is not Wish.STOP and (left := self.unfinished()) is not None:
             raise BlockpairError(
@@ -132,7 +133,9 @@ class Executor:
         return await self._go(progress, steps)
 
     async def _plan(self, progress: Progress) -> tuple[Step, ...]:
-        state = await self.system.observe()
+        # It raises `TimeoutError`, an `OSError`.
+        async with asyncio.timeout(self.limits.observe):
+            state = await self.system.observe()
         return plan(self.service, state, progress.wish, limits=self.limits, kill_users=progress.kill_users)
 
     async def _go(self, progress: Progress, steps: tuple[Step, ...]) -> Result:

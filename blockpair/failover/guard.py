@@ -12,6 +12,8 @@ from blockpair.config.service import Vip
 from blockpair.errors import BlockpairError, ErrorKind
 
 _ANSWER_SECONDS = 5.0
+# Its own tries to remove an address take longer only where nothing helps.
+_ENDING_SECONDS = 2.0
 
 
 class VipGuard:
@@ -54,19 +56,25 @@ class VipGuard:
         """It removes the address now, and forgets it."""
         await self._say(f"drop {vip}")
 
-    async def pet(self, seconds: float) -> None:
-        """The node may have its addresses for so long from now."""
-        await self._say(f"pet {seconds:.3f}")
+    async def until(self, moment: float) -> None:
+        """The node may have its addresses until then, on CLOCK_BOOTTIME."""
+        await self._say(f"until {moment:.6f}")
 
     async def ended(self) -> int:
         """Wait until it has ended; its exit code: 0 where it removed all it held."""
         return await self._process.wait()
 
     async def close(self) -> int:
-        """Let it remove what it holds and end; its exit code."""
+        """Let it remove what it holds and end, or kill it where it does neither; its exit code."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        return await self._process.wait()
+        try:
+            async with asyncio.timeout(_ENDING_SECONDS):
+                return await self._process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            return await self._process.wait()
 
     async def _say(self, line: str) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -76,6 +84,11 @@ class VipGuard:
                     self._process.stdin.write(f"{line}\n".encode())
                     await self._process.stdin.drain()
                     answer = (await self._process.stdout.readline()).decode().strip()
+            except asyncio.CancelledError:
+                # Its answer would be taken for that of the next line.
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.terminate()
+                raise
             except (TimeoutError, OSError) as error:
                 # An answer that comes later would be taken for that of the next line.
                 with contextlib.suppress(ProcessLookupError):

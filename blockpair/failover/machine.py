@@ -48,8 +48,10 @@ class Replica(Protocol):
     async def fence_self(self) -> None:
         """Reset this machine."""
 
-    async def may_have_addresses(self) -> float:
-        """Seconds for which this node may have its addresses from now: what is left of the lease."""
+    async def addresses_until(self) -> float:
+        """Until when on CLOCK_BOOTTIME this node may have its addresses, as far as is known now: what is left
+        of the lease; 0: it may not.
+        """
 
 
 class Machine:
@@ -73,6 +75,7 @@ class Machine:
         self._guard_file = guard_file
         self._device_file = device_file
         self._guard: VipGuard | None = None
+        self._starting = asyncio.Lock()
         self._announcer = arp.Announcer(self._holds, problem)
         self._vips = {str(one): one for one in service.vips}
 
@@ -112,17 +115,32 @@ class Machine:
             about = f"{error.filename}: " if error.filename else ""
             raise StepFailed(f"{about}{error.strerror or error}") from None
 
-    async def close(self) -> None:
-        """This node's addresses go, and the guard ends."""
+    async def drop(self) -> None:
+        """This node's addresses go, and the guard ends, whatever it does. Raises `vip.VipError`."""
         for one in self._service.vips:
             self._announcer.end(one)
-        if self._guard is not None:
-            await self._guard.close()
+        guard, self._guard = self._guard, None
+        try:
+            for one in self._service.vips:
+                await _to_its_end(vip.withdraw, one)
+        finally:
+            if guard is not None:
+                await guard.close()
 
-    async def pet(self) -> None:
-        """Tell the guard how long the addresses may stay; often enough, for as long as any is here."""
-        if self._guard is not None:
-            await self._guard.pet(await self._replica.may_have_addresses())
+    async def pet(self) -> bool:
+        """Tell the guard how long the addresses may stay; often enough, for as long as any is here. False:
+        they may not, or nobody guards them: they are to be dropped.
+        """
+        if self._guard is None:
+            return True
+        until = await self._replica.addresses_until()
+        if not until or self._guard.has_ended:
+            return False
+        try:
+            await self._guard.until(until)
+        except BlockpairError:
+            return False
+        return True
 
     async def _perform(self, action: Action) -> None:  # noqa: PLR0912 - a verb, a case
         service, replica = self._service, self._replica
@@ -215,18 +233,32 @@ class Machine:
 
     async def _claim(self, one: Vip) -> None:
         guard = await self._started_guard()
-        seconds = await self._replica.may_have_addresses()
-        if seconds <= 0:
+        until = await self._replica.addresses_until()
+        if not until:
             raise StepFailed(f"this node may not write at this moment, so it may not have {one.address}")
         # First the guard, then the address: there is no moment at which nobody would take it away.
         await guard.hold(one)
-        await guard.pet(seconds)
-        await _to_its_end(vip.claim, one)
+        await guard.until(until)
+        guarded = False
+        try:
+            await _to_its_end(vip.claim, one)
+            # It may have ended, or its time been up, while the address was added.
+            until = await self._replica.addresses_until()
+            if until and self._guard is guard and not guard.has_ended:
+                await guard.until(until)
+                guarded = True
+        finally:
+            if not guarded:
+                await _to_its_end(vip.withdraw, one)
+        if not guarded:
+            raise StepFailed(f"nobody guards {one.address}, and without that this node may not have it")
 
     async def _started_guard(self) -> VipGuard:
-        if self._guard is None or self._guard.has_ended:
-            self._guard = await VipGuard.start(self._guard_file)
-        return self._guard
+        # A second one would wait for the first to end, and nobody would tell that one anything.
+        async with self._starting:
+            if self._guard is None or self._guard.has_ended:
+                self._guard = await VipGuard.start(self._guard_file)
+            return self._guard
 
     async def _hook(self, moment: str) -> None:
         program = self._service.promoted_hook if moment == "promoted" else self._service.demoting_hook

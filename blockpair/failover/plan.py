@@ -166,6 +166,7 @@ class Step:
 class Limits:
     """Seconds that steps outside the service's own may take."""
 
+    observe: float = 20.0
     epoch: float = 15.0
     watchdog: float = 5.0
     promote: float = 30.0

@@ -46,3 +46,11 @@ async def kill(unit: str) -> None:
     """SIGKILL to all of its processes, then as `stop`. Raises `UnitError`."""
     await run("systemctl", "kill", "--signal=SIGKILL", "--", unit)
     await stop(unit)
+
+
+async def machine_stops() -> bool:
+    """Whether the whole machine is going down, as far as systemd says."""
+    try:
+        return (await run("systemctl", "is-system-running")).text.strip() == "stopping"
+    except OSError:
+        return False

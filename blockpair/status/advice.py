@@ -9,7 +9,15 @@ from blockpair.status.arbitration import advice_on
 from blockpair.status.conditions import copies_synced
 from blockpair.status.configuration import no_member
 from blockpair.status.engine import EngineStatus, PathStatus, PeerStatus, Refusal, Resync
-from blockpair.status.report import Advice, ArbiterReport, KernelDeviceStatus, Severity, State
+from blockpair.status.report import (
+    Advice,
+    ArbiterReport,
+    KernelDeviceStatus,
+    ServiceStatus,
+    Severity,
+    State,
+)
+from blockpair.status.service import advice_on_service
 from blockpair.units import format_duration, format_size
 
 
@@ -37,6 +45,7 @@ def advice(
     misconfigured: str | None = None,
     outside: Outside = Outside(),
     arbiter: ArbiterReport | None = None,
+    service: ServiceStatus | None = None,
 ) -> list[Advice]:
     """What is wrong or worth knowing of the resource ``name``, the gravest first; empty when all is well.
     ``pending``: keys whose values in its file are not those in use; ``misconfigured``: why the file of a
@@ -45,6 +54,8 @@ def advice(
     found = list(_advice(name, state, failure, engine, outside))
     if state == "running" and engine is not None:
         found += advice_on(name, engine, arbiter)
+    if service is not None:
+        found += advice_on_service(name, service)
     if pending:
         again = f"on both nodes, one after the other: blockpair down {name} && blockpair up {name}"
         if "arbiter" in pending:

@@ -15,6 +15,7 @@ from blockpair.status.engine import EngineStatus
 Severity = Literal["info", "warning", "critical"]
 State = Literal["down", "running", "failed"]
 ArbiterState = Literal["manual", "unasked", "answers", "unreachable", "refused"]
+ServiceState = Literal["stopped", "starting", "up", "suspended", "stopping", "failed"]
 
 SCHEMA: Literal["blockpair.status/1"] = "blockpair.status/1"
 
@@ -73,10 +74,56 @@ class ArbiterReport(Struct, frozen=True):
     text: str | None = None
 
 
+class ServiceStep(Struct, frozen=True):
+    """A step of a service's run that ended. ``way``: "do" or "undo"; ``what``: the action that succeeded or
+    was tried last; ``problems``: of what was tried before; ``node``: where, in a switchover.
+    """
+
+    name: str
+    way: str
+    what: str
+    seconds: float
+    succeeded: bool
+    problems: list[str] = []
+    node: str | None = None
+
+
+class ServiceRun(Struct, frozen=True):
+    """A run of a service's plan. ``wish``: as `blockpair plan` names it; ``outcome``: "done", "undone",
+    "stuck", or "cut" where another run cut in; ``time``: of its end, RFC 3339 in UTC; ``seconds``: from its
+    begin to its end; ``step`` and ``why``: of a failure.
+    """
+
+    wish: str
+    outcome: str
+    time: str
+    seconds: float
+    steps: list[ServiceStep]
+    step: str | None = None
+    why: str | None = None
+
+
+class ServiceStatus(Struct, frozen=True):
+    """What follows the data of a resource, on this node. ``state``: "suspended" is up, without its addresses
+    while this node may not write; ``why`` and ``remedy``: of a state that is not as it should be; ``vips``:
+    the virtual addresses that this node holds; ``last``: the last run of this daemon; ``changed``: the
+    configuration has another definition than the one that is up; ``held``: this node is Primary without its
+    service, until somebody says promote.
+    """
+
+    state: ServiceState
+    why: str | None
+    remedy: str | None
+    vips: list[str]
+    last: ServiceRun | None
+    changed: bool = False
+    held: bool = False
+
+
 class ResourceReport(Struct, frozen=True):
     """A resource: what is configured, what the engine says (null while it is down), and what that means.
 
-    ``state``: down, running, or failed (``failure`` says why).
+    ``state``: down, running, or failed (``failure`` says why). ``service`` is null where nothing follows it.
     """
 
     name: str
@@ -92,6 +139,7 @@ class ResourceReport(Struct, frozen=True):
     advice: list[Advice]
     events: list[EventRecord]
     arbiter: ArbiterReport | None = None
+    service: ServiceStatus | None = None
 
 
 class PendingNode(Struct, frozen=True):

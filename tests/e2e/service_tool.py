@@ -14,6 +14,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,8 +75,8 @@ class LoopReplica:
     async def fence_self(self) -> None:
         raise NotImplementedError
 
-    async def may_have_addresses(self) -> float:
-        return 30.0
+    async def addresses_until(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME) + 30.0
 
     @property
     def _image(self) -> Path:

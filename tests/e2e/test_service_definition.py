@@ -47,7 +47,7 @@ def test_a_service_is_set_on_both_shown_planned_and_cleared(cluster: Cluster) ->
     ]  # fmt: skip
     assert not any(step["satisfied"] for step in plan["steps"])
     a.ok("sync", "r0", "--from", "a", "--wait", "--timeout", "60s")
-    a.ok("promote", "r0")
+    a.ok("promote", "r0", "--without-service")
     plan = a.ok("plan", "r0", "promote", "--json").json()
     assert [step["name"] for step in plan["steps"] if step["satisfied"]] == ["epoch", "promote"]
     text = a.ok("plan", "r0", "demote").out

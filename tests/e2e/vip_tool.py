@@ -14,6 +14,7 @@ import asyncio
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 from blockpair.config.service import Vip, parse_vip
@@ -41,7 +42,7 @@ async def _guard(file: Path, one: Vip, seconds: float) -> None:
     await asyncio.to_thread(vip.held, [one])
     guard = await VipGuard.start(file)
     await guard.hold(one)
-    await guard.pet(seconds)
+    await guard.until(time.clock_gettime(time.CLOCK_BOOTTIME) + seconds)
     await asyncio.to_thread(vip.claim, one)
     print(guard.pid, flush=True)
     await asyncio.Event().wait()

@@ -41,6 +41,11 @@ class Writer:
         self._command = node.guest.start(f"exec python -m tests.lab.files_tool write {self.folder} {pause_s}")
 
     @property
+    def pid(self) -> int:
+        """Of its process, in its guest."""
+        return self._command.pid
+
+    @property
     def count(self) -> int:
         """How many files are durable."""
         return self._command.stdout.count("\n")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from blockpair.arbiter.witness.places import SYSTEM_RUN, SYSTEM_STATE
+from blockpair.config.locations import locations
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
 UNIT = PACKAGING / "systemd/blockpaird.service"
@@ -54,6 +55,7 @@ mount umount2 mknodat mlockall prctl prlimit64 ioctl flock fallocate pwritev2 pr
 sync_file_range fdatasync io_uring_setup io_uring_enter io_uring_register epoll_wait
 eventfd2 splice sendmsg recvmsg accept4 chown fchmod renameat symlink statx execve
 vfork clone3 getrandom sched_setaffinity
+setns pidfd_open pidfd_send_signal
 """
 # What it does for sockets, its database, threads and files that are replaced.
 WITNESS_CALLS = """
@@ -93,14 +95,23 @@ def test_it_may_do_what_the_daemon_does_and_little_else() -> None:
     """The end-to-end test of the service runs a daemon with just these."""
     held = words("CapabilityBoundingSet")
     needed = "SYS_ADMIN MKNOD IPC_LOCK SYS_RESOURCE CHOWN FSETID DAC_OVERRIDE SYS_PTRACE"
-    assert held == {f"CAP_{name}" for name in needed.split()}
-    assert words("RestrictAddressFamilies") == {"AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"}
+    for_services = "NET_ADMIN NET_RAW KILL SYS_CHROOT"
+    assert held == {f"CAP_{name}" for name in f"{needed} {for_services}".split()}
+    families = {"AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK", "AF_PACKET"}
+    assert words("RestrictAddressFamilies") == families
     found = directives()
-    assert (
-        found["NoNewPrivileges"] == found["RestrictNamespaces"] == found["MemoryDenyWriteExecute"] == ["yes"]
-    )
+    assert found["NoNewPrivileges"] == found["MemoryDenyWriteExecute"] == ["yes"]
+    # A holder's mount in a namespace of its own is unmounted there.
+    assert found["RestrictNamespaces"] == ["mnt"]
     # The daemon sets that bit on the directory of the NBD sockets (daemon/app.py).
     assert "RestrictSUIDSGID" not in found
+
+
+def test_no_address_outlives_the_daemon() -> None:
+    [command] = directives()["ExecStopPost"]
+    # "-": a guard that cannot remove one is told in the journal, and does not keep the daemon from its
+    # restart.
+    assert command == f"-/usr/bin/blockpair-vip-guard --drop {locations({}).vips}"
 
 
 def test_the_service_manager_hears_when_it_is_ready_and_keeps_what_it_must_find_again() -> None:

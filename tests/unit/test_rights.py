@@ -22,6 +22,7 @@ from blockpair.daemon.creations import Creations
 from blockpair.daemon.local import LocalResources
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.methods import Methods, NoParams
+from blockpair.daemon.services import Services
 from blockpair.errors import ErrorKind, ExitCode
 from blockpair.rpc.messages import Request, decode_response, error_from
 from blockpair.rpc.server import Caller, Method, Server
@@ -57,7 +58,7 @@ def every_method() -> dict[str, Method]:
     )
     creations = cast(Creations, None)
     config = ConfigMethods(cast(Configuration, None), creations)
-    own = Methods(cast(Manager, None), "nowhere", creations)
+    own = Methods(cast(Manager, None), "nowhere", creations, cast(Services, None))
     return {**own.table(), **cluster.table(), **config.table()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,10 @@ from blockpair.vip_guard import Guard, drop_listed, parse
 # An interface that no machine has: what is removed there is gone already.
 VIP = "192.0.2.10/24@bp-none0"
 SIX = "2001:db8::10/64@bp-none0"
+
+
+def boot_time() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def test_an_address_is_parsed_as_it_is_written() -> None:
@@ -48,13 +53,13 @@ def test_a_promise_for_one_address_is_not_for_the_next(tmp_path: Path) -> None:
     assert guard.left() > 0
     guard.obey(f"hold {VIP}")
     assert guard.left() <= 10
-    guard.obey("pet 600")
+    guard.obey(f"until {boot_time() + 600}")
     assert 590 < guard.left() <= 600
     guard.obey(f"drop {VIP}")
     guard.obey(f"hold {SIX}")
     assert guard.left() <= 10
     # A lease that has run out is told as such.
-    assert guard.obey("pet 0") == "ok" and guard.left() <= 0
+    assert guard.obey(f"until {boot_time()}") == "ok" and guard.left() <= 0
 
 
 @given(st.text(max_size=80))
@@ -66,7 +71,7 @@ def test_any_line_is_answered(line: str) -> None:
 def test_the_program_removes_and_ends_when_its_input_ends(tmp_path: Path) -> None:
     words = [sys.executable, "-I", "-S", vip_guard.__file__]
     file = tmp_path / "vips"
-    told = f"hold {VIP}\npet 5\nnonsense\n"
+    told = f"hold {VIP}\nuntil {boot_time() + 5}\nnonsense\n"
     done = subprocess.run(
         [*words, "--list", str(file)], input=told, capture_output=True, text=True, check=False
     )
@@ -75,3 +80,15 @@ def test_the_program_removes_and_ends_when_its_input_ends(tmp_path: Path) -> Non
     assert subprocess.run([*words, "--nonsense"], capture_output=True, check=False).returncode == 2
     shown = subprocess.run([*words, "--help"], capture_output=True, text=True, check=False)
     assert shown.returncode == 0 and "Example: blockpair-vip-guard" in shown.stdout
+
+
+def test_a_directory_of_lists_is_dropped_as_a_whole(tmp_path: Path) -> None:
+    for name in ("r0.list", "r1.list"):
+        (tmp_path / name).write_text(f"{VIP}\n{SIX}\n")
+    (tmp_path / "r0.list.lock").write_text("not a list\n")
+    program = [sys.executable, vip_guard.__file__, "--drop"]
+    assert subprocess.run([*program, str(tmp_path)], check=False).returncode == 0
+    (tmp_path / "r1.list").write_text("not an address\n")
+    done = subprocess.run([*program, str(tmp_path)], check=False, capture_output=True, text=True)
+    assert done.returncode == 1 and "is not ADDRESS" in done.stderr
+    assert subprocess.run([*program, str(tmp_path / "none")], check=False).returncode == 0

@@ -11,6 +11,8 @@ import pytest
 from blockpair.config.files import ConfigError
 from blockpair.config.node import NodeFile, WatchdogConfig, WatchdogMode, WatchdogTable, node_config
 from blockpair.daemon.watchdog import NodeWatchdog
+from blockpair.errors import BlockpairError
+from blockpair.failover.plan import Watchdog
 from blockpair.service.notify import kept_descriptors, notify
 
 
@@ -113,3 +115,22 @@ def test_descriptors_for_another_process_are_not_taken(monkeypatch: pytest.Monke
     monkeypatch.setenv("LISTEN_PID", "1")
     monkeypatch.setenv("LISTEN_FDNAMES", "blockpair-watchdog")
     assert kept_descriptors("blockpair-watchdog") == []
+
+
+def test_a_machine_that_cannot_stop_is_reset_by_a_watchdog_that_nobody_pets(tmp_path: Path) -> None:
+    device = tmp_path / "watchdog"
+    for mode in ("off", "log"):
+        watchdog = NodeWatchdog(WatchdogConfig(mode, device, 10))
+        assert watchdog.state() is Watchdog.NONE
+        with pytest.raises(BlockpairError, match="no watchdog"):
+            watchdog.reset_machine()
+    required = NodeWatchdog(WatchdogConfig("required", device, 10))
+    assert required.state() is Watchdog.DISARMED
+    with pytest.raises(BlockpairError, match="cannot be started"):
+        required.reset_machine()
+    device.touch()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    required.reset_machine()
+    required.reset_machine()
+    # Open, and open for good: a close could stop it.
+    assert len(list(Path("/proc/self/fd").iterdir())) == before + 1

@@ -1,0 +1,65 @@
+"""What is kept of a service in this boot, beside its journal: a daemon that is killed goes on by it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from blockpair.config.files import write_atomically
+from blockpair.config.service import Service, ServiceTable, service_config
+from blockpair.errors import BlockpairError, ErrorKind
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a service's runner keeps what outlives a daemon."""
+
+    journal: Path
+    device: Path
+    definition: Path
+    guard: Path
+
+
+class Definition(Struct, frozen=True, forbid_unknown_fields=True):
+    """The definition by which a service was brought up; it goes on by it until it is down, whatever the
+    configuration says by then.
+    """
+
+    name: str
+    table: ServiceTable
+
+    @property
+    def service(self) -> Service:
+        """Checked. Raises `ConfigError`."""
+        return service_config(self.table, Path("cluster.toml"), f"resource.{self.name}.service")
+
+
+class DefinitionFile:
+    """Keeps one; there while anything of the service may be here."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def read(self) -> Definition | None:
+        """None where nothing is up. Raises `BlockpairError`."""
+        try:
+            return msgspec.json.decode(self._file.read_bytes(), type=Definition)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BlockpairError(
+                ErrorKind.DAMAGED,
+                f"{self._file}, which says what was brought up, cannot be read: {error}",
+                "look at what is mounted and which addresses are there, then remove the file",
+            ) from None
+
+    def write(self, definition: Definition) -> None:
+        """Durable. Raises `OSError`."""
+        write_atomically(self._file, msgspec.json.encode(definition).decode() + "\n", 0o600)
+
+    def remove(self) -> None:
+        """Raises `OSError`."""
+        self._file.unlink(missing_ok=True)

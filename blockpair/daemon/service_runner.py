@@ -1,0 +1,524 @@
+"""One resource's service on this node: its runs, and what is done by itself between them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from blockpair.daemon.desired import BootMarker
+from blockpair.daemon.service_files import Definition, DefinitionFile, Places
+from blockpair.daemon.service_replica import EngineReplica, may_write_seconds, role_of
+from blockpair.daemon.service_report import UP, error_of, run_of, step_of
+from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.failover import mount, units, vip
+from blockpair.failover.executor import Executor, Result, StepEvent, Way
+from blockpair.failover.follow import Duty, Memory, Role, Seen, decide
+from blockpair.failover.journal import Journal
+from blockpair.failover.machine import Machine
+from blockpair.failover.plan import Limits, Wish
+from blockpair.failover.progress import Outcome, Progress, replay
+from blockpair.status.engine import EngineStatus
+from blockpair.status.report import ServiceRun, ServiceState, ServiceStatus, ServiceStep
+from blockpair.status.service import remedy_for
+
+# Between two looks whether the addresses are still there.
+_LOOK_SECONDS = 5.0
+# What observing this machine may raise.
+_UNSEEN = (mount.MountError, units.UnitError, vip.VipError, OSError)
+
+
+class ServiceRunner:
+    """``definition``: what the configuration says now, None: nothing; ``held``: this node is to be Primary
+    without its service; ``moving``: a switchover from here has begun and not ended; ``note``: severity, name
+    and text of an event.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        replica: EngineReplica,
+        places: Places,
+        *,
+        definition: Callable[[], Definition | None],
+        held: BootMarker,
+        moving: BootMarker,
+        note: Callable[[str, str, str], None],
+        limits: Callable[[], Limits],
+    ) -> None:
+        self.name = name
+        self.replica = replica
+        self._places = places
+        self._configured = definition
+        self._held = held
+        self._moving = moving
+        self.note = note
+        self._log = structlog.get_logger().bind(resource=name)
+        self.limits = limits
+        self._file = DefinitionFile(places.definition)
+        self._in_use: Definition | None = None
+        self._machine: tuple[Definition, Machine] | None = None
+        self._warm: Definition | None = None
+        self._memory = Memory()
+        self._left: Progress | None = None
+        self._turn, self._changing = asyncio.Lock(), asyncio.Lock()
+        self._runs: set[asyncio.Task[Result]] = set()  # the one that is under way, and who waits
+        self._wish: Wish | None = None
+        # Whether the run that is under way has seen this node serve, and whether it is on its way back.
+        self._served = self._turned = False
+        self._commands = 0
+        self._moves = False
+        self._begun = 0  # commands and runs: who looks, and then decides, sees whether one came in between
+        self._closed = False
+        self._steps: list[ServiceStep] = []
+        self._vips: frozenset[str] = frozenset()
+        self._looked = time.monotonic()
+        self._role = Role.AWAY
+        self._may_write = False
+        self._last: ServiceRun | None = None
+        self._problem: tuple[str, str] | None = None
+
+    # -- What is
+
+    @property
+    def present(self) -> bool:
+        """Whether something of the service may be here."""
+        return self._in_use is not None
+
+    @property
+    def held(self) -> bool:
+        """Whether this node is Primary without its service, because somebody wants that."""
+        return self._role is Role.SERVING and not self.present and self._held.is_set()
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing of the service is here, and nobody is about to change that."""
+        return not (self.present or self._commands or self._runs)
+
+    @property
+    def runs(self) -> bool:
+        """Whether a run is under way."""
+        return bool(self._runs)
+
+    @property
+    def configured(self) -> Definition | None:
+        """The definition that the configuration has now."""
+        return self._configured()
+
+    @property
+    def definition(self) -> Definition | None:
+        """The one that is up; else the configuration's."""
+        return self._in_use or self._configured()
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to look after."""
+        return not self.present and self._configured() is None and self._left is None
+
+    def status(self) -> ServiceStatus | None:
+        """For the report; None where nothing follows the data."""
+        configured = self._configured()
+        if configured is None and self._in_use is None and self._problem is None:
+            return None
+        state, why, remedy = self._state()
+        return ServiceStatus(
+            state=state,
+            why=why,
+            remedy=remedy,
+            vips=sorted(self._vips),
+            last=self._last,
+            changed=self._in_use is not None and configured != self._in_use,
+            held=self.held,
+        )
+
+    def _state(self) -> tuple[ServiceState, str | None, str | None]:
+        if self._wish is not None:
+            return ("starting" if self._wish in UP else "stopping"), None, None
+        if self._problem is not None and (self.present or self._role is not Role.AWAY):
+            return "failed", *self._problem
+        if self._in_use is None:
+            return "stopped", None, None
+        if self._memory.up and self._complete():
+            return "up", None, None
+        why = "they are about to be brought back"
+        if self._role is Role.RESUMING:
+            why = "this node waits for its peer's word before it is Primary again"
+        elif not self._may_write:
+            why = "this node may not write at this moment"
+        return "suspended", why, None
+
+    def _complete(self) -> bool:
+        """Whether the addresses that should be here are."""
+        wanted = () if self._in_use is None else self._in_use.service.vips
+        return {str(one) for one in wanted} <= self._vips
+
+    # -- What is asked for
+
+    async def load(self) -> None:
+        """Take up what a daemon before this one left."""
+        try:
+            self._in_use = await asyncio.to_thread(self._file.read)
+            self._left = replay(await asyncio.to_thread(Journal(self._places.journal).read))
+        except BlockpairError as error:
+            self._fail(error.message, error.remedy)
+        if self._left is not None and (self._left.ended or self._in_use is None):
+            self._left = None
+
+    async def warm_up(self) -> None:
+        """Load and start what the way up will need. Raises `BlockpairError`."""
+        definition = self.definition
+        if definition is not None and definition != self._warm:
+            try:
+                await (await self._machine_of(definition)).warm_up()
+            except _UNSEEN as error:
+                raise BlockpairError(ErrorKind.FAILED, str(error), "see this node's log") from None
+            self._warm = definition
+
+    async def carry_out(self, wish: Wish, *, kill_users: bool = False) -> Result:
+        """A wish, within a `command`. Raises `BlockpairError` where it could not even begin, or was cut."""
+        if wish in UP:
+            await asyncio.to_thread(self._held.clear)
+            serves = role_of(await self.replica.status()) is Role.SERVING
+            if wish is Wish.PROMOTE and serves and self._state()[0] == "up":
+                return Result(wish, Outcome.DONE)
+        task = self._begin(wish, kill_users=kill_users)
+        await asyncio.wait({task})
+        if task.cancelled():
+            raise BlockpairError(
+                ErrorKind.FAILED,
+                f"the {wish} of {self.name} was cut: this node may not serve it any more, or its daemon ends",
+                f"blockpair status {self.name}",
+            )
+        return task.result()
+
+    def error(self, result: Result) -> BlockpairError:
+        """What to say of a run that did not do what it should."""
+        return error_of(self.name, result, self.replica.refusal)
+
+    @contextmanager
+    def command(self, *, moves: bool = False) -> Iterator[None]:
+        """Meanwhile nothing is brought up by itself; ``moves``: a switchover. Raises `BlockpairError` where
+        one is under way.
+        """
+        if self._moves:
+            raise BlockpairError(
+                ErrorKind.BUSY, f"a switchover of {self.name} is under way", "repeat it when that has ended"
+            )
+        self._moves = moves
+        self._commands += 1
+        self._begun += 1
+        try:
+            yield
+        finally:
+            self._commands -= 1
+            self._moves = self._moves and not moves
+
+    def hold(self, *, down: bool = True) -> None:
+        """Whether this node is to be Primary without its service. Raises `OSError`."""
+        (self._held.set if down else self._held.clear)()
+        self._problem = None
+
+    def move(self, *, begun: bool) -> None:
+        """A switchover from here has begun, or ended. Raises `OSError`."""
+        (self._moving.set if begun else self._moving.clear)()
+
+    # -- What is done by itself
+
+    async def watch(self, changed: Callable[[], asyncio.Event], lease: Callable[[], float | None]) -> None:
+        """Follow the role, until cancelled. ``changed``: set at the engine's next event; ``lease``: seconds
+        for which this node is given its peer's word, where it needs one.
+        """
+        while True:
+            event = changed()
+            try:
+                await self._tick()
+            except (BlockpairError, *_UNSEEN) as error:
+                if self._problem is None or self._problem[0] != str(error):
+                    self.note("error", "service.failed", str(error))
+                self._fail(
+                    str(error), error.remedy if isinstance(error, BlockpairError) else "put that right"
+                )
+            except Exception:
+                # It must not end: nobody else takes the addresses away in time.
+                self._log.exception("service.watch-failed")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(event.wait(), self._period(lease()))
+
+    def _period(self, lease: float | None) -> float:
+        if self.idle:
+            return 2.0
+        return min(0.5, lease / 6) if lease is not None and self._vips else 0.5
+
+    async def _tick(self) -> None:
+        begun = self._begun
+        status = await self.replica.status()
+        self._role = role_of(status)
+        self._may_write = may_write_seconds(status) > 0
+        await self._keep_addresses()
+        if self._begun != begun:
+            # What was seen is of before that: nothing follows from it.
+            return
+        if self._runs:
+            self._served |= self._role is Role.SERVING
+            if self._wish in UP and self._served and not self._turned and self._role is Role.AWAY:
+                await self._stop()
+            return
+        if self._commands:
+            return
+        await self._settle(status)
+        if self._begun != begun:
+            return
+        seen = Seen(
+            role=self._role,
+            may_write=self._may_write,
+            defined=self._configured() is not None,
+            present=self.present,
+            held=self._held.is_set(),
+            moving=self._moving.is_set(),
+            complete=self._complete(),
+            unfinished=self._left,
+        )
+        match decide(seen, self._memory, time.monotonic()):
+            case Duty.FINISH:
+                self._begin(None)
+            case Duty.BRING_UP:
+                await self._bring_up()
+            case Duty.TAKE_BACK:
+                await self._take_back()
+            case Duty.STOP:
+                await self._stop()
+            case Duty.NOTHING:
+                pass
+
+    async def _settle(self, status: EngineStatus | None) -> None:
+        """What is not so any more is forgotten, and what may be needed made ready."""
+        if self._role is Role.AWAY and self._held.is_set():
+            await asyncio.to_thread(self._held.clear)
+        elif self._role is Role.SERVING and self.idle and not self._held.is_set():
+            # What is defined later is brought up when somebody says so, and not in the middle of a
+            # definition.
+            await asyncio.to_thread(self._held.set)
+        peers = [] if status is None else status.peers
+        if self._moving.is_set() and (
+            self._role is Role.SERVING or any(peer.role == "Primary" for peer in peers)
+        ):
+            await asyncio.to_thread(self._moving.clear)
+        if self._role is Role.AWAY and not self.present and not self._moving.is_set():
+            # What failed in an earlier time as Primary does not delay the next one.
+            self._memory, self._problem = Memory(), None
+            # It may have to take over at any time; what is wrong with it is told then.
+            with contextlib.suppress(BlockpairError):
+                await self.warm_up()
+
+    async def _bring_up(self) -> None:
+        """This node became Primary by itself, or is again."""
+        begun = self._begun
+        try:
+            await self.replica.offer()
+        except BlockpairError as error:
+            self._fail(error.message, error.remedy)
+            self.note("error", "service.failed", error.message)
+            return
+        serves = role_of(await self.replica.status()) is Role.SERVING
+        # A command that came meanwhile, or a role that went, has the word.
+        if serves and self._begun == begun:
+            self._begin(Wish.PROMOTE)
+
+    async def _take_back(self) -> None:
+        """A switchover ended in the middle, and nobody is Primary."""
+        self.note("warning", "service.taken-back", "a switchover was cut: it goes on here")
+        if self._configured() is not None:
+            self._begin(Wish.PROMOTE)
+            return
+        try:
+            await self.replica.promote()
+        except BlockpairError as error:
+            self._memory = self._memory.failed(time.monotonic())
+            self.note("error", "service.failed", error.message)
+
+    async def _stop(self) -> None:
+        """Everything goes, the addresses first, whatever is under way."""
+        self.note("warning", "service.stops", "this node is Primary no more: its service is stopped")
+        await self._drop()
+        await self._cut()
+        # An address that was being added when the run was cut.
+        await self._drop()
+        self._left = None
+        self._begin(Wish.STOP)
+
+    async def _keep_addresses(self) -> None:
+        if not self._vips or self._machine is None:
+            return
+        definition, machine = self._machine
+        if not await machine.pet():
+            await self._drop()
+            why = "their guard has ended" if self._may_write else "this node may not write at this moment"
+            self.note("warning", "service.addresses-dropped", f"the addresses are gone: {why}")
+        elif not self._runs and time.monotonic() - self._looked > _LOOK_SECONDS:
+            # A network manager that starts anew removes what it does not know.
+            held = await asyncio.to_thread(vip.held, definition.service.vips)
+            self._looked = time.monotonic()
+            if lost := self._vips - held:
+                self._vips = held
+                self.note("warning", "service.addresses-lost", f"somebody removed {', '.join(sorted(lost))}")
+
+    async def _drop(self) -> None:
+        if self._machine is not None:
+            try:
+                await self._machine[1].drop()
+            except vip.VipError as error:
+                # The guard has tried too, and a stop tries again.
+                self.note("error", "service.address-stays", str(error))
+        self._vips, self._warm = frozenset(), None
+
+    async def _cut(self) -> None:
+        runs = set(self._runs)
+        for run in runs:
+            run.cancel()
+        if runs:
+            await asyncio.wait(runs)
+
+    async def close(self) -> None:
+        """The daemon ends: the addresses go, everything else stays for the next one."""
+        self._closed = True
+        await self._cut()
+        if self._machine is not None:
+            with contextlib.suppress(*_UNSEEN, BlockpairError):
+                await self._machine[1].drop()
+
+    # -- A run
+
+    def _begin(self, wish: Wish | None, *, kill_users: bool = False) -> asyncio.Task[Result]:
+        """``wish`` None: what a killed daemon left is finished. Raises `BlockpairError` at the end."""
+        if self._closed:
+            raise BlockpairError(ErrorKind.BUSY, "the daemon ends", "repeat it when it is back")
+        task = asyncio.create_task(self._execute(wish, kill_users=kill_users))
+        self._runs.add(task)
+        self._begun += 1
+        task.add_done_callback(lambda ended: self._ended(ended, wish))
+        return task
+
+    def _ended(self, task: asyncio.Task[Result], wish: Wish | None) -> None:
+        self._runs.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            remedy = error.remedy if isinstance(error, BlockpairError) else "see the daemon's log"
+            self._fail(str(error), remedy, stopping=wish is Wish.STOP)
+            self.note("error", "service.failed", str(error))
+
+    def _fail(self, why: str, remedy: str, *, stopping: bool = False) -> None:
+        self._memory = self._memory.failed(time.monotonic(), stopping=stopping)
+        self._problem = (why, remedy)
+
+    async def _execute(self, wish: Wish | None, *, kill_users: bool) -> Result:
+        async with self._turn:
+            definition = self.definition
+            if definition is None:
+                raise BlockpairError(ErrorKind.FAILED, f"nothing follows the data of {self.name}", "")
+            machine = await self._machine_of(definition)
+            executor = Executor(
+                definition.service, machine, Journal(self._places.journal), self._tell, self.limits()
+            )
+            try:
+                result = None
+                if wish is not Wish.STOP and (left := executor.unfinished()) is not None:
+                    result = await self._one(executor, definition, left.wish, resume=True)
+                self._left = None
+                if wish is not None and (
+                    result is None or result.wish is not wish or result.outcome is not Outcome.DONE
+                ):
+                    result = await self._one(executor, definition, wish, kill_users=kill_users)
+            except _UNSEEN as error:
+                raise BlockpairError(
+                    ErrorKind.FAILED, f"this node's state cannot be seen: {error}", "put that right"
+                ) from None
+            assert result is not None
+            return result
+
+    async def _one(
+        self,
+        executor: Executor,
+        definition: Definition,
+        wish: Wish,
+        *,
+        kill_users: bool = False,
+        resume: bool = False,
+    ) -> Result:
+        was_present = self.present
+        if wish in UP and not was_present:
+            await asyncio.to_thread(self._file.write, definition)
+            self._in_use = definition
+        self._wish, self._served, self._turned, self._steps = wish, False, False, []
+        self._problem = self.replica.refusal = None
+        began = time.monotonic()
+        result: Result | None = None
+        try:
+            result = await (executor.resume() if resume else executor.run(wish, kill_users=kill_users))
+            assert result is not None
+            await self._conclude(result, was_present=was_present)
+        finally:
+            self._wish = None
+            self._last = run_of(wish, result, time.monotonic() - began, self._steps)
+            with contextlib.suppress(vip.VipError):
+                vips = definition.service.vips
+                self._vips = await asyncio.to_thread(vip.held, vips) if vips else frozenset()
+        return result
+
+    async def _conclude(self, result: Result, *, was_present: bool) -> None:
+        """What a run that ended means."""
+        up = result.wish in UP
+        if result.outcome is Outcome.DONE:
+            self._memory = Memory(up=up)
+        elif result.outcome is Outcome.UNDONE and not up:
+            self._memory = Memory(up=self.present)
+        else:
+            self._fail(
+                f"{result.wish} failed at the step '{result.step}': {result.why}",
+                remedy_for(self.name, result.wish, result.step),
+                stopping=result.wish is Wish.STOP,
+            )
+        gone = result.outcome is Outcome.DONE and not up
+        if gone or (result.outcome is Outcome.UNDONE and up and not was_present):
+            await asyncio.to_thread(self._file.remove)
+            self._in_use = None
+        if result.outcome is Outcome.DONE:
+            where = "up" if up else "down"
+            self.note("info", f"service.{where}", f"{result.wish}: {where} after {result.seconds:.2f} s")
+        else:
+            self.note(
+                "error", "service.failed", f"{result.wish} {result.outcome}: {result.step}: {result.why}"
+            )
+
+    def _tell(self, event: StepEvent) -> None:
+        self._turned |= event.way is Way.UNDO or not event.succeeded
+        address = event.step.removeprefix("vip ")
+        if address != event.step and event.succeeded:
+            came = (event.wish in UP) == (event.way is Way.DO)
+            self._vips = self._vips | {address} if came else self._vips - {address}
+        self._steps.append(step_of(event))
+        severity = "info" if event.succeeded and not event.problems else "warning"
+        problems = f"; {'; '.join(event.problems)}" if event.problems else ""
+        undone = "undone: " if event.way is Way.UNDO else ""
+        self.note(
+            severity, "service.step", f"{event.wish}: {undone}{event.what} ({event.seconds:.3f} s){problems}"
+        )
+
+    async def _machine_of(self, definition: Definition) -> Machine:
+        async with self._changing:
+            if self._machine is not None and self._machine[0] == definition:
+                return self._machine[1]
+            if self._machine is not None:
+                await self._machine[1].drop()
+            machine = Machine(
+                self.name,
+                definition.service,
+                self.replica,
+                guard_file=self._places.guard,
+                device_file=self._places.device,
+                problem=lambda text: self.note("warning", "service.announcement", text),
+            )
+            self._machine = definition, machine
+            return machine

@@ -1,0 +1,148 @@
+"""What a service goes by of the engine: whether this node may write, for how long, and whether the peer may
+go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytest
+from msgspec.structs import replace
+
+from blockpair.daemon.manager import Manager
+from blockpair.daemon.service_replica import (
+    UNLEASED_SECONDS,
+    EngineReplica,
+    may_write_seconds,
+    role_of,
+    unready,
+)
+from blockpair.daemon.watchdog import NodeWatchdog
+from blockpair.failover.follow import Role
+from blockpair.status.engine import ArbitrationStatus, ConfigurationStatus, EngineStatus
+from tests.unit.status_samples import engine, peer
+
+BOTH = ConfigurationStatus(7, "a", ["a", "b"])
+ALONE = ConfigurationStatus(8, "a", ["a"])
+ARBITRATED = ArbitrationStatus(
+    epoch=7,
+    promised=7,
+    configuration=BOTH,
+    joint=False,
+    lease_seconds=1.5,
+    promise_seconds=None,
+    want=None,
+    want_seconds=None,
+    asking=False,
+    suspended=None,
+    why=None,
+    superseded=None,
+)
+
+
+def primary(**changes: Any) -> EngineStatus:
+    return replace(engine(), **changes)
+
+
+def test_an_engine_that_is_away_or_about_to_be_primary_is_told_apart() -> None:
+    assert role_of(None) is role_of(primary(state="failed")) is Role.AWAY
+    assert role_of(primary(role="Secondary")) is Role.AWAY
+    assert role_of(primary(role="Secondary", resuming=True)) is Role.RESUMING
+    assert role_of(primary()) is Role.SERVING
+
+
+@pytest.mark.parametrize(
+    ("arbitration", "seconds"),
+    [
+        (None, UNLEASED_SECONDS),
+        (ARBITRATED, 1.5),
+        (replace(ARBITRATED, lease_seconds=None), 0),
+        (replace(ARBITRATED, suspended="all"), 0),
+        # Writes wait for a peer that may be lost: its word still holds.
+        (replace(ARBITRATED, suspended="writes", lease_seconds=0.4), 0.4),
+        # What is left of a word that is not needed any more does not count.
+        (replace(ARBITRATED, configuration=ALONE, lease_seconds=0.01), UNLEASED_SECONDS),
+        (replace(ARBITRATED, configuration=ALONE, joint=True, lease_seconds=0.2), 0.2),
+        (replace(ARBITRATED, configuration=None, lease_seconds=0.3), 0.3),
+    ],
+)
+def test_the_addresses_stay_for_what_is_left_of_the_peers_word(
+    arbitration: ArbitrationStatus | None, seconds: float
+) -> None:
+    assert may_write_seconds(primary(arbitration=arbitration)) == seconds
+    assert may_write_seconds(primary(role="Secondary", arbitration=arbitration)) == 0
+    assert may_write_seconds(primary(resuming=True, role="Secondary", arbitration=arbitration)) == 0
+
+
+def test_without_any_copy_there_is_nothing_to_serve() -> None:
+    assert may_write_seconds(primary(disk="Diskless")) == 0
+    assert may_write_seconds(primary(disk="Diskless", served_by="b")) == UNLEASED_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"connection": "Connecting"}, "Connecting"),
+        ({"replication": "SyncSource"}, "SyncSource"),
+        ({"disk": "Inconsistent"}, "not in sync"),
+        ({"out_of_sync_bytes": 4096}, "not in sync"),
+        ({"full_sync": True}, "not in sync"),
+    ],
+)
+def test_a_peer_that_lacks_something_takes_nothing_over(changes: dict[str, Any], word: str) -> None:
+    assert unready(primary(peers=[peer()]), "b") is None
+    assert word in str(unready(primary(peers=[peer(**changes)]), "b"))
+
+
+def test_the_peer_of_a_node_without_a_disk_lacks_nothing_of_it() -> None:
+    marked = [peer(out_of_sync_bytes=4096)]
+    assert unready(primary(peers=marked, disk="Diskless", served_by="b"), "b") is None
+    assert unready(primary(peers=[peer(disk="Inconsistent")], disk="Diskless"), "b") is not None
+
+
+def test_a_peer_that_the_arbiter_does_not_know_in_sync_takes_nothing_over() -> None:
+    status = primary(peers=[peer()], arbitration=ARBITRATED)
+    assert unready(status, "b") is None
+    alone = replace(status, arbitration=replace(ARBITRATED, configuration=ALONE))
+    assert "arbiter" in str(unready(alone, "b"))
+    assert "not known" in str(unready(status, "c")) and "not known" in str(unready(None, "b"))
+
+
+@dataclass
+class Said:
+    """A manager with one runtime, itself, whose engine is late, or tells what is left of a lease."""
+
+    says: EngineStatus
+    until: float = 0.0
+
+    def runtime(self, _name: str) -> Said:
+        return self
+
+    async def status(self) -> EngineStatus:
+        state = self.says.arbitration
+        if self.until and state is not None:
+            left = self.until - time.clock_gettime(time.CLOCK_BOOTTIME)
+            return replace(self.says, arbitration=replace(state, lease_seconds=left))
+        return self.says
+
+
+def test_what_was_left_of_the_lease_is_not_left_again_when_the_engine_says_the_same_once_more() -> None:
+    async def run() -> None:
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        said = Said(primary(arbitration=ARBITRATED), until=now + 0.3)
+        replica = EngineReplica("r0", cast(Manager, said), cast(NodeWatchdog, None))
+        until = await replica.addresses_until()
+        assert now + 0.2 < until <= now + 0.3
+        # From here on it is late: it says what it said then.
+        said.says, said.until = await said.status(), 0.0
+        assert await replica.addresses_until() == until
+        await asyncio.sleep(until - time.clock_gettime(time.CLOCK_BOOTTIME) + 0.01)
+        assert await replica.addresses_until() == 0
+        # Where no lease is needed, nothing runs out.
+        said.says = primary(arbitration=replace(ARBITRATED, configuration=ALONE))
+        assert await replica.addresses_until() > until
+
+    asyncio.run(run())
