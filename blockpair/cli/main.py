@@ -28,6 +28,8 @@ _COMMANDS = (
     "wait",
     "may-stop",
     "history",
+    "events",
+    "notify",
     "health",
     "plan",
     "resolve",

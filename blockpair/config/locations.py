@@ -92,6 +92,21 @@ class Locations:
         """What was decided about a resource on this node; it outlives the resource."""
         return self.state / "history" / f"{_part(name)}.jsonl"
 
+    @property
+    def hooks(self) -> Path:
+        """The programs that are run for events."""
+        return self.config / "hooks.d"
+
+    @property
+    def events(self) -> Path:
+        """The stream of what happened on this node."""
+        return self.state / "events"
+
+    @property
+    def deliveries(self) -> Path:
+        """A file for each whom events are delivered to: what it has had."""
+        return self.state / "deliveries"
+
     def nbd_socket(self, name: str) -> Path:
         return self.run / "nbd" / f"{_part(name)}.sock"
 

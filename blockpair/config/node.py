@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
+from dataclasses import field as data_field
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ from msgspec import Struct, field
 from blockpair.config.files import ConfigError, read_toml
 from blockpair.config.metrics import MetricsTable, metrics_address
 from blockpair.config.names import NAME_RULE, Address, check_name, parse_address
+from blockpair.config.notify import NotifyConfig, NotifyTable, notify_config
 from blockpair.units import parse_duration
 
 KernelDevice = Literal["auto", "off", "required"]
@@ -57,6 +59,7 @@ class NodeFile(Struct, forbid_unknown_fields=True, frozen=True):
     log: LogTable = field(default_factory=LogTable)
     watchdog: WatchdogTable = field(default_factory=WatchdogTable)
     metrics: MetricsTable = field(default_factory=MetricsTable)
+    notify: NotifyTable = field(default_factory=NotifyTable)
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class NodeConfig:
     watchdog: WatchdogConfig = WatchdogConfig("off", Path("/dev/watchdog"), 10)
     metrics: Address | None = None
     """Where the metrics are served; None: nowhere."""
+    notify: NotifyConfig = data_field(default_factory=NotifyConfig)
 
 
 def read_node(file: Path) -> NodeConfig:
@@ -120,6 +124,7 @@ def node_config(content: NodeFile, file: Path, host_name: str) -> NodeConfig:
         content.log.level,
         _watchdog(content.watchdog, file),
         metrics=metrics_address(content.metrics, file),
+        notify=notify_config(content.notify, file),
     )
 
 

@@ -16,14 +16,17 @@ from blockpair.config.locations import Locations, check_socket_path
 from blockpair.config.node import NodeConfig
 from blockpair.daemon.arbiters import build_arbiter
 from blockpair.daemon.desired import DaemonLock, DesiredState, boot_id
+from blockpair.daemon.event_methods import EventMethods
 from blockpair.daemon.judges import Judges
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.methods import Methods
 from blockpair.daemon.metrics import Metrics
 from blockpair.daemon.part import Part
+from blockpair.daemon.recording import recording
 from blockpair.daemon.services import Services
 from blockpair.daemon.watchdog import NodeWatchdog
 from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.events.stream import Stream
 from blockpair.rpc.server import MAX_CONNECTIONS, Server, give_to_group
 from blockpair.service import logs
 from blockpair.service.notify import notify
@@ -103,7 +106,6 @@ async def _take_no_part(part: Part, *tasks: asyncio.Task[None]) -> None:
 
 async def serve(node: NodeConfig, places: Locations) -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises `BlockpairError` when it cannot start."""
-    log = structlog.get_logger()
     # A command on a disk that hangs keeps its thread; the status of everything else needs one all the same.
     asyncio.get_running_loop().set_default_executor(
         ThreadPoolExecutor(MAX_CONNECTIONS + _SPARE_THREADS, "bp-work")
@@ -112,51 +114,56 @@ async def serve(node: NodeConfig, places: Locations) -> None:
     lock = await asyncio.to_thread(DaemonLock, places.lock_file)
     try:
         desired = await asyncio.to_thread(take_over, places)
-        listener = await asyncio.to_thread(bridge.listen, node.listen)
-        try:
-            manager: Manager
-            judges = Judges(
-                lambda content: build_arbiter(content, node=node.name, places=places, pair=manager)
-            )
-            watchdog = NodeWatchdog(node.watchdog)
-            manager = Manager(node, places, desired, boot_id(), listener, judges=judges, watchdog=watchdog)
-            part = Part(node, places, listener, manager)
-            services = Services(manager, watchdog, part.cluster.methods)
-            own = Methods(manager, logs.place(), part.creations, services)
-            methods = {**own.table(), **part.methods()}
-            server = Server(methods, logs.place())
-            stop = told_to_stop()
-            asyncio.get_running_loop().add_reader(listener.event_fd(), tell, listener)
-            # Before the resources: they connect by what it trusts.
-            await part.start()
-            await manager.start_all()
-            await server.start(places.rpc_socket)
-            log.info(
-                "daemon.ready",
-                version=__version__,
-                node=node.name,
-                pid=os.getpid(),
-                port=listener.port,
-                socket=str(places.rpc_socket),
-            )
-            notify(f"READY=1\nSTATUS=node {node.name}, {len(manager.names())} resources")
-            supervisor = asyncio.create_task(manager.supervise())
-            care = asyncio.gather(part.run(), Metrics(node, manager, part.cluster, watchdog).run())
-            services.start()
-            stopping = asyncio.create_task(stop.wait())
-            await asyncio.wait({supervisor, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            log.info("daemon.stopping")
-            notify("STOPPING=1")
-            await services.end()
-            await server.close()
-            try:
-                await _take_no_part(part, supervisor, care)
-            finally:
-                await manager.stop_all()
-                await asyncio.to_thread(places.rpc_socket.unlink, missing_ok=True)
-        finally:
-            asyncio.get_running_loop().remove_reader(listener.event_fd())
-            await asyncio.to_thread(listener.close)
+        async with recording(node, places) as stream:
+            await _serve(node, places, desired, stream)
     finally:
         lock.release()
-    log.info("daemon.stopped")
+    structlog.get_logger().info("daemon.stopped")
+
+
+async def _serve(node: NodeConfig, places: Locations, desired: DesiredState, stream: Stream) -> None:
+    log = structlog.get_logger()
+    listener = await asyncio.to_thread(bridge.listen, node.listen)
+    try:
+        manager: Manager
+        judges = Judges(lambda content: build_arbiter(content, node=node.name, places=places, pair=manager))
+        watchdog = NodeWatchdog(node.watchdog)
+        manager = Manager(node, places, desired, boot_id(), listener, judges=judges, watchdog=watchdog)
+        part = Part(node, places, listener, manager)
+        services = Services(manager, watchdog, part.cluster.methods)
+        own = Methods(manager, logs.place(), part.creations, services)
+        events = EventMethods(node, places, stream)
+        methods = {**own.table(), **part.methods(), **events.table()}
+        server = Server(methods, logs.place())
+        stop = told_to_stop()
+        asyncio.get_running_loop().add_reader(listener.event_fd(), tell, listener)
+        # Before the resources: they connect by what it trusts.
+        await part.start()
+        await manager.start_all()
+        await server.start(places.rpc_socket)
+        log.info(
+            "daemon.ready",
+            version=__version__,
+            node=node.name,
+            pid=os.getpid(),
+            port=listener.port,
+            socket=str(places.rpc_socket),
+        )
+        notify(f"READY=1\nSTATUS=node {node.name}, {len(manager.names())} resources")
+        supervisor = asyncio.create_task(manager.supervise())
+        care = asyncio.gather(part.run(), Metrics(node, manager, part.cluster, watchdog).run())
+        services.start()
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({supervisor, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        log.info("daemon.stopping")
+        notify("STOPPING=1")
+        await services.end()
+        await server.close()
+        try:
+            await _take_no_part(part, supervisor, care)
+        finally:
+            await manager.stop_all()
+            await asyncio.to_thread(places.rpc_socket.unlink, missing_ok=True)
+    finally:
+        asyncio.get_running_loop().remove_reader(listener.event_fd())
+        await asyncio.to_thread(listener.close)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,18 @@ from blockpair.config.node import LogFormat, LogLevel
 from blockpair.secrecy import redacted
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+Record = MutableMapping[str, Any]
+_listeners: list[Callable[[Record], None]] = []
+
+
+@contextlib.contextmanager
+def heard(listener: Callable[[Record], None]) -> Iterator[None]:
+    """Have ``listener`` hear every record from level info on, whatever the log leaves out; by any thread."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
 
 
 def set_up(form: LogFormat, level: LogLevel) -> None:
@@ -29,6 +42,8 @@ def set_up(form: LogFormat, level: LogLevel) -> None:
         if console
         else structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
         hide_secrets,
+        _hear,
+        _from(_LEVELS[level]),
     ]
     if console:
         processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()))
@@ -36,14 +51,29 @@ def set_up(form: LogFormat, level: LogLevel) -> None:
         processors.append(structlog.processors.JSONRenderer())
     structlog.configure(
         processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        wrapper_class=structlog.make_filtering_bound_logger(min(_LEVELS[level], _LEVELS["info"])),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,
     )
 
 
-def hide_secrets(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """The last processor before a record is written: no key and no join token gets past it."""
+def _hear(_logger: Any, _method: str, record: Record) -> Record:
+    for listener in list(_listeners):
+        listener(record)
+    return record
+
+
+def _from(least: int) -> Callable[[Any, str, Record], Record]:
+    def keep(_logger: Any, _method: str, record: Record) -> Record:
+        if _LEVELS.get(record.get("level", ""), _LEVELS["error"]) < least:
+            raise structlog.DropEvent
+        return record
+
+    return keep
+
+
+def hide_secrets(_logger: Any, _method: str, record: Record) -> Record:
+    """Before a record is written, or heard: no key and no join token gets past it."""
     hidden: dict[str, Any] = redacted(record)
     return hidden
 

@@ -24,12 +24,12 @@ def blank(path: Path, size: int = 16 << 20) -> Path:
 
 
 def files(node: Node) -> dict[str, int]:
-    """What is configured and kept on a node, by path and time of change."""
+    """What is configured and kept on a node, by path and time of change; that it was asked is an event."""
     return {
         str(path): path.stat().st_mtime_ns
         for folder in ("config/resources", "state")
         for path in (node.dir / folder).rglob("*")
-        if path.is_file()
+        if path.is_file() and path.parent.name not in ("events", "deliveries")
     }
 
 

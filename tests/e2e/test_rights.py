@@ -84,6 +84,7 @@ def test_a_member_of_the_group_may_look_and_change_nothing(node: Node) -> None:
     assert call_as(node, socket.st_gid, "resource.metadata", name="r0")["metadata"]
     assert call_as(node, socket.st_gid, "resource.history", name="r0")["name"] == "r0"
     assert call_as(node, socket.st_gid, "bundle.list") == []
+    assert call_as(node, socket.st_gid, "events.read")["events"]
     before = node.status()
     changes: dict[str, dict[str, Any]] = {
         "resource.up": {},
@@ -93,6 +94,7 @@ def test_a_member_of_the_group_may_look_and_change_nothing(node: Node) -> None:
         "resource.sync": {"source": "a"},
         "resource.resolve": {"victim": "a"},
         "resource.loss": {},
+        "notify.test": {},
         "bundle.export": {},
         "bundle.delete": {},
     }

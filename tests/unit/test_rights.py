@@ -16,14 +16,18 @@ from blockpair.cluster.membership import Membership
 from blockpair.cluster.rekey import Rekey
 from blockpair.cluster.removal import Removal
 from blockpair.cluster.report import Reporter
+from blockpair.config.locations import Locations
+from blockpair.config.node import NodeConfig
 from blockpair.daemon.cluster_methods import ClusterMethods
 from blockpair.daemon.config_methods import ConfigMethods
 from blockpair.daemon.creations import Creations
+from blockpair.daemon.event_methods import EventMethods
 from blockpair.daemon.local import LocalResources
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.methods import Methods, NoParams
 from blockpair.daemon.services import Services
 from blockpair.errors import ErrorKind, ExitCode
+from blockpair.events.stream import Stream
 from blockpair.rpc.messages import Request, decode_response, error_from
 from blockpair.rpc.server import Caller, Method, Server
 
@@ -36,6 +40,7 @@ OPEN = {
     "resource.metadata",
     "resource.plan",
     "resource.history",
+    "events.read",
     "bundle.list",
     "bundle.find",
     "bundle.show",
@@ -59,7 +64,8 @@ def every_method() -> dict[str, Method]:
     creations = cast(Creations, None)
     config = ConfigMethods(cast(Configuration, None), creations)
     own = Methods(cast(Manager, None), "nowhere", creations, cast(Services, None))
-    return {**own.table(), **cluster.table(), **config.table()}
+    events = EventMethods(cast(NodeConfig, None), cast(Locations, None), cast(Stream, None))
+    return {**own.table(), **cluster.table(), **config.table(), **events.table()}
 
 
 def test_the_group_may_look_and_only_look() -> None:

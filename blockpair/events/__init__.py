@@ -1,0 +1,1 @@
+"""What happened on this node: one durable, bounded stream, and its deliveries to people and programs."""
