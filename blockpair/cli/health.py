@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from blockpair.cli.output import json_option, print_json
-from blockpair.errors import ExitCode
+from blockpair.cli.output import daemon, json_option, print_json
+from blockpair.errors import BlockpairError, ErrorKind, ExitCode
 
 if TYPE_CHECKING:
-    from blockpair.health.score import Health, Reading
+    from blockpair.health.report import HealthReport, NodeHealth, PartReport
 
 _SAMPLE_SECONDS = 1.0
 
@@ -19,22 +19,43 @@ _SAMPLE_SECONDS = 1.0
 @json_option
 @click.pass_obj
 def command(directory: str | None, as_json: bool) -> int:
-    """Measure this node for a second, and show its score from 0 to 100, its parts with the worst first,
-    and reasons.
+    """Show this node's score from 0 to 100, its parts with the worst first, and reasons, as the daemon
+    measures them every few seconds; and the scores of the peers.
 
-    A saturated part brings the score down however well the others are. What cannot be seen here is named and
-    left out. Works without a daemon; what the peers lack is known with one only.
+    A saturated part brings the score down however well the others are. What is decided by is the score
+    smoothed over half a minute. What cannot be seen here is named and left out. Without a daemon it is
+    measured for a second; what the peers lack, and how they are, is known with one only.
 
-    Ends with 0; with 4 if the score is under 60, which is where a Primary would rather hand over.
+    Ends with 0; with 4 if this node is sick: a Primary would rather hand over.
 
     \b
     Examples:
       blockpair health
       blockpair health --json | jq '.parts[] | select(.score < 100)'
+      blockpair health --json | jq '.peers[].health.smoothed'
     """
+    from blockpair.health.report import HealthReport
+
+    try:
+        with daemon(directory) as client:
+            report = client.call("node.health", {}, HealthReport)
+    except BlockpairError as error:
+        if error.kind is not ErrorKind.NO_DAEMON:
+            raise
+        report = _measured(error.message)
+    if as_json:
+        print_json(_as_json(report))
+    else:
+        _print(report)
+    return int(ExitCode.DEGRADED if report.own.sick else ExitCode.FINE)
+
+
+def _measured(why: str) -> HealthReport:
+    """Without a daemon; ``why`` there is none."""
     import time
 
     from blockpair.health.handover import Policy
+    from blockpair.health.report import HealthReport, NodeHealth, parts_of
     from blockpair.health.score import health
     from blockpair.health.sensors import Sensors
 
@@ -42,59 +63,51 @@ def command(directory: str | None, as_json: bool) -> int:
     sensors.look()
     time.sleep(_SAMPLE_SECONDS)
     measured = sensors.look()
-    readings, unknown = _lag(directory)
-    found = health([*measured.readings, *readings])
-    unseen = [*measured.unseen, *unknown]
-    if as_json:
-        told = {
-            "score": round(found.score, 1),
-            "parts": [
-                {
-                    "name": part.name,
-                    "value": part.value,
-                    "unit": part.unit,
-                    "score": round(part.score, 1),
-                    "weight": part.weight,
-                    "cap": round(part.cap, 1),
-                    "note": part.note,
-                }
-                for part in found.parts
-            ],
-            "reasons": list(found.reasons),
-            "unseen": unseen,
-        }
-        print_json(told)
-    else:
-        _print(found, unseen)
-    return int(ExitCode.FINE if found.score >= Policy().sick_below else ExitCode.DEGRADED)
+    found = health(measured.readings)
+    own = NodeHealth(
+        node="",
+        score=round(found.score, 1),
+        smoothed=round(found.score, 1),
+        age_seconds=0.0,
+        sick=found.score < Policy().sick_below,
+        hand_over=False,
+        parts=parts_of(found),
+        reasons=list(found.reasons),
+        unseen=[*measured.unseen, f"lag and peers: {why}"],
+    )
+    return HealthReport(own, [])
 
 
-def _lag(directory: str | None) -> tuple[list[Reading], list[str]]:
-    """What the peers lack of each resource that is Primary here, as the daemon tells."""
-    from blockpair.cli.output import daemon
-    from blockpair.errors import BlockpairError
-    from blockpair.health.sensors import lag
-    from blockpair.status.report import StatusReport
+def _as_json(report: HealthReport) -> dict[str, Any]:
+    import msgspec
 
-    try:
-        with daemon(directory) as client:
-            report = client.call("resource.status", {}, StatusReport)
-    except BlockpairError as error:
-        return [], [f"lag: {error.message}"]
-    lacking = [
-        (resource.name, sum(peer.out_of_sync_bytes for peer in resource.engine.peers))
-        for resource in report.resources
-        if resource.engine is not None and resource.engine.role == "Primary"
-    ]
-    return lag(lacking), []
+    own: dict[str, Any] = msgspec.to_builtins(report.own)
+    return {**own, "peers": msgspec.to_builtins(report.peers)}
 
 
-def _print(found: Health, unseen: list[str]) -> None:
-    click.echo(f"health {found.score:.0f} of 100")
-    for part in found.parts:
-        note = f"   {part.note}" if part.note else ""
-        click.echo(f"  {part.score:4.0f}  {part.name:<24} {part.value:.4g} {part.unit}{note}")
-    for reason in found.reasons if not found.parts else ():
-        click.echo(f"  {reason}")
-    for line in unseen:
+def _print(report: HealthReport) -> None:
+    own = report.own
+    click.echo(f"health {own.score:.0f} of 100{_standing(own)}")
+    for part in own.parts:
+        click.echo(_line(part))
+    if not own.parts:
+        for reason in own.reasons:
+            click.echo(f"  {reason}")
+    for line in own.unseen:
         click.echo(f"     -  {line}")
+    for peer in report.peers:
+        if peer.health is None:
+            click.echo(f"peer {peer.node}: not known: {peer.problem}")
+            continue
+        why = f": {'; '.join(peer.health.reasons)}" if peer.health.reasons else ""
+        click.echo(f"peer {peer.node}: {peer.health.score:.0f} of 100{_standing(peer.health)}{why}")
+
+
+def _standing(health: NodeHealth) -> str:
+    sick = ", sick" if health.sick else ""
+    return f" ({health.smoothed:.0f} over half a minute{sick})" if health.node else sick
+
+
+def _line(part: PartReport) -> str:
+    note = f"   {part.note}" if part.note else ""
+    return f"  {part.score:4.0f}  {part.name:<24} {part.value:.4g} {part.unit}{note}"

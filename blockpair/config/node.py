@@ -11,6 +11,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from blockpair.config.files import ConfigError, read_toml
+from blockpair.config.health import HealthConfig, HealthTable, health_config
 from blockpair.config.metrics import MetricsTable, metrics_address
 from blockpair.config.names import NAME_RULE, Address, check_name, parse_address
 from blockpair.config.notify import NotifyConfig, NotifyTable, notify_config
@@ -59,6 +60,7 @@ class NodeFile(Struct, forbid_unknown_fields=True, frozen=True):
     log: LogTable = field(default_factory=LogTable)
     watchdog: WatchdogTable = field(default_factory=WatchdogTable)
     metrics: MetricsTable = field(default_factory=MetricsTable)
+    health: HealthTable = field(default_factory=HealthTable)
     notify: NotifyTable = field(default_factory=NotifyTable)
 
 
@@ -84,6 +86,7 @@ class NodeConfig:
     watchdog: WatchdogConfig = WatchdogConfig("off", Path("/dev/watchdog"), 10)
     metrics: Address | None = None
     """Where the metrics are served; None: nowhere."""
+    health: HealthConfig = data_field(default_factory=HealthConfig)
     notify: NotifyConfig = data_field(default_factory=NotifyConfig)
 
 
@@ -124,6 +127,7 @@ def node_config(content: NodeFile, file: Path, host_name: str) -> NodeConfig:
         content.log.level,
         _watchdog(content.watchdog, file),
         metrics=metrics_address(content.metrics, file),
+        health=health_config(content.health, file),
         notify=notify_config(content.notify, file),
     )
 

@@ -17,6 +17,7 @@ from blockpair.config.node import NodeConfig
 from blockpair.daemon.arbiters import build_arbiter
 from blockpair.daemon.desired import DaemonLock, DesiredState, boot_id
 from blockpair.daemon.event_methods import EventMethods
+from blockpair.daemon.health import watch_health
 from blockpair.daemon.judges import Judges
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.methods import Methods
@@ -131,9 +132,11 @@ async def _serve(node: NodeConfig, places: Locations, desired: DesiredState, str
         manager = Manager(node, places, desired, boot_id(), listener, judges=judges, watchdog=watchdog)
         part = Part(node, places, listener, manager)
         services = Services(manager, watchdog, part.cluster.methods)
+        health = watch_health(node, manager, part.cluster)
+        metrics = Metrics(node, manager, part.cluster, watchdog)
         own = Methods(manager, logs.place(), part.creations, services)
         events = EventMethods(node, places, stream)
-        methods = {**own.table(), **part.methods(), **events.table()}
+        methods = {**own.table(), **part.methods(), **events.table(), **health.methods()}
         server = Server(methods, logs.place())
         stop = told_to_stop()
         asyncio.get_running_loop().add_reader(listener.event_fd(), tell, listener)
@@ -151,7 +154,7 @@ async def _serve(node: NodeConfig, places: Locations, desired: DesiredState, str
         )
         notify(f"READY=1\nSTATUS=node {node.name}, {len(manager.names())} resources")
         supervisor = asyncio.create_task(manager.supervise())
-        care = asyncio.gather(part.run(), Metrics(node, manager, part.cluster, watchdog).run())
+        beside = [asyncio.create_task(work) for work in (part.run(), health.run(), metrics.run())]
         services.start()
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({supervisor, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -160,7 +163,7 @@ async def _serve(node: NodeConfig, places: Locations, desired: DesiredState, str
         await services.end()
         await server.close()
         try:
-            await _take_no_part(part, supervisor, care)
+            await _take_no_part(part, supervisor, *beside)
         finally:
             await manager.stop_all()
             await asyncio.to_thread(places.rpc_socket.unlink, missing_ok=True)

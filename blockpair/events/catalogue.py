@@ -200,6 +200,10 @@ KINDS: dict[str, Kind] = {
     "switchover.begun": Kind("the resource moves to another node"),
     "switchover.done": Kind("the resource has moved to another node"),
     "switchover.failed": Kind("the resource could not be moved to another node", _STATUS),
+    # health
+    "health.sick": Kind("this node is sick", "blockpair health"),
+    "health.recovered": Kind("this node is well again"),
+    "health.failed": Kind("this node's health could not be measured", _LOG),
     # the stream and its deliveries
     "events.torn": Kind("the end of the stream was torn by a crash"),
     "events.lost": Kind("events could not be recorded", "make room for the state"),

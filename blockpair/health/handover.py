@@ -78,9 +78,9 @@ def look(watch: Watch, policy: Policy, seen: Look, now: float) -> tuple[Watch, D
     """
     passed = 0.0 if watch.at is None else max(0.0, now - watch.at)
     fresh = seen.peer is not None and seen.peer_age <= policy.stale
-    own = _smooth(watch.own, seen.own, passed, policy.smoothing)
+    own = smooth(watch.own, seen.own, passed, policy.smoothing)
     peer = (
-        _smooth(watch.peer, seen.peer, passed, policy.smoothing) if fresh and seen.peer is not None else None
+        smooth(watch.peer, seen.peer, passed, policy.smoothing) if fresh and seen.peer is not None else None
     )
     changed = watch.primary is not None and watch.primary != seen.primary
     since = watch.sick_since
@@ -137,7 +137,10 @@ def _decide(watch: Watch, policy: Policy, seen: Look, now: float) -> Decision:  
     return Decision(True, f"it is sick ({watch.own:.0f}), and the peer is not ({watch.peer:.0f})")
 
 
-def _smooth(old: float | None, new: float, passed: float, constant: float) -> float:
+def smooth(old: float | None, new: float, passed: float, constant: float) -> float:
+    """What ``old`` becomes after ``passed`` seconds at ``new``; in ``constant`` it comes two thirds of the
+    way.
+    """
     if old is None:
         return new
-    return old + (new - old) * (1 - math.exp(-passed / constant))
+    return old + (new - old) * (1 - math.exp(-max(0.0, passed) / constant))

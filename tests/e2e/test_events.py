@@ -159,3 +159,21 @@ def test_the_deliveries_are_tested_by_a_command(cluster: Cluster) -> None:
         a.configure('[notify.webhook.ops]\nurl = "nowhere"\n')
         wrong = a.cli("notify", "test")
         assert wrong.code == 1 and "notify.webhook.ops.url" in wrong.err and "remedy" in wrong.err
+
+
+def test_the_daemon_tells_its_health_and_what_its_peer_tells(cluster: Cluster) -> None:
+    cluster.form()
+    a, b = cluster.nodes
+    for node in cluster.nodes:
+        with node.disk.open("wb") as disk:
+            disk.truncate(16 << 20)
+    a.ok("create", "r0", "--on", f"a={a.disk},b={b.disk}")
+    shown = a.cli("health", "--json").json()
+    assert shown["node"] == "a" and 0 <= shown["smoothed"] <= 100 and shown["parts"]
+    [peer] = shown["peers"]
+    assert peer["node"] == peer["health"]["node"] == "b" and peer["problem"] is None
+    assert "peer b: " in a.cli("health").out
+    b.kill()
+    assert "cannot be reached" in a.cli("health", "--json").json()["peers"][0]["problem"]
+    a.kill()
+    assert a.cli("health", "--json").json()["peers"] == []

@@ -16,12 +16,14 @@ from blockpair.cluster.membership import Membership
 from blockpair.cluster.rekey import Rekey
 from blockpair.cluster.removal import Removal
 from blockpair.cluster.report import Reporter
+from blockpair.config.health import HealthConfig
 from blockpair.config.locations import Locations
 from blockpair.config.node import NodeConfig
 from blockpair.daemon.cluster_methods import ClusterMethods
 from blockpair.daemon.config_methods import ConfigMethods
 from blockpair.daemon.creations import Creations
 from blockpair.daemon.event_methods import EventMethods
+from blockpair.daemon.health import HealthWatch
 from blockpair.daemon.local import LocalResources
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.methods import Methods, NoParams
@@ -41,6 +43,7 @@ OPEN = {
     "resource.plan",
     "resource.history",
     "events.read",
+    "node.health",
     "bundle.list",
     "bundle.find",
     "bundle.show",
@@ -65,7 +68,8 @@ def every_method() -> dict[str, Method]:
     config = ConfigMethods(cast(Configuration, None), creations)
     own = Methods(cast(Manager, None), "nowhere", creations, cast(Services, None))
     events = EventMethods(cast(NodeConfig, None), cast(Locations, None), cast(Stream, None))
-    return {**own.table(), **cluster.table(), **config.table(), **events.table()}
+    health = HealthWatch("a", HealthConfig(), lacking=cast(Any, None), peers=list, call=cast(Any, None))
+    return {**own.table(), **cluster.table(), **config.table(), **events.table(), **health.methods()}
 
 
 def test_the_group_may_look_and_only_look() -> None:

@@ -94,6 +94,6 @@ def test_the_command_needs_no_daemon(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert run(["--dir", str(tmp_path), "health", "--json"]) in (0, 4)
     told = json.loads(capsys.readouterr().out)
     assert 0 <= told["score"] <= 100 and told["parts"][0]["cap"] >= told["score"] - 0.1
-    assert any(line.startswith("lag: no blockpaird answers") for line in told["unseen"])
+    assert any(line.startswith("lag and peers: no blockpaird answers") for line in told["unseen"])
     assert run(["--dir", str(tmp_path), "health"]) in (0, 4)
     assert "of 100" in capsys.readouterr().out

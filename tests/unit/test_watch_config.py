@@ -1,4 +1,4 @@
-"""``[notify]`` of blockpair.toml."""
+"""``[health]`` and ``[notify]`` of blockpair.toml."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 
 from blockpair.config.files import ConfigError
 from blockpair.config.node import NodeConfig, read_node
+from blockpair.health.handover import Policy
+from blockpair.health.score import DEFAULT_SCALES
 
 
 def read(tmp_path: Path, text: str) -> NodeConfig:
@@ -18,7 +20,12 @@ def read(tmp_path: Path, text: str) -> NodeConfig:
 
 
 def test_the_defaults_are_those_of_what_they_are_for(tmp_path: Path) -> None:
-    config = read(tmp_path, "[notify]\n")
+    config = read(tmp_path, "[health]\n[notify]\n")
+    assert (
+        config.health.policy == Policy()
+        and config.health.scales == DEFAULT_SCALES
+        and config.health.hand_over
+    )
     assert config.notify.hooks is not None and config.notify.hooks.timeout == 30.0
     assert config.notify.webhooks == {} and config.notify.mail is None
 
@@ -27,6 +34,13 @@ def test_what_is_given(tmp_path: Path) -> None:
     config = read(
         tmp_path,
         """
+[health]
+hand_over = "off"
+sick_below = 50
+patience = "5m"
+switchovers_a_day = 1
+[health.parts.cpu]
+bad = 95
 [notify.hooks]
 enabled = false
 [notify.webhook.ops]
@@ -39,6 +53,9 @@ from = "a@example.org"
 to = ["ops@example.org"]
 """,
     )
+    assert not config.health.hand_over and config.health.policy.sick_below == 50.0
+    assert (config.health.policy.patience, config.health.policy.most) == (300.0, 1)
+    assert config.health.scales["cpu"].bad == 95 and config.health.scales["cpu"].good == 10
     assert config.notify.hooks is None
     assert config.notify.webhooks["ops"].chosen.kinds == ("disk.*", "peer.lost")
     assert config.notify.mail is not None and config.notify.mail.port == 587
@@ -52,6 +69,22 @@ MAIL = '[notify.mail]\nhost = "h"\nfrom = "a@h"\nto = ["b@h"]\n'
 @pytest.mark.parametrize(
     ("text", "key", "words"),
     [
+        ('[health]\nhand_over = "maybe"', "health.hand_over", "none of its values"),
+        ("[health]\nsick_below = 70", "health.recovered_above", "must be less"),
+        ("[health]\nmargin = 0", "health.margin", "no score"),
+        ("[health]\nsick_below = nan", "health.sick_below", "no score"),
+        ('[health]\npatience = "1s"', "health.patience", "from 30 s to a week"),
+        ('[health]\ndwell = "soon"', "health.dwell", "not a duration"),
+        ("[health]\nswitchovers_a_day = 0", "health.switchovers_a_day", "1 to 24"),
+        ("[health.parts.gpu]\ngood = 1", "health.parts.gpu", "no such part"),
+        ("[health.parts.cpu]\ngood = 90", "health.parts.cpu", "must be more than good"),
+        (
+            "[health.parts.memory-available]\nbad = 50",
+            "health.parts.memory-available",
+            "must be less than good",
+        ),
+        ("[health.parts.cpu]\nweight = 0", "health.parts.cpu", "weight is more than 0"),
+        ("[health.parts.cpu]\nbad = inf", "health.parts.cpu", "finite"),
         ('[notify.hooks]\nkinds = ["disc.*"]', "notify.hooks.kinds", "fits no kind"),
         ("[notify.hooks]\nkinds = []", "notify.hooks.kinds", "there are none"),
         ('[notify.hooks]\ntimeout = "1h"', "notify.hooks.timeout", "1 s to 10 min"),
