@@ -200,10 +200,21 @@ KINDS: dict[str, Kind] = {
     "switchover.begun": Kind("the resource moves to another node"),
     "switchover.done": Kind("the resource has moved to another node"),
     "switchover.failed": Kind("the resource could not be moved to another node", _STATUS),
-    # health
+    # health, and what is done about it
     "health.sick": Kind("this node is sick", "blockpair health"),
     "health.recovered": Kind("this node is well again"),
     "health.failed": Kind("this node's health could not be measured", _LOG),
+    "care.unit-restart": Kind("a unit of the service is down: it is restarted", "journalctl -u the unit"),
+    "care.unit-recovered": Kind("the service's units are active again"),
+    "care.unit-unseen": Kind("systemd cannot be asked about the service's units", "systemctl status"),
+    "care.switchover": Kind("the service moves to the peer by itself", _STATUS),
+    "care.switchover-done": Kind("the service has moved to the peer"),
+    "care.switchover-failed": Kind("the service could not be moved to the peer", _STATUS),
+    "care.moved-here": Kind("the service comes here by its Primary's own decision"),
+    "care.stays": Kind(
+        "the service stays where it is though it is not well", "see to it by hand: " + _STATUS
+    ),
+    "care.failed": Kind("looking after the service failed", _LOG),
     # the stream and its deliveries
     "events.torn": Kind("the end of the stream was torn by a crash"),
     "events.lost": Kind("events could not be recorded", "make room for the state"),
