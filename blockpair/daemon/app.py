@@ -15,6 +15,7 @@ from blockpair.config.files import remove_unfinished
 from blockpair.config.locations import Locations, check_socket_path
 from blockpair.config.node import NodeConfig
 from blockpair.daemon.arbiters import build_arbiter
+from blockpair.daemon.care_world import look_after
 from blockpair.daemon.desired import DaemonLock, DesiredState, boot_id
 from blockpair.daemon.event_methods import EventMethods
 from blockpair.daemon.health import watch_health
@@ -134,6 +135,9 @@ async def _serve(node: NodeConfig, places: Locations, desired: DesiredState, str
         services = Services(manager, watchdog, part.cluster.methods)
         health = watch_health(node, manager, part.cluster)
         metrics = Metrics(node, manager, part.cluster, watchdog)
+        care = await look_after(
+            services, node, manager=manager, cluster=part.cluster, health=health, stream=stream
+        )
         own = Methods(manager, logs.place(), part.creations, services)
         events = EventMethods(node, places, stream)
         methods = {**own.table(), **part.methods(), **events.table(), **health.methods()}
@@ -154,7 +158,8 @@ async def _serve(node: NodeConfig, places: Locations, desired: DesiredState, str
         )
         notify(f"READY=1\nSTATUS=node {node.name}, {len(manager.names())} resources")
         supervisor = asyncio.create_task(manager.supervise())
-        beside = [asyncio.create_task(work) for work in (part.run(), health.run(), metrics.run())]
+        working = (part.run(), health.run(), care.run(), metrics.run())
+        beside = [asyncio.create_task(work) for work in working]
         services.start()
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({supervisor, stopping}, return_when=asyncio.FIRST_COMPLETED)
