@@ -134,7 +134,6 @@ async def _serve(node: NodeConfig, places: Locations, desired: DesiredState, str
         part = Part(node, places, listener, manager)
         services = Services(manager, watchdog, part.cluster.methods)
         health = watch_health(node, manager, part.cluster)
-        metrics = Metrics(node, manager, part.cluster, watchdog)
         care = await look_after(
             services, node, manager=manager, cluster=part.cluster, health=health, stream=stream
         )
@@ -158,8 +157,8 @@ async def _serve(node: NodeConfig, places: Locations, desired: DesiredState, str
         )
         notify(f"READY=1\nSTATUS=node {node.name}, {len(manager.names())} resources")
         supervisor = asyncio.create_task(manager.supervise())
-        working = (part.run(), health.run(), care.run(), metrics.run())
-        beside = [asyncio.create_task(work) for work in working]
+        metrics = Metrics(node, manager, part.cluster, watchdog, health)
+        beside = [asyncio.create_task(each.run()) for each in (part, health, care, metrics)]
         services.start()
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({supervisor, stopping}, return_when=asyncio.FIRST_COMPLETED)

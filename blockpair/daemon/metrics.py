@@ -11,6 +11,7 @@ import structlog
 from blockpair.cluster.cluster import Cluster
 from blockpair.config.names import is_loopback
 from blockpair.config.node import NodeConfig
+from blockpair.daemon.health import HealthWatch
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.watchdog import NodeWatchdog
 from blockpair.errors import BlockpairError
@@ -20,10 +21,12 @@ from blockpair.metrics.cluster import Membership, configuration, membership
 from blockpair.metrics.collectors import Collectors
 from blockpair.metrics.family import Sample
 from blockpair.metrics.fencing import fencing
+from blockpair.metrics.health import health
 from blockpair.metrics.http import MetricsServer, Page
 from blockpair.metrics.machine import machine
 from blockpair.metrics.peers import peers
 from blockpair.metrics.resources import node as node_samples
+from blockpair.metrics.services import services
 from blockpair.raid.inventory import Inventory
 from blockpair.trust import authority
 
@@ -34,11 +37,19 @@ _RETRY_SECONDS = 10.0
 class Metrics:
     """For one node. A new subject is a function of `blockpair.metrics`, and an entry in `subjects`."""
 
-    def __init__(self, node: NodeConfig, manager: Manager, cluster: Cluster, watchdog: NodeWatchdog) -> None:
+    def __init__(
+        self,
+        node: NodeConfig,
+        manager: Manager,
+        cluster: Cluster,
+        watchdog: NodeWatchdog,
+        health: HealthWatch,
+    ) -> None:
         self._node = node
         self._manager = manager
         self._cluster = cluster
         self._watchdog = watchdog
+        self._health = health
         self._inventory = Inventory()
         self._collectors = Collectors(self.subjects())
         self._log = structlog.get_logger().bind(part="metrics")
@@ -51,6 +62,7 @@ class Metrics:
             "fence": self._fence,
             "cluster": self._membership,
             "arrays": self._arrays,
+            "health": self._own_health,
         }
 
     async def run(self) -> None:
@@ -95,7 +107,11 @@ class Metrics:
     async def _resources(self) -> Iterator[Sample]:
         report = await self._manager.status()
         return chain(
-            node_samples(report), peers(report), arbitration(report), configuration(report.configuration)
+            node_samples(report),
+            peers(report),
+            arbitration(report),
+            services(report),
+            configuration(report.configuration),
         )
 
     async def _fence(self) -> Iterator[Sample]:
@@ -108,6 +124,14 @@ class Metrics:
     async def _arrays(self) -> Iterator[Sample]:
         found = await asyncio.to_thread(self._inventory.arrays)
         return arrays(found.values())
+
+    async def _own_health(self) -> Iterator[Sample]:
+        try:
+            known = self._health.own()
+        except BlockpairError:
+            # The first look is not over.
+            known = None
+        return health(known)
 
 
 def _membership(cluster: Cluster) -> Membership | None:

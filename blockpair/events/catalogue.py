@@ -182,6 +182,13 @@ KINDS: dict[str, Kind] = {
         "a resource that was made on one node only could not be undone", "blockpair delete {resource}"
     ),
     "create.record-unreadable": Kind("the record of a creation cannot be read", _LOG),
+    # metrics
+    "metrics.open": Kind("the metrics are served"),
+    "metrics.closed": Kind("the metrics cannot be served", "free that port, or choose another"),
+    "metrics.collector-failed": Kind(
+        "some metrics cannot be told", "see why in the text; `blockpair_collector_ok` says which"
+    ),
+    "metrics.collector-works": Kind("metrics that were missing are told again"),
     # services
     "service.up": Kind("the service is up"),
     "service.down": Kind("the service is down"),

@@ -8,9 +8,11 @@ from blockpair.metrics import (
     cluster,
     collectors,
     fencing,
+    health,
     machine,
     peers,
     resources,
+    services,
 )
 from blockpair.metrics.family import Family
 
@@ -20,6 +22,8 @@ SUBJECTS = {
     "Peers and resync": peers,
     "Arbitration": arbitration,
     "Fencing": fencing,
+    "Services": services,
+    "Health": health,
     "The cluster": cluster,
     "Arrays": arrays,
     "The metrics themselves": collectors,

@@ -4,8 +4,12 @@ little.
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import socket
 import statistics
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -16,7 +20,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from blockpair.metrics.catalogue import families
 from tests.e2e.cluster import Cluster, Node, eventually, free_ports
+from tests.e2e.namespace import Namespace
 from tests.e2e.nbd_client import NbdClient
+from tests.e2e.service_pair import ADDRESS, ServicePair
 from tests.e2e.test_fence_nodes import Duo
 from tests.e2e.trio import BLOCK, Trio, arbitration, content
 from tests.metric_rules import alerts, dashboard_queries, names
@@ -26,6 +32,11 @@ SCRAPES = 100
 # other tests run at the same time.
 MOST_SECONDS = 0.1
 MOST_CPU_SECONDS = 0.02
+_FETCH = """\
+import sys, urllib.request
+with urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}/metrics", timeout=30) as answer:
+    print(answer.read().decode(), end="")
+"""
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -39,7 +50,10 @@ class Metered:
         node.configure(f'[metrics]\nlisten = "127.0.0.1:{self.port}"\n')
 
     def text(self) -> str:
-        """A scrape."""
+        """A scrape, from where the node is."""
+        if self.node.prefix:
+            words = [*self.node.prefix, sys.executable, "-c", _FETCH, str(self.port)]
+            return subprocess.run(words, capture_output=True, text=True, check=True, timeout=30).stdout
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=30) as answer:
             return str(answer.read().decode())
 
@@ -98,8 +112,9 @@ def test_a_pair_tells_what_is_asked_for_and_it_is_true(trio: Trio) -> None:
     found = a.values()
     known = {family.name for family in families()}
     assert not {name for name in found if name.startswith("blockpair_")} - known
-    # What a pair with a witness, and without md, has no subject for.
-    elsewhere = asked_for("fence_") | asked_for("array_") | {"blockpair_resource_problem"}
+    # What a pair with a witness, and without md and services, has no subject for.
+    elsewhere = asked_for("fence_") | asked_for("array_") | asked_for("service_")
+    elsewhere |= {"blockpair_resource_problem"}
     assert not asked_for() - elsewhere - set(found)
 
     assert found["blockpair_resource_writes_total"] == {(("resource", "r0"),): 5}
@@ -116,6 +131,8 @@ def test_a_pair_tells_what_is_asked_for_and_it_is_true(trio: Trio) -> None:
     year = (a.value("blockpair_certificate_expiry_timestamp_seconds", certificate="node") or 0) - time.time()
     assert 300 < year / 86400 < 400
     assert set(found["blockpair_collector_ok"].values()) == {1}
+    score = a.value("blockpair_health_score")
+    assert score is not None and 0 <= score <= 100
 
     trio.b.kill()
     trio.entered("a", "a")
@@ -138,6 +155,29 @@ def test_a_pair_with_fence_devices_tells_how_they_do(duo: Duo) -> None:
     assert works == 1 and dict(labels)["node"] == "b" and dict(labels)["agent"] == "fence_test"
     [moment] = found[checked].values()
     assert 0 <= time.time() - moment < 60
+
+
+@pytest.mark.skipif(
+    not Namespace.possible() or shutil.which("setsid") is None,
+    reason="needs root, network namespaces and setsid",
+)
+def test_a_service_and_its_address_are_told(base: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        pair = ServicePair(base, stack, arbitrated=False)
+        stack.callback(lambda: print(pair.logs()))
+        assert pair.a.stop() == 0
+        a = Metered(pair.a)
+        pair.a.start()
+        pair.a.wait("connected")
+        pair.a.ok("promote", "r0")
+        found = a.values()
+        assert not asked_for("service_") - set(found)
+        assert a.value("blockpair_service_state", resource="r0", state="up") == 1
+        assert a.value("blockpair_service_vip", resource="r0", address=f"{ADDRESS}/24") == 1
+        assert a.value("blockpair_service_last_run_succeeded", resource="r0", wish="promote") == 1
+        pair.a.ok("demote", "r0")
+        assert a.value("blockpair_service_vip", resource="r0", address=f"{ADDRESS}/24") is None
+        assert a.value("blockpair_service_state", resource="r0", state="stopped") == 1
 
 
 def test_a_taken_port_keeps_the_daemon_from_nothing_and_is_taken_when_it_is_free(trio: Trio) -> None:

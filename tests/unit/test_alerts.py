@@ -172,6 +172,32 @@ CASES: dict[str, tuple[Series, Series]] = {
         {'blockpair_fence_device_checked_timestamp_seconds{instance="a",node="b",device="ipmi"}': always(0)},
         {'blockpair_fence_device_checked_timestamp_seconds{instance="a",node="b",device="ipmi"}': grows(60)},
     ),
+    "BlockpairServiceFailed": (
+        {f'blockpair_service_state{{{_R},state="failed"}}': always(1)},
+        {f'blockpair_service_state{{{_R},state="failed"}}': always(0)},
+    ),
+    "BlockpairServiceSuspended": (
+        {f'blockpair_service_state{{{_R},state="suspended"}}': always(1)},
+        {f'blockpair_service_state{{{_R},state="up"}}': always(1)},
+    ),
+    "BlockpairServiceHeld": (
+        {f"blockpair_service_held{{{_R}}}": always(1)},
+        {f"blockpair_service_held{{{_R}}}": always(0)},
+    ),
+    "BlockpairAddressTwice": (
+        {
+            'blockpair_service_vip{instance="a",resource="r0",address="192.0.2.10/24"}': always(1),
+            'blockpair_service_vip{instance="b",resource="r0",address="192.0.2.10/24"}': always(1),
+        },
+        {
+            'blockpair_service_vip{instance="a",resource="r0",address="192.0.2.10/24"}': always(1),
+            'blockpair_service_vip{instance="b",resource="r0",address="192.0.2.11/24"}': always(1),
+        },
+    ),
+    "BlockpairNodeSick": (
+        {'blockpair_health_sick{instance="a"}': always(1)},
+        {'blockpair_health_sick{instance="a"}': always(0)},
+    ),
     "BlockpairMemberUnreachable": (
         {'blockpair_cluster_member_contact{instance="a",node="b"}': always(0)},
         {'blockpair_cluster_member_contact{instance="a",node="b"}': always(1)},

@@ -18,6 +18,7 @@ from blockpair.arbiter.fence.monitor import DeviceState
 from blockpair.config.files import ConfigError
 from blockpair.config.metrics import MetricsTable
 from blockpair.config.node import NodeFile, node_config
+from blockpair.health.report import NodeHealth, PartReport
 from blockpair.metrics import machine, peers, resources
 from blockpair.metrics.arbitration import arbitration
 from blockpair.metrics.arrays import arrays
@@ -27,6 +28,8 @@ from blockpair.metrics.collectors import Collectors
 from blockpair.metrics.exposition import Exposition
 from blockpair.metrics.family import Sample, counter, gauge
 from blockpair.metrics.fencing import fencing
+from blockpair.metrics.health import health
+from blockpair.metrics.services import services
 from blockpair.raid.model import Sync
 from blockpair.status.engine import EngineStatus
 from blockpair.status.report import (
@@ -38,6 +41,9 @@ from blockpair.status.report import (
     PeerSummary,
     PendingNode,
     ResourceReport,
+    ServiceRun,
+    ServiceStatus,
+    ServiceStep,
     StatusReport,
 )
 from tests.metric_rules import ALERTS, alerts, dashboard_queries, names
@@ -72,6 +78,7 @@ def report(
     *,
     advice: tuple[Advice, ...] = (),
     arbiter: ArbiterReport | None = None,
+    service: ServiceStatus | None = None,
 ) -> StatusReport:
     """Node a with r0."""
     resource = ResourceReport(
@@ -88,6 +95,7 @@ def report(
         list(advice),
         [],
         arbiter,
+        service,
     )
     return StatusReport(SCHEMA, "0.1.0", "a", "2026-01-01T00:00:00Z", not advice, [resource])
 
@@ -226,6 +234,38 @@ def test_the_cluster() -> None:
     said = ConfigurationReport(7, "id", [PendingNode("b", "away")], [], [])
     assert values(configuration(said))["blockpair_configuration_pending_nodes"] == {(): 1}
     assert not list(membership(None)) and not list(configuration(None))
+
+
+def test_a_service_and_its_last_run() -> None:
+    steps = [
+        ServiceStep("mount", "do", "mount", 0.5, succeeded=False),
+        ServiceStep("mount", "do", "mount", 0.25, succeeded=True),
+        ServiceStep("mount", "undo", "unmount", 0.125, succeeded=True),
+    ]
+    run = ServiceRun("promote", "undone", "2026-01-01T00:00:00.500Z", 2.0, steps, "vip", "it is in use")
+    service = ServiceStatus("failed", "it is in use", "…", ["192.0.2.10/24@eth0"], run, changed=True)
+    found = values(services(report(engine(), service=service)))
+    assert [state for (_, state), on in found["blockpair_service_state"].items() if on] == ["failed"]
+    assert found["blockpair_service_vip"] == {("r0", "192.0.2.10/24"): 1}
+    assert found["blockpair_service_changed"] == {("r0",): 1}
+    assert found["blockpair_service_last_run_succeeded"] == {("r0", "promote"): 0}
+    assert found["blockpair_service_last_run_timestamp_seconds"] == {("r0",): 1767225600.5}
+    assert found["blockpair_service_last_run_step_seconds"] == {
+        ("r0", "mount", "do"): 0.75,
+        ("r0", "mount", "undo"): 0.125,
+    }
+    assert not list(services(report(engine())))
+
+
+def test_the_health_of_the_node() -> None:
+    part = PartReport("disk-latency sda", 400.0, "ms a request", 20.0, 0.4, 44.0)
+    known = NodeHealth("a", 40.0, 55.0, 1.5, True, False, [part], ["…"], ["temperature: none"])
+    found = values(health(known))
+    assert found["blockpair_health_sick"] == {(): 1} and found["blockpair_health_hand_over"] == {(): 0}
+    assert found["blockpair_health_smoothed_score"] == {(): 55}
+    assert found["blockpair_health_part_value"] == {("disk-latency sda",): 400}
+    assert found["blockpair_health_unseen_parts"] == {(): 1}
+    assert not list(health(None))
 
 
 def test_arrays() -> None:
