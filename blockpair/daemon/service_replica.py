@@ -135,7 +135,7 @@ class EngineReplica:
 
     async def offer(self) -> None:
         """Offer the device, where this node became Primary by itself. Raises `BlockpairError`."""
-        await self._manager.offer(self._name)
+        await self._to_its_end(self._manager.offer(self._name))
 
     async def _change(self) -> None:
         """Wait for an event of the engine's, or a moment: not everything that changes is one."""

@@ -13,14 +13,14 @@ import structlog
 from blockpair.daemon.desired import BootMarker
 from blockpair.daemon.service_files import Definition, DefinitionFile, Places
 from blockpair.daemon.service_replica import EngineReplica, may_write_seconds, role_of
-from blockpair.daemon.service_report import UP, error_of, run_of, step_of
+from blockpair.daemon.service_report import error_of, run_of, step_of
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.failover import mount, units, vip
 from blockpair.failover.executor import Executor, Result, StepEvent, Way
 from blockpair.failover.follow import Duty, Memory, Role, Seen, decide
 from blockpair.failover.journal import Journal
 from blockpair.failover.machine import Machine
-from blockpair.failover.plan import Limits, Wish
+from blockpair.failover.plan import UPWARD, Limits, Wish
 from blockpair.failover.progress import Outcome, Progress, replay
 from blockpair.status.engine import EngineStatus
 from blockpair.status.report import ServiceRun, ServiceState, ServiceStatus, ServiceStep
@@ -100,11 +100,6 @@ class ServiceRunner:
         return not (self.present or self._commands or self._runs)
 
     @property
-    def runs(self) -> bool:
-        """Whether a run is under way."""
-        return bool(self._runs)
-
-    @property
     def configured(self) -> Definition | None:
         """The definition that the configuration has now."""
         return self._configured()
@@ -137,7 +132,7 @@ class ServiceRunner:
 
     def _state(self) -> tuple[ServiceState, str | None, str | None]:
         if self._wish is not None:
-            return ("starting" if self._wish in UP else "stopping"), None, None
+            return ("starting" if self._wish in UPWARD else "stopping"), None, None
         if self._problem is not None and (self.present or self._role is not Role.AWAY):
             return "failed", *self._problem
         if self._in_use is None:
@@ -180,7 +175,7 @@ class ServiceRunner:
 
     async def carry_out(self, wish: Wish, *, kill_users: bool = False) -> Result:
         """A wish, within a `command`. Raises `BlockpairError` where it could not even begin, or was cut."""
-        if wish in UP:
+        if wish in UPWARD:
             await asyncio.to_thread(self._held.clear)
             serves = role_of(await self.replica.status()) is Role.SERVING
             if wish is Wish.PROMOTE and serves and self._state()[0] == "up":
@@ -216,6 +211,11 @@ class ServiceRunner:
         finally:
             self._commands -= 1
             self._moves = self._moves and not moves
+
+    async def quiet(self) -> None:
+        """Within a command: wait until no run is under way. What is present is known then."""
+        while self._runs:
+            await asyncio.wait(set(self._runs))
 
     def hold(self, *, down: bool = True) -> None:
         """Whether this node is to be Primary without its service. Raises `OSError`."""
@@ -264,7 +264,7 @@ class ServiceRunner:
             return
         if self._runs:
             self._served |= self._role is Role.SERVING
-            if self._wish in UP and self._served and not self._turned and self._role is Role.AWAY:
+            if self._wish in UPWARD and self._served and not self._turned and self._role is Role.AWAY:
                 await self._stop()
             return
         if self._commands:
@@ -286,7 +286,7 @@ class ServiceRunner:
             case Duty.FINISH:
                 self._begin(None)
             case Duty.BRING_UP:
-                await self._bring_up()
+                self._begin(Wish.FOLLOW)
             case Duty.TAKE_BACK:
                 await self._take_back()
             case Duty.STOP:
@@ -313,20 +313,6 @@ class ServiceRunner:
             # It may have to take over at any time; what is wrong with it is told then.
             with contextlib.suppress(BlockpairError):
                 await self.warm_up()
-
-    async def _bring_up(self) -> None:
-        """This node became Primary by itself, or is again."""
-        begun = self._begun
-        try:
-            await self.replica.offer()
-        except BlockpairError as error:
-            self._fail(error.message, error.remedy)
-            self.note("error", "service.failed", error.message)
-            return
-        serves = role_of(await self.replica.status()) is Role.SERVING
-        # A command that came meanwhile, or a role that went, has the word.
-        if serves and self._begun == begun:
-            self._begin(Wish.PROMOTE)
 
     async def _take_back(self) -> None:
         """A switchover ended in the middle, and nobody is Primary."""
@@ -424,7 +410,10 @@ class ServiceRunner:
             )
             try:
                 result = None
-                if wish is not Wish.STOP and (left := executor.unfinished()) is not None:
+                left = None if wish is Wish.STOP else executor.unfinished()
+                if wish in UPWARD or (left is not None and left.wish in UPWARD):
+                    await self._offer()
+                if left is not None:
                     result = await self._one(executor, definition, left.wish, resume=True)
                 self._left = None
                 if wish is not None and (
@@ -438,6 +427,11 @@ class ServiceRunner:
             assert result is not None
             return result
 
+    async def _offer(self) -> None:
+        """A node that became Primary by itself offers no device yet."""
+        if role_of(await self.replica.status()) is Role.SERVING:
+            await self.replica.offer()
+
     async def _one(
         self,
         executor: Executor,
@@ -448,10 +442,10 @@ class ServiceRunner:
         resume: bool = False,
     ) -> Result:
         was_present = self.present
-        if wish in UP and not was_present:
+        if wish in UPWARD and not was_present:
             await asyncio.to_thread(self._file.write, definition)
             self._in_use = definition
-        self._wish, self._served, self._turned, self._steps = wish, False, False, []
+        self._wish, self._served, self._turned, self._steps = wish, wish is Wish.FOLLOW, False, []
         self._problem = self.replica.refusal = None
         began = time.monotonic()
         result: Result | None = None
@@ -469,7 +463,7 @@ class ServiceRunner:
 
     async def _conclude(self, result: Result, *, was_present: bool) -> None:
         """What a run that ended means."""
-        up = result.wish in UP
+        up = result.wish in UPWARD
         if result.outcome is Outcome.DONE:
             self._memory = Memory(up=up)
         elif result.outcome is Outcome.UNDONE and not up:
@@ -496,7 +490,7 @@ class ServiceRunner:
         self._turned |= event.way is Way.UNDO or not event.succeeded
         address = event.step.removeprefix("vip ")
         if address != event.step and event.succeeded:
-            came = (event.wish in UP) == (event.way is Way.DO)
+            came = (event.wish in UPWARD) == (event.way is Way.DO)
             self._vips = self._vips | {address} if came else self._vips - {address}
         self._steps.append(step_of(event))
         severity = "info" if event.succeeded and not event.problems else "warning"

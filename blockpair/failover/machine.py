@@ -153,6 +153,9 @@ class Machine:
                 await replica.arm_watchdog(action.verb is Verb.ARM_WATCHDOG)
             case Verb.PROMOTE:
                 await replica.promote()
+            case Verb.CHECK_ROLE:
+                if await replica.role() is not Role.PRIMARY:
+                    raise StepFailed("this node is not Primary any more")
             case Verb.DEMOTE:
                 await replica.demote()
             case Verb.CHECK_FILE_SYSTEM:

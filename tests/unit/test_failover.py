@@ -105,6 +105,18 @@ def test_up_in_order_and_down_in_its_mirror() -> None:
     assert names(State(watchdog=Watchdog.DISARMED, has_epoch=True), Wish.TAKE_OVER)[0] == "watchdog"
 
 
+def test_who_is_primary_already_takes_no_role_and_stops_without(tmp_path: Path) -> None:
+    here = State(role=Role.PRIMARY, has_epoch=True, watchdog=Watchdog.ARMED)
+    assert names(here, Wish.FOLLOW) == names(here, Wish.PROMOTE)
+    assert names(State(watchdog=Watchdog.DISARMED), Wish.FOLLOW)[0] == "role"
+    assert not {"epoch", "watchdog", "promote"} & set(names(State(), Wish.FOLLOW))
+    world = World(FULL, has_epoch=True)
+    result = run(world, tmp_path / "j", Wish.FOLLOW)
+    assert (result.outcome, result.step) == (Outcome.UNDONE, "role") and world.down()
+    world.primary = world.armed = True
+    assert run(world, tmp_path / "j", Wish.FOLLOW).outcome is Outcome.DONE and world.up()
+
+
 def test_every_step_is_told_in_words_has_a_time_out_and_a_check() -> None:
     for wish in Wish:
         for state in (State(watchdog=Watchdog.DISARMED), UP):

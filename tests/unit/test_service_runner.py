@@ -43,6 +43,8 @@ class Engine:
     primary: bool = False
     offers: int = 0
     refusal: BlockpairError | None = None
+    offering: asyncio.Event | None = None
+    """What an offer of the device waits for."""
     look: Callable[[], asyncio.Future[None] | None] = field(default=lambda: None)
 
     async def status(self) -> EngineStatus:
@@ -65,6 +67,8 @@ class Engine:
 
     async def offer(self) -> None:
         self.offers += 1
+        if self.offering is not None:
+            await self.offering.wait()
 
     async def promote(self) -> None:
         self.primary = True
@@ -214,6 +218,24 @@ def test_what_was_seen_before_a_command_began_stops_nothing(node: Node) -> None:
             seen = len(looks)
             await until(lambda: len(looks) >= seen + 2)
             assert node.engine.primary and state(runner) == "up" and node.said() == ["promoted"]
+
+    asyncio.run(run())
+
+
+def test_a_demotion_while_the_device_is_being_offered_is_not_undone(node: Node) -> None:
+    async def run() -> None:
+        async with node.life() as runner:
+            node.engine.offering = asyncio.Event()
+            node.engine.primary = True
+            await until(lambda: node.engine.offers == 1)
+            with runner.command():
+                # As the engine's own `demote` does it, where nothing of the service is here yet.
+                assert not runner.present
+                node.engine.primary = False
+                node.engine.offering.set()
+                await runner.quiet()
+            await until(lambda: runner.at_rest)
+            assert not node.engine.primary and not runner.present and node.said() == []
 
     asyncio.run(run())
 
