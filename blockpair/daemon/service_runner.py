@@ -25,6 +25,7 @@ from blockpair.failover.progress import Outcome, Progress, replay
 from blockpair.status.engine import EngineStatus
 from blockpair.status.report import ServiceRun, ServiceState, ServiceStatus, ServiceStep
 from blockpair.status.service import remedy_for
+from blockpair.vip_guard import drop_listed
 
 # Between two looks whether the addresses are still there.
 _LOOK_SECONDS = 5.0
@@ -155,6 +156,8 @@ class ServiceRunner:
 
     async def load(self) -> None:
         """Take up what a daemon before this one left."""
+        # Of a daemon that was killed together with its guard.
+        await asyncio.to_thread(drop_listed, str(self._places.guard))
         try:
             self._in_use = await asyncio.to_thread(self._file.read)
             self._left = replay(await asyncio.to_thread(Journal(self._places.journal).read))
@@ -329,10 +332,7 @@ class ServiceRunner:
     async def _stop(self) -> None:
         """Everything goes, the addresses first, whatever is under way."""
         self.note("warning", "service.stops", "this node is Primary no more: its service is stopped")
-        await self._drop()
         await self._cut()
-        # An address that was being added when the run was cut.
-        await self._drop()
         self._left = None
         self._begin(Wish.STOP)
 
@@ -356,15 +356,17 @@ class ServiceRunner:
         if self._machine is not None:
             try:
                 await self._machine[1].drop()
-            except vip.VipError as error:
+            except (vip.VipError, OSError) as error:
                 # The guard has tried too, and a stop tries again.
                 self.note("error", "service.address-stays", str(error))
         self._vips, self._warm = frozenset(), None
 
     async def _cut(self) -> None:
+        """The addresses go before anything is waited for."""
         runs = set(self._runs)
         for run in runs:
             run.cancel()
+        await self._drop()
         if runs:
             await asyncio.wait(runs)
 
@@ -372,9 +374,6 @@ class ServiceRunner:
         """The daemon ends: the addresses go, everything else stays for the next one."""
         self._closed = True
         await self._cut()
-        if self._machine is not None:
-            with contextlib.suppress(*_UNSEEN, BlockpairError):
-                await self._machine[1].drop()
 
     # -- A run
 

@@ -116,28 +116,41 @@ class Machine:
             raise StepFailed(f"{about}{error.strerror or error}") from None
 
     async def drop(self) -> None:
-        """This node's addresses go, and the guard ends, whatever it does. Raises `vip.VipError`."""
+        """This node's addresses go, and the guard ends, also one that hangs. Raises `vip.VipError`."""
         for one in self._service.vips:
             self._announcer.end(one)
         guard, self._guard = self._guard, None
         try:
-            for one in self._service.vips:
-                await _to_its_end(vip.withdraw, one)
+            await self._withdraw_all()
         finally:
             if guard is not None:
                 await guard.close()
+        # A claim may have been under way, and the guard been killed before it removed what came of that.
+        await self._withdraw_all()
+
+    async def _withdraw_all(self) -> None:
+        """Those that are here. Raises `vip.VipError`, when all were tried."""
+        here = await asyncio.to_thread(vip.held, self._service.vips) if self._service.vips else frozenset()
+        problem: vip.VipError | None = None
+        for one in self._service.vips:
+            if str(one) in here:
+                try:
+                    await _to_its_end(vip.withdraw, one)
+                except vip.VipError as error:
+                    problem = problem or error
+        if problem is not None:
+            raise problem
 
     async def pet(self) -> bool:
         """Tell the guard how long the addresses may stay; often enough, for as long as any is here. False:
         they may not, or nobody guards them: they are to be dropped.
         """
-        if self._guard is None:
-            return True
+        guard = self._guard
         until = await self._replica.addresses_until()
-        if not until or self._guard.has_ended:
+        if not until or guard is None or guard.has_ended:
             return False
         try:
-            await self._guard.until(until)
+            await guard.until(until)
         except BlockpairError:
             return False
         return True
