@@ -248,8 +248,10 @@ class ServiceRunner:
             except Exception:
                 # It must not end: nobody else takes the addresses away in time.
                 self._log.exception("service.watch-failed")
+            # `wait_for` of Python 3.11 forgets a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(event.wait(), self._period(lease()))
+                async with asyncio.timeout(self._period(lease())):
+                    await event.wait()
 
     def _period(self, lease: float | None) -> float:
         if self.idle:

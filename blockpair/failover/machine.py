@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from blockpair.config.files import write_atomically
 from blockpair.config.service import Service, Vip
@@ -16,6 +16,10 @@ from blockpair.failover.commands import run
 from blockpair.failover.executor import StepFailed
 from blockpair.failover.guard import VipGuard
 from blockpair.failover.plan import Action, FileSystemState, MountState, Role, State, Verb, Watchdog
+
+# What one look at a part of this machine may take; a device that hangs would take for ever.
+_LOOK_SECONDS = 10.0
+_Seen = TypeVar("_Seen")
 
 
 class Replica(Protocol):
@@ -89,19 +93,42 @@ class Machine:
 
     async def observe(self) -> State:
         service, device = self._service, await self._mounted_device()
+        unseen: list[str] = []
+
+        async def look(what: str, looking: Awaitable[_Seen], otherwise: _Seen) -> _Seen:
+            try:
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    return await looking
+            except (mount.MountError, units.UnitError, vip.VipError, OSError) as error:
+                unseen.append(str(error) or f"{what}: no answer within {_LOOK_SECONDS:g} s")
+                return otherwise
+
         mounted, left_as = MountState.ABSENT, FileSystemState.UNKNOWN
-        if service.mount is not None:
-            mounted = mount.state(service.mount, device)
+        if (point := service.mount) is not None:
+            mounted = await look(
+                f"what is mounted on {point}",
+                asyncio.to_thread(mount.state, point, device),
+                MountState.MOUNTED,
+            )
             if device is not None and mounted is not MountState.MOUNTED:
-                left_as = await asyncio.to_thread(mount.left_as, service, device)
+                left_as = await look(
+                    f"the file system on {device}",
+                    asyncio.to_thread(mount.left_as, service, device),
+                    FileSystemState.UNKNOWN,
+                )
+        active = await look("systemd", units.active(service.units), frozenset(service.units))
+        vips = frozenset(str(one) for one in service.vips)
+        if vips:
+            vips = await look("the addresses", asyncio.to_thread(vip.held, service.vips), vips)
         return State(
             role=await self._replica.role(),
             has_epoch=await self._replica.has_epoch(),
             watchdog=await self._replica.watchdog(),
             file_system=left_as,
             mount=mounted,
-            units=await units.active(service.units),
-            vips=await asyncio.to_thread(vip.held, service.vips) if service.vips else frozenset(),
+            units=active,
+            vips=vips,
+            unseen=tuple(unseen),
         )
 
     async def perform(self, action: Action) -> None:

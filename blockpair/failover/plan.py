@@ -85,6 +85,8 @@ class State:
     """Those of the service that are active."""
     vips: frozenset[str] = frozenset()
     """Those of the service that this node holds."""
+    unseen: tuple[str, ...] = ()
+    """Why something could not be seen; it stands here as up then, for who stops everything."""
 
 
 class Verb(StrEnum):
@@ -174,7 +176,6 @@ class Step:
 class Limits:
     """Seconds that steps outside the service's own may take."""
 
-    observe: float = 20.0
     epoch: float = 15.0
     watchdog: float = 5.0
     promote: float = 30.0
@@ -349,7 +350,8 @@ def _levels(service: Service, state: State, limits: Limits, force: Force) -> lis
                 (_rung(Verb.STOP_UNIT, times.stop, unit), *kill),
                 f"{unit} is active",
                 active,
-                not active,
+                # One that is being started, or is to be, is not active, and would be.
+                is_down=False,
             )
         )
     # Below the addresses: nobody waits for a hook with an address that the node may not have.

@@ -14,6 +14,7 @@ import pytest
 from blockpair import vip_guard
 from blockpair.config.service import ServiceTable, service_config
 from blockpair.failover.machine import Machine, Replica
+from blockpair.failover.plan import Role, Watchdog
 
 # An interface that no machine has.
 VIP = "192.0.2.10/24@bp-none0"
@@ -33,10 +34,10 @@ def guards() -> set[int]:
     return found
 
 
-def machine_of(directory: Path, replica: Replica) -> Machine:
+def machine_of(directory: Path, replica: Replica, table: ServiceTable | None = None) -> Machine:
     return Machine(
         "r0",
-        service_config(ServiceTable(vips=[VIP]), directory),
+        service_config(table or ServiceTable(vips=[VIP]), directory),
         replica,
         guard_file=directory / "r0.list",
         device_file=directory / "device",
@@ -86,6 +87,34 @@ def test_a_guard_that_hangs_is_found_within_the_lease_and_does_not_keep_anybody(
         assert not await machine.pet()
 
     asyncio.run(run())
+
+
+class Away:
+    """Not Primary."""
+
+    async def role(self) -> Role:
+        return Role.SECONDARY
+
+    async def has_epoch(self) -> bool:
+        return False
+
+    async def watchdog(self) -> Watchdog:
+        return Watchdog.NONE
+
+    async def device(self) -> None:
+        return None
+
+
+def test_what_cannot_be_seen_is_told_and_stands_as_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "systemctl").write_text("#!/bin/sh\necho 'no bus' >&2; exit 1\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    machine = machine_of(tmp_path, cast(Replica, Away()), ServiceTable(units=["db.service"], vips=[VIP]))
+    state = asyncio.run(machine.observe())
+    assert state.units == {"db.service"} and not state.vips
+    assert len(state.unseen) == 1 and "no bus" in state.unseen[0]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="locking memory is root's")
