@@ -16,6 +16,7 @@ machine is in trouble, and is to be small then.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -32,6 +33,7 @@ _NLMSG_ERROR = 2
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 # Until it is told another.
 _FIRST_DEADLINE = 10.0
+_MCL_CURRENT = 1
 # A suspended machine's waits stand still: the clock that does not is looked at this often.
 _LOOK_SECONDS = 0.25
 _LONGEST_SECONDS = 86400.0
@@ -200,6 +202,13 @@ def _lists(path: str) -> list[str]:
     return [f"{path}/{name}" for name in names if name.endswith(".list")]
 
 
+def _stay_in_memory() -> None:
+    """A page of this program that had to be read again, from a disk that hangs, would hang it. Where that is
+    not allowed, it goes without.
+    """
+    ctypes.CDLL(None).mlockall(_MCL_CURRENT)
+
+
 def _now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
@@ -224,6 +233,7 @@ def main() -> int:
     lock = os.open(f"{arguments[1]}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
     drop_listed(arguments[1])
+    _stay_in_memory()
     guard = Guard(arguments[1])
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)

@@ -7,7 +7,7 @@ import click
 from blockpair.cli.output import daemon, json_option, name_argument, print_error, print_json
 from blockpair.errors import BlockpairError, ErrorKind, ExitCode
 
-_WISHES = ("promote", "demote", "hand-over", "take-over", "stop")
+_WISHES = ("promote", "demote", "hand-over", "take-over", "follow", "stop")
 
 
 @click.command("plan", short_help="What a connect, or a promotion, of NAME would do.")
@@ -21,8 +21,8 @@ def command(
     directory: str | None, name: str, wish: str | None, *, kill_users: bool, peer: str | None, as_json: bool
 ) -> int:
     """What a connect of NAME would do now: which copy would be synced from, how much, and what would be lost.
-    With a WISH (promote, demote, hand-over, take-over, stop): the steps of this node's service instead, from
-    what is up now, with what would undo each. Nothing is done.
+    With a WISH (promote, demote, hand-over, take-over, follow, stop): the steps of this node's service,
+    from what is up now, with what would undo each. Nothing is done.
 
     Without a WISH it asks the peer, also one that is StandAlone, and decides as a handshake does.
 

@@ -135,12 +135,13 @@ class EngineReplica:
 
     async def offer(self) -> None:
         """Offer the device, where this node became Primary by itself. Raises `BlockpairError`."""
-        await self._manager.offer(self._name)
+        await self._to_its_end(self._manager.offer(self._name))
 
     async def _change(self) -> None:
         """Wait for an event of the engine's, or a moment: not everything that changes is one."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._manager.runtime(self._name).changed.wait(), _POLL_SECONDS)
+            async with asyncio.timeout(_POLL_SECONDS):
+                await self._manager.runtime(self._name).changed.wait()
 
     async def demote(self) -> None:
         await self._to_its_end(self._manager.demote(self._name))

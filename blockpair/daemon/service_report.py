@@ -7,13 +7,10 @@ from datetime import UTC, datetime
 
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.failover.executor import Result, StepEvent
-from blockpair.failover.plan import Wish
+from blockpair.failover.plan import UPWARD, Wish
 from blockpair.failover.progress import Outcome
 from blockpair.status.report import ServiceRun, ServiceStep
 from blockpair.status.service import remedy_for
-
-UP = (Wish.PROMOTE, Wish.TAKE_OVER)
-"""The wishes that bring a service up."""
 
 
 def step_of(event: StepEvent) -> ServiceStep:
@@ -43,7 +40,7 @@ def run_of(wish: Wish, result: Result | None, seconds: float, steps: Sequence[Se
 
 def error_of(name: str, result: Result, refusal: BlockpairError | None) -> BlockpairError:
     """What to say of a run that did not do what it should; ``refusal`` is what the engine said meanwhile."""
-    up, stuck = result.wish in UP, result.outcome is Outcome.STUCK
+    up, stuck = result.wish in UPWARD, result.outcome is Outcome.STUCK
     ended = "what was done was undone" if up else "the service is up as before"
     if stuck:
         ended = "and that could not be undone" if up else "and nothing above that is up"

@@ -13,18 +13,19 @@ import structlog
 from blockpair.daemon.desired import BootMarker
 from blockpair.daemon.service_files import Definition, DefinitionFile, Places
 from blockpair.daemon.service_replica import EngineReplica, may_write_seconds, role_of
-from blockpair.daemon.service_report import UP, error_of, run_of, step_of
+from blockpair.daemon.service_report import error_of, run_of, step_of
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.failover import mount, units, vip
 from blockpair.failover.executor import Executor, Result, StepEvent, Way
 from blockpair.failover.follow import Duty, Memory, Role, Seen, decide
 from blockpair.failover.journal import Journal
 from blockpair.failover.machine import Machine
-from blockpair.failover.plan import Limits, Wish
+from blockpair.failover.plan import UPWARD, Limits, Wish
 from blockpair.failover.progress import Outcome, Progress, replay
 from blockpair.status.engine import EngineStatus
 from blockpair.status.report import ServiceRun, ServiceState, ServiceStatus, ServiceStep
 from blockpair.status.service import remedy_for
+from blockpair.vip_guard import drop_listed
 
 # Between two looks whether the addresses are still there.
 _LOOK_SECONDS = 5.0
@@ -100,11 +101,6 @@ class ServiceRunner:
         return not (self.present or self._commands or self._runs)
 
     @property
-    def runs(self) -> bool:
-        """Whether a run is under way."""
-        return bool(self._runs)
-
-    @property
     def configured(self) -> Definition | None:
         """The definition that the configuration has now."""
         return self._configured()
@@ -137,7 +133,7 @@ class ServiceRunner:
 
     def _state(self) -> tuple[ServiceState, str | None, str | None]:
         if self._wish is not None:
-            return ("starting" if self._wish in UP else "stopping"), None, None
+            return ("starting" if self._wish in UPWARD else "stopping"), None, None
         if self._problem is not None and (self.present or self._role is not Role.AWAY):
             return "failed", *self._problem
         if self._in_use is None:
@@ -160,6 +156,8 @@ class ServiceRunner:
 
     async def load(self) -> None:
         """Take up what a daemon before this one left."""
+        # Of a daemon that was killed together with its guard.
+        await asyncio.to_thread(drop_listed, str(self._places.guard))
         try:
             self._in_use = await asyncio.to_thread(self._file.read)
             self._left = replay(await asyncio.to_thread(Journal(self._places.journal).read))
@@ -180,7 +178,7 @@ class ServiceRunner:
 
     async def carry_out(self, wish: Wish, *, kill_users: bool = False) -> Result:
         """A wish, within a `command`. Raises `BlockpairError` where it could not even begin, or was cut."""
-        if wish in UP:
+        if wish in UPWARD:
             await asyncio.to_thread(self._held.clear)
             serves = role_of(await self.replica.status()) is Role.SERVING
             if wish is Wish.PROMOTE and serves and self._state()[0] == "up":
@@ -217,6 +215,11 @@ class ServiceRunner:
             self._commands -= 1
             self._moves = self._moves and not moves
 
+    async def quiet(self) -> None:
+        """Within a command: wait until no run is under way. What is present is known then."""
+        while self._runs:
+            await asyncio.wait(set(self._runs))
+
     def hold(self, *, down: bool = True) -> None:
         """Whether this node is to be Primary without its service. Raises `OSError`."""
         (self._held.set if down else self._held.clear)()
@@ -245,8 +248,10 @@ class ServiceRunner:
             except Exception:
                 # It must not end: nobody else takes the addresses away in time.
                 self._log.exception("service.watch-failed")
+            # `wait_for` of Python 3.11 forgets a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(event.wait(), self._period(lease()))
+                async with asyncio.timeout(self._period(lease())):
+                    await event.wait()
 
     def _period(self, lease: float | None) -> float:
         if self.idle:
@@ -264,7 +269,7 @@ class ServiceRunner:
             return
         if self._runs:
             self._served |= self._role is Role.SERVING
-            if self._wish in UP and self._served and not self._turned and self._role is Role.AWAY:
+            if self._wish in UPWARD and self._served and not self._turned and self._role is Role.AWAY:
                 await self._stop()
             return
         if self._commands:
@@ -286,7 +291,7 @@ class ServiceRunner:
             case Duty.FINISH:
                 self._begin(None)
             case Duty.BRING_UP:
-                await self._bring_up()
+                self._begin(Wish.FOLLOW)
             case Duty.TAKE_BACK:
                 await self._take_back()
             case Duty.STOP:
@@ -314,20 +319,6 @@ class ServiceRunner:
             with contextlib.suppress(BlockpairError):
                 await self.warm_up()
 
-    async def _bring_up(self) -> None:
-        """This node became Primary by itself, or is again."""
-        begun = self._begun
-        try:
-            await self.replica.offer()
-        except BlockpairError as error:
-            self._fail(error.message, error.remedy)
-            self.note("error", "service.failed", error.message)
-            return
-        serves = role_of(await self.replica.status()) is Role.SERVING
-        # A command that came meanwhile, or a role that went, has the word.
-        if serves and self._begun == begun:
-            self._begin(Wish.PROMOTE)
-
     async def _take_back(self) -> None:
         """A switchover ended in the middle, and nobody is Primary."""
         self.note("warning", "service.taken-back", "a switchover was cut: it goes on here")
@@ -343,10 +334,7 @@ class ServiceRunner:
     async def _stop(self) -> None:
         """Everything goes, the addresses first, whatever is under way."""
         self.note("warning", "service.stops", "this node is Primary no more: its service is stopped")
-        await self._drop()
         await self._cut()
-        # An address that was being added when the run was cut.
-        await self._drop()
         self._left = None
         self._begin(Wish.STOP)
 
@@ -370,15 +358,17 @@ class ServiceRunner:
         if self._machine is not None:
             try:
                 await self._machine[1].drop()
-            except vip.VipError as error:
+            except (vip.VipError, OSError) as error:
                 # The guard has tried too, and a stop tries again.
                 self.note("error", "service.address-stays", str(error))
         self._vips, self._warm = frozenset(), None
 
     async def _cut(self) -> None:
+        """The addresses go before anything is waited for."""
         runs = set(self._runs)
         for run in runs:
             run.cancel()
+        await self._drop()
         if runs:
             await asyncio.wait(runs)
 
@@ -386,9 +376,6 @@ class ServiceRunner:
         """The daemon ends: the addresses go, everything else stays for the next one."""
         self._closed = True
         await self._cut()
-        if self._machine is not None:
-            with contextlib.suppress(*_UNSEEN, BlockpairError):
-                await self._machine[1].drop()
 
     # -- A run
 
@@ -424,7 +411,10 @@ class ServiceRunner:
             )
             try:
                 result = None
-                if wish is not Wish.STOP and (left := executor.unfinished()) is not None:
+                left = None if wish is Wish.STOP else executor.unfinished()
+                if wish in UPWARD or (left is not None and left.wish in UPWARD):
+                    await self._offer()
+                if left is not None:
                     result = await self._one(executor, definition, left.wish, resume=True)
                 self._left = None
                 if wish is not None and (
@@ -438,6 +428,11 @@ class ServiceRunner:
             assert result is not None
             return result
 
+    async def _offer(self) -> None:
+        """A node that became Primary by itself offers no device yet."""
+        if role_of(await self.replica.status()) is Role.SERVING:
+            await self.replica.offer()
+
     async def _one(
         self,
         executor: Executor,
@@ -448,10 +443,10 @@ class ServiceRunner:
         resume: bool = False,
     ) -> Result:
         was_present = self.present
-        if wish in UP and not was_present:
+        if wish in UPWARD and not was_present:
             await asyncio.to_thread(self._file.write, definition)
             self._in_use = definition
-        self._wish, self._served, self._turned, self._steps = wish, False, False, []
+        self._wish, self._served, self._turned, self._steps = wish, wish is Wish.FOLLOW, False, []
         self._problem = self.replica.refusal = None
         began = time.monotonic()
         result: Result | None = None
@@ -469,7 +464,7 @@ class ServiceRunner:
 
     async def _conclude(self, result: Result, *, was_present: bool) -> None:
         """What a run that ended means."""
-        up = result.wish in UP
+        up = result.wish in UPWARD
         if result.outcome is Outcome.DONE:
             self._memory = Memory(up=up)
         elif result.outcome is Outcome.UNDONE and not up:
@@ -496,7 +491,7 @@ class ServiceRunner:
         self._turned |= event.way is Way.UNDO or not event.succeeded
         address = event.step.removeprefix("vip ")
         if address != event.step and event.succeeded:
-            came = (event.wish in UP) == (event.way is Way.DO)
+            came = (event.wish in UPWARD) == (event.way is Way.DO)
             self._vips = self._vips | {address} if came else self._vips - {address}
         self._steps.append(step_of(event))
         severity = "info" if event.succeeded and not event.problems else "warning"

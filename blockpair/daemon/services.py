@@ -88,13 +88,14 @@ class Services:
 
     async def _promote_alone(self, runner: ServiceRunner, *, force: bool) -> None:
         name = runner.name
-        if runner.present:
-            raise BlockpairError(
-                ErrorKind.UNSAFE,
-                f"the service of {name} is up here",
-                f"blockpair demote {name}; then repeat",
-            )
         with runner.command():
+            await runner.quiet()
+            if runner.present:
+                raise BlockpairError(
+                    ErrorKind.UNSAFE,
+                    f"the service of {name} is up here",
+                    f"blockpair demote {name}; then repeat",
+                )
             # First: a daemon that is killed in between must not mount what somebody is about to make anew.
             await asyncio.to_thread(runner.hold)
             try:
@@ -112,7 +113,8 @@ class Services:
         runner = await self.runner(name)
         with runner.command():
             await asyncio.to_thread(lambda: runner.move(begun=False))
-            if runner.present or runner.runs:
+            await runner.quiet()
+            if runner.present:
                 await self.succeed(runner, Wish.DEMOTE, kill_users=kill_users)
             # Where nothing of a service was here, or this node was about to be Primary again after a restart.
             await self._manager.demote(name)
@@ -125,7 +127,8 @@ class Services:
             return
         with runner.command():
             await asyncio.to_thread(lambda: runner.move(begun=False))
-            if runner.present or runner.runs:
+            await runner.quiet()
+            if runner.present:
                 await self.succeed(runner, Wish.DEMOTE)
             await self._manager.down(name)
 

@@ -130,6 +130,7 @@ class Moves:
         self, runner: ServiceRunner, status: EngineStatus, to: str | None, *, why: str, kill_users: bool
     ) -> Switched:
         name = runner.name
+        await runner.quiet()
         target = self._target(status, to)
         if (reason := unready(status, target)) is not None:
             raise BlockpairError(

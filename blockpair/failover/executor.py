@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from typing import Protocol
 
 from blockpair.config.service import Service
@@ -104,10 +105,11 @@ class Executor:
         return None if progress is None or progress.ended else progress.restarted()
 
     async def run(self, wish: Wish, *, kill_users: bool = False) -> Result:
-        """Carry out a wish. An unfinished run must be resumed first; only `Wish.STOP` may cut in.
+        """Carry out a wish. An unfinished run must be resumed first; only `Wish.STOP` may cut in, and goes on
+        whether or not everything can be seen and written down.
 
-        Raises `BlockpairError` where that is not so, `OSError` where the journal cannot be written, or the
-        machine cannot be looked at in time.
+        Raises `BlockpairError` where that is not so, or the machine cannot be looked at; `OSError` where
+        the journal cannot be written.
         """
         if wish is not Wish.STOP and (left := self.unfinished()) is not None:
             raise BlockpairError(
@@ -116,10 +118,10 @@ class Executor:
         progress = Progress(wish, kill_users)
         steps = await self._plan(progress)
         records = beginning(wish, steps, kill_users=kill_users)
-        self.journal.begin(records)
+        kept = self._keep(wish, lambda: self.journal.begin(records))
         for record in records:
             progress = advance(progress, record)
-        return await self._go(progress, steps)
+        return await self._go(progress, steps, kept=kept)
 
     async def resume(self) -> Result | None:
         """Finish what a killed process left; None if it left nothing. Raises as `run` does."""
@@ -133,18 +135,30 @@ class Executor:
         return await self._go(progress, steps)
 
     async def _plan(self, progress: Progress) -> tuple[Step, ...]:
-        # It raises `TimeoutError`, an `OSError`.
-        async with asyncio.timeout(self.limits.observe):
-            state = await self.system.observe()
+        state = await self.system.observe()
+        if state.unseen and progress.wish is not Wish.STOP:
+            why = f"this node's state cannot be seen: {'; '.join(state.unseen)}"
+            raise BlockpairError(ErrorKind.FAILED, why, "put that right")
         return plan(self.service, state, progress.wish, limits=self.limits, kill_users=progress.kill_users)
 
-    async def _go(self, progress: Progress, steps: tuple[Step, ...]) -> Result:
+    def _keep(self, wish: Wish, write: Callable[[], None]) -> bool:
+        """Whether the journal has it. Raises `OSError`, unless everything is to stop: also on a full disk."""
+        try:
+            write()
+        except OSError:
+            if wish is not Wish.STOP:
+                raise
+            return False
+        return True
+
+    async def _go(self, progress: Progress, steps: tuple[Step, ...], *, kept: bool = True) -> Result:
         events: list[StepEvent] = []
 
         def record(*records: Record) -> None:
-            nonlocal progress
+            nonlocal progress, kept
             for one in records:
-                self.journal.append(one)
+                # What begins in the middle would be taken for another run's.
+                kept = kept and self._keep(progress.wish, partial(self.journal.append, one))
                 progress = advance(progress, one)
 
         while True:

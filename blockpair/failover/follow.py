@@ -101,8 +101,8 @@ def decide(seen: Seen, memory: Memory, now: float) -> Duty:  # noqa: PLR0911 - a
 
 def _may_finish_away(left: Progress) -> bool:
     """A way down is finished. A way up is gone on with only if it had not got the role yet: one that had it,
-    and has lost it since, is taken down.
+    and has lost it since, is taken down. One that began with it never takes it.
     """
     if left.wish in (Wish.PROMOTE, Wish.TAKE_OVER):
         return left.started <= _BEFORE_THE_ROLE
-    return True
+    return left.wish is not Wish.FOLLOW

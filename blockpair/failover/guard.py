@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import time
 from pathlib import Path
 
 from blockpair import vip_guard
@@ -12,8 +13,8 @@ from blockpair.config.service import Vip
 from blockpair.errors import BlockpairError, ErrorKind
 
 _ANSWER_SECONDS = 5.0
-# Its own tries to remove an address take longer only where nothing helps.
-_ENDING_SECONDS = 2.0
+# One that hangs is killed then, and the kernel given a moment to bury it.
+_END_SECONDS, _BURY_SECONDS = 1.0, 1.0
 
 
 class VipGuard:
@@ -57,45 +58,49 @@ class VipGuard:
         await self._say(f"drop {vip}")
 
     async def until(self, moment: float) -> None:
-        """The node may have its addresses until then, on CLOCK_BOOTTIME."""
-        await self._say(f"until {moment:.6f}")
+        """The node may have its addresses until then, on CLOCK_BOOTTIME; an answer after that is none."""
+        left = moment - time.clock_gettime(time.CLOCK_BOOTTIME)
+        await self._say(f"until {moment:.6f}", min(left, _ANSWER_SECONDS))
 
     async def ended(self) -> int:
         """Wait until it has ended; its exit code: 0 where it removed all it held."""
         return await self._process.wait()
 
-    async def close(self) -> int:
-        """Let it remove what it holds and end, or kill it where it does neither; its exit code."""
+    async def close(self) -> None:
+        """Let it remove what it holds and end; one that hangs is killed, and may have removed nothing."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        try:
-            async with asyncio.timeout(_ENDING_SECONDS):
-                return await self._process.wait()
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            return await self._process.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_END_SECONDS):
+                await self._process.wait()
+                return
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_BURY_SECONDS):
+                await self._process.wait()
 
-    async def _say(self, line: str) -> None:
+    async def _say(self, line: str, seconds: float = _ANSWER_SECONDS) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
         async with self._turn:
             try:
-                async with asyncio.timeout(_ANSWER_SECONDS):
+                async with asyncio.timeout(seconds):
                     self._process.stdin.write(f"{line}\n".encode())
                     await self._process.stdin.drain()
                     answer = (await self._process.stdout.readline()).decode().strip()
             except asyncio.CancelledError:
-                # Its answer would be taken for that of the next line.
-                with contextlib.suppress(ProcessLookupError):
-                    self._process.terminate()
+                self._give_up()
                 raise
             except (TimeoutError, OSError) as error:
-                # An answer that comes later would be taken for that of the next line.
-                with contextlib.suppress(ProcessLookupError):
-                    self._process.terminate()
+                self._give_up()
                 raise _failed(line, str(error) or "it does not answer") from None
         if answer != "ok":
             raise _failed(line, answer.removeprefix("error ") or "it has ended")
+
+    def _give_up(self) -> None:
+        """An answer that comes later would be taken for that of the next line."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
 
 
 def _failed(line: str, why: str) -> BlockpairError:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from blockpair.config.files import write_atomically
 from blockpair.config.service import Service, Vip
@@ -16,6 +16,10 @@ from blockpair.failover.commands import run
 from blockpair.failover.executor import StepFailed
 from blockpair.failover.guard import VipGuard
 from blockpair.failover.plan import Action, FileSystemState, MountState, Role, State, Verb, Watchdog
+
+# What one look at a part of this machine may take; a device that hangs would take for ever.
+_LOOK_SECONDS = 10.0
+_Seen = TypeVar("_Seen")
 
 
 class Replica(Protocol):
@@ -89,19 +93,42 @@ class Machine:
 
     async def observe(self) -> State:
         service, device = self._service, await self._mounted_device()
+        unseen: list[str] = []
+
+        async def look(what: str, looking: Awaitable[_Seen], otherwise: _Seen) -> _Seen:
+            try:
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    return await looking
+            except (mount.MountError, units.UnitError, vip.VipError, OSError) as error:
+                unseen.append(str(error) or f"{what}: no answer within {_LOOK_SECONDS:g} s")
+                return otherwise
+
         mounted, left_as = MountState.ABSENT, FileSystemState.UNKNOWN
-        if service.mount is not None:
-            mounted = mount.state(service.mount, device)
+        if (point := service.mount) is not None:
+            mounted = await look(
+                f"what is mounted on {point}",
+                asyncio.to_thread(mount.state, point, device),
+                MountState.MOUNTED,
+            )
             if device is not None and mounted is not MountState.MOUNTED:
-                left_as = await asyncio.to_thread(mount.left_as, service, device)
+                left_as = await look(
+                    f"the file system on {device}",
+                    asyncio.to_thread(mount.left_as, service, device),
+                    FileSystemState.UNKNOWN,
+                )
+        active = await look("systemd", units.active(service.units), frozenset(service.units))
+        vips = frozenset(str(one) for one in service.vips)
+        if vips:
+            vips = await look("the addresses", asyncio.to_thread(vip.held, service.vips), vips)
         return State(
             role=await self._replica.role(),
             has_epoch=await self._replica.has_epoch(),
             watchdog=await self._replica.watchdog(),
             file_system=left_as,
             mount=mounted,
-            units=await units.active(service.units),
-            vips=await asyncio.to_thread(vip.held, service.vips) if service.vips else frozenset(),
+            units=active,
+            vips=vips,
+            unseen=tuple(unseen),
         )
 
     async def perform(self, action: Action) -> None:
@@ -116,28 +143,41 @@ class Machine:
             raise StepFailed(f"{about}{error.strerror or error}") from None
 
     async def drop(self) -> None:
-        """This node's addresses go, and the guard ends, whatever it does. Raises `vip.VipError`."""
+        """This node's addresses go, and the guard ends, also one that hangs. Raises `vip.VipError`."""
         for one in self._service.vips:
             self._announcer.end(one)
         guard, self._guard = self._guard, None
         try:
-            for one in self._service.vips:
-                await _to_its_end(vip.withdraw, one)
+            await self._withdraw_all()
         finally:
             if guard is not None:
                 await guard.close()
+        # A claim may have been under way, and the guard been killed before it removed what came of that.
+        await self._withdraw_all()
+
+    async def _withdraw_all(self) -> None:
+        """Those that are here. Raises `vip.VipError`, when all were tried."""
+        here = await asyncio.to_thread(vip.held, self._service.vips) if self._service.vips else frozenset()
+        problem: vip.VipError | None = None
+        for one in self._service.vips:
+            if str(one) in here:
+                try:
+                    await _to_its_end(vip.withdraw, one)
+                except vip.VipError as error:
+                    problem = problem or error
+        if problem is not None:
+            raise problem
 
     async def pet(self) -> bool:
         """Tell the guard how long the addresses may stay; often enough, for as long as any is here. False:
         they may not, or nobody guards them: they are to be dropped.
         """
-        if self._guard is None:
-            return True
+        guard = self._guard
         until = await self._replica.addresses_until()
-        if not until or self._guard.has_ended:
+        if not until or guard is None or guard.has_ended:
             return False
         try:
-            await self._guard.until(until)
+            await guard.until(until)
         except BlockpairError:
             return False
         return True
@@ -153,6 +193,9 @@ class Machine:
                 await replica.arm_watchdog(action.verb is Verb.ARM_WATCHDOG)
             case Verb.PROMOTE:
                 await replica.promote()
+            case Verb.CHECK_ROLE:
+                if await replica.role() is not Role.PRIMARY:
+                    raise StepFailed("this node is not Primary any more")
             case Verb.DEMOTE:
                 await replica.demote()
             case Verb.CHECK_FILE_SYSTEM:

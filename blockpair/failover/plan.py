@@ -25,8 +25,15 @@ class Wish(StrEnum):
     """The old Primary's half of a switchover; a failure returns the service here."""
     TAKE_OVER = "take-over"
     """The new Primary's half of a switchover: the epoch was handed to it already."""
+    FOLLOW = "follow"
+    """The node is Primary already: its service comes up. It takes no role, which somebody may have taken away
+    meanwhile, and fails without."""
     STOP = "stop"
     """The node may not write any more: down by every means, and nothing is brought back."""
+
+
+UPWARD = (Wish.PROMOTE, Wish.TAKE_OVER, Wish.FOLLOW)
+"""The wishes that bring a service up."""
 
 
 class Role(StrEnum):
@@ -78,6 +85,8 @@ class State:
     """Those of the service that are active."""
     vips: frozenset[str] = frozenset()
     """Those of the service that this node holds."""
+    unseen: tuple[str, ...] = ()
+    """Why something could not be seen; it stands here as up then, for who stops everything."""
 
 
 class Verb(StrEnum):
@@ -88,6 +97,7 @@ class Verb(StrEnum):
     ARM_WATCHDOG = "watchdog.arm"
     DISARM_WATCHDOG = "watchdog.disarm"
     PROMOTE = "promote"
+    CHECK_ROLE = "role"
     DEMOTE = "demote"
     CHECK_FILE_SYSTEM = "fsck"
     MOUNT = "mount"
@@ -166,7 +176,6 @@ class Step:
 class Limits:
     """Seconds that steps outside the service's own may take."""
 
-    observe: float = 20.0
     epoch: float = 15.0
     watchdog: float = 5.0
     promote: float = 30.0
@@ -197,6 +206,9 @@ class Force(StrEnum):
     ALL = "all"
 
 
+_OF_THE_ROLE = frozenset({"epoch", "watchdog", "promote"})
+
+
 def plan(
     service: Service,
     state: State,
@@ -209,11 +221,13 @@ def plan(
     ``satisfied``. ``kill_users``: of `Wish.DEMOTE` and `Wish.HAND_OVER`.
     """
     limits = limits or Limits()
-    if wish in (Wish.PROMOTE, Wish.TAKE_OVER):
+    if wish in UPWARD:
         stale = () if _serving(service, state) else _stale(state, limits)
         levels = _levels(
             service, replace(state, vips=frozenset()) if stale else state, limits, Force.KILL_USERS
         )
+        if wish is Wish.FOLLOW:
+            return stale + _following(levels, limits)
         # An epoch once taken is not given back: there may be nobody to give it to.
         levels = [replace(level, down=()) if level.name == "epoch" else level for level in levels]
         return stale + _ascent(
@@ -244,6 +258,13 @@ def _stale(state: State, limits: Limits) -> tuple[Step, ...]:
         )
         for name in sorted(state.vips)
     )
+
+
+def _following(levels: list[_Level], limits: Limits) -> tuple[Step, ...]:
+    """The role is looked at, and neither taken nor given back."""
+    role = next(level for level in levels if level.name == "promote")
+    looked_at = replace(role, name="role", up=(_rung(Verb.CHECK_ROLE, limits.epoch),), down=())
+    return _ascent([looked_at, *(level for level in levels if level.name not in _OF_THE_ROLE)])
 
 
 def _ascent(levels: Iterable[_Level]) -> tuple[Step, ...]:
@@ -329,7 +350,8 @@ def _levels(service: Service, state: State, limits: Limits, force: Force) -> lis
                 (_rung(Verb.STOP_UNIT, times.stop, unit), *kill),
                 f"{unit} is active",
                 active,
-                not active,
+                # One that is being started, or is to be, is not active, and would be.
+                is_down=False,
             )
         )
     # Below the addresses: nobody waits for a hook with an address that the node may not have.
@@ -430,6 +452,7 @@ def describe(action: Action, service: Service) -> str:
         Verb.ARM_WATCHDOG: "arm the watchdog",
         Verb.DISARM_WATCHDOG: "disarm the watchdog",
         Verb.PROMOTE: "become Primary",
+        Verb.CHECK_ROLE: "see that this node is Primary",
         Verb.DEMOTE: "become Secondary",
         Verb.CHECK_FILE_SYSTEM: f"check the {service.file_system} file system, with safe repairs only",
         Verb.MOUNT: f"mount the device on {service.mount}",

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from blockpair.failover.commands import run
 
 _ACTIVE = frozenset({"active", "reloading"})
+_DOWN = frozenset({"inactive", "failed", "unknown"})
 
 
 class UnitError(Exception):
@@ -15,15 +16,18 @@ class UnitError(Exception):
 
 async def active(units: Iterable[str]) -> frozenset[str]:
     """Those of ``units`` that are active. Raises `UnitError` where systemd cannot be asked."""
-    wanted = list(units)
+    return frozenset(unit for unit, state in (await _states(list(units))).items() if state in _ACTIVE)
+
+
+async def _states(wanted: list[str]) -> dict[str, str]:
     if not wanted:
-        return frozenset()
+        return {}
     done = await run("systemctl", "is-active", "--", *wanted)
     states = done.text.split()
     # Its exit code says only whether any is; a line a unit says which.
     if len(states) != len(wanted):
         raise UnitError(f"systemd cannot be asked: {done.reason}")
-    return frozenset(unit for unit, state in zip(wanted, states, strict=True) if state in _ACTIVE)
+    return dict(zip(wanted, states, strict=True))
 
 
 async def start(unit: str) -> None:
@@ -36,9 +40,9 @@ async def start(unit: str) -> None:
 
 
 async def stop(unit: str) -> None:
-    """Stop it and wait until it has. Raises `UnitError`."""
+    """Stop it, also one that is being started, and wait until it has. Raises `UnitError`."""
     done = await run("systemctl", "stop", "--", unit)
-    if done.code and unit in await active([unit]):
+    if done.code and (await _states([unit]))[unit] not in _DOWN:
         raise UnitError(f"{unit} did not stop: {done.reason}")
 
 

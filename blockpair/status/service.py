@@ -58,7 +58,7 @@ def remedy_for(name: str, wish: str, step: str) -> str:
                 f"repair it without the service: blockpair promote {name} --without-service; then e2fsck on "
                 f"the device that it names; then: blockpair promote {name}"
             )
-        case "probe" | "vip" if wish in ("promote", "take-over"):
+        case "probe" | "vip" if wish in ("promote", "take-over", "follow"):
             return f"take the address away from whoever has it; then: blockpair promote {name}"
         case "mount" if wish in ("demote", "hand-over"):
             return f"stop those programs, or have them killed: blockpair {_again(wish)} {name} --kill-users"
@@ -70,4 +70,5 @@ def remedy_for(name: str, wish: str, step: str) -> str:
 
 def _again(wish: str) -> str:
     """The command by which a wish is said."""
-    return {"hand-over": "switchover", "take-over": "promote", "stop": "demote"}.get(wish, wish)
+    said = {"hand-over": "switchover", "take-over": "promote", "follow": "promote", "stop": "demote"}
+    return said.get(wish, wish)

@@ -85,7 +85,7 @@ class World:
         self._do(action)
         self.trouble(action, "after")
 
-    def _do(self, action: Action) -> None:  # noqa: PLR0912 - an action, a case
+    def _do(self, action: Action) -> None:  # noqa: PLR0912, PLR0915 - an action, a case
         match action.verb:
             case Verb.TAKE_EPOCH:
                 self.has_epoch = True
@@ -100,6 +100,9 @@ class World:
             case Verb.PROMOTE:
                 assert self.has_epoch
                 self.primary = True
+            case Verb.CHECK_ROLE:
+                if not self.primary:
+                    raise StepFailed("not Primary")
             case Verb.DEMOTE:
                 if self.mounted:
                     raise StepFailed("the device is in use")

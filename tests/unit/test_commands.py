@@ -109,10 +109,14 @@ def test_a_unit_that_fails_is_named_with_systemds_reason(
     ]
 
 
-def test_stop_fails_only_where_the_unit_is_still_active(systemctl: Callable[[str], None]) -> None:
+def test_stop_fails_only_where_the_unit_is_not_down(systemctl: Callable[[str], None]) -> None:
     systemctl('case "$1" in stop) echo "not loaded" >&2; exit 5 ;; is-active) echo inactive; exit 3 ;; esac')
     asyncio.run(units.stop("a.service"))
     systemctl('case "$1" in stop) echo "timed out" >&2; exit 1 ;; is-active) echo active ;; esac')
+    with pytest.raises(units.UnitError, match="timed out"):
+        asyncio.run(units.stop("a.service"))
+    # It would be active in a moment.
+    systemctl('case "$1" in stop) echo "timed out" >&2; exit 1 ;; is-active) echo activating; exit 3 ;; esac')
     with pytest.raises(units.UnitError, match="timed out"):
         asyncio.run(units.stop("a.service"))
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,6 +106,18 @@ def test_up_in_order_and_down_in_its_mirror() -> None:
     assert names(State(watchdog=Watchdog.DISARMED, has_epoch=True), Wish.TAKE_OVER)[0] == "watchdog"
 
 
+def test_who_is_primary_already_takes_no_role_and_stops_without(tmp_path: Path) -> None:
+    here = State(role=Role.PRIMARY, has_epoch=True, watchdog=Watchdog.ARMED)
+    assert names(here, Wish.FOLLOW) == names(here, Wish.PROMOTE)
+    assert names(State(watchdog=Watchdog.DISARMED), Wish.FOLLOW)[0] == "role"
+    assert not {"epoch", "watchdog", "promote"} & set(names(State(), Wish.FOLLOW))
+    world = World(FULL, has_epoch=True)
+    result = run(world, tmp_path / "j", Wish.FOLLOW)
+    assert (result.outcome, result.step) == (Outcome.UNDONE, "role") and world.down()
+    world.primary = world.armed = True
+    assert run(world, tmp_path / "j", Wish.FOLLOW).outcome is Outcome.DONE and world.up()
+
+
 def test_every_step_is_told_in_words_has_a_time_out_and_a_check() -> None:
     for wish in Wish:
         for state in (State(watchdog=Watchdog.DISARMED), UP):
@@ -146,6 +159,29 @@ def test_who_holds_the_mount_is_killed_only_when_it_was_asked_for_and_never_unmo
         Verb.FENCE_SELF,
     ]
     assert not any("lazy" in verb for verb in Verb)
+
+
+@pytest.mark.parametrize("wish", [Wish.DEMOTE, Wish.HAND_OVER, Wish.STOP])
+def test_a_unit_is_stopped_on_the_way_down_also_where_it_is_not_active_yet(wish: Wish) -> None:
+    left = names(State(role=Role.PRIMARY, mount=MountState.MOUNTED), wish)
+    assert [name for name in left if name.startswith("unit ")] == ["unit web.service", "unit db.service"]
+
+
+def test_only_who_stops_everything_goes_on_without_seeing_and_without_a_journal(tmp_path: Path) -> None:
+    class Blind(World):
+        async def observe(self) -> State:
+            return dataclasses.replace(UP, role=(await super().observe()).role, unseen=("no systemd",))
+
+    world = Blind(FULL, mounted=True, units=set(FULL.units))
+    for wish in set(Wish) - {Wish.STOP}:
+        with pytest.raises(BlockpairError, match="cannot be seen: no systemd"):
+            run(world, tmp_path / "j", wish)
+    assert not world.actions
+    (tmp_path / "file").touch()
+    with pytest.raises(BlockpairError, match="cannot be read"):
+        run(World(FULL), tmp_path / "file" / "j", Wish.PROMOTE)
+    assert run(world, tmp_path / "file" / "j", Wish.STOP).outcome is Outcome.DONE
+    assert world.down()
 
 
 def test_a_held_mount_stops_a_demotion_names_who_holds_it_and_brings_the_service_back(tmp_path: Path) -> None:

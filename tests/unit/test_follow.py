@@ -62,6 +62,8 @@ def test_a_way_up_that_was_cut_is_gone_on_with_unless_it_has_lost_the_role(wish:
     away = {"role": Role.AWAY, "may_write": False}
     assert decide(seen(**away, unfinished=early), Memory(), NOW) is Duty.FINISH
     assert decide(seen(**away, unfinished=late), Memory(), NOW) is Duty.STOP
+    # It began with the role, and never takes it.
+    assert decide(seen(**away, unfinished=Progress(Wish.FOLLOW)), Memory(), NOW) is Duty.STOP
 
 
 def test_a_switchover_that_was_cut_goes_on_here_once_nothing_is_left_to_take_down() -> None:

@@ -21,7 +21,7 @@ from blockpair.daemon.desired import BootMarker
 from blockpair.daemon.service_files import Definition, Places
 from blockpair.daemon.service_replica import EngineReplica
 from blockpair.daemon.service_runner import ServiceRunner
-from blockpair.errors import BlockpairError
+from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.failover.plan import Limits, Role, Watchdog, Wish
 from blockpair.failover.progress import Outcome
 from blockpair.status.engine import EngineStatus
@@ -43,6 +43,10 @@ class Engine:
     primary: bool = False
     offers: int = 0
     refusal: BlockpairError | None = None
+    silent: bool = False
+    """Whether it answers nothing about its role but its status."""
+    offering: asyncio.Event | None = None
+    """What an offer of the device waits for."""
     look: Callable[[], asyncio.Future[None] | None] = field(default=lambda: None)
 
     async def status(self) -> EngineStatus:
@@ -52,6 +56,8 @@ class Engine:
         return found
 
     async def role(self) -> Role:
+        if self.silent:
+            raise BlockpairError(ErrorKind.FAILED, "it is silent", "wait")
         return Role.PRIMARY if self.primary else Role.SECONDARY
 
     async def has_epoch(self) -> bool:
@@ -65,6 +71,8 @@ class Engine:
 
     async def offer(self) -> None:
         self.offers += 1
+        if self.offering is not None:
+            await self.offering.wait()
 
     async def promote(self) -> None:
         self.primary = True
@@ -83,6 +91,8 @@ class Node:
     directory: Path
     engine: Engine = field(default_factory=Engine)
     defined: bool = True
+    notes: list[str] = field(default_factory=list)
+    changed: asyncio.Event | None = None
 
     def runner(self) -> ServiceRunner:
         hook = str(self.directory / "hook")
@@ -98,16 +108,26 @@ class Node:
             definition=lambda: Definition("r0", table) if self.defined else None,
             held=BootMarker(place("held"), "boot"),
             moving=BootMarker(place("moving"), "boot"),
-            note=lambda *_: None,
+            note=self.note,
             limits=Limits,
         )
+
+    def note(self, _severity: str, name: str, _text: str) -> None:
+        """As the engine's own events: whoever waits for one wakes up."""
+        self.notes.append(name)
+        if self.changed is not None:
+            self.changed.set()
+
+    def change(self) -> asyncio.Event:
+        self.changed = asyncio.Event()
+        return self.changed
 
     @contextlib.asynccontextmanager
     async def life(self) -> AsyncIterator[ServiceRunner]:
         """A daemon's life; at its end it is as if it were killed, but for its processes."""
         runner = self.runner()
         await runner.load()
-        watch = asyncio.create_task(runner.watch(asyncio.Event, lambda: None))
+        watch = asyncio.create_task(runner.watch(self.change, lambda: None))
         try:
             yield runner
         finally:
@@ -195,6 +215,25 @@ def test_a_way_up_that_failed_by_itself_is_told_and_tried_again(node: Node) -> N
     asyncio.run(run())
 
 
+def test_a_stop_that_cannot_even_begin_is_tried_again_after_a_pause(node: Node) -> None:
+    async def run() -> None:
+        async with node.life() as runner:
+            await runner.carry_out(Wish.PROMOTE)
+            looks: list[int] = []
+            node.engine.look = lambda: looks.append(1)
+            node.engine.silent, node.engine.primary = True, False
+            await until(lambda: "service.failed" in node.notes)
+            seen = len(looks)
+            await until(lambda: len(looks) >= seen + 8)
+            # Each look would have been followed by a stop.
+            assert node.notes.count("service.stops") <= 4
+            node.engine.silent = False
+            await until(lambda: runner.at_rest)
+            assert node.said() == ["promoted", "demoting"]
+
+    asyncio.run(run())
+
+
 def test_what_was_seen_before_a_command_began_stops_nothing(node: Node) -> None:
     async def run() -> None:
         async with node.life() as runner:
@@ -214,6 +253,24 @@ def test_what_was_seen_before_a_command_began_stops_nothing(node: Node) -> None:
             seen = len(looks)
             await until(lambda: len(looks) >= seen + 2)
             assert node.engine.primary and state(runner) == "up" and node.said() == ["promoted"]
+
+    asyncio.run(run())
+
+
+def test_a_demotion_while_the_device_is_being_offered_is_not_undone(node: Node) -> None:
+    async def run() -> None:
+        async with node.life() as runner:
+            node.engine.offering = asyncio.Event()
+            node.engine.primary = True
+            await until(lambda: node.engine.offers == 1)
+            with runner.command():
+                # As the engine's own `demote` does it, where nothing of the service is here yet.
+                assert not runner.present
+                node.engine.primary = False
+                node.engine.offering.set()
+                await runner.quiet()
+            await until(lambda: runner.at_rest)
+            assert not node.engine.primary and not runner.present and node.said() == []
 
     asyncio.run(run())
 
