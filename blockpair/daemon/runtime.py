@@ -206,6 +206,10 @@ class Runtime:
         """What a connect would do, and what the peer's daemon says of its data. Raises `BlockpairError`."""
         return await asyncio.to_thread(self.engine().consult, peer, report=report)
 
+    def serves_until(self) -> float:
+        """As `Running.serves_until`; 0 while the resource is down."""
+        return 0.0 if self._running is None else self._running.serves_until()
+
     def engine(self) -> Running:
         """The engine. Raises `BlockpairError` while there is none."""
         if self._running is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Coroutine
 from pathlib import Path
@@ -47,11 +48,6 @@ def may_write_seconds(status: EngineStatus | None) -> float:
     return UNLEASED_SECONDS if alone else state.lease_seconds or 0.0
 
 
-def _lease(status: EngineStatus | None) -> float | None:
-    """What is left of the peer's word."""
-    return None if status is None or status.arbitration is None else status.arbitration.lease_seconds
-
-
 def unready(status: EngineStatus | None, peer: str) -> str | None:
     """Why ``peer`` may not go on with all that this node has; None: it may."""
     found = next((one for one in status.peers if one.name == peer), None) if status is not None else None
@@ -79,7 +75,6 @@ class EngineReplica:
         self._manager = manager
         self._watchdog = watchdog
         self.refusal: BlockpairError | None = None
-        self._until = 0.0
 
     async def status(self) -> EngineStatus | None:
         """What the engine says; None where there is none, or none that answers."""
@@ -157,16 +152,12 @@ class EngineReplica:
 
     async def addresses_until(self) -> float:
         asked = time.clock_gettime(time.CLOCK_BOOTTIME)
-        before = await self.status()
-        status = await self.status()
-        seconds = may_write_seconds(status)
-        if not seconds or seconds != _lease(status):
-            return asked + seconds if seconds else 0.0
-        # An engine that is late says again what it said before, and what was left then is not left once more.
-        # What it says anew was made after it was asked first.
-        if seconds != _lease(before):
-            self._until = asked + seconds
-        return self._until if self._until > asked else 0.0
+        # A status may be of any age, and says only that there is nothing to serve; the time is the engine's.
+        if not may_write_seconds(await self.status()):
+            return 0.0
+        until = self._manager.runtime(self._name).serves_until()
+        until = min(until, asked + UNLEASED_SECONDS) if math.isinf(until) else until
+        return until if until > asked else 0.0
 
     async def _to_its_end(self, work: Coroutine[Any, Any, Any]) -> None:
         """A command of the engine cannot be taken back: be done no sooner than it. Keeps what it refused."""

@@ -5,6 +5,7 @@ go on.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass
 from typing import Any, cast
@@ -113,7 +114,7 @@ def test_a_peer_that_the_arbiter_does_not_know_in_sync_takes_nothing_over() -> N
 
 @dataclass
 class Said:
-    """A manager with one runtime, itself, whose engine is late, or tells what is left of a lease."""
+    """A manager with one runtime, itself: its last status, and until when its engine may serve."""
 
     says: EngineStatus
     until: float = 0.0
@@ -122,27 +123,26 @@ class Said:
         return self
 
     async def status(self) -> EngineStatus:
-        state = self.says.arbitration
-        if self.until and state is not None:
-            left = self.until - time.clock_gettime(time.CLOCK_BOOTTIME)
-            return replace(self.says, arbitration=replace(state, lease_seconds=left))
         return self.says
 
+    def serves_until(self) -> float:
+        return self.until
 
-def test_what_was_left_of_the_lease_is_not_left_again_when_the_engine_says_the_same_once_more() -> None:
+
+def test_addresses_stay_as_long_as_the_engine_may_serve_whatever_an_old_status_says() -> None:
     async def run() -> None:
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
-        said = Said(primary(arbitration=ARBITRATED), until=now + 0.3)
+        said = Said(primary(arbitration=ARBITRATED), until=now + 30)
         replica = EngineReplica("r0", cast(Manager, said), cast(NodeWatchdog, None))
-        until = await replica.addresses_until()
-        assert now + 0.2 < until <= now + 0.3
-        # From here on it is late: it says what it said then.
-        said.says, said.until = await said.status(), 0.0
-        assert await replica.addresses_until() == until
-        await asyncio.sleep(until - time.clock_gettime(time.CLOCK_BOOTTIME) + 0.01)
+        assert await replica.addresses_until() == now + 30
+        # The engine stands still, and its status with it.
+        said.until = now - 0.001
         assert await replica.addresses_until() == 0
-        # Where no lease is needed, nothing runs out.
-        said.says = primary(arbitration=replace(ARBITRATED, configuration=ALONE))
-        assert await replica.addresses_until() > until
+        # Without a lease it is what a hanging daemon may keep them.
+        said.until = math.inf
+        assert 0 < await replica.addresses_until() - now - UNLEASED_SECONDS < 5
+        # Nothing to serve.
+        said.says = primary(disk="Diskless")
+        assert await replica.addresses_until() == 0
 
     asyncio.run(run())
