@@ -269,7 +269,7 @@ class ServiceRunner:
             return
         if self._runs:
             self._served |= self._role is Role.SERVING
-            if self._wish in UPWARD and self._served and not self._turned and self._role is Role.AWAY:
+            if self._goes_up and self._served and self._role is Role.AWAY:
                 await self._stop()
             return
         if self._commands:
@@ -298,6 +298,11 @@ class ServiceRunner:
                 await self._stop()
             case Duty.NOTHING:
                 pass
+
+    @property
+    def _goes_up(self) -> bool:
+        """A way down that failed does too, on its way back."""
+        return self._wish not in (None, Wish.STOP) and (self._wish in UPWARD) is not self._turned
 
     async def _settle(self, status: EngineStatus | None) -> None:
         """What is not so any more is forgotten, and what may be needed made ready."""
@@ -334,7 +339,10 @@ class ServiceRunner:
     async def _stop(self) -> None:
         """Everything goes, the addresses first, whatever is under way."""
         self.note("warning", "service.stops", "this node is Primary no more: its service is stopped")
-        await self._cut()
+        if not await self._cut():
+            # What waits for the device waits no more.
+            with contextlib.suppress(BlockpairError):
+                await self.replica.fail_io()
         self._left = None
         self._begin(Wish.STOP)
 
@@ -363,14 +371,15 @@ class ServiceRunner:
                 self.note("error", "service.address-stays", str(error))
         self._vips, self._warm = frozenset(), None
 
-    async def _cut(self) -> None:
-        """The addresses go before anything is waited for."""
+    async def _cut(self) -> bool:
+        """The addresses go before anything is waited for. Whether what was under way has ended; a command of
+        the engine that hangs is not waited for without end.
+        """
         runs = set(self._runs)
         for run in runs:
             run.cancel()
         await self._drop()
-        if runs:
-            await asyncio.wait(runs)
+        return not runs or not (await asyncio.wait(runs, timeout=self.limits().kill))[1]
 
     async def close(self) -> None:
         """The daemon ends: the addresses go, everything else stays for the next one."""
@@ -488,7 +497,9 @@ class ServiceRunner:
             )
 
     def _tell(self, event: StepEvent) -> None:
-        self._turned |= event.way is Way.UNDO or not event.succeeded
+        if not self._turned and (event.way is Way.UNDO or not event.succeeded):
+            # What was seen on the way there says nothing of the way back.
+            self._turned, self._served = True, False
         address = event.step.removeprefix("vip ")
         if address != event.step and event.succeeded:
             came = (event.wish in UPWARD) == (event.way is Way.DO)

@@ -182,10 +182,11 @@ class Services:
         wanted = {*self._manager.running(), *self._left_up()}
         for name, runner in list(self._runners.items()):
             if name not in wanted and runner.at_rest:
+                # First: a command that comes meanwhile gets another one, and not one that ends.
+                del self._runners[name]
                 task = self._watches.pop(name)
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
-                del self._runners[name]
                 await runner.close()
 
     def _left_up(self) -> list[str]:

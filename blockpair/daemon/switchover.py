@@ -104,9 +104,16 @@ class Moves:
         runtime = self._manager.runtime(name)
         status = await runtime.status()
         if role_of(status) is Role.SERVING:
-            assert status is not None
             runner = await self._runner(name)
             with runner.command(moves=True):
+                await runner.quiet()
+                status = await runtime.status()
+                if status is None or role_of(status) is not Role.SERVING:
+                    raise BlockpairError(
+                        ErrorKind.UNSAFE,
+                        f"{name} stays where it is: another command made {self._node} Secondary meanwhile",
+                        f"blockpair status {name}",
+                    )
                 return await self._lead(runner, status, to, why=why, kill_users=kill_users)
         primary = None
         if status is not None and role_of(status) is Role.AWAY:
@@ -130,7 +137,6 @@ class Moves:
         self, runner: ServiceRunner, status: EngineStatus, to: str | None, *, why: str, kill_users: bool
     ) -> Switched:
         name = runner.name
-        await runner.quiet()
         target = self._target(status, to)
         if (reason := unready(status, target)) is not None:
             raise BlockpairError(

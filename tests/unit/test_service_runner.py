@@ -45,6 +45,11 @@ class Engine:
     refusal: BlockpairError | None = None
     silent: bool = False
     """Whether it answers nothing about its role but its status."""
+    hanging: asyncio.Event = field(default_factory=asyncio.Event)
+    """What a promotion, with `hangs`, waits for, whether or not it is cut."""
+    hangs: bool = False
+    hung: bool = False
+    keeps_epoch: bool = False
     offering: asyncio.Event | None = None
     """What an offer of the device waits for."""
     look: Callable[[], asyncio.Future[None] | None] = field(default=lambda: None)
@@ -69,6 +74,9 @@ class Engine:
     async def device(self) -> Path | None:
         return None
 
+    async def fail_io(self) -> None:
+        self.hanging.set()
+
     async def offer(self) -> None:
         self.offers += 1
         if self.offering is not None:
@@ -76,12 +84,24 @@ class Engine:
 
     async def promote(self) -> None:
         self.primary = True
+        if self.hangs:
+            self.hung = True
+            hanging = asyncio.ensure_future(self.hanging.wait())
+            try:
+                await asyncio.shield(hanging)
+            except asyncio.CancelledError:
+                await hanging
+                raise
 
     async def demote(self) -> None:
         self.primary = False
 
-    async def give_epoch(self) -> None:
+    async def take_epoch(self) -> None:
         """There is nobody to tell."""
+
+    async def give_epoch(self) -> None:
+        if self.keeps_epoch:
+            raise BlockpairError(ErrorKind.UNSAFE, "the peer is not in sync", "wait")
 
 
 @dataclass
@@ -109,7 +129,7 @@ class Node:
             held=BootMarker(place("held"), "boot"),
             moving=BootMarker(place("moving"), "boot"),
             note=self.note,
-            limits=Limits,
+            limits=lambda: Limits(kill=0.3),
         )
 
     def note(self, _severity: str, name: str, _text: str) -> None:
@@ -134,6 +154,12 @@ class Node:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
             await runner.close()
+
+    async def looks(self, more: int) -> None:
+        """Until the watch has looked so many times more."""
+        seen: list[int] = []
+        self.engine.look = lambda: seen.append(1)
+        await until(lambda: len(seen) >= more)
 
     def said(self) -> list[str]:
         file = self.directory / "said"
@@ -219,17 +245,48 @@ def test_a_stop_that_cannot_even_begin_is_tried_again_after_a_pause(node: Node) 
     async def run() -> None:
         async with node.life() as runner:
             await runner.carry_out(Wish.PROMOTE)
-            looks: list[int] = []
-            node.engine.look = lambda: looks.append(1)
             node.engine.silent, node.engine.primary = True, False
             await until(lambda: "service.failed" in node.notes)
-            seen = len(looks)
-            await until(lambda: len(looks) >= seen + 8)
+            await node.looks(8)
             # Each look would have been followed by a stop.
             assert node.notes.count("service.stops") <= 4
             node.engine.silent = False
             await until(lambda: runner.at_rest)
             assert node.said() == ["promoted", "demoting"]
+
+    asyncio.run(run())
+
+
+def test_a_way_down_that_turned_back_is_stopped_when_the_role_goes(node: Node) -> None:
+    async def run() -> None:
+        async with node.life() as runner:
+            await runner.carry_out(Wish.PROMOTE)
+            node.engine.hangs = node.engine.keeps_epoch = True
+            asked = asyncio.create_task(runner.carry_out(Wish.HAND_OVER))
+            # It is brought back, and hangs there.
+            await until(lambda: node.engine.hung)
+            await node.looks(2)
+            node.engine.primary = False
+            with pytest.raises(BlockpairError, match="was cut"):
+                await asked
+            await until(lambda: runner.at_rest)
+            assert node.said() == ["promoted", "demoting", "demoting"]
+
+    asyncio.run(run())
+
+
+def test_a_command_of_the_engine_that_hangs_does_not_keep_a_stop(node: Node) -> None:
+    async def run() -> None:
+        async with node.life() as runner:
+            node.engine.hangs = True
+            asked = asyncio.create_task(runner.carry_out(Wish.PROMOTE))
+            await until(lambda: node.engine.hung)
+            await node.looks(2)
+            node.engine.primary = False
+            with pytest.raises(BlockpairError, match="was cut"):
+                await asked
+            assert node.engine.hanging.is_set()
+            await until(lambda: runner.at_rest)
 
     asyncio.run(run())
 
