@@ -8,6 +8,7 @@ start it, it comes back here too.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -34,6 +35,7 @@ from blockpair.status.report import ServiceStep
 
 _READY, _TAKE_OVER, _SWITCHOVER = "peer.service.ready", "peer.service.take-over", "peer.service.switchover"
 _READY_SECONDS = 15.0
+_READ_AHEAD_SECONDS = 3.0
 # Beside what the steps of the other node may take.
 _SPARE_SECONDS = 15.0
 # Between two looks whether the other node is there, and how long it may be away.
@@ -300,6 +302,13 @@ class Moves:
             )
         await self._manager.runtime(params.name).prepare()
         await runner.warm_up()
+        await self._read_ahead(params.name)
+
+    async def _read_ahead(self, name: str) -> None:
+        """What the Primary reads most, as far as a moment is enough: the rest is read meanwhile."""
+        with contextlib.suppress(BlockpairError, TimeoutError):
+            async with asyncio.timeout(_READ_AHEAD_SECONDS):
+                await self._manager.warm_up(name)
 
     async def _on_take_over(self, caller: str, params: TakeOverParams) -> Any:
         runner = await self._asked(caller, params.name)
