@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -110,6 +111,9 @@ class Machine:
                 asyncio.to_thread(mount.state, point, device),
                 MountState.MOUNTED,
             )
+            present = await self._replica.device()
+            if mounted is MountState.MOUNTED and present is not None and present != device:
+                mounted, device = MountState.STALE, present
             if device is not None and mounted is not MountState.MOUNTED:
                 left_as = await look(
                     f"the file system on {device}",
@@ -231,21 +235,22 @@ class Machine:
 
     async def _mount(self) -> None:
         device = await self._device()
+        point = self._service.mount
+        if point is not None and mount.state(point, device) is MountState.FOREIGN:
+            raise StepFailed(f"something else is mounted on {point}")
         # Before the mount: a resource that has lost its role may have lost its device too, and what is
-        # mounted of
-        # it must still be found.
+        # mounted of it must still be found.
         await asyncio.to_thread(write_atomically, self._device_file, f"{device}\n")
         await mount.mount(self._service, device)
 
     async def _mounted_device(self) -> Path | None:
-        """The device that is, or may be, mounted."""
-        device = await self._replica.device()
-        if device is not None:
-            return device
-        try:
-            return Path(self._device_file.read_text().strip())
-        except FileNotFoundError:
-            return None
+        """The device that is mounted, also one that the resource has no more; else the one that may be."""
+        point, kept = self._service.mount, None
+        with contextlib.suppress(FileNotFoundError):
+            kept = Path(self._device_file.read_text().strip())
+        if point is not None and kept is not None and mount.state(point, kept) is MountState.MOUNTED:
+            return kept
+        return await self._replica.device() or kept
 
     async def _address(self, action: Action) -> None:
         match action.verb:

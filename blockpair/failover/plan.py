@@ -61,6 +61,8 @@ class MountState(StrEnum):
     MOUNTED = "mounted"
     FOREIGN = "foreign"
     """Something else than the resource's device."""
+    STALE = "stale"
+    """The device that the resource had in an earlier time as Primary: it gives only errors."""
 
 
 class Watchdog(StrEnum):
@@ -222,10 +224,12 @@ def plan(
     """
     limits = limits or Limits()
     if wish in UPWARD:
-        stale = () if _serving(service, state) else _stale(state, limits)
-        levels = _levels(
-            service, replace(state, vips=frozenset()) if stale else state, limits, Force.KILL_USERS
-        )
+        stale = () if _serving(service, state) else _stale(service, state, limits)
+        if stale:
+            state = replace(state, vips=frozenset())
+        if state.mount is MountState.STALE:
+            state = replace(state, units=frozenset(), mount=MountState.ABSENT)
+        levels = _levels(service, state, limits, Force.KILL_USERS)
         if wish is Wish.FOLLOW:
             return stale + _following(levels, limits)
         # An epoch once taken is not given back: there may be nobody to give it to.
@@ -247,9 +251,11 @@ def _serving(service: Service, state: State) -> bool:
     return state.role is Role.PRIMARY and mounted
 
 
-def _stale(state: State, limits: Limits) -> tuple[Step, ...]:
-    """Addresses that were left where nothing is served: they go before anything else is done."""
-    return tuple(
+def _stale(service: Service, state: State, limits: Limits) -> tuple[Step, ...]:
+    """What was left where nothing is served goes before anything else is done: addresses, and a mount of
+    another time as Primary with the units on it.
+    """
+    addresses = tuple(
         Step(
             f"stale {name}",
             (_rung(Verb.WITHDRAW, limits.vip, name),),
@@ -258,6 +264,26 @@ def _stale(state: State, limits: Limits) -> tuple[Step, ...]:
         )
         for name in sorted(state.vips)
     )
+    if state.mount is not MountState.STALE:
+        return addresses
+    times = service.timeouts
+    stopped = tuple(
+        Step(
+            f"stale unit {unit}",
+            (_rung(Verb.STOP_UNIT, times.stop, unit), _rung(Verb.KILL_UNIT, limits.kill, unit)),
+            (),
+            f"it is no longer so that {unit} is active",
+        )
+        for unit in reversed(service.units)
+    )
+    freed = (Verb.UNMOUNT_TERM, Verb.UNMOUNT_KILL, Verb.UNMOUNT_SHUTDOWN)
+    unmounted = Step(
+        "stale mount",
+        (_rung(Verb.UNMOUNT, times.unmount), *(_rung(verb, limits.kill) for verb in freed)),
+        (),
+        f"nothing is mounted on {service.mount}",
+    )
+    return (*addresses, *stopped, unmounted)
 
 
 def _following(levels: list[_Level], limits: Limits) -> tuple[Step, ...]:
@@ -397,7 +423,7 @@ def _mount_levels(
             f"the device is mounted on {service.mount}",
             mounted,
             # What somebody else mounted there is not ours to take away.
-            not mounted,
+            is_down=state.mount in (MountState.ABSENT, MountState.FOREIGN),
         )
     )
     return levels

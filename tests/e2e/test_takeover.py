@@ -378,3 +378,29 @@ def test_a_promotion_killed_in_the_middle_is_finished_by_the_next_life(place: Pl
     with place.carries("promote") as result:
         assert result["outcome"] == "done" and place.up() and place.active("slow.service")
     os.kill(int((place.directory / "starting").read_text()), 9)
+
+
+def loops(image: Path) -> list[str]:
+    words = ["losetup", "--noheadings", "--output", "NAME", "--associated", str(image)]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
+
+
+def test_a_file_system_left_on_an_earlier_device_is_unmounted_and_the_present_one_mounted(
+    place: Place,
+) -> None:
+    with place.carries("promote") as result:
+        assert result["outcome"] == "done" and place.up()
+    # The role was lost and is back, with another device, and nobody saw it in between.
+    earlier = place.image.with_name("earlier.img")
+    place.image.rename(earlier)
+    shutil.copy(earlier, place.image)
+    subprocess.run(["losetup", "--find", str(place.image)], check=True)
+    with place.carries("follow") as result:
+        assert result["outcome"] == "done" and place.up()
+        assert [name for name, _ in result["steps"]][:2] == ["stale unit db.service", "stale mount"]
+        (device,) = loops(place.image)
+        assert f"{device} {place.point} " in Path("/proc/self/mounts").read_text()
+    for line in loops(earlier):
+        subprocess.run(["losetup", "--detach", line], check=True)
+    with place.carries("demote") as result:
+        assert result["outcome"] == "done" and place.down()

@@ -143,6 +143,28 @@ def test_an_address_left_without_the_mount_goes_first() -> None:
     assert left[0] == "stale 192.0.2.10/24@eth0" and "vip 192.0.2.10/24@eth0" in left
 
 
+def test_a_mount_of_an_earlier_time_as_primary_goes_with_its_units_and_comes_anew() -> None:
+    state = dataclasses.replace(UP, mount=MountState.STALE)
+    left = names(state, Wish.FOLLOW)
+    assert left[:5] == [
+        "stale 192.0.2.10/24@eth0",
+        "stale 2001:db8::10/64@eth0",
+        "stale unit web.service",
+        "stale unit db.service",
+        "stale mount",
+    ]
+    assert [name for name in left[5:] if name.startswith(("mount", "unit"))] == [
+        "mount",
+        "unit db.service",
+        "unit web.service",
+    ]
+    # Its ladder has nothing that would fail the device that is to be mounted.
+    ladder = next(step for step in plan(FULL, state, Wish.FOLLOW) if step.name == "stale mount").do
+    assert Verb.UNMOUNT_ERRORS not in [rung.action.verb for rung in ladder]
+    for wish in (Wish.DEMOTE, Wish.STOP):
+        assert "mount" in names(state, wish)
+
+
 def test_who_holds_the_mount_is_killed_only_when_it_was_asked_for_and_never_unmounted_lazily() -> None:
     def rungs(wish: Wish, *, kill_users: bool = False) -> list[Verb]:
         step = next(s for s in plan(FULL, UP, wish, kill_users=kill_users) if s.name == "mount")
