@@ -27,7 +27,7 @@ from blockpair.status.report import ServiceRun, ServiceState, ServiceStatus, Ser
 from blockpair.status.service import remedy_for
 from blockpair.vip_guard import drop_listed
 
-# Between two looks whether the addresses are still there.
+# Between two looks whether the mount and the addresses are still there.
 _LOOK_SECONDS = 5.0
 # What observing this machine may raise.
 _UNSEEN = (mount.MountError, units.UnitError, vip.VipError, OSError)
@@ -160,6 +160,12 @@ class ServiceRunner:
         await asyncio.to_thread(drop_listed, str(self._places.guard))
         try:
             self._in_use = await asyncio.to_thread(self._file.read)
+        except BlockpairError as error:
+            # Something may be here, and is looked after, or stopped, by the definition that there is.
+            self._in_use = self._configured()
+            self._fail(error.message, error.remedy)
+            self.note("error", "service.failed", error.message)
+        try:
             self._left = replay(await asyncio.to_thread(Journal(self._places.journal).read))
         except BlockpairError as error:
             self._fail(error.message, error.remedy)
@@ -347,17 +353,28 @@ class ServiceRunner:
         self._begin(Wish.STOP)
 
     async def _keep_addresses(self) -> None:
-        if not self._vips or self._machine is None:
+        if self._machine is None:
             return
         definition, machine = self._machine
-        if not await machine.pet():
+        if self._vips and not await machine.pet():
             await self._drop()
             why = "their guard has ended" if self._may_write else "this node may not write at this moment"
             self.note("warning", "service.addresses-dropped", f"the addresses are gone: {why}")
-        elif not self._runs and time.monotonic() - self._looked > _LOOK_SECONDS:
+        elif self._memory.up and not self._runs and time.monotonic() - self._looked > _LOOK_SECONDS:
+            self._looked = time.monotonic()
+            await self._look_around(definition, machine)
+
+    async def _look_around(self, definition: Definition, machine: Machine) -> None:
+        """Whether what was brought up is still there."""
+        if not await machine.mounted():
+            # An address leads to nothing without the mount.
+            await self._drop()
+            self._memory = Memory()
+            point = definition.service.mount
+            self.note("error", "service.mount-lost", f"this resource is not mounted on {point} any more")
+        elif self._vips:
             # A network manager that starts anew removes what it does not know.
             held = await asyncio.to_thread(vip.held, definition.service.vips)
-            self._looked = time.monotonic()
             if lost := self._vips - held:
                 self._vips = held
                 self.note("warning", "service.addresses-lost", f"somebody removed {', '.join(sorted(lost))}")

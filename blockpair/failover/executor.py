@@ -129,6 +129,8 @@ class Executor:
         if progress is None:
             return None
         steps = await self._plan(progress)
+        # What follows half a line, which a full disk or a kill may have left, would not be read.
+        self.journal.begin(self.journal.read())
         for record in done_meanwhile(steps, progress):
             self.journal.append(record)
             progress = advance(progress, record)

@@ -172,6 +172,15 @@ class Machine:
         if problem is not None:
             raise problem
 
+    async def mounted(self) -> bool:
+        """Whether the resource's device is where it should be mounted, as far as can be said. Raises
+        `OSError`.
+        """
+        point, device = self._service.mount, await self._replica.device()
+        if point is None or device is None:
+            return True
+        return await asyncio.to_thread(mount.state, point, device) is MountState.MOUNTED
+
     async def pet(self) -> bool:
         """Tell the guard how long the addresses may stay; often enough, for as long as any is here. False:
         they may not, or nobody guards them: they are to be dropped.

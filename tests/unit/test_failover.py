@@ -206,6 +206,17 @@ def test_only_who_stops_everything_goes_on_without_seeing_and_without_a_journal(
     assert world.down()
 
 
+def test_a_line_that_is_half_written_is_no_end_of_the_journal(tmp_path: Path) -> None:
+    file = tmp_path / "j"
+    Journal(file).begin([Record(Mark.BEGIN, Wish.PROMOTE), Record(Mark.OWED, "mount")])
+    with file.open("ab") as stream:
+        stream.write(b'["started","mou')
+    world = World(FULL)
+    result = asyncio.run(Executor(FULL, world, Journal(file)).resume())
+    assert result is not None and result.outcome is Outcome.DONE and world.up()
+    assert Journal(file).read()[-1].mark is Mark.END
+
+
 def test_a_held_mount_stops_a_demotion_names_who_holds_it_and_brings_the_service_back(tmp_path: Path) -> None:
     world = serving(holders={"polite"})
     result = run(world, tmp_path / "j", Wish.DEMOTE)

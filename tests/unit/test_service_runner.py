@@ -22,6 +22,7 @@ from blockpair.daemon.service_files import Definition, Places
 from blockpair.daemon.service_replica import EngineReplica
 from blockpair.daemon.service_runner import ServiceRunner
 from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.failover.machine import Machine
 from blockpair.failover.plan import Limits, Role, Watchdog, Wish
 from blockpair.failover.progress import Outcome
 from blockpair.status.engine import EngineStatus
@@ -287,6 +288,33 @@ def test_a_command_of_the_engine_that_hangs_does_not_keep_a_stop(node: Node) -> 
                 await asked
             assert node.engine.hanging.is_set()
             await until(lambda: runner.at_rest)
+
+    asyncio.run(run())
+
+
+def test_a_mount_that_somebody_took_away_is_missed(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        async with node.life() as runner:
+            await runner.carry_out(Wish.PROMOTE)
+            answers = [False]
+
+            async def mounted(_machine: Machine) -> bool:
+                return not answers or answers.pop()
+
+            monkeypatch.setattr(Machine, "mounted", mounted)
+            await until(lambda: "service.mount-lost" in node.notes)
+            await until(lambda: node.said() == ["promoted", "promoted"] and state(runner) == "up")
+
+    asyncio.run(run())
+
+
+def test_a_record_that_cannot_be_read_is_told_and_what_is_here_is_stopped(node: Node) -> None:
+    async def run() -> None:
+        (node.directory / "definition").write_text('{"of": "another version"}')
+        async with node.life() as runner:
+            assert "service.failed" in node.notes and runner.present
+            await until(lambda: runner.at_rest)
+            assert node.said() == ["demoting"] and not (node.directory / "definition").exists()
 
     asyncio.run(run())
 
