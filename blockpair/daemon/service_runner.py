@@ -163,6 +163,9 @@ class ServiceRunner:
         except BlockpairError as error:
             # Something may be here, and is looked after, or stopped, by the definition that there is.
             self._in_use = self._configured()
+            if self._in_use is not None:
+                with contextlib.suppress(OSError):
+                    await asyncio.to_thread(self._file.write, self._in_use)
             self._fail(error.message, error.remedy)
             self.note("error", "service.failed", error.message)
         try:

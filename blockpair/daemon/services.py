@@ -27,6 +27,8 @@ from blockpair.status.report import ServiceStatus
 _LOOK_SECONDS = 0.5
 # Less than the service manager gives the daemon.
 _LEAVE_SECONDS = 90.0
+# Of these, what the move to the other node may take; the rest is for taking it down here.
+_MOVE_SECONDS = 45.0
 
 
 class Services:
@@ -198,12 +200,16 @@ class Services:
         if not runner.present:
             return
         try:
-            await self.switchover(runner.name, to=None, why="this machine goes down")
+            async with asyncio.timeout(_MOVE_SECONDS):
+                await self.switchover(runner.name, to=None, why="this machine goes down")
             return
         except BlockpairError as error:
             self._log.warning("service.not-moved", resource=runner.name, text=error.message)
+        except TimeoutError:
+            self._log.warning("service.not-moved", resource=runner.name, text=f"not in {_MOVE_SECONDS:g} s")
         try:
-            await self.succeed(runner, Wish.DEMOTE, kill_users=True)
+            with runner.command():
+                await self.succeed(runner, Wish.DEMOTE, kill_users=True)
         except BlockpairError as error:
             self._log.error("service.not-stopped", resource=runner.name, text=error.message)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 from blockpair.failover.commands import run
 
 _ACTIVE = frozenset({"active", "reloading"})
 _DOWN = frozenset({"inactive", "failed", "unknown"})
+# What a daemon that is to end can wait for the answer.
+_ASK_SECONDS = 3.0
 
 
 class UnitError(Exception):
@@ -53,8 +56,9 @@ async def kill(unit: str) -> None:
 
 
 async def machine_stops() -> bool:
-    """Whether the whole machine is going down, as far as systemd says."""
+    """Whether the whole machine is going down, as far as systemd says, and says so in time."""
     try:
-        return (await run("systemctl", "is-system-running")).text.strip() == "stopping"
+        async with asyncio.timeout(_ASK_SECONDS):
+            return (await run("systemctl", "is-system-running")).text.strip() == "stopping"
     except OSError:
         return False

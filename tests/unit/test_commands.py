@@ -121,6 +121,15 @@ def test_stop_fails_only_where_the_unit_is_not_down(systemctl: Callable[[str], N
         asyncio.run(units.stop("a.service"))
 
 
+def test_whether_the_machine_stops_is_not_waited_for_without_end(systemctl: Callable[[str], None]) -> None:
+    systemctl("echo stopping; exit 1")
+    assert asyncio.run(units.machine_stops())
+    systemctl("exec sleep 600")
+    began = time.monotonic()
+    assert not asyncio.run(units.machine_stops())
+    assert time.monotonic() - began < 30
+
+
 def _runs(pid: int) -> bool:
     try:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
