@@ -48,6 +48,12 @@ def may_write_seconds(status: EngineStatus | None) -> float:
     return UNLEASED_SECONDS if alone else state.lease_seconds or 0.0
 
 
+def is_primary(status: EngineStatus | None, peer: str) -> bool:
+    """Whether ``peer`` says at this moment that it is Primary."""
+    peers = [] if status is None else status.peers
+    return any((one.name, one.connection, one.role) == (peer, "Connected", "Primary") for one in peers)
+
+
 def unready(status: EngineStatus | None, peer: str) -> str | None:
     """Why ``peer`` may not go on with all that this node has; None: it may."""
     found = next((one for one in status.peers if one.name == peer), None) if status is not None else None

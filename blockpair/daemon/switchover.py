@@ -22,7 +22,7 @@ from blockpair.cluster.server import PeerMethod
 from blockpair.config.service import ServiceTable
 from blockpair.daemon.asker import asked_by
 from blockpair.daemon.manager import Manager
-from blockpair.daemon.service_replica import role_of, unready
+from blockpair.daemon.service_replica import is_primary, role_of, unready
 from blockpair.daemon.service_report import step_of
 from blockpair.daemon.service_runner import ServiceRunner
 from blockpair.errors import BlockpairError, ErrorKind
@@ -233,6 +233,15 @@ class Moves:
             else:
                 await runner.replica.promote()
         except BlockpairError as error:
+            if is_primary(await runner.replica.status(), target):
+                # Its answer was lost, or it could not undo what it did.
+                await asyncio.to_thread(runner.move, begun=False)
+                runner.note("error", "switchover.failed", f"{what}; {target} is Primary")
+                return BlockpairError(
+                    ErrorKind.FAILED,
+                    f"{name} is on {target}, but how its service is there is not known here: {took.why}",
+                    f"blockpair status {name} (on {target})",
+                )
             runner.note("error", "switchover.failed", f"{what}; and {self._node} neither: {error.message}")
             return BlockpairError(
                 ErrorKind.FAILED,

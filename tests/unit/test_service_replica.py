@@ -17,6 +17,7 @@ from blockpair.daemon.manager import Manager
 from blockpair.daemon.service_replica import (
     UNLEASED_SECONDS,
     EngineReplica,
+    is_primary,
     may_write_seconds,
     role_of,
     unready,
@@ -146,3 +147,11 @@ def test_addresses_stay_as_long_as_the_engine_may_serve_whatever_an_old_status_s
         assert await replica.addresses_until() == 0
 
     asyncio.run(run())
+
+
+def test_only_a_peer_that_is_there_is_primary() -> None:
+    here = replace(peer(), name="b", connection="Connected", role="Primary")
+    assert is_primary(replace(engine(), peers=[here]), "b")
+    assert not is_primary(replace(engine(), peers=[here]), "c") and not is_primary(None, "b")
+    for other in (replace(here, role="Secondary"), replace(here, connection="Connecting")):
+        assert not is_primary(replace(engine(), peers=[other]), "b")
