@@ -91,6 +91,10 @@ def test_nothing_is_brought_up_but_by_a_primary_that_may_write(
         assert role is Role.SERVING and one.may_write and not one.held
     if role is Role.AWAY and one.present and left is None:
         assert duty is Duty.STOP or memory.stopping
+    if duty is Duty.FINISH:
+        assert left is not None and (role is Role.AWAY or one.may_write)
+    if duty is Duty.TAKE_BACK:
+        assert role is Role.AWAY and one.moving and not one.present
     if role is Role.RESUMING:
         assert duty is Duty.NOTHING
 
