@@ -11,19 +11,18 @@ import shutil
 import signal
 import sys
 import tempfile
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from demo_files import Export, Hashes, ImageExport, MountedExport, choose, compare, sha256, tool
 from demo_nodes import RESOURCE, DemoFailed, Node, Witness, free_ports, wait_for
+from demo_service import ServicePart
+from demo_story import Row, Story, size_text
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 MIB = 1 << 20
 DOCUMENTATION = [
@@ -35,63 +34,20 @@ DOCUMENTATION = [
 LATER = [Path(os.__file__).parent]
 
 
-def size_text(count: int) -> str:
-    """A number of bytes for a person."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.2f} GiB"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the closing table; `bytes_` and `seconds` are None where they mean nothing."""
-
-    what: str
-    bytes_: int | None
-    seconds: float | None
-    note: str = ""
-
-
-class Demo:
+class Demo(Story):
     """The story. Each method is one chapter; they run in the order of `run`."""
 
     def __init__(self, console: Console, folder: Path, size_mib: int, mount: bool) -> None:
-        self.console = console
+        super().__init__(console)
         self.folder = folder
         self.size = size_mib * MIB
         self.mount = mount
-        self.rows: list[Row] = []
         self.expected: Hashes = {}
         self.nodes = [Node(name, folder / name, console) for name in ("a", "b")]
         self.witness = Witness(folder / "w", console)
         self.killed_at = 0.0
         self.export: Export | None = None
         self.in_flight = ""
-        self._chapter = 0
-
-    # -- telling --------------------------------------------------------------------------------------------
-
-    def chapter(self, title: str, text: str) -> None:
-        self._chapter += 1
-        self.console.print(f"\n[bold cyan]{self._chapter}. {title}[/]")
-        self.console.print(textwrap.indent(text, "   ") + "\n", highlight=False)
-
-    def tell(self, text: str) -> None:
-        self.console.print(f"  [green]·[/] {text}", highlight=False)
-
-    def show(self, command: str) -> None:
-        """A command of the system, as `blockpair`'s are shown by the node that runs them."""
-        self.console.print(f"  [dim] $[/] [bold]{escape(command)}[/]", highlight=False)
-
-    def measured(self, row: Row) -> None:
-        self.rows.append(row)
-        rate = f", {size_text(int(row.bytes_ / row.seconds))}/s" if row.bytes_ and row.seconds else ""
-        size = f"{size_text(row.bytes_)}" if row.bytes_ is not None else ""
-        seconds = f" in {row.seconds:.2f} s" if row.seconds is not None else ""
-        self.tell(f"{row.what}: {size}{seconds}{rate}{'; ' + row.note if row.note else ''}")
 
     # -- chapters -------------------------------------------------------------------------------------------
 
@@ -107,6 +63,7 @@ class Demo:
         self.the_survivor_takes_over(second)
         self.the_old_primary_returns(first, second)
         self.both_copies(first, second)
+        self.the_service_moves()
 
     def two_nodes(self) -> None:
         self.chapter(
@@ -120,7 +77,7 @@ class Demo:
             node.folder.mkdir()
             with node.backing.open("wb") as handle:
                 handle.truncate(self.size)
-            write_configuration(node, ports.pop(), ports.pop())
+            node.configure("127.0.0.1", ports.pop(), ports.pop())
             node.start()
         self.witness.start()
 
@@ -204,7 +161,7 @@ class Demo:
             self.killed_at = time.monotonic()
             first.kill()
 
-        self.both_in_sync_set(first)
+        first.wait_for_in_sync_set()
         killer = threading.Thread(target=kill)
         began = time.monotonic()
         while True:
@@ -301,6 +258,16 @@ class Demo:
             Row("comparison of both backing files", self.size, time.monotonic() - began, "identical")
         )
 
+    def the_service_moves(self) -> None:
+        reason = ServicePart.impossible()
+        if reason is None:
+            with ServicePart(self, self.folder) as part:
+                part.run()
+        else:
+            self.console.print(
+                f"\nLeft out: a virtual address that moves from node to node. {reason}", highlight=False
+            )
+
     # -- steps ----------------------------------------------------------------------------------------------
 
     def open_export(self, node: Node) -> Export:
@@ -340,33 +307,6 @@ class Demo:
         if roles != ("Primary", "Secondary"):
             raise DemoFailed(f"nodes {primary.name} and {secondary.name} are {' and '.join(roles)}")
 
-    def both_in_sync_set(self, node: Node) -> None:
-        """Waits until the witness has both nodes as good for taking over."""
-
-        def entered() -> bool:
-            state = node.status()["arbitration"]
-            return bool(state["configuration"] and len(state["configuration"]["in_sync"]) == 2)
-
-        wait_for("both nodes are in the in-sync set", 15, entered)
-
-    def table(self) -> Table:
-        """The closing table."""
-        table = Table(title="What happened", title_justify="left")
-        table.add_column("step")
-        for column in ("bytes", "seconds", "rate"):
-            table.add_column(column, justify="right")
-        table.add_column("")
-        for row in self.rows:
-            rate = f"{size_text(int(row.bytes_ / row.seconds))}/s" if row.bytes_ and row.seconds else ""
-            table.add_row(
-                row.what,
-                "" if row.bytes_ is None else size_text(row.bytes_),
-                "" if row.seconds is None else f"{row.seconds:.2f}",
-                rate,
-                row.note,
-            )
-        return table
-
     def clean_up(self) -> None:
         """Ends every process and undoes every mount of the demonstration; safe to call at any moment."""
         if self.export is not None:
@@ -377,17 +317,6 @@ class Demo:
         for node in self.nodes:
             node.stop()
         self.witness.stop()
-
-
-def write_configuration(node: Node, port: int, control_port: int) -> None:
-    """Writes a node's blockpair.toml: its name and the ports that other nodes dial."""
-    folder = node.folder / "config"
-    folder.mkdir()
-    # The file system goes through the Unix socket export, which every machine has.
-    (folder / "blockpair.toml").write_text(
-        f'[node]\nname = "{node.name}"\nlisten = "127.0.0.1:{port}"\ncontrol = "127.0.0.1:{control_port}"\n'
-        'kernel_device = "off"\n'
-    )
 
 
 @contextlib.contextmanager
@@ -412,10 +341,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/demo")
     parser.add_argument("--size", type=int, default=512, metavar="MIB")
     parser.add_argument("--no-mount", action="store_true")
+    parser.add_argument("--only-service", action="store_true")
     parser.add_argument("--keep", action="store_true")
     options = parser.parse_args()
     if not 64 <= options.size <= 65536:
         parser.error("--size takes 64 to 65536 MiB")
+    if options.only_service and (reason := ServicePart.impossible()) is not None:
+        print(f"scripts/demo: a virtual address cannot move here. {reason}", file=sys.stderr)
+        return 1
     console = Console(width=None if sys.stdout.isatty() else 120)
     folder = Path(tempfile.mkdtemp(prefix="blockpair-demo-"))
     free = shutil.disk_usage(folder).free
@@ -431,7 +364,7 @@ def main() -> int:
     code = 1
     with interrupted_by(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         try:
-            demo.run()
+            (demo.the_service_moves if options.only_service else demo.run)()
             code = 0
         except DemoFailed as failure:
             console.print(f"\n[bold red]Failed:[/] {escape(str(failure))}", highlight=False)

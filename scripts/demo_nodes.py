@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,10 +57,14 @@ def free_ports(count: int) -> list[int]:
 class Witness:
     """The third machine's program: it says who may go on."""
 
-    def __init__(self, folder: Path, console: Console) -> None:
+    def __init__(
+        self, folder: Path, console: Console, host: str = "127.0.0.1", prefix: Sequence[str] = ()
+    ) -> None:
         self.folder = folder
         self.console = console
+        self.prefix = prefix
         [self.port] = free_ports(1)
+        self.address = f"{host}:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -70,10 +74,10 @@ class Witness:
     def start(self) -> None:
         """Starts it and returns when it answers."""
         self.folder.mkdir(exist_ok=True)
-        command = [str(BIN / "blockpair"), "witness", "serve", "--listen", f"127.0.0.1:{self.port}"]
+        command = [str(BIN / "blockpair"), "witness", "serve", "--listen", self.address]
         with (self.folder / "witness.log").open("ab") as log:
             self.process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *command],
+                ["setpriv", "--pdeathsig", "KILL", *self.prefix, *command],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -81,7 +85,7 @@ class Witness:
                 start_new_session=True,
             )
         process = self.process
-        shown = f"blockpair witness serve --listen 127.0.0.1:{self.port} &"
+        shown = f"blockpair witness serve --listen {self.address} &"
         self.console.print(f"  [dim]w#[/] {shown}  [dim]pid {process.pid}[/]", highlight=False)
 
         def answers() -> bool:
@@ -124,6 +128,8 @@ class Node:
     name: str
     folder: Path
     console: Console
+    # What the daemon is started through, such as `nsenter`; it becomes the daemon.
+    prefix: Sequence[str] = ()
     daemon: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     @property
@@ -142,12 +148,22 @@ class Node:
     def environment(self) -> Mapping[str, str]:
         return {**os.environ, "BLOCKPAIR_DIR": str(self.folder)}
 
+    def configure(self, host: str, port: int, control_port: int) -> None:
+        """Writes blockpair.toml: the node's name, and where other nodes dial it."""
+        folder = self.folder / "config"
+        folder.mkdir()
+        # Programs go through the Unix socket export, which every machine has.
+        (folder / "blockpair.toml").write_text(
+            f'[node]\nname = "{self.name}"\nlisten = "{host}:{port}"\ncontrol = "{host}:{control_port}"\n'
+            'kernel_device = "off"\n'
+        )
+
     def start(self) -> None:
         """Starts the daemon and returns when it answers."""
         with self.log.open("ab") as log:
             # The daemon ends with this program even when that is killed; Ctrl-C reaches only this program.
             self.daemon = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", str(BIN / "blockpaird")],
+                ["setpriv", "--pdeathsig", "KILL", *self.prefix, str(BIN / "blockpaird")],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -186,13 +202,13 @@ class Node:
             return "(no log)"
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
 
-    def quiet(self, *arguments: str) -> Finished:
+    def quiet(self, *arguments: str, text: str = "") -> Finished:
         """Runs `blockpair` with these arguments on this node, shows nothing, and returns what came of it."""
         began = time.monotonic()
         done = subprocess.run(
             [BIN / "blockpair", *arguments],
             env=self.environment,
-            stdin=subprocess.DEVNULL,
+            input=text,
             capture_output=True,
             text=True,
             timeout=120,
@@ -229,13 +245,20 @@ class Node:
         self.console.print(
             f"  [dim]{self.name}#[/] [bold]blockpair {shlex.join(arguments)}[/]", highlight=False
         )
-        done = self.quiet(*arguments, "--json")
-        try:
-            return dict(json.loads(done.output))
-        except ValueError:
+        return dict(json.loads(self.succeed(*arguments, "--json")))
+
+    def succeed(self, *arguments: str, text: str = "") -> str:
+        """Runs a `blockpair` command on this node, shows nothing, returns what it printed. It reads `text`.
+
+        Raises `DemoFailed` unless it succeeds.
+        """
+        done = self.quiet(*arguments, text=text)
+        if done.code != 0:
             raise DemoFailed(
-                f"'blockpair {shlex.join(arguments)}' on {self.name} said: {done.output}"
-            ) from None
+                f"'blockpair {shlex.join(arguments)}' on node {self.name} exited with {done.code}:"
+                f" {done.output.strip()}\nIts daemon's log ends:\n{self.log_tail()}"
+            )
+        return done.output
 
     def report(self) -> dict[str, Any]:
         """What `blockpair status --json` says of the resource."""
@@ -255,6 +278,15 @@ class Node:
         if report["engine"] is None:
             raise DemoFailed(f"{RESOURCE} on node {self.name} is {report['state']}: {report['failure']}")
         return dict(report["engine"])
+
+    def wait_for_in_sync_set(self) -> None:
+        """Waits until the witness has both nodes as good for taking over."""
+
+        def entered() -> bool:
+            state = self.status()["arbitration"]
+            return bool(state and state["configuration"] and len(state["configuration"]["in_sync"]) == 2)
+
+        wait_for("both nodes are in the in-sync set", 15, entered)
 
     def peer(self) -> dict[str, Any]:
         """The status of this node's only peer."""

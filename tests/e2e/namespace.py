@@ -20,6 +20,8 @@ class Namespace:
             ["unshare", "--net", "--", "sh", "-c", "ip link set lo up && echo up && exec cat"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            # Ctrl-C is for who holds it.
+            start_new_session=True,
         )
         assert self._holder.stdout is not None
         if self._holder.stdout.readline() != b"up\n":

@@ -162,7 +162,10 @@ class Client:
     def __init__(self, net: Namespace) -> None:
         self.answers: list[tuple[str, int, float]] = []
         self._process = subprocess.Popen(
-            [*net.prefix, sys.executable, "-c", CLIENT, ADDRESS], stdout=subprocess.PIPE, text=True
+            [*net.prefix, sys.executable, "-c", CLIENT, ADDRESS],
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
