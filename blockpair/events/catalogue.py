@@ -199,6 +199,7 @@ KINDS: dict[str, Kind] = {
     "service.addresses-lost": Kind("the service's addresses are gone", _STATUS),
     "service.addresses-dropped": Kind("the service's addresses were given up", _STATUS),
     "service.address-stays": Kind("an address of the service could not be removed", _STATUS),
+    "service.mount-lost": Kind("what the service had mounted was taken away", _STATUS),
     "service.announcement": Kind("the service's addresses could not be announced", _STATUS),
     "service.watch-failed": Kind("looking after the service failed", _LOG),
     "service.not-watched": Kind("the service cannot be looked after", _LOG),
