@@ -52,9 +52,13 @@ def _of_demo(base: Path) -> list[str]:
     return found
 
 
-def _left_nothing(base: Path) -> None:
+def _all_ended(base: Path) -> None:
     # A network namespace is there for as long as a process is in it.
     eventually(lambda: not _of_demo(base), "every process of the demonstration has ended")
+
+
+def _left_nothing(base: Path) -> None:
+    _all_ended(base)
     assert list(base.iterdir()) == []
 
 
@@ -72,8 +76,8 @@ def test_the_whole_story_ends_with_an_address_that_moved(base: Path) -> None:
     _left_nothing(base)
 
 
-@needs_namespaces
-def test_one_that_is_interrupted_removes_what_it_made(base: Path) -> None:
+def _ended_in_the_middle(base: Path, number: signal.Signals) -> tuple[int, str]:
+    """The exit code, and what it said from then on."""
     told = ""
     with _started(base, "--only-service") as process:
         assert process.stdout is not None
@@ -81,12 +85,25 @@ def test_one_that_is_interrupted_removes_what_it_made(base: Path) -> None:
             line = process.stdout.readline()
             assert line, told
             told += line
-        # What it is about to remove can be found at all.
+        # What is about to end can be found at all.
         assert any("tests.e2e.block_app" in words for words in _of_demo(base))
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         rest, _ = process.communicate(timeout=120)
-    assert process.returncode == 130 and "Interrupted" in rest and "Traceback" not in rest, rest
+    return process.returncode, rest
+
+
+@needs_namespaces
+def test_one_that_is_interrupted_removes_what_it_made(base: Path) -> None:
+    code, told = _ended_in_the_middle(base, signal.SIGINT)
+    assert code == 130 and "Interrupted" in told and "Traceback" not in told, told
     _left_nothing(base)
+
+
+@needs_namespaces
+def test_nothing_outlives_one_that_is_killed(base: Path) -> None:
+    code, _ = _ended_in_the_middle(base, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    _all_ended(base)
 
 
 def test_it_says_what_it_lacks_for_the_address(base: Path) -> None:
