@@ -24,8 +24,8 @@ PYTEST_STAGES = ("unit", "sim", "e2e", "lab")
 STAGES = ("lint", "rust", *PYTEST_STAGES)
 # The simulator is no test of `cargo test`: `--all-targets` leaves it out, and ignores any `--test` beside it.
 LINTED = {"clippy": "--all-targets", "clippy, simulator": "--test=sim"}
-# The tests of daemons wait most of their time: one more than there are processors. See tests/conftest.py.
-SIDE_BY_SIDE = ("-n", str(min(8, (os.cpu_count() or 1) + 1)))
+# The tests of daemons wait most of their time: two more than there are processors. See tests/conftest.py.
+SIDE_BY_SIDE = ("-n", str(min(8, (os.cpu_count() or 1) + 2)))
 CARGO = ("--manifest-path", "engine/Cargo.toml", "--locked")
 
 

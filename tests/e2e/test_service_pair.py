@@ -263,7 +263,7 @@ def test_the_addresses_go_with_the_lease_and_come_back_with_the_right_to_write(t
         entry = next(entry for entry in a.report()["advice"] if entry["code"] == "service-suspended")
         assert "may not write" in entry["text"]
     a.is_up()
-    assert a.service()["last"]["wish"] == "promote" and not b.holds()
+    assert a.service()["last"]["wish"] == "follow" and not b.holds()
 
 
 def test_a_daemon_that_is_killed_alone_loses_the_address_and_brings_it_back(pair: ServicePair) -> None:

@@ -9,14 +9,10 @@ use _engine::core::fault::{self, Fault};
 pub enum RunnerFault {
     /// A swap that was not answered counts as done.
     UnknownSwapTakenForDone,
-    /// A swap that was not answered counts as refused: the register is not read again.
-    UnknownSwapTakenForRefused,
     /// The answer no counts as yes.
     RefusedSwapTakenForDone,
     /// A read is answered with what was read before.
     AnswersFromMemory,
-    /// The late answer of a call that was given up counts for the newer one.
-    TakesAnOlderAnswer,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,10 +38,8 @@ impl Planted {
     pub fn all() -> impl Iterator<Item = Planted> {
         let runner = [
             RunnerFault::UnknownSwapTakenForDone,
-            RunnerFault::UnknownSwapTakenForRefused,
             RunnerFault::RefusedSwapTakenForDone,
             RunnerFault::AnswersFromMemory,
-            RunnerFault::TakesAnOlderAnswer,
         ];
         let core = Fault::ALL.into_iter().chain(Fault::ARBITRATION);
         core.map(Planted::Core).chain(runner.map(Planted::Runner))

@@ -94,13 +94,6 @@ impl World {
             return;
         };
         if ask.call != call {
-            let Answer::Holds(configuration) = answer else {
-                return;
-            };
-            if planted(RunnerFault::TakesAnOlderAnswer) {
-                let id = ask.id;
-                self.says(n, id, configuration);
-            }
             return;
         }
         let id = ask.id;
@@ -142,14 +135,11 @@ impl World {
         let Some(ask) = self.nodes[n].runner.open.as_mut() else {
             return;
         };
-        if let (AskRequest::Swap { expected, next }, false) = (&ask.request, ask.reading) {
-            let (id, next, expected) = (ask.id, next.clone(), expected.clone());
+        if let (AskRequest::Swap { next, .. }, false) = (&ask.request, ask.reading) {
+            let (id, next) = (ask.id, next.clone());
             self.counts.add("swaps of unknown outcome", 1);
             if planted(RunnerFault::UnknownSwapTakenForDone) {
                 return self.says(n, id, Some(next));
-            }
-            if planted(RunnerFault::UnknownSwapTakenForRefused) {
-                return self.says(n, id, expected);
             }
         }
         let Some(ask) = self.nodes[n].runner.open.as_mut() else {
