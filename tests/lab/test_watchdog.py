@@ -8,13 +8,15 @@ from tests.lab.harness import Lab
 from tests.lab.nodes import LINK, Node, eventually
 from tests.lab.trio import make_trio
 
-_CONFIG = '\\n[watchdog]\\nmode = "required"\\ntimeout = "3s"\\n'
+# The guest's /dev/watchdog is User-Mode Linux's own, which wants a helper on the host; this is softdog's.
+_DEVICE = "/dev/watchdog1"
+_CONFIG = f'\\n[watchdog]\\nmode = "required"\\ndevice = "{_DEVICE}"\\ntimeout = "3s"\\n'
 _RESET = "Initiating system reboot"
 
 
 def _is_armed(node: Node) -> bool:
     # Open is armed.
-    looked = node.guest.execute(f"ls -l /proc/{node.daemon.pid}/fd | grep -q /dev/watchdog", check=False)
+    looked = node.guest.execute(f"ls -l /proc/{node.daemon.pid}/fd | grep -q {_DEVICE}", check=False)
     return looked.returncode == 0
 
 
@@ -31,8 +33,8 @@ def test_a_primary_that_cannot_renew_is_reset_and_one_that_was_demoted_is_not(la
     # Without the device it may not.
     n2.cli("demote r0")
     result = n1.guest.execute("blockpair promote r0", check=False)
-    assert result.returncode != 0 and "/dev/watchdog" in result.stderr, result.stderr
-    n1.guest.run("modprobe softdog && [ -c /dev/watchdog ]")
+    assert result.returncode != 0 and _DEVICE in result.stderr, result.stderr
+    n1.guest.run(f"modprobe softdog && [ -c {_DEVICE} ]")
     assert not _is_armed(n1)
     n1.cli("promote r0")
     assert _is_armed(n1)
