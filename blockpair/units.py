@@ -1,13 +1,19 @@
-"""Sizes and durations as people write and read them. Sizes are bytes in powers of 1024; durations are
+"""Sizes, durations and times as people write and read them. Sizes are bytes in powers of 1024; durations are
 seconds.
 """
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 
 _SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def utc(moment: datetime, timespec: str = "milliseconds") -> str:
+    """RFC 3339 in UTC: in the order of time, as text too."""
+    return moment.astimezone(UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def parse_size(text: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from blockpair.units import format_size
+from blockpair.units import format_size, utc
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,7 +48,7 @@ def natural_width(shown: Table) -> int:
 def lines(bundle: BundleFile) -> list[str]:
     """The facts of one bundle."""
     facts = bundle.facts
-    time = datetime.fromtimestamp(facts.created_s, UTC).isoformat().replace("+00:00", "Z")
+    time = utc(datetime.fromtimestamp(facts.created_s, UTC), "seconds")
     return [
         f"bundle      {bundle.path}",
         f"resource    {facts.resource}, {facts.data_size_bytes} bytes ({format_size(facts.data_size_bytes)})",

@@ -136,8 +136,7 @@ class _Source:
 
 def _moment(text: str) -> str:
     """A time, or a duration before now, as the stream writes times. Raises `BlockpairError`."""
-    from blockpair.events.event import utc
-    from blockpair.units import parse_duration
+    from blockpair.units import parse_duration, utc
 
     if days := re.fullmatch(r"(\d{1,4})d", text.strip(), re.ASCII):
         return utc(datetime.now(UTC) - timedelta(days=int(days[1])))

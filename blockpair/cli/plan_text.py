@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from blockpair.status.plan import Amount, Decision, Plan, Side
-from blockpair.units import counted, format_size
+from blockpair.units import counted, format_size, utc
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,7 +61,7 @@ def time(seconds: int | None) -> str:
     if seconds is None:
         return ""
     try:
-        return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+        return utc(datetime.fromtimestamp(seconds, UTC), "seconds")
     except (OverflowError, ValueError, OSError):
         # A peer's clock, or what it says of it, can be anything.
         return f"{seconds} s after 1970"

@@ -41,6 +41,7 @@ from blockpair.trust.join import (
     WitnessParams,
 )
 from blockpair.trust.store import Generation
+from blockpair.units import utc
 
 _ANSWER_SECONDS = 30.0
 _AGAIN_SECONDS = 0.2
@@ -124,7 +125,7 @@ class Membership:
             self._log.info("token.made", token=made.id, expires=book.tokens[made.id].expires.isoformat())
             return MadeToken(
                 made.text(),
-                book.tokens[made.id].expires.isoformat(timespec="seconds").replace("+00:00", "Z"),
+                utc(book.tokens[made.id].expires, "seconds"),
                 made.authority.hex(),
                 str(Address(entry.addresses[0], entry.control_port)),
             )

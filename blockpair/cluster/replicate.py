@@ -45,6 +45,7 @@ from blockpair.cluster.server import PeerMethod
 from blockpair.cluster.store import Store
 from blockpair.config.cluster import ClusterFile, parse_cluster
 from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.units import utc
 
 STATE_SECONDS = 3.0
 PREPARE_SECONDS = 30.0
@@ -505,4 +506,4 @@ def _chained(make: Callable[[Any], History], given: Any) -> History:
 
 def present_time() -> str:
     """The time of a version."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return utc(datetime.now(UTC))

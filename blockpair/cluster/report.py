@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from blockpair.cluster.rekey import Rekey
 from blockpair.cluster.server import PeerMethod
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.trust import authority
+from blockpair.units import utc
 
 SCHEMA = "blockpair.cluster/1"
 _ASK_SECONDS = 3.0
@@ -107,7 +108,7 @@ class Reporter:
     async def _hello(self, _caller: str, _params: NoParams) -> Hello:
         cluster = self._cluster
         facts = authority.inspect(cluster.generation.certificate)
-        return Hello(cluster.node.name, __version__, cluster.version, _text(facts.not_after))
+        return Hello(cluster.node.name, __version__, cluster.version, utc(facts.not_after, "seconds"))
 
     async def look(self) -> ClusterReport:
         """This node's cluster; asks every other member."""
@@ -125,7 +126,7 @@ class Reporter:
         own = authority.inspect(generation.certificate)
         ca = authority.inspect(generation.authority.certificate)
         version = cluster.version
-        here = Hello(name, __version__, version, _text(own.not_after))
+        here = Hello(name, __version__, version, utc(own.not_after, "seconds"))
         members, arbiter = await asyncio.gather(
             asyncio.gather(*(self._member(member, here) for member in content.node)),
             self._look_at_arbiter(),
@@ -136,8 +137,8 @@ class Reporter:
             cluster=content.cluster.name,
             cluster_id=content.cluster.id,
             authority_sha256=ca.sha256,
-            authority_expires=_text(ca.not_after),
-            certificate_expires=_text(own.not_after),
+            authority_expires=utc(ca.not_after, "seconds"),
+            certificate_expires=utc(own.not_after, "seconds"),
             configuration=version,
             waits_for=await self._rekey.waiting_for(),
             closed=None if cluster.closed is None else f"{cluster.closed.message}; {cluster.closed.remedy}",
@@ -246,7 +247,3 @@ def _expiry(what: str, expires: str, now: datetime, remedy: str) -> list[str]:
     if left <= timedelta(0):
         return [f"{what} has expired ({expires}); {remedy}"]
     return [f"{what} expires in {left.days} days ({expires}); {remedy}"]
-
-
-def _text(time: datetime) -> str:
-    return time.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

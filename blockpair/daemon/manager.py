@@ -60,6 +60,7 @@ from blockpair.status.report import (
     State,
     StatusReport,
 )
+from blockpair.units import utc
 
 _EVENTS_SHOWN = 10
 # Some changes (a peer's disk state, say) come without an event of their own.
@@ -433,7 +434,7 @@ class Manager:
             schema=SCHEMA,
             version=__version__,
             node=self.node.name,
-            time=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            time=utc(datetime.now(UTC)),
             healthy=all(resource.healthy for resource in resources)
             and (configuration is None or healthy(configuration.advice)),
             resources=resources,

@@ -35,6 +35,7 @@ from blockpair.status.engine import EngineStatus
 from blockpair.status.loss import SideLoss, encode_report
 from blockpair.status.plan import Plan, peer_is_primary
 from blockpair.status.report import ArbiterReport, EventRecord, KernelDeviceStatus
+from blockpair.units import utc
 
 _EVENTS_KEPT = 64
 # How long a peer that is not connected, and may be dead, keeps a promotion waiting.
@@ -466,8 +467,8 @@ class Runtime:
         Thread(target=work, name="bp-report", daemon=True).start()
 
     def _record(self, notice: Notice) -> None:
-        at = datetime.fromtimestamp(notice.time_ns / 1e9, UTC).isoformat(timespec="milliseconds")
-        self._events.append(EventRecord(at.replace("+00:00", "Z"), notice.severity, notice.name, notice.text))
+        at = utc(datetime.fromtimestamp(notice.time_ns / 1e9, UTC))
+        self._events.append(EventRecord(at, notice.severity, notice.name, notice.text))
         getattr(self._log, notice.severity if notice.severity in ("warning", "error") else "info")(
             notice.name, text=notice.text
         )

@@ -11,6 +11,7 @@ from blockpair.failover.plan import UPWARD, Wish
 from blockpair.failover.progress import Outcome
 from blockpair.status.report import ServiceRun, ServiceStep
 from blockpair.status.service import remedy_for
+from blockpair.units import utc
 
 
 def step_of(event: StepEvent) -> ServiceStep:
@@ -30,7 +31,7 @@ def run_of(wish: Wish, result: Result | None, seconds: float, steps: Sequence[Se
     return ServiceRun(
         wish=wish,
         outcome="cut" if result is None else result.outcome,
-        time=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        time=utc(datetime.now(UTC)),
         seconds=round(seconds, 4),
         steps=list(steps),
         step=(result.step or None) if result is not None else None,

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from blockpair.events.catalogue import KINDS, SILENT, Kind
+from blockpair.units import utc
 
 Severity = Literal["info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")
@@ -122,11 +123,6 @@ def _time(stamp: object) -> str:
     except ValueError:
         moment = datetime.now(UTC)
     return utc(moment)
-
-
-def utc(moment: datetime) -> str:
-    """RFC 3339 in UTC, with milliseconds: in the order of time, as text too."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Filter(Struct, frozen=True):

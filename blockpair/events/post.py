@@ -9,12 +9,13 @@ from pathlib import Path
 
 from blockpair.config.notify import NotifyConfig
 from blockpair.events.courier import Courier, Tell
-from blockpair.events.event import Event, utc
+from blockpair.events.event import Event
 from blockpair.events.hooks import Hooks
 from blockpair.events.mail import Mail
 from blockpair.events.stream import Stream
 from blockpair.events.targets import Target, attempt
 from blockpair.events.webhook import Webhook
+from blockpair.units import utc
 
 # In which a program that is run, too, is ended.
 _END_SECONDS = 3.0

@@ -15,10 +15,11 @@ from structlog.testing import capture_logs
 
 from blockpair.daemon.care import Care, Cause, Moved, Seen, remembered
 from blockpair.errors import BlockpairError, ErrorKind
-from blockpair.events.event import Event, utc
+from blockpair.events.event import Event
 from blockpair.failover.units import UnitError
 from blockpair.health.handover import Policy
 from blockpair.health.score import Reading, health
+from blockpair.units import utc
 
 NODES = ("a", "b")
 UNITS = ("db.service", "web.service")

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockpair.events.courier import Courier
-from blockpair.events.event import Event, Filter, utc
+from blockpair.events.event import Event, Filter
 from blockpair.events.files import Writer
 from blockpair.events.hooks import Hooks
 from blockpair.events.mail import Mail
@@ -26,6 +26,7 @@ from blockpair.events.post import try_all
 from blockpair.events.stream import Stream
 from blockpair.events.targets import NotDelivered, Target, pause
 from blockpair.events.webhook import Webhook
+from blockpair.units import utc
 from tests.e2e.etcd import Authority
 from tests.receivers import HttpReceiver, SmtpReceiver
 
