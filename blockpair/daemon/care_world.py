@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -14,10 +12,11 @@ from blockpair.cluster.cluster import Cluster
 from blockpair.cluster.server import PeerMethod
 from blockpair.config.arbiter import MANUAL
 from blockpair.config.node import NodeConfig
-from blockpair.config.service import Service, service_config
+from blockpair.config.service import Service
 from blockpair.daemon.care import MOVES, Care, Cause, Seen, remembered
-from blockpair.daemon.health import PEER_SECONDS, Call, HealthWatch
+from blockpair.daemon.health import PEER_SECONDS, Call, HealthWatch, calling
 from blockpair.daemon.manager import Manager
+from blockpair.daemon.services import Services
 from blockpair.errors import BlockpairError
 from blockpair.events import query
 from blockpair.events.stream import Stream
@@ -25,25 +24,6 @@ from blockpair.failover import units
 from blockpair.status.engine import EngineStatus
 
 _MOVE = "peer.care.move"
-_FILE = Path("cluster.toml")
-
-
-class ServiceStatus(Protocol):
-    """How a service does."""
-
-    @property
-    def state(self) -> str:
-        """ "up" where everything that follows the data is there."""
-
-
-class Services(Protocol):
-    """Who carries the services out."""
-
-    async def switchover(self, name: str, *, to: str | None, why: str, kill_users: bool = False) -> object:
-        """Move one to another node. Raises `BlockpairError`."""
-
-    def status(self, name: str) -> ServiceStatus | None:
-        """One; None for a resource without."""
 
 
 class MoveParams(Struct, forbid_unknown_fields=True):
@@ -73,11 +53,11 @@ class CareWorld:
         if entry is None or content is None or MANUAL in (entry.arbiter, content.arbiter.kind):
             return None
         try:
-            service = service_config(entry.service, _FILE, f"resource.{name}.service")
+            definition = self._services.definition(name)
         except BlockpairError:
             # It is told of where it is carried out.
             return None
-        return None if service.empty else service
+        return None if definition is None else definition.service
 
     async def seen(self, name: str) -> Seen | None:
         """One of them now."""
@@ -153,12 +133,9 @@ async def look_after(
     this daemon was started is in the stream.
     """
 
-    async def call(member: str, method: str, params: Any) -> Any:
-        return await cluster.peers.call(member, method, params, timeout=PEER_SECONDS)
-
     told = await asyncio.to_thread(query.newest, stream.folder, MOVES, None, query.MOST)
     care = Care(
-        CareWorld(manager, services, health, call),
+        CareWorld(manager, services, health, calling(cluster)),
         node.health.policy,
         hand_over=node.health.hand_over,
         moves=remembered(told.events, datetime.now(UTC)),

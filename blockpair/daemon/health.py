@@ -173,6 +173,15 @@ class HealthWatch:
         return {"node.health": Method(NoParams, tell, read_only=True)}
 
 
+def calling(cluster: Cluster) -> Call:
+    """Calls that a member has to answer in a moment."""
+
+    async def call(member: str, method: str, params: Any) -> Any:
+        return await cluster.peers.call(member, method, params, timeout=PEER_SECONDS)
+
+    return call
+
+
 def watch_health(node: NodeConfig, manager: Manager, cluster: Cluster) -> HealthWatch:
     """The health of this node, told to the members of its cluster; before the cluster is started."""
 
@@ -192,9 +201,6 @@ def watch_health(node: NodeConfig, manager: Manager, cluster: Cluster) -> Health
         runtimes = [manager.runtime(name) for name in manager.running()]
         return sorted({peer.name for runtime in runtimes for peer in runtime.config.peers})
 
-    async def call(member: str, method: str, params: Any) -> Any:
-        return await cluster.peers.call(member, method, params, timeout=PEER_SECONDS)
-
-    watch = HealthWatch(node.name, node.health, lacking=lacking, peers=peers, call=call)
+    watch = HealthWatch(node.name, node.health, lacking=lacking, peers=peers, call=calling(cluster))
     cluster.methods.update(watch.peer_methods())
     return watch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -23,7 +24,7 @@ class Places:
     guard: Path
 
 
-class Definition(Struct, frozen=True, forbid_unknown_fields=True):
+class Definition(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """The definition by which a service was brought up; it goes on by it until it is down, whatever the
     configuration says by then.
     """
@@ -31,7 +32,7 @@ class Definition(Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     table: ServiceTable
 
-    @property
+    @cached_property
     def service(self) -> Service:
         """Checked. Raises `ConfigError`."""
         return service_config(self.table, Path("cluster.toml"), f"resource.{self.name}.service")
