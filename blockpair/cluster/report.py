@@ -16,16 +16,13 @@ from blockpair.cluster.peers import NotTrusted
 from blockpair.cluster.rekey import Rekey
 from blockpair.cluster.server import PeerMethod
 from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.rpc.messages import NoParams
 from blockpair.trust import authority
 from blockpair.units import utc
 
 SCHEMA = "blockpair.cluster/1"
 _ASK_SECONDS = 3.0
 _SOON = timedelta(days=30)
-
-
-class NoParams(Struct, forbid_unknown_fields=True):
-    """For methods without parameters."""
 
 
 class Hello(Struct, frozen=True):

@@ -13,10 +13,11 @@ from blockpair.cluster.cluster import Cluster
 from blockpair.cluster.membership import Membership
 from blockpair.cluster.rekey import Rekey
 from blockpair.cluster.removal import Removal
-from blockpair.cluster.report import NoParams, Reporter
+from blockpair.cluster.report import Reporter
 from blockpair.config.names import parse_address
 from blockpair.daemon.local import LocalResources
 from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.rpc.messages import NoParams
 from blockpair.rpc.server import Caller, Method
 
 

@@ -17,11 +17,8 @@ from blockpair.config.resource import INTERNAL, OnIoError, Protocol, SplitBrainP
 from blockpair.daemon.asker import asked_by, describe_asker
 from blockpair.daemon.creations import Creations
 from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.rpc.messages import NoParams
 from blockpair.rpc.server import Caller, Method
-
-
-class NoParams(Struct, forbid_unknown_fields=True):
-    """For methods without parameters."""
 
 
 class DiffParams(Struct, forbid_unknown_fields=True):

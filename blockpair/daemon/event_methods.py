@@ -15,13 +15,10 @@ from blockpair.events import query
 from blockpair.events.event import Filter, Severity
 from blockpair.events.post import targets, try_all
 from blockpair.events.stream import Stream
+from blockpair.rpc.messages import NoParams
 from blockpair.rpc.server import Caller, Method
 
 _LONGEST_WAIT = 60.0
-
-
-class NoParams(Struct, forbid_unknown_fields=True):
-    """There are none."""
 
 
 class EventsParams(Struct, forbid_unknown_fields=True):

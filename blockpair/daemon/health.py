@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 import structlog
-from msgspec import Struct
 
 from blockpair.cluster.cluster import Cluster
 from blockpair.cluster.server import PeerMethod
@@ -22,6 +21,7 @@ from blockpair.health.level import Level, follow
 from blockpair.health.report import HealthReport, NodeHealth, PeerHealth, parts_of
 from blockpair.health.score import Health, Reading, health
 from blockpair.health.sensors import Sensors, lag
+from blockpair.rpc.messages import NoParams
 from blockpair.rpc.server import Caller, Method
 
 EVERY_SECONDS = 5.0
@@ -31,10 +31,6 @@ _REASONS = 3
 
 Call = Callable[[str, str, Any], Awaitable[Any]]
 """Calls a method of another member; raises `BlockpairError`."""
-
-
-class NoParams(Struct, forbid_unknown_fields=True):
-    """There are none."""
 
 
 @dataclass(frozen=True)

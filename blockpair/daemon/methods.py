@@ -22,12 +22,9 @@ from blockpair.daemon.manager import Manager
 from blockpair.daemon.services import Services
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.history import read_history
+from blockpair.rpc.messages import NoParams
 from blockpair.rpc.server import Caller, Method
 from blockpair.status.conditions import CONDITIONS
-
-
-class NoParams(Struct, forbid_unknown_fields=True):
-    """For methods without parameters."""
 
 
 class NameParams(Struct, forbid_unknown_fields=True):

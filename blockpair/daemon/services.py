@@ -103,9 +103,9 @@ class Services:
             try:
                 await self._manager.promote(name, force=force)
             except BaseException:
-                await asyncio.to_thread(lambda: runner.hold(down=False))
+                await asyncio.to_thread(runner.hold, down=False)
                 raise
-            await asyncio.to_thread(lambda: runner.move(begun=False))
+            await asyncio.to_thread(runner.move, begun=False)
 
     async def demote(self, name: str, *, kill_users: bool = False) -> None:
         """Take the service down and make this node Secondary. Raises `BlockpairError`, and then the service
@@ -114,7 +114,7 @@ class Services:
         self._manager.runtime(name)
         runner = await self.runner(name)
         with runner.command():
-            await asyncio.to_thread(lambda: runner.move(begun=False))
+            await asyncio.to_thread(runner.move, begun=False)
             await runner.quiet()
             if runner.present:
                 await self.succeed(runner, Wish.DEMOTE, kill_users=kill_users)
@@ -128,7 +128,7 @@ class Services:
             await self._manager.down(name)
             return
         with runner.command():
-            await asyncio.to_thread(lambda: runner.move(begun=False))
+            await asyncio.to_thread(runner.move, begun=False)
             await runner.quiet()
             if runner.present:
                 await self.succeed(runner, Wish.DEMOTE)

@@ -46,6 +46,10 @@ _CODES = {
 Id = str | int | None
 
 
+class NoParams(Struct, forbid_unknown_fields=True):
+    """For methods without parameters."""
+
+
 class Request(Struct, frozen=True):
     """A call. Without ``id`` it is a notification: it is carried out and not answered."""
 

@@ -18,8 +18,8 @@ from blockpair.cluster import server as control
 from blockpair.cluster.peers import Peers, connect, exchange
 from blockpair.cluster.server import ControlServer, PeerMethod, Policy
 from blockpair.config.names import Address
-from blockpair.daemon.methods import NoParams
 from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.rpc.messages import NoParams
 from blockpair.trust.authority import Authority, issue, new_authority, new_key, new_request
 from blockpair.trust.contexts import client_context, joining_context, server_context
 

@@ -10,12 +10,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from blockpair.config.health import HealthConfig
-from blockpair.daemon.health import EVERY_SECONDS, HealthWatch, NoParams
+from blockpair.daemon.health import EVERY_SECONDS, HealthWatch
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.health.handover import Policy
 from blockpair.health.level import Level, follow
 from blockpair.health.score import Reading
 from blockpair.health.sensors import Measured, Sensors
+from blockpair.rpc.messages import NoParams
 
 
 class Given(Sensors):

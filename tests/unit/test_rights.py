@@ -26,11 +26,11 @@ from blockpair.daemon.event_methods import EventMethods
 from blockpair.daemon.health import HealthWatch
 from blockpair.daemon.local import LocalResources
 from blockpair.daemon.manager import Manager
-from blockpair.daemon.methods import Methods, NoParams
+from blockpair.daemon.methods import Methods
 from blockpair.daemon.services import Services
 from blockpair.errors import ErrorKind, ExitCode
 from blockpair.events.stream import Stream
-from blockpair.rpc.messages import Request, decode_response, error_from
+from blockpair.rpc.messages import NoParams, Request, decode_response, error_from
 from blockpair.rpc.server import Caller, Method, Server
 
 STRANGER = os.geteuid() + 1

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from blockpair.daemon.methods import NoParams
+from blockpair.rpc.messages import NoParams
 from blockpair.rpc.server import MAX_CONNECTIONS, RESERVED_CONNECTIONS, Caller, Method, Server
 
 

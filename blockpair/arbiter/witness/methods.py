@@ -17,13 +17,10 @@ from blockpair.arbiter.witness.register import ForgetOperation, Row
 from blockpair.arbiter.witness.server import WitnessServer
 from blockpair.config.names import parse_address
 from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.rpc.messages import NoParams
 from blockpair.rpc.server import Caller, Method
 from blockpair.trust import authority as ca
 from blockpair.trust import tokens
-
-
-class NoParams(Struct, forbid_unknown_fields=True):
-    """None."""
 
 
 class JoinParams(Struct, forbid_unknown_fields=True):
