@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import click
 
-from blockpair.cli.output import daemon, json_option, name_argument, print_json
+from blockpair.cli.output import daemon, json_option, kill_users_option, name_argument, print_json
 
 
 @click.command("demote", short_help="Make this node Secondary for NAME.")
 @name_argument
-@click.option(
-    "--kill-users",
-    is_flag=True,
-    help="Who holds the service's mount gets SIGTERM, then SIGKILL, and units that do not stop are killed.",
-)
+@kill_users_option
 @json_option
 @click.pass_obj
 def command(directory: str | None, name: str, *, kill_users: bool, as_json: bool) -> None:

@@ -20,6 +20,11 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON; errors are JSON on stderr too."
 )
 name_argument = click.argument("name", metavar="NAME")
+kill_users_option = click.option(
+    "--kill-users",
+    is_flag=True,
+    help="Who holds the service's mount gets SIGTERM, then SIGKILL, and units that do not stop are killed.",
+)
 
 
 def daemon(directory: str | None) -> Client:

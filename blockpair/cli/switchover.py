@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import click
 
-from blockpair.cli.output import daemon, json_option, name_argument, print_json
+from blockpair.cli.output import daemon, json_option, kill_users_option, name_argument, print_json
 
 
 @click.command("switchover", short_help="Move NAME, with its service, to the other node.")
 @name_argument
 @click.option("--to", metavar="NODE", help="The node that is to be Primary; by default the one that is not.")
-@click.option(
-    "--kill-users",
-    is_flag=True,
-    help="Who holds the service's mount gets SIGTERM, then SIGKILL, and units that do not stop are killed.",
-)
+@kill_users_option
 @json_option
 @click.pass_obj
 def command(directory: str | None, name: str, *, to: str | None, kill_users: bool, as_json: bool) -> None:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from blockpair.events.event import Event, Filter
-from blockpair.events.targets import NotDelivered
-from blockpair.events.webhook import secret
+from blockpair.events.targets import NotDelivered, reason, secret
 
 Security = Literal["starttls", "tls", "off"]
 
@@ -66,8 +65,7 @@ class Mail:
                 f"{self.host}:{self.port}: its certificate is not valid: {error.verify_message}", again=True
             ) from None
         except (OSError, smtplib.SMTPException) as error:
-            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise NotDelivered(f"{self.host}:{self.port}: {why}", again=True) from None
+            raise NotDelivered(f"{self.host}:{self.port}: {reason(error)}", again=True) from None
         if refused:
             raise self._refused(refused)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from blockpair.events.event import Event
@@ -38,6 +39,23 @@ class Target(Protocol):
         """Deliver ``event``, in bounded time; early, and undelivered, once ``ended`` is so. Raises
         `NotDelivered`.
         """
+
+
+def reason(error: Exception) -> str:
+    """What an error of the network, or of a protocol on it, says; its name where it says nothing."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def secret(file: Path) -> str:
+    """The one line of a file. Raises `NotDelivered`."""
+    try:
+        text = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not text"
+        raise NotDelivered(f"{file} cannot be read: {why}", again=True) from None
+    if not text or not text.isprintable():
+        raise NotDelivered(f"{file} does not hold one line of text", again=True)
+    return text
 
 
 def attempt(target: Target, event: Event, ended: Callable[[], bool]) -> NotDelivered | None:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from blockpair import __version__
 from blockpair.events.event import Event, Filter, encode
-from blockpair.events.targets import NotDelivered
+from blockpair.events.targets import NotDelivered, reason, secret
 
 _MOST_ANSWER = 4096
 # Too early, too many at once, or the server's own trouble.
@@ -62,8 +62,7 @@ class Webhook:
                 f"{place}: its certificate is not valid: {error.verify_message}", again=True
             ) from None
         except (OSError, http.client.HTTPException) as error:
-            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise NotDelivered(f"{place}: {why}", again=True) from None
+            raise NotDelivered(f"{place}: {reason(error)}", again=True) from None
         finally:
             connection.close()
         if not 200 <= answer.status < 300:
@@ -85,15 +84,3 @@ class Webhook:
         except OSError as error:
             raise NotDelivered(f"{self.ca} cannot be used: {error.strerror or error}", again=True) from None
         return http.client.HTTPSConnection(host, port, timeout=self.timeout, context=context)
-
-
-def secret(file: Path) -> str:
-    """The one line of a file. Raises `NotDelivered`."""
-    try:
-        text = file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not text"
-        raise NotDelivered(f"{file} cannot be read: {why}", again=True) from None
-    if not text or not text.isprintable():
-        raise NotDelivered(f"{file} does not hold one line of text", again=True)
-    return text
