@@ -27,7 +27,7 @@ use super::meta_writer::MetaWriter;
 use super::peer::{PeerConnection, WireCounters};
 use super::poll::{Interest, Poll, Ready};
 use super::shared::Shared;
-use super::watchdog::Watchdog;
+use super::watchdog::{boottime, Watchdog};
 use crate::core::{
     Action, Command, CommandId, ConnectionId, DiskOp, Event, Notice, Record, Replica, Severity, Time, Token,
 };
@@ -93,27 +93,16 @@ pub struct Clock(Time);
 
 impl Clock {
     pub fn start() -> Clock {
-        Clock(Clock::read())
+        Clock(boottime())
     }
 
     pub fn now(self) -> Time {
-        Clock::read() - self.0
+        boottime() - self.0
     }
 
     /// A moment of this clock, on CLOCK_BOOTTIME; [`Time::MAX`] stays what it is.
     fn absolute(self, moment: Time) -> Time {
         moment.saturating_add(self.0)
-    }
-
-    fn read() -> Time {
-        let mut time = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        // SAFETY: `time` is valid for the write. This clock exists on every Linux that this runs on.
-        let result = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };
-        assert!(result == 0, "the kernel has no CLOCK_BOOTTIME");
-        time.tv_sec as Time * 1_000_000_000 + time.tv_nsec as Time
     }
 }
 

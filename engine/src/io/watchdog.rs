@@ -285,7 +285,8 @@ pub fn boottime() -> Time {
         tv_nsec: 0,
     };
     // SAFETY: `time` is valid for the write of one timespec; this clock exists in every kernel since 2.6.39.
-    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };
+    assert!(result == 0, "the kernel has no CLOCK_BOOTTIME");
     time.tv_sec as Time * 1_000_000_000 + time.tv_nsec as Time
 }
 

@@ -11,7 +11,7 @@ use crate::core::types::*;
 use crate::wire::Role;
 
 impl Replica {
-    fn reign<'a>(&'a self, a: &'a Arbitration, serving: &'a Configuration) -> Reign<'a> {
+    pub(super) fn reign<'a>(&'a self, a: &'a Arbitration, serving: &'a Configuration) -> Reign<'a> {
         Reign {
             serving,
             held: a.held.as_ref(),

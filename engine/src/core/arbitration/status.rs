@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::judge::{Link, Want};
+use super::judge::{self, Link, Want};
 use super::state::{Arbitration, Stage};
 use super::PEER;
 use crate::core::replica::Replica;
@@ -85,7 +85,10 @@ impl Replica {
             if a.lost {
                 return Some(format!("{what}: the arbiter has lost its record, and {silent}"));
             }
-            if a.reseeded.is_some_and(|epoch| epoch > a.peer_epoch) && !self.is_fenced() {
+            let serving = a.serving.as_ref();
+            if serving.is_some_and(|serving| judge::is_unadopted(&self.reign(a, serving)))
+                && !self.is_fenced()
+            {
                 return Some(format!(
                     "{what}: the arbiter has its record again, and {name} must be in that epoch first; {silent}"
                 ));

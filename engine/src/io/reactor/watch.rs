@@ -156,9 +156,8 @@ impl Reactor {
         }
         watch.renewed = Some(until);
         watch.due = (until == Time::MAX).then(|| Instant::now() + watch.pet_every());
-        let now = boottime();
-        let until = now.saturating_add(until).saturating_sub(self.now);
-        let told = watch.watchdog.renew(&watch.resource, now, until);
+        let until = self.clock.absolute(until);
+        let told = watch.watchdog.renew(&watch.resource, boottime(), until);
         self.tell_of_watchdog(told);
     }
 
