@@ -634,7 +634,7 @@ impl Engine {
     /// Until when this node may serve as Primary, in nanoseconds of CLOCK_BOOTTIME: 0 when it may not, [`Time::MAX`] when
     /// no lease is needed. Never older than what the engine's thread knows to be true, however long that thread stands still.
     pub fn serves_until(&self) -> Time {
-        self.shared.may_serve_until()
+        self.shared.serves_until()
     }
 
     /// The events since the last call, as JSON.

@@ -258,10 +258,6 @@ impl Reactor {
 
     fn tell(&mut self, event: Event) {
         self.replica.handle(self.now, event, &mut self.actions);
-        // Before anything that follows from the event is done: what another thread finds here is never too long.
-        let until = self.replica.serves_until();
-        self.shared
-            .serves_until(until.map_or(0, |until| self.clock.absolute(until)));
     }
 
     fn notice(&self, severity: Severity, name: &'static str, text: String) {
@@ -421,6 +417,10 @@ impl Reactor {
         self.reap_disk();
         loop {
             self.resume_stalled();
+            // Before anything that follows from an event is done: what another thread finds here is never too long.
+            let until = self.replica.serves_until();
+            self.shared
+                .set_serves_until(until.map_or(0, |until| self.clock.absolute(until)));
             if self.actions.is_empty() && self.disk_ops.is_empty() {
                 self.resume_accepting();
                 // Room for replies lets clients go on, which nothing else might ever do.

@@ -99,12 +99,12 @@ impl Shared {
         })
     }
 
-    pub fn serves_until(&self, until: Time) {
+    pub fn set_serves_until(&self, until: Time) {
         self.serves_until.store(until, Ordering::Release);
     }
 
     /// Nanoseconds of CLOCK_BOOTTIME; 0: it may not serve, [`Time::MAX`]: until something is heard.
-    pub fn may_serve_until(&self) -> Time {
+    pub fn serves_until(&self) -> Time {
         self.serves_until.load(Ordering::Acquire)
     }
 
@@ -134,7 +134,7 @@ impl Shared {
         }
         published.version += 1;
         published.ended = true;
-        self.serves_until(0);
+        self.set_serves_until(0);
         *lock(&self.ask) = None;
         self.changed.notify_all();
     }
