@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.cluster import Cluster
+from tests.e2e.duo import Duo
+from tests.e2e.trio import Trio
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = yield
-    cluster = getattr(item, "funcargs", {}).get("cluster")
-    if isinstance(cluster, Cluster) and report.when == "call" and report.failed:  # type: ignore[attr-defined]
-        report.sections.append(("daemons", cluster.logs()))  # type: ignore[attr-defined]
+    if report.when == "call" and report.failed:  # type: ignore[attr-defined]
+        for cluster in _clusters(getattr(item, "funcargs", {}).values()):
+            report.sections.append(("daemons", cluster.logs()))  # type: ignore[attr-defined]
     return report
+
+
+def _clusters(arguments: Iterable[object]) -> set[Cluster]:
+    """Those that a test was given, or that are part of what it was given."""
+    found = {one if isinstance(one, Cluster) else getattr(one, "cluster", None) for one in arguments}
+    return {one for one in found if isinstance(one, Cluster)}
 
 
 @pytest.fixture
@@ -28,10 +37,27 @@ def base() -> Iterator[Path]:
 
 
 @pytest.fixture
-def cluster(base: Path) -> Iterator[Cluster]:
-    """Two nodes whose daemons are not started yet."""
-    made = Cluster(base)
-    try:
+def trio(base: Path) -> Iterator[Trio]:
+    """Nothing of it is started yet."""
+    with closing(Trio(base)) as made:
         yield made
-    finally:
-        made.close()
+
+
+@pytest.fixture
+def duo(base: Path) -> Iterator[Duo]:
+    """Nothing of it is started yet."""
+    with closing(Duo(base)) as made:
+        yield made
+
+
+@pytest.fixture
+def cluster(base: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """Two nodes whose daemons are not started yet; where a test has them with an arbiter, these."""
+    for name in ("wired", "trio", "duo"):
+        if name in request.fixturenames:
+            made = request.getfixturevalue(name)
+            assert isinstance(made, Trio)
+            yield made.cluster
+            return
+    with closing(Cluster(base)) as alone:
+        yield alone

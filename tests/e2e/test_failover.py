@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -32,32 +33,10 @@ GENEROUS_S = 5.0
 
 
 @pytest.fixture
-def trio(base: Path) -> Iterator[Trio]:
-    """Nothing of it is started yet."""
-    made = Trio(base)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
 def wired(base: Path) -> Iterator[Trio]:
-    """The same, and the link between the nodes can be cut."""
-    made = Trio(base, wired=True)
-    try:
+    """The link between the nodes can be cut."""
+    with closing(Trio(base, wired=True)) as made:
         yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def cluster(request: pytest.FixtureRequest) -> Cluster:
-    """For the report of a failure."""
-    name = "wired" if "wired" in request.fixturenames else "trio"
-    made = request.getfixturevalue(name)
-    assert isinstance(made, Trio)
-    return made.cluster
 
 
 @pytest.mark.parametrize("profile", ["default", "fast"])

@@ -12,18 +12,17 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from blockpair.metrics.catalogue import families
-from tests.e2e.cluster import Cluster, Node, eventually, free_ports
+from tests.e2e.cluster import Node, eventually, free_ports
+from tests.e2e.duo import Duo
 from tests.e2e.namespace import Namespace
 from tests.e2e.nbd_client import NbdClient
 from tests.e2e.service_pair import ADDRESS, ServicePair
-from tests.e2e.test_fence_nodes import Duo
 from tests.e2e.trio import BLOCK, Trio, arbitration, content
 from tests.metric_rules import alerts, dashboard_queries, names
 
@@ -74,32 +73,6 @@ def asked_for(subject: str = "") -> set[str]:
     """The metrics of that subject that alert rules and dashboard name."""
     found = names([*alerts().values(), *dashboard_queries()])
     return {name for name in found if name.startswith(f"blockpair_{subject}")}
-
-
-@pytest.fixture
-def trio(base: Path) -> Iterator[Trio]:
-    made = Trio(base)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def duo(base: Path) -> Iterator[Duo]:
-    made = Duo(base)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def cluster(request: pytest.FixtureRequest) -> Cluster:
-    """For the report of a failure."""
-    made = request.getfixturevalue("duo" if "duo" in request.fixturenames else "trio")
-    assert isinstance(made, Trio)
-    return made.cluster
 
 
 def test_a_pair_tells_what_is_asked_for_and_it_is_true(trio: Trio) -> None:
