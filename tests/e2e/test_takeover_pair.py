@@ -19,39 +19,6 @@ from tests.e2e.namespace import Namespace
 from tests.e2e.test_takeover import Place, placed, pytestmark  # noqa: F401 - the mark is for this module too
 
 ADDRESS = "192.0.2.10"
-SERVER = """\
-import socket, sys
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.bind(("0.0.0.0", 7000))
-print("serving", flush=True)
-while True:
-    question, who = s.recvfrom(16)
-    s.sendto(sys.argv[1].encode() + b" " + question, who)
-"""
-# Asks every 10 ms, and says who answers whenever that changes, with the seconds since the answer before.
-# Answers to
-# earlier questions do not count: many come at once when an address appears.
-CLIENT = """\
-import socket, sys, time
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.settimeout(0.01)
-last, heard, number = "", time.monotonic(), 0
-while True:
-    number += 1
-    try:
-        s.sendto(str(number).encode(), (sys.argv[1], 7000))
-        answer = s.recv(32).decode().split()
-        while answer[1] != str(number):
-            answer = s.recv(32).decode().split()
-        who = answer[0]
-    except OSError:
-        continue
-    now = time.monotonic()
-    if who != last:
-        print(who, now - heard, flush=True)
-    last, heard = who, now
-    time.sleep(0.01)
-"""
 
 
 @dataclass
@@ -84,9 +51,10 @@ class Holders:
 
 
 @contextlib.contextmanager
-def program(net: Namespace, text: str, word: str) -> Iterator[subprocess.Popen[str]]:
+def program(net: Namespace, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """`tests.who_answers` there."""
     process = subprocess.Popen(
-        [*net.prefix, sys.executable, "-c", text, word], stdout=subprocess.PIPE, text=True
+        [*net.prefix, sys.executable, "-m", "tests.who_answers", *words], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     try:
@@ -122,9 +90,9 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
         for name, net, other in (("a", a, b), ("b", b, a)):
             (tmp_path / name).mkdir()
             places.append(stack.enter_context(placed(tmp_path / name, net, other)))
-            server = stack.enter_context(program(net, SERVER, name))
+            server = stack.enter_context(program(net, "serve", name))
             assert server.stdout is not None and server.stdout.readline() == "serving\n"
-        asking = stack.enter_context(program(client, CLIENT, ADDRESS))
+        asking = stack.enter_context(program(client, "ask", ADDRESS, "0.01"))
         holders = stack.enter_context(Holders((a, b)).watching())
         yield Pair(places[0], places[1], asking, holders)
 

@@ -14,44 +14,13 @@ from tests.lab.trio import make_trio
 
 _ADDRESS = "10.77.0.100"
 _VIP = f"{_ADDRESS}/24@vec0"
-# Asks its node's server by the address until it is answered, again and again; prints who answers, with the
-# time since the answer before, whenever that is another one than before.
-_SERVER = """
-import socket, sys
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.bind(("0.0.0.0", 7000))
-print("serving", flush=True)
-while True:
-    question, who = s.recvfrom(16)
-    s.sendto(sys.argv[1].encode() + b" " + question, who)
-"""
-_CLIENT = """
-import socket, sys, time
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.settimeout(0.02)
-last, heard, number = "", time.monotonic(), 0
-while True:
-    number += 1
-    try:
-        s.sendto(str(number).encode(), (sys.argv[1], 7000))
-        answer = s.recv(32).decode().split()
-        while answer[1] != str(number):
-            answer = s.recv(32).decode().split()
-    except OSError:
-        continue
-    now = time.monotonic()
-    if answer[0] != last:
-        print(answer[0], round(now - heard, 3), flush=True)
-    last, heard = answer[0], now
-    time.sleep(0.01)
-"""
 
 
 class _Client:
     """In the guest of the witness: whom the address leads to."""
 
     def __init__(self, guest: Guest) -> None:
-        self._command = guest.start(f"exec python -c '{_CLIENT}' {_ADDRESS}")
+        self._command = guest.start(f"exec python -m tests.who_answers ask {_ADDRESS} 0.02")
 
     def led_to(self, node: Node, since: int, timeout: float = 60) -> float:
         """Wait until ``node`` answers, after ``since`` changes; the silence before."""
@@ -68,7 +37,7 @@ class _Client:
 
 
 def _serve(node: Node) -> None:
-    server = node.guest.start(f"exec python -c '{_SERVER}' {node.name}")
+    server = node.guest.start(f"exec python -m tests.who_answers serve {node.name}")
     eventually(lambda: "serving" in server.stdout, f"{node.name} serves", 30)
 
 
