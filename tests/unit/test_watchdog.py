@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,14 +57,10 @@ def test_a_descriptor_travels_to_the_service_manager(manager: socket.socket, tmp
     assert (tmp_path / "file").read_text() == "here"
 
 
-@pytest.mark.parametrize(
-    ("mode", "serves", "stopped"), [("required", True, False), ("required", False, True), ("off", True, True)]
-)
-def test_an_inherited_one_is_stopped_where_nobody_will_pet_it(
-    manager: socket.socket, tmp_path: Path, *, mode: WatchdogMode, serves: bool, stopped: bool
-) -> None:
-    device = tmp_path / "device"
-    # Descriptor 3 is the test runner's own: a child has one as systemd passes it.
+def inheriting(device: Path, mode: WatchdogMode, works: Callable[[NodeWatchdog], bool]) -> bool:
+    """Whether ``works`` is so in a daemon that was given the open device as systemd does: by descriptor 3.
+    Here that is the test runner's own, so in a child.
+    """
     child = os.fork()
     if child == 0:
         status = 1
@@ -71,13 +68,26 @@ def test_an_inherited_one_is_stopped_where_nobody_will_pet_it(
             os.dup2(os.open(device, os.O_WRONLY | os.O_CREAT), 3)
             os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
             os.environ["LISTEN_FDNAMES"] = "blockpair-watchdog"
-            watchdog = NodeWatchdog(WatchdogConfig(mode, device, 10))
-            watchdog.settle(serves=serves)
-            kept = None if watchdog.engine is None else watchdog.engine.descriptor()
-            status = 0 if (kept is None) == stopped else 2
+            status = 0 if works(NodeWatchdog(WatchdogConfig(mode, device, 10))) else 2
         finally:
             os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "serves", "stopped"), [("required", True, False), ("required", False, True), ("off", True, True)]
+)
+def test_an_inherited_one_is_stopped_where_nobody_will_pet_it(
+    manager: socket.socket, tmp_path: Path, *, mode: WatchdogMode, serves: bool, stopped: bool
+) -> None:
+    device = tmp_path / "device"
+
+    def settles(watchdog: NodeWatchdog) -> bool:
+        watchdog.settle(serves=serves)
+        kept = None if watchdog.engine is None else watchdog.engine.descriptor()
+        return (kept is None) == stopped
+
+    assert inheriting(device, mode, settles)
     assert device.read_bytes() == (b"V" if stopped else b"")
     if stopped:
         assert manager.recv(1000) == b"FDSTOREREMOVE=1\nFDNAME=blockpair-watchdog"
@@ -91,22 +101,15 @@ def test_an_inherited_one_is_stopped_once_nobody_is_to_be_primary_again(
 ) -> None:
     """A daemon that was killed comes back, and its peer has taken over meanwhile."""
     device = tmp_path / "device"
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.dup2(os.open(device, os.O_WRONLY | os.O_CREAT), 3)
-            os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
-            os.environ["LISTEN_FDNAMES"] = "blockpair-watchdog"
-            watchdog = NodeWatchdog(WatchdogConfig("required", device, 10))
-            told = [watchdog.inherited]
-            for serves in (True, True, False):
-                watchdog.settle(serves=serves)
-                told.append(watchdog.inherited)
-            status = 0 if told == [True, True, True, False] else 2
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    def settles(watchdog: NodeWatchdog) -> bool:
+        told = [watchdog.inherited]
+        for serves in (True, True, False):
+            watchdog.settle(serves=serves)
+            told.append(watchdog.inherited)
+        return told == [True, True, True, False]
+
+    assert inheriting(device, "required", settles)
     assert device.read_bytes() == b"V"
     assert manager.recv(1000) == b"FDSTOREREMOVE=1\nFDNAME=blockpair-watchdog"
 
