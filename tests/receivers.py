@@ -9,10 +9,27 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 
-class HttpReceiver:
+class _Receiver:
+    """Serves in a thread, within ``with``."""
+
+    _server: socketserver.TCPServer
+    _thread: Thread
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class HttpReceiver(_Receiver):
     """Keeps what is posted to it. ``answer`` gives the status for the request of that number, from 0."""
 
     def __init__(
@@ -52,18 +69,8 @@ class HttpReceiver:
         """Where it is."""
         return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}/hook?team=a"
 
-    def __enter__(self) -> HttpReceiver:
-        self._thread.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-class SmtpReceiver:
+class SmtpReceiver(_Receiver):
     """Keeps the messages it is given. ``refuse``: what it answers to a recipient; None: it takes it."""
 
     def __init__(self, refuse: Callable[[str], str | None] = lambda _: None) -> None:
@@ -109,13 +116,3 @@ class SmtpReceiver:
         """Where it is."""
         port: int = self._server.server_address[1]
         return port
-
-    def __enter__(self) -> SmtpReceiver:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()

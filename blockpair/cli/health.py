@@ -10,7 +10,8 @@ from blockpair.cli.output import daemon, json_option, print_json
 from blockpair.errors import BlockpairError, ErrorKind, ExitCode
 
 if TYPE_CHECKING:
-    from blockpair.health.report import HealthReport, NodeHealth, PartReport
+    from blockpair.health.report import HealthReport, NodeHealth
+    from blockpair.health.score import Part
 
 _SAMPLE_SECONDS = 1.0
 
@@ -108,6 +109,6 @@ def _standing(health: NodeHealth) -> str:
     return f" ({health.smoothed:.0f} over half a minute{sick})" if health.node else sick
 
 
-def _line(part: PartReport) -> str:
+def _line(part: Part) -> str:
     note = f"   {part.note}" if part.note else ""
     return f"  {part.score:4.0f}  {part.name:<24} {part.value:.4g} {part.unit}{note}"

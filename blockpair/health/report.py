@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from msgspec import Struct
 
-from blockpair.health.score import Health
-
-
-class PartReport(Struct, frozen=True):
-    """A part: its ``value`` in ``unit``, its ``score``, its ``weight`` in the mean, and ``cap``: the most
-    that the node's score may be because of it.
-    """
-
-    name: str
-    value: float
-    unit: str
-    score: float
-    weight: float
-    cap: float
-    note: str = ""
+from blockpair.health.score import Health, Part
 
 
 class NodeHealth(Struct, frozen=True):
@@ -33,7 +21,7 @@ class NodeHealth(Struct, frozen=True):
     age_seconds: float
     sick: bool
     hand_over: bool
-    parts: list[PartReport]
+    parts: list[Part]
     reasons: list[str]
     unseen: list[str]
 
@@ -53,17 +41,6 @@ class HealthReport(Struct, frozen=True):
     peers: list[PeerHealth]
 
 
-def parts_of(health: Health) -> list[PartReport]:
+def parts_of(health: Health) -> list[Part]:
     """For a report, rounded as a person would."""
-    return [
-        PartReport(
-            part.name,
-            part.value,
-            part.unit,
-            round(part.score, 1),
-            part.weight,
-            round(part.cap, 1),
-            part.note,
-        )
-        for part in health.parts
-    ]
+    return [replace(part, score=round(part.score, 1), cap=round(part.cap, 1)) for part in health.parts]

@@ -18,7 +18,8 @@ from blockpair.arbiter.fence.monitor import DeviceState
 from blockpair.config.files import ConfigError
 from blockpair.config.metrics import MetricsTable
 from blockpair.config.node import NodeFile, node_config
-from blockpair.health.report import NodeHealth, PartReport
+from blockpair.health.report import NodeHealth
+from blockpair.health.score import Part
 from blockpair.metrics import machine, peers, resources
 from blockpair.metrics.arbitration import arbitration
 from blockpair.metrics.arrays import arrays
@@ -258,7 +259,7 @@ def test_a_service_and_its_last_run() -> None:
 
 
 def test_the_health_of_the_node() -> None:
-    part = PartReport("disk-latency sda", 400.0, "ms a request", 20.0, 0.4, 44.0)
+    part = Part("disk-latency sda", 400.0, "ms a request", 20.0, 0.4, 44.0)
     known = NodeHealth("a", 40.0, 55.0, 1.5, True, False, [part], ["…"], ["temperature: none"])
     found = values(health(known))
     assert found["blockpair_health_sick"] == {(): 1} and found["blockpair_health_hand_over"] == {(): 0}
