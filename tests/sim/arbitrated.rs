@@ -35,6 +35,8 @@ pub struct Register {
     excused_until: [Time; 2],
     /// Nobody is Primary because a person said so.
     pub demoted: bool,
+    /// What each node was last told to demote by.
+    demoting: [Option<CommandId>; 2],
     /// Whose I/O stood still, and who was told that it is Primary no more, when last looked.
     suspended: [Option<&'static str>; 2],
     superseded: [bool; 2],
@@ -338,7 +340,9 @@ impl Run {
         self.register.served_cold = Some(n).filter(|_| self.register.cold[n]);
         self.register.cold[n] = false;
         self.register.server = Some(n);
-        self.register.demoted = false;
+        // A demotion that was asked for meanwhile is still to come.
+        let awaited = |id: &CommandId| !self.world.commands.contains_key(id);
+        self.register.demoted = self.register.demoting.iter().flatten().any(awaited);
         self.world.counts.add("exports opened", 1);
         self.world.changed = true;
         Ok(())
@@ -479,8 +483,7 @@ impl Run {
                     .command(self.node(who), Command::Promote { force: false });
             }
             Op::Demote { who } => {
-                self.register.demoted = true;
-                self.world.command(self.node(who), Command::Demote);
+                self.demote(self.node(who));
             }
             Op::Pause { who, ms } => self.world.pause(self.node(who), ms * MS),
             Op::StandStill { who, ms } => {
@@ -532,6 +535,7 @@ impl Run {
             self.oracle.only_flushed_counts();
         }
         self.world.crash(n, power);
+        self.register.demoting[n] = None;
         self.check()?;
         self.oracle.forget_open_at(n);
         Ok(())
@@ -572,15 +576,21 @@ impl Run {
         Ok(())
     }
 
+    fn demote(&mut self, n: usize) -> CommandId {
+        self.register.demoted = true;
+        let id = self.world.command(n, Command::Demote);
+        self.register.demoting[n] = Some(id);
+        id
+    }
+
     fn switch_over_arbitrated(&mut self) -> Result<(), Violation> {
         let (old, new) = (self.primary, 1 - self.primary);
         if !self.world.nodes[old].exported {
             return Ok(());
         }
         self.warm_up(new)?;
-        self.register.demoted = true;
         let done = |run: &Run, id: &CommandId| run.world.commands.get(id).map(Result::is_ok);
-        let demote = self.world.command(old, Command::Demote);
+        let demote = self.demote(old);
         self.wait(20_000 * MS, |run| run.world.commands.contains_key(&demote))?;
         if done(self, &demote) != Some(true) {
             return Ok(());
@@ -605,6 +615,7 @@ impl Run {
             if self.world.needs_start(n) {
                 self.register.cold[n] |= self.world.settings.protocol == Protocol::B;
                 self.world.crash(n, false);
+                self.register.demoting[n] = None;
                 self.oracle.forget_open_at(n);
             }
             if self.world.is_up(n) {

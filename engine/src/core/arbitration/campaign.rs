@@ -363,6 +363,7 @@ impl Replica {
             if let Some(a) = self.arbitration.as_mut() {
                 a.unresolved = unresolved;
             }
+            self.meet_again_over_marks();
         }
     }
 

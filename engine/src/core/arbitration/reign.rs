@@ -8,7 +8,7 @@ use crate::core::durable::Then;
 use crate::core::fault::{planted, Fault};
 use crate::core::replica::Replica;
 use crate::core::types::*;
-use crate::wire::Role;
+use crate::wire::{GoodbyeReason, Role};
 
 impl Replica {
     pub(super) fn reign<'a>(&'a self, a: &'a Arbitration, serving: &'a Configuration) -> Reign<'a> {
@@ -223,6 +223,18 @@ impl Replica {
             a.told = None;
             a.pause = Pause::default();
             a.look_at = now + LOOK_EVERY;
+        }
+    }
+
+    /// What a refused write left marked keeps the peer from being in step, and only a new meeting compares it.
+    pub(super) fn meet_again_over_marks(&mut self) {
+        let peer = &self.peers[PEER];
+        let marked = !peer.dirty.is_empty() || !peer.suspect.is_empty();
+        let serving = self.arbitration.as_ref().and_then(|a| a.serving.as_ref());
+        let outside = serving.is_some_and(|serving| !serving.in_sync.contains(&peer.name));
+        if peer.is_established() && marked && outside {
+            let text = "blocks that a failed write left marked are compared again";
+            self.close_with(PEER, GoodbyeReason::Busy, text);
         }
     }
 

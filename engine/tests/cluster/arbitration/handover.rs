@@ -121,3 +121,16 @@ fn a_demotion_is_refused_while_writes_wait() {
     let error = done(&mut world, A, Command::Demote).expect_err("its writes wait");
     assert!(error.message.contains("wait"), "{}", error.message);
 }
+
+#[test]
+fn a_primary_whose_disk_refused_a_write_and_that_is_promoted_again_gets_in_step() {
+    let mut world = pair(40);
+    world.nodes[A].broken = true;
+    let refused = start_write(&mut world, A, 3, 7);
+    assert_eq!(replied(&mut world, refused), Err(Errno::EIO));
+    world.nodes[A].broken = false;
+    done(&mut world, A, Command::Demote).expect("a demotion");
+    done(&mut world, A, Command::Promote { force: false }).expect("a promotion");
+    grown(&mut world);
+    assert_eq!(stamp(&world, A, 3), stamp(&world, B, 3));
+}
