@@ -1,7 +1,7 @@
 """A whole node, or both, loses its power at random moments under a writer that syncs: nothing is lost.
 
 A moment is a time, not a place in the program: it may fall into a write, a flush, the handshake, a resync, or
-the start of a daemon. ``BLOCKPAIR_CUTS`` (100) and ``BLOCKPAIR_CUT_SEED`` (printed; random) are variables.
+the start of a daemon. ``BLOCKPAIR_CUTS`` (50) and ``BLOCKPAIR_CUT_SEED`` (printed; random) are variables.
 The seed fixes what is written, who is hit and after what time; the kernel's scheduling stays its own.
 """
 
@@ -93,7 +93,7 @@ def _cut_power(node: Node) -> None:
 
 @pytest.mark.timeout(400)
 def test_power_cuts_at_random_moments_lose_nothing(cluster: Cluster) -> None:
-    cuts = int(os.environ.get("BLOCKPAIR_CUTS", "100"))
+    cuts = int(os.environ.get("BLOCKPAIR_CUTS", "50"))
     seed = int(os.environ.get("BLOCKPAIR_CUT_SEED") or random.SystemRandom().randrange(1 << 32))
     print(f"BLOCKPAIR_CUT_SEED={seed} BLOCKPAIR_CUTS={cuts}")
     for node in cluster.nodes:

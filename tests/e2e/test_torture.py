@@ -1,6 +1,6 @@
 """Random writes under random disconnects and kills of either daemon: nothing acknowledged is ever lost.
 
-``BLOCKPAIR_TORTURE_ROUNDS`` (50 unless more are asked for) and ``BLOCKPAIR_TORTURE_SEED`` (printed; random)
+``BLOCKPAIR_TORTURE_ROUNDS`` (25 unless more are asked for) and ``BLOCKPAIR_TORTURE_SEED`` (printed; random)
 from the environment.
 The seed fixes what is written and what is broken; the kernel's scheduling stays its own.
 """
@@ -128,7 +128,7 @@ class Torturer(Application):
 
 @pytest.mark.timeout(1800)
 def test_nothing_acknowledged_is_lost_and_the_copies_end_equal(cluster: Cluster) -> None:
-    rounds = int(os.environ.get("BLOCKPAIR_TORTURE_ROUNDS", "50"))
+    rounds = int(os.environ.get("BLOCKPAIR_TORTURE_ROUNDS", "25"))
     seed = int(os.environ.get("BLOCKPAIR_TORTURE_SEED") or random.SystemRandom().randrange(1 << 32))
     print(f"BLOCKPAIR_TORTURE_SEED={seed} BLOCKPAIR_TORTURE_ROUNDS={rounds}")
     synced_for_long(cluster, SIZE)
