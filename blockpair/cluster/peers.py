@@ -19,6 +19,8 @@ from blockpair.trust.contexts import ALPN
 
 # What an address that does not answer may take from a call that has others to try.
 _LEAST_ATTEMPT_SECONDS = 1.0
+# A call may wait for minutes of another node's work, and not for one that has lost its power.
+_LOST_SECONDS = 12
 # OpenSSL's numbers: a certificate of the right authority, and still not the right one.
 _NOT_YET_VALID, _EXPIRED, _OTHER_NAME = 9, 10, 62
 _IDS = itertools.count(1)
@@ -85,6 +87,7 @@ async def call_at(
             distrusted |= distrusts(error)
             continue
         try:
+            stream.keep_alive(_LOST_SECONDS)
             async with asyncio.timeout_at(deadline):
                 return await exchange(stream, method, params)
         except TimeoutError:
@@ -130,10 +133,22 @@ async def exchange(stream: TlsStream, method: str, params: Any) -> Any:
     except ValueError as error:
         raise ConnectionError(f"its answer is not understood: {error}") from None
     if not isinstance(response.error, msgspec.UnsetType):
-        raise messages.error_from(response.error)
+        raise _error_of(response.error)
     if response.id != call_id or isinstance(response.result, msgspec.UnsetType):
         raise ConnectionError("it answers something else than what was asked")
     return msgspec.json.decode(response.result)
+
+
+def _error_of(answer: messages.ErrorObject) -> BlockpairError:
+    """What the other side answered; codes of JSON-RPC itself mean that the two versions do not fit."""
+    if answer.data is not None:
+        return messages.error_from(answer)
+    return BlockpairError(
+        ErrorKind.FAILED,
+        f"the other node did not understand what it was asked: {answer.message}",
+        "use the same version of blockpair on all nodes (`blockpair --version`); after an update, restart "
+        "blockpaird",
+    )
 
 
 # The alerts by which the other side refuses this node's certificate.

@@ -55,13 +55,17 @@ class TlsStream:
         """The other side's, in binary form."""
         return self._tls.getpeercert(binary_form=True)
 
-    def keep_alive(self) -> None:
-        """Notice within a minute that the other side is gone, though nothing is said for weeks."""
+    def keep_alive(self, seconds: int = 60) -> None:
+        """Notice within ``seconds``, at least 6, that the other side's machine is gone, though nothing is
+        said for weeks.
+        """
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in (
-            (socket.TCP_KEEPIDLE, 30),
-            (socket.TCP_KEEPINTVL, 10),
+            (socket.TCP_KEEPIDLE, seconds // 2),
+            (socket.TCP_KEEPINTVL, seconds // 6),
             (socket.TCP_KEEPCNT, 3),
+            # What was sent and not confirmed keeps the kernel from asking, for a quarter of an hour.
+            (socket.TCP_USER_TIMEOUT, seconds * 1000),
         ):
             self._socket.setsockopt(socket.IPPROTO_TCP, option, value)
 

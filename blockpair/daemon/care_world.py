@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from msgspec import Struct
@@ -16,6 +16,7 @@ from blockpair.config.service import Service
 from blockpair.daemon.care import MOVES, Care, Cause, Seen, remembered
 from blockpair.daemon.health import PEER_SECONDS, Call, HealthWatch, calling
 from blockpair.daemon.manager import Manager
+from blockpair.daemon.service_replica import unready
 from blockpair.daemon.services import Services
 from blockpair.errors import BlockpairError
 from blockpair.events import query
@@ -69,7 +70,8 @@ class CareWorld:
         if service is None or engine is None or engine.state != "running":
             return None
         settled = status is not None and status.state == "up"
-        return Seen(engine.role == "Primary" and not engine.resuming, settled, service.units, in_sync(engine))
+        primary = engine.role == "Primary" and not engine.resuming
+        return Seen(primary, settled, service.units, next(_ready(engine), None))
 
     async def active(self, wanted: tuple[str, ...]) -> frozenset[str]:
         """Those that are active. Raises `UnitError` or `OSError`."""
@@ -103,12 +105,9 @@ class CareWorld:
         await self._services.switchover(name, to=to, why=why)
 
 
-def in_sync(engine: EngineStatus) -> str | None:
-    """A peer that may take over."""
-    for peer in engine.peers:
-        if (peer.connection, peer.replication, peer.disk) == ("Connected", "Established", "UpToDate"):
-            return peer.name
-    return None
+def _ready(engine: EngineStatus) -> Iterator[str]:
+    """The peers to which a switchover would go."""
+    return (peer.name for peer in engine.peers if unready(engine, peer.name) is None)
 
 
 def care_methods(moved_here: Callable[[str, Cause, str], None]) -> dict[str, PeerMethod]:

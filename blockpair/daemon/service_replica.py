@@ -21,6 +21,9 @@ UNLEASED_SECONDS = 5.0
 """For which a node may have its addresses that needs no other's word: what a hanging daemon may keep them."""
 _SERVING_SECONDS = 5.0
 _POLL_SECONDS = 0.02
+# After its time is up, what a demotion may still take before the next means is tried: errors from the device,
+# which end most of what it may hang on, come sooner (`Limits.kill`).
+_HANGING_SECONDS = 15.0
 
 
 def role_of(status: EngineStatus | None) -> follow.Role:
@@ -145,7 +148,8 @@ class EngineReplica:
                 await self._manager.runtime(self._name).changed.wait()
 
     async def demote(self) -> None:
-        await self._to_its_end(self._manager.demote(self._name))
+        """One that hangs ends at some time, or never; there are other means then."""
+        await self._to_its_end(self._manager.demote(self._name), _HANGING_SECONDS)
 
     async def arm_watchdog(self, armed: bool) -> None:
         """The engines do, before they are Primary, and when the last of them is no more."""
@@ -165,13 +169,17 @@ class EngineReplica:
         until = min(until, asked + UNLEASED_SECONDS) if math.isinf(until) else until
         return until if until > asked else 0.0
 
-    async def _to_its_end(self, work: Coroutine[Any, Any, Any]) -> None:
-        """A command of the engine cannot be taken back: be done no sooner than it. Keeps what it refused."""
+    async def _to_its_end(self, work: Coroutine[Any, Any, Any], patience: float | None = None) -> None:
+        """A command of the engine cannot be taken back: be done no sooner than it, or, cancelled, than
+        ``patience`` seconds after that. Keeps what it refused.
+        """
         running = asyncio.ensure_future(work)
         try:
             await asyncio.shield(running)
         except asyncio.CancelledError:
-            await asyncio.gather(running, return_exceptions=True)
+            await asyncio.wait({running}, timeout=patience)
+            # Nobody asks any more how it ended.
+            running.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
             raise
         except BlockpairError as error:
             self.refusal = self.refusal or error

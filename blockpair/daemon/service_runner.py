@@ -189,9 +189,6 @@ class ServiceRunner:
         """A wish, within a `command`. Raises `BlockpairError` where it could not even begin, or was cut."""
         if wish in UPWARD:
             await asyncio.to_thread(self._held.clear)
-            serves = role_of(await self.replica.status()) is Role.SERVING
-            if wish is Wish.PROMOTE and serves and self._state()[0] == "up":
-                return Result(wish, Outcome.DONE)
         task = self._begin(wish, kill_users=kill_users)
         await asyncio.wait({task})
         if task.cancelled():
@@ -431,6 +428,9 @@ class ServiceRunner:
 
     async def _execute(self, wish: Wish | None, *, kill_users: bool) -> Result:
         async with self._turn:
+            # Here: another one that was under way may have come to that.
+            if wish is Wish.PROMOTE and await self._is_up():
+                return Result(wish, Outcome.DONE)
             definition = self.definition
             if definition is None:
                 raise BlockpairError(ErrorKind.FAILED, f"nothing follows the data of {self.name}", "")
@@ -456,6 +456,9 @@ class ServiceRunner:
                 ) from None
             assert result is not None
             return result
+
+    async def _is_up(self) -> bool:
+        return self._state()[0] == "up" and role_of(await self.replica.status()) is Role.SERVING
 
     async def _offer(self) -> None:
         """A node that became Primary by itself offers no device yet."""

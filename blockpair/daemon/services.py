@@ -126,6 +126,8 @@ class Services:
         runner = self._runners.get(name)
         if runner is None:
             await self._manager.down(name)
+            # Of a switchover that an earlier daemon began: the next `up` makes nobody Primary.
+            await asyncio.to_thread(self._marker(name, "moving").clear)
             return
         with runner.command():
             await asyncio.to_thread(runner.move, begun=False)
@@ -232,9 +234,6 @@ class Services:
         for folder in (places.vips, places.service_file(name, "journal").parent):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-        def marker(what: str) -> BootMarker:
-            return BootMarker(places.service_file(name, what), self._manager.boot)
-
         return ServiceRunner(
             name,
             EngineReplica(name, self._manager, self._watchdog),
@@ -245,11 +244,14 @@ class Services:
                 places.vip_list(name),
             ),
             definition=lambda: self.definition(name),
-            held=marker("held"),
-            moving=marker("moving"),
+            held=self._marker(name, "held"),
+            moving=self._marker(name, "moving"),
             note=self._noting(name),
             limits=lambda: self._limits(name),
         )
+
+    def _marker(self, name: str, what: str) -> BootMarker:
+        return BootMarker(self._manager.places.service_file(name, what), self._manager.boot)
 
     def _noting(self, name: str) -> Callable[[str, str, str], None]:
         def note(severity: str, what: str, text: str) -> None:

@@ -23,6 +23,9 @@ pytestmark = pytest.mark.skipif(
     reason="needs root, network namespaces and setsid",
 )
 
+STOPPED_SECONDS = 0.8
+"""What a planned move may stop I/O for."""
+
 
 def _pair(base: Path, request: pytest.FixtureRequest, *, arbitrated: bool) -> Iterator[ServicePair]:
     with contextlib.ExitStack() as stack:
@@ -129,6 +132,8 @@ def test_a_switchover_goes_both_ways_under_a_client_that_writes(trio: ServicePai
     for step in moved["steps"]:
         print(f"  {step['node']} {step['seconds'] * 1000:5.0f} ms  {step['what']}")
     print(f"the client heard nothing for {', '.join(f'{one * 1000:.0f}' for one in silences)} ms")
+    # The best of several, and twice the time: this machine may be busy with other things.
+    assert min(stopped) < 2 * STOPPED_SECONDS
     assert {step["node"] for step in moved["steps"]} == {"a", "b"}
     for node in trio.nodes:
         assert trio.kept(node, numbers), f"{node.name} lacks what was acknowledged"

@@ -112,6 +112,8 @@ def test_no_address_outlives_the_daemon() -> None:
     # "-": a guard that cannot remove one is told in the journal, and does not keep the daemon from its
     # restart.
     assert command == f"-/usr/bin/blockpair-vip-guard --drop {locations({}).vips}"
+    # Its guard is not told to end with it: it may have to move the service first, with the addresses on it.
+    assert directives()["KillMode"] == ["mixed"]
 
 
 def test_the_service_manager_hears_when_it_is_ready_and_keeps_what_it_must_find_again() -> None:

@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import replace
 
+from blockpair.daemon import service_replica
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.service_replica import (
     UNLEASED_SECONDS,
@@ -145,6 +146,38 @@ def test_addresses_stay_as_long_as_the_engine_may_serve_whatever_an_old_status_s
         # Nothing to serve.
         said.says = primary(disk="Diskless")
         assert await replica.addresses_until() == 0
+
+    asyncio.run(run())
+
+
+class Hangs:
+    """A manager whose demotions end when they may."""
+
+    def __init__(self) -> None:
+        self.may = asyncio.Event()
+        self.ended = 0
+
+    async def demote(self, _name: str) -> None:
+        await self.may.wait()
+        self.ended += 1
+
+
+def test_a_demotion_that_hangs_does_not_keep_the_next_means_from_being_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service_replica, "_HANGING_SECONDS", 0.05)
+
+    async def run() -> None:
+        hangs = Hangs()
+        replica = EngineReplica("r0", cast(Manager, hangs), cast(NodeWatchdog, None))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await replica.demote()
+        # It was not taken back: the engine ends what it has begun.
+        hangs.may.set()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert hangs.ended == 1
 
     asyncio.run(run())
 

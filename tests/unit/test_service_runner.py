@@ -32,7 +32,11 @@ HOOK = """\
 #!/bin/sh
 cd "${0%/*}" || exit 1
 echo "$1" >>said
-[ ! -e "hang-$1" ] || { : >hanging; exec sleep 600; }
+if [ -e "hang-$1" ]; then
+    : >hanging
+    # Until it may go on.
+    while [ -e "hang-$1" ]; do sleep 0.05; done
+fi
 [ ! -e "refuse-$1" ]
 """
 
@@ -221,6 +225,27 @@ def test_a_command_brings_it_up_and_down_and_a_failure_takes_it_back(node: Node)
             assert (result.outcome, result.step) == (Outcome.UNDONE, "hook promoted")
             assert "hook promoted" in runner.error(result).message
             assert not node.engine.primary and not runner.present and state(runner) == "stopped"
+
+    asyncio.run(run())
+
+
+def test_of_two_promotions_at_once_the_second_finds_nothing_left_to_do(node: Node) -> None:
+    async def run() -> None:
+        async with node.life() as runner:
+
+            async def promote() -> int:
+                with runner.command():
+                    result = await runner.carry_out(Wish.PROMOTE)
+                assert result.outcome is Outcome.DONE
+                return len(result.steps)
+
+            (node.directory / "hang-promoted").touch()
+            first = asyncio.create_task(promote())
+            await until((node.directory / "hanging").exists)
+            second = asyncio.create_task(promote())
+            await node.looks(2)
+            (node.directory / "hang-promoted").unlink()
+            assert (await first, await second) == (2, 0) and node.said() == ["promoted"]
 
     asyncio.run(run())
 
