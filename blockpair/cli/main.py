@@ -31,6 +31,7 @@ _COMMANDS = (
     "events",
     "notify",
     "health",
+    "doctor",
     "plan",
     "resolve",
     "metadata",

@@ -161,7 +161,12 @@ class Door:
         stream = None
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
-                if not await self._speaks_tls(connection):
+                first = await self._first(connection)
+                if not first:
+                    # It only looked whether somebody is here.
+                    return
+                if first[0] != _TLS_HANDSHAKE:
+                    await self._answer_plain(connection)
                     self.refused(who, "it does not speak TLS")
                     return
                 assert self._context is not None
@@ -187,8 +192,8 @@ class Door:
                 await stream.close()
             connection.close()
 
-    async def _speaks_tls(self, connection: socket.socket) -> bool:
-        """Look at the first byte without taking it; who speaks in the clear is told, in the clear."""
+    async def _first(self, connection: socket.socket) -> bytes:
+        """The first byte, without taking it; empty where there will be none."""
         connection.setblocking(False)
         loop = asyncio.get_running_loop()
         readable: asyncio.Future[None] = loop.create_future()
@@ -197,13 +202,13 @@ class Door:
             await readable
         finally:
             loop.remove_reader(connection)
-        first = connection.recv(1, socket.MSG_PEEK)
-        if not first or first[0] == _TLS_HANDSHAKE:
-            return True
+        return connection.recv(1, socket.MSG_PEEK)
+
+    async def _answer_plain(self, connection: socket.socket) -> None:
+        """Who speaks in the clear is told, in the clear."""
         with contextlib.suppress(OSError):
             connection.send(messages.encode_error(None, messages.error_object(self._kind.plain)))
             await part(connection)
-        return False
 
 
 def explain_refusal(error: ssl.SSLError) -> str:

@@ -11,11 +11,11 @@ from msgspec.structs import replace
 
 from blockpair.cluster.cluster import SUCCESSOR, Cluster
 from blockpair.cluster.peers import call_at
+from blockpair.cluster.reach import reach
 from blockpair.cluster.rekey import Rekey
 from blockpair.cluster.replicate import parse_text
 from blockpair.cluster.rules import Task, with_node, without_node
 from blockpair.cluster.server import PeerMethod
-from blockpair.cluster.tls import dial
 from blockpair.config.cluster import ClusterFile
 from blockpair.config.names import Address
 from blockpair.errors import BlockpairError, ErrorKind
@@ -198,18 +198,9 @@ class Removal:
 
 async def _listening(addresses: list[Address]) -> Address | None:
     """One of ``addresses`` where a connection is taken."""
-
-    async def look(address: Address) -> bool:
-        try:
-            async with asyncio.timeout(_ASK_SECONDS):
-                connection = await dial(address)
-        except (OSError, TimeoutError):
-            return False
-        connection.close()
-        return True
-
-    found = await asyncio.gather(*map(look, addresses))
-    return next((address for address, taken in zip(addresses, found, strict=True) if taken), None)
+    found = await asyncio.gather(*(reach(address, _ASK_SECONDS) for address in addresses))
+    taken = (address for address, way in zip(addresses, found, strict=True) if way.why is None)
+    return next(taken, None)
 
 
 def copies_on(content: ClusterFile, node: str) -> list[str]:

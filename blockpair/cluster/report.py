@@ -194,53 +194,67 @@ class Reporter:
         return told(hello, loop.time() - began)
 
 
+class Concern(Struct, frozen=True):
+    """Something that needs attention. ``code``: of what, a stable word; ``severe``: something does not work
+    already.
+    """
+
+    code: str
+    severe: bool
+    text: str
+    remedy: str
+
+
 def warnings(report: ClusterReport, now: datetime) -> list[str]:
     """What needs attention, in words, with what to do."""
+    return [f"{concern.text}; {concern.remedy}" for concern in concerns(report, now)]
+
+
+def concerns(report: ClusterReport, now: datetime) -> list[Concern]:
+    """What needs attention. Pure."""
+    again = "it is tried again by itself"
     found = []
     if report.state == "joining":
-        found.append("the join is not complete: no member has confirmed it yet; it is tried again by itself")
+        text = "the join is not complete: no member has confirmed it yet"
+        found.append(Concern("joining", False, text, again))
     if report.closed is not None:
-        found.append(f"no node can ask this one: {report.closed}; it is tried again by itself")
+        found.append(Concern("control-port", True, f"no node can ask this one: {report.closed}", again))
     if report.waits_for is not None:
-        found.append(
-            f"a change of the authority waits for {report.waits_for} to say what came of it; it is asked "
-            "again by itself"
-        )
+        text = f"a change of the authority waits for {report.waits_for} to say what came of it"
+        found.append(Concern("authority", False, text, "it is asked again by itself"))
     for member in report.members:
-        if member.lost:
-            continue
-        if not member.reachable:
-            found.append(f"{member.name} cannot be reached: {member.why}")
-            continue
-        if member.configuration != report.configuration:
-            found.append(
-                f"{member.name} has another version of the configuration ({member.configuration}): "
-                "`blockpair config diff`"
-            )
-        if member.certificate_expires is not None:
-            found += _expiry(
-                f"{member.name}'s certificate",
-                member.certificate_expires,
-                now,
-                f"its daemon should have renewed it: `blockpair cluster rotate` on {member.name}",
-            )
+        found += _of_member(member, report, now)
     if report.arbiter is not None and not report.arbiter.reachable:
-        found.append(
-            f"the arbiter, {report.arbiter.place}, cannot be asked: {report.arbiter.why}; nothing waits "
-            "for it "
-            "now, but if a node were lost, the other one would"
-        )
+        text = f"the arbiter, {report.arbiter.place}, cannot be asked: {report.arbiter.why}"
+        remedy = "nothing waits for it now, but if a node were lost, the other one would"
+        found.append(Concern("arbiter", True, text, remedy))
     if report.authority_expires is not None:
-        found += _expiry(
-            "the cluster's authority", report.authority_expires, now, "`blockpair cluster rotate --ca`"
-        )
+        remedy = "`blockpair cluster rotate --ca`"
+        found += _expiry("the cluster's authority", report.authority_expires, now, remedy)
     return found
 
 
-def _expiry(what: str, expires: str, now: datetime, remedy: str) -> list[str]:
+def _of_member(member: MemberReport, report: ClusterReport, now: datetime) -> list[Concern]:
+    if member.lost:
+        return []
+    if not member.reachable:
+        text = f"{member.name} cannot be reached: {member.why}"
+        remedy = f"see that blockpaird runs on {member.name}, and that its control port is open"
+        return [Concern("member", True, text, remedy)]
+    found = []
+    if member.configuration != report.configuration:
+        text = f"{member.name} has another version of the configuration ({member.configuration})"
+        found.append(Concern("configuration", False, text, "`blockpair config diff`"))
+    if member.certificate_expires is not None:
+        remedy = f"its daemon should have renewed it: `blockpair cluster rotate` on {member.name}"
+        found += _expiry(f"{member.name}'s certificate", member.certificate_expires, now, remedy)
+    return found
+
+
+def _expiry(what: str, expires: str, now: datetime, remedy: str) -> list[Concern]:
     left = datetime.fromisoformat(expires) - now
     if left >= _SOON:
         return []
     if left <= timedelta(0):
-        return [f"{what} has expired ({expires}); {remedy}"]
-    return [f"{what} expires in {left.days} days ({expires}); {remedy}"]
+        return [Concern("certificate", True, f"{what} has expired ({expires})", remedy)]
+    return [Concern("certificate", False, f"{what} expires in {left.days} days ({expires})", remedy)]

@@ -16,6 +16,7 @@ from blockpair.config.locations import Locations, check_socket_path
 from blockpair.config.node import NodeConfig
 from blockpair.daemon.arbiters import build_arbiter
 from blockpair.daemon.care_world import look_after
+from blockpair.daemon.checks import Checks
 from blockpair.daemon.desired import DaemonLock, DesiredState, boot_id
 from blockpair.daemon.event_methods import EventMethods
 from blockpair.daemon.health import watch_health
@@ -134,12 +135,14 @@ async def _serve(node: NodeConfig, places: Locations, desired: DesiredState, str
         part = Part(node, places, listener, manager)
         services = Services(manager, watchdog, part.cluster.methods)
         health = watch_health(node, manager, part.cluster)
+        checks = Checks(manager, part.cluster, part.look)
         care = await look_after(
             services, node, manager=manager, cluster=part.cluster, health=health, stream=stream
         )
         own = Methods(manager, logs.place(), part.creations, services)
         events = EventMethods(node, places, stream)
-        methods = {**own.table(), **part.methods(), **events.table(), **health.methods()}
+        tables = (own.table(), part.methods(), events.table(), health.methods(), checks.methods())
+        methods = {name: method for table in tables for name, method in table.items()}
         server = Server(methods, logs.place())
         stop = told_to_stop()
         asyncio.get_running_loop().add_reader(listener.event_fd(), tell, listener)

@@ -57,13 +57,11 @@ class Part:
             manager, self.cluster.configuration, self.cluster.peers, self.cluster.methods
         )
         self._config_methods = ConfigMethods(self.cluster.configuration, self.creations)
+        reporter = Reporter(self.cluster, rekey, manager.judges.look)
+        self.look = reporter.look
+        """What `cluster status` shows."""
         self._methods = ClusterMethods(
-            self.cluster,
-            membership,
-            Removal(self.cluster, rekey),
-            rekey,
-            Reporter(self.cluster, rekey, manager.judges.look),
-            local=local,
+            self.cluster, membership, Removal(self.cluster, rekey), rekey, reporter, local=local
         )
 
     async def start(self) -> None:

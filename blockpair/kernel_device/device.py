@@ -91,13 +91,19 @@ def parse_backend(text: str, index: int) -> Device | None:
     return Device(match[2], index, int(match[1])) if match else None
 
 
+def too_old(release: str) -> str | None:
+    """Why a kernel of that release cannot have kernel devices, if it cannot."""
+    if tuple(int(part) for part in re.findall(r"\d+", release)[:2]) < (5, 14):
+        return f"kernel devices need Linux 5.14 or later, this is {release}"
+    return None
+
+
 def why_unavailable(load_module: bool = True) -> str | None:
     """Why there can be no kernel device here, with a remedy; None when there can. May load the nbd module."""
     if os.geteuid() != 0:
         return "kernel devices need root: run the daemon as root, or use the resource's Unix socket"
-    release = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
-    if release < (5, 14):
-        return f"kernel devices need Linux 5.14 or later, this is {os.uname().release}"
+    if (old := too_old(os.uname().release)) is not None:
+        return old
     if not Path("/sys/module/nbd").exists() and load_module:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             subprocess.run(["modprobe", "nbd"], capture_output=True, timeout=20, check=False)

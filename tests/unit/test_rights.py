@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -19,6 +20,7 @@ from blockpair.cluster.report import Reporter
 from blockpair.config.health import HealthConfig
 from blockpair.config.locations import Locations
 from blockpair.config.node import NodeConfig
+from blockpair.daemon.checks import Checks
 from blockpair.daemon.cluster_methods import ClusterMethods
 from blockpair.daemon.config_methods import ConfigMethods
 from blockpair.daemon.creations import Creations
@@ -44,6 +46,7 @@ OPEN = {
     "resource.history",
     "events.read",
     "node.health",
+    "node.checks",
     "bundle.list",
     "bundle.find",
     "bundle.show",
@@ -69,7 +72,9 @@ def every_method() -> dict[str, Method]:
     own = Methods(cast(Manager, None), "nowhere", creations, cast(Services, None))
     events = EventMethods(cast(NodeConfig, None), cast(Locations, None), cast(Stream, None))
     health = HealthWatch("a", HealthConfig(), lacking=cast(Any, None), peers=list, call=cast(Any, None))
-    return {**own.table(), **cluster.table(), **config.table(), **events.table(), **health.methods()}
+    checks = Checks(cast(Manager, None), cast(Cluster, SimpleNamespace(methods={})), cast(Any, None))
+    parts = (own.table(), cluster.table(), config.table(), events.table(), health.methods(), checks.methods())
+    return {name: method for table in parts for name, method in table.items()}
 
 
 def test_the_group_may_look_and_only_look() -> None:
