@@ -92,6 +92,10 @@ class Locations:
         """What was decided about a resource on this node; it outlives the resource."""
         return self.state / "history" / f"{_part(name)}.jsonl"
 
+    def verify_file(self, name: str) -> Path:
+        """What comparing both copies of a resource has proved and found."""
+        return self.state / "verify" / f"{_part(name)}.json"
+
     @property
     def hooks(self) -> Path:
         """The programs that are run for events."""
