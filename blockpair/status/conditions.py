@@ -20,6 +20,18 @@ def copies_synced(engine: EngineStatus) -> bool:
     )
 
 
+def protected(engine: EngineStatus) -> bool:
+    """This Primary may be lost: every peer has all, and may go on by the arbiter's word where one
+    decides (SHRINK and GROW in docs/spec/arbitration.md).
+    """
+    if engine.role != "Primary" or engine.resuming or not copies_synced(engine):
+        return False
+    if engine.arbitration is None:
+        return True
+    configuration = engine.arbitration.configuration
+    return configuration is not None and all(peer.name in configuration.in_sync for peer in engine.peers)
+
+
 def had_data(engine: EngineStatus) -> bool:
     """This node's copy belongs to a generation of the data: a first sync has been chosen, or has ended."""
     return bool(engine.generation.current.strip("0"))
@@ -40,6 +52,10 @@ _ENGINE_CONDITIONS: dict[str, tuple[str, Callable[[EngineStatus], bool]]] = {
     ),
     "uptodate": ("this node's copy is good", lambda engine: engine.disk == "UpToDate"),
     "synced": ("all copies are good and equal", copies_synced),
+    "protected": (
+        "this node is Primary, and may be lost: the other has all, and may go on by the arbiter's word",
+        protected,
+    ),
     "primary": ("this node is Primary", lambda engine: engine.role == "Primary" and not engine.resuming),
     "secondary": ("this node is Secondary", lambda engine: engine.role == "Secondary"),
 }

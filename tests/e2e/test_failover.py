@@ -324,10 +324,12 @@ def test_the_grown_set_waits_for_a_witness_that_is_away(trio: Trio, cluster: Clu
     trio.a.wait("established")
     entry = told(trio.a, "arbiter-awaited")
     assert "does not take over by itself" in entry["text"]
+    assert trio.a.cli("wait", "r0", "--until", "protected", "--timeout", "100ms").code == 1
     writer = Writer(trio.a)
     writer.wrote(20)
     writer.stop()
     trio.witness.start()
+    trio.a.wait("protected")
     trio.entered("a", "a", "b")
     assert told_nothing(trio, "arbiter-awaited")
 

@@ -188,7 +188,10 @@ def test_a_kernel_device_that_could_not_be_made_is_told() -> None:
 @pytest.mark.parametrize(
     ("status", "true"),
     [
-        (engine(), {"up", "healthy", "connected", "established", "uptodate", "synced", "primary"}),
+        (
+            engine(),
+            {"up", "healthy", "connected", "established", "uptodate", "synced", "protected", "primary"},
+        ),
         (engine(away()), {"up", "disconnected", "uptodate", "primary"}),
         (engine(away(connection="StandAlone")), {"up", "disconnected", "standalone", "uptodate", "primary"}),
         (

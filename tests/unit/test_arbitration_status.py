@@ -17,6 +17,7 @@ from blockpair.status.arbitration import (
     waits_for,
     watchdog_failure,
 )
+from blockpair.status.conditions import holds
 from blockpair.status.engine import ArbitrationStatus, EngineStatus, PeerStatus
 from blockpair.status.may_stop import exit_code, may_stop
 from blockpair.status.report import Advice, ArbiterReport, KernelDeviceStatus, ResourceReport, State
@@ -47,6 +48,20 @@ def one(code: str, status: EngineStatus, arbiter: ArbiterReport = ANSWERS) -> Ad
     """The entry of that code."""
     [found] = [entry for entry in told(status, arbiter) if entry.code == code]
     return found
+
+
+@pytest.mark.parametrize(
+    ("status", "protected"),
+    [
+        (arbitrated(), True),
+        (arbitrated(node={"role": "Secondary"}), False),
+        (arbitrated(away()), False),
+        (arbitrated(configuration={"epoch": 4, "primary": "a", "in_sync": ["a"]}, joint=True), False),
+        (arbitrated(configuration=None), False),
+    ],
+)
+def test_a_primary_may_be_lost_once_the_other_may_go_on(status: EngineStatus, protected: bool) -> None:
+    assert holds("protected", report(status)) is protected
 
 
 def test_all_is_well_says_nothing() -> None:
