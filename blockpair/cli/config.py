@@ -229,7 +229,15 @@ def _tell(answer: dict[str, Any], *, as_json: bool) -> int:
         else:
             until = f"blockpair down {name} && blockpair up {name} (on {nodes})"
             click.echo(f"  {name} goes on as before until: {until}")
-    return code
+    arbiter = answer["arbiter"]
+    if arbiter is None or arbiter["reachable"]:
+        return code
+    if not as_json:
+        click.echo(f"  the arbiter, {arbiter['place']}, cannot be asked: {arbiter['why']}")
+        click.echo(
+            "  next: bring it up, or correct its address, before a node is lost: blockpair cluster status"
+        )
+    return int(ExitCode.DEGRADED)
 
 
 def _show_conflict(conflict: dict[str, Any]) -> None:

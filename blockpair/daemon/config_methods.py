@@ -12,7 +12,9 @@ from msgspec import Struct
 
 from blockpair.cluster.change import Changed, Configuration
 from blockpair.cluster.history import History, Version, only_in, text_diff
+from blockpair.cluster.report import ArbiterLook
 from blockpair.cluster.rules import Task, with_setting, without_setting
+from blockpair.config.arbiter import ArbiterTable
 from blockpair.config.resource import INTERNAL, OnIoError, Protocol, SplitBrainPolicy, Tls
 from blockpair.daemon.asker import asked_by, describe_asker
 from blockpair.daemon.creations import Creations
@@ -80,11 +82,17 @@ class AnewParams(Struct, forbid_unknown_fields=True):
 
 
 class ConfigMethods:
-    """The table of methods over one `Configuration`."""
+    """The table of methods over one `Configuration`; ``look_at_arbiter`` asks the one that it names now."""
 
-    def __init__(self, configuration: Configuration, creations: Creations) -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        creations: Creations,
+        look_at_arbiter: Callable[[], Awaitable[ArbiterLook | None]],
+    ) -> None:
         self._configuration = configuration
         self._creations = creations
+        self._look_at_arbiter = look_at_arbiter
         self._log = structlog.get_logger().bind(part="rpc")
 
     def table(self) -> dict[str, Method]:
@@ -173,10 +181,22 @@ class ConfigMethods:
             if of
         ]
         why = params.why or "; ".join(done) or "edited"
-        return _changed(await self._configuration.change(make, why, Task("edit")))
+        return await self._changed(self._configuration.change(make, why, Task("edit")))
 
     async def _accept(self, params: AcceptParams) -> Any:
-        return _changed(await self._configuration.accept(params.node, params.expected))
+        return await self._changed(self._configuration.accept(params.node, params.expected))
+
+    async def _changed(self, change: Awaitable[Changed]) -> Any:
+        """A change's answer. An arbiter that was appointed is asked at once, before a node is lost."""
+        before = self._arbiter()
+        changed = await change
+        appointed = changed.changed and self._arbiter() != before
+        look = await self._look_at_arbiter() if appointed else None
+        return {**_changed(changed), "arbiter": msgspec.to_builtins(look)}
+
+    def _arbiter(self) -> ArbiterTable | None:
+        content = self._configuration.content
+        return None if content is None else content.arbiter
 
     async def _create(self, params: CreateOnParams) -> Any:
         options = {

@@ -56,7 +56,7 @@ class Part:
         self.creations = Creations(
             manager, self.cluster.configuration, self.cluster.peers, self.cluster.methods
         )
-        self._config_methods = ConfigMethods(self.cluster.configuration, self.creations)
+        self._config_methods = ConfigMethods(self.cluster.configuration, self.creations, manager.judges.look)
         reporter = Reporter(self.cluster, rekey, manager.judges.look)
         self.look = reporter.look
         """What `cluster status` shows."""

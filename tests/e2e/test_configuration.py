@@ -122,6 +122,16 @@ def test_a_whole_text_is_taken_from_a_file_or_standard_input(cluster: Cluster) -
     assert '+name = "east"' in a.ok("config", "diff", "1").out
 
 
+def test_an_arbiter_that_cannot_be_asked_is_told_when_it_is_appointed(cluster: Cluster) -> None:
+    _formed(cluster)
+    nobodys = f"127.0.0.1:{free_ports(1)[0]}"
+    words = ("--set", "arbiter.kind=witness", "--set", f"arbiter.address={nobodys}")
+    told = cluster.a.cli("config", "edit", *words)
+    assert told.code == 4 and f"the arbiter, witness {nobodys}, cannot be asked: " in told.out
+    assert _same(cluster)
+    assert cluster.a.cli("config", "edit", "--set", "resource.r0.protocol=B").code == 0
+
+
 def test_who_was_away_catches_up(cluster: Cluster) -> None:
     _formed(cluster)
     a, b = cluster.nodes

@@ -68,7 +68,7 @@ def every_method() -> dict[str, Method]:
         local=cast(LocalResources, None),
     )
     creations = cast(Creations, None)
-    config = ConfigMethods(cast(Configuration, None), creations)
+    config = ConfigMethods(cast(Configuration, None), creations, cast(Any, None))
     own = Methods(cast(Manager, None), "nowhere", creations, cast(Services, None))
     events = EventMethods(cast(NodeConfig, None), cast(Locations, None), cast(Stream, None))
     health = HealthWatch("a", HealthConfig(), lacking=cast(Any, None), peers=list, call=cast(Any, None))
