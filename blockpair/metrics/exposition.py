@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from math import isinf
 
 from prometheus_client import Metric, ProcessCollector
 from prometheus_client.exposition import choose_encoder
@@ -48,5 +49,8 @@ def metrics(samples: Iterable[Sample]) -> list[Metric]:
         if metric is None:
             name = family.name.removesuffix("_total") if family.kind == "counter" else family.name
             metric = found[family] = Metric(name, family.meaning, family.kind)
-        metric.add_sample(family.name, dict(zip(family.labels, sample.labels, strict=True)), sample.value)
+        labels = dict(zip(family.labels, sample.labels, strict=True))
+        if sample.bound is not None:
+            labels["le"] = "+Inf" if isinf(sample.bound) else repr(sample.bound)
+        metric.add_sample(f"{family.name}{sample.part}", labels, sample.value)
     return list(found.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from blockpair.metrics.family import Family, Sample, counter, gauge
+from blockpair.metrics.family import Family, Sample, counter, gauge, histogram
 from blockpair.metrics.resources import DISKS, ROLES
 from blockpair.status.engine import PeerStatus
 from blockpair.status.report import StatusReport
@@ -33,6 +33,18 @@ SUSPECT = gauge("blockpair_peer_suspect_bytes", "What the next resync compares b
 FULL_SYNC = gauge("blockpair_peer_full_sync", "1: everything must be compared", *_WHICH)
 UNACKED = gauge(
     "blockpair_peer_unacknowledged_messages", "Messages to the peer that it has not answered", *_WHICH
+)
+LAG_SECONDS = gauge(
+    "blockpair_peer_lag_seconds",
+    "On the Primary: age of the oldest write that the peer's disk is not known to have; 0: none; absent: "
+    "not known",
+    *_WHICH,
+)
+LAG_BYTES = gauge("blockpair_peer_lag_bytes", "On the Primary: what all of these changed", *_WHICH)
+CONFIRMATION = histogram(
+    "blockpair_peer_write_duration_seconds",
+    "From the sending of a write to the peer's word that its disk has it",
+    *_WHICH,
 )
 SENT = counter("blockpair_peer_sent_bytes_total", "Given to the sockets to the peer, with TLS", *_WHICH)
 RECEIVED = counter("blockpair_peer_received_bytes_total", "Taken from these sockets, with TLS", *_WHICH)
@@ -65,8 +77,13 @@ LAST_RESYNC_BYTES = gauge("blockpair_last_resync_done_bytes", "What it compared 
 def peers(report: StatusReport) -> Iterator[Sample]:
     """Of every resource that runs."""
     for resource in report.resources:
-        for peer in [] if resource.engine is None else resource.engine.peers:
+        engine = resource.engine
+        for peer in [] if engine is None else engine.peers:
             yield from _peer(resource.name, peer)
+            if engine is not None and engine.latency is not None and peer.latency is not None:
+                bounds, took = engine.latency.bounds_seconds, peer.latency
+                which = (resource.name, peer.name)
+                yield from CONFIRMATION.histogram(bounds, took.buckets, took.sum_seconds, *which)
 
 
 def _peer(resource: str, peer: PeerStatus) -> Iterator[Sample]:
@@ -76,6 +93,9 @@ def _peer(resource: str, peer: PeerStatus) -> Iterator[Sample]:
     yield from PEER_ROLE.states(peer.role or _UNKNOWN, (*ROLES, _UNKNOWN), *which)
     yield from PEER_DISK.states(peer.disk or _UNKNOWN, (*DISKS, _UNKNOWN), *which)
     yield from LAST_CONTACT.known(peer.last_contact_seconds, *which)
+    if peer.lag is not None:
+        yield from LAG_SECONDS.known(peer.lag.seconds, *which)
+        yield LAG_BYTES.sample(peer.lag.bytes, *which)
     values: tuple[tuple[Family, float], ...] = (
         (SPLIT_BRAIN, peer.split_brain),
         (OUT_OF_SYNC, peer.out_of_sync_bytes),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import get_args
 
-from blockpair.metrics.family import Family, Sample, counter, gauge
-from blockpair.status.engine import EngineStatus
+from blockpair.metrics.family import Family, Sample, counter, gauge, histogram
+from blockpair.status.engine import EngineStatus, Failed, Latency
 from blockpair.status.report import ResourceReport, Severity, State, StatusReport
 
 ROLES = ("Primary", "Secondary")
@@ -74,7 +74,27 @@ WRITES = counter("blockpair_resource_writes_total", f"Writes of the application 
 WRITTEN_BYTES = counter("blockpair_resource_written_bytes_total", f"What it wrote {_SINCE_UP}", "resource")
 FLUSHES = counter("blockpair_resource_flushes_total", f"Flushes {_SINCE_UP}", "resource")
 TRIMS = counter("blockpair_resource_trims_total", f"Requests to trim {_SINCE_UP}", "resource")
+TRIMMED_BYTES = counter("blockpair_resource_trimmed_bytes_total", "What these trimmed", "resource")
 ZEROES = counter("blockpair_resource_zeroes_total", f"Requests to write zeroes {_SINCE_UP}", "resource")
+ZEROED_BYTES = counter("blockpair_resource_zeroed_bytes_total", "What these zeroed", "resource")
+FAILED = counter(
+    "blockpair_resource_failed_requests_total",
+    f"Requests that the application got an error for {_SINCE_UP}: read, write, flush, trim, zero",
+    "resource",
+    "request",
+)
+DURATION = histogram(
+    "blockpair_resource_request_duration_seconds",
+    "What the application's requests took, as it sees it, those that succeeded: read, write, flush",
+    "resource",
+    "request",
+)
+DISK_DURATION = histogram(
+    "blockpair_resource_disk_duration_seconds",
+    "What this node's disk took for them, from when it was asked: read, write",
+    "resource",
+    "request",
+)
 HEALED_READS = counter(
     "blockpair_resource_healed_reads_total",
     f"Reads that the disk failed, that the peer answered, and whose blocks were written anew, {_SINCE_UP}",
@@ -137,7 +157,9 @@ def _engine(name: str, engine: EngineStatus) -> Iterator[Sample]:
         (WRITTEN_BYTES, io.written_bytes),
         (FLUSHES, io.flushes),
         (TRIMS, io.trims),
+        (TRIMMED_BYTES, io.trimmed_bytes),
         (ZEROES, io.zeroes),
+        (ZEROED_BYTES, io.zeroed_bytes),
         (HEALED_READS, io.healed_reads),
         (HEALED_BYTES, io.healed_bytes),
         (WARM_KNOWN, engine.warm_up.known_bytes),
@@ -147,3 +169,29 @@ def _engine(name: str, engine: EngineStatus) -> Iterator[Sample]:
     )
     for family, value in values:
         yield family.sample(value, name)
+    yield from _failed(name, engine.failed)
+    if engine.latency is not None:
+        yield from _latency(name, engine.latency)
+
+
+def _failed(name: str, failed: Failed) -> Iterator[Sample]:
+    counts = {
+        "read": failed.reads,
+        "write": failed.writes,
+        "flush": failed.flushes,
+        "trim": failed.trims,
+        "zero": failed.zeroes,
+    }
+    for request, count in counts.items():
+        yield FAILED.sample(count, name, request)
+
+
+def _latency(name: str, latency: Latency) -> Iterator[Sample]:
+    for family, request, took in (
+        (DURATION, "read", latency.reads),
+        (DURATION, "write", latency.writes),
+        (DURATION, "flush", latency.flushes),
+        (DISK_DURATION, "read", latency.disk_reads),
+        (DISK_DURATION, "write", latency.disk_writes),
+    ):
+        yield from family.histogram(latency.bounds_seconds, took.buckets, took.sum_seconds, name, request)

@@ -20,8 +20,8 @@ class Requests(Struct, frozen=True):
 
 
 class IoCounters(Struct, frozen=True):
-    """What the application has done since the resource came up; ``healed_*``: reads that the disk failed,
-    that the peer answered, and whose blocks were written anew.
+    """What the application has asked for since the resource came up; ``healed_*``: reads that the disk
+    failed, that the peer answered, and whose blocks were written anew.
     """
 
     reads: int
@@ -33,6 +33,41 @@ class IoCounters(Struct, frozen=True):
     zeroes: int
     healed_reads: int
     healed_bytes: int
+    trimmed_bytes: int = 0
+    zeroed_bytes: int = 0
+
+
+class Failed(Struct, frozen=True):
+    """Requests that the application got an error for, since the resource came up."""
+
+    reads: int = 0
+    writes: int = 0
+    flushes: int = 0
+    trims: int = 0
+    zeroes: int = 0
+
+
+class Histogram(Struct, frozen=True):
+    """How long things took, since the resource came up. ``buckets``: how many up to each bound but not up to
+    the one before, and in the last how many above all; ``sum_seconds``: of all together.
+    """
+
+    buckets: list[int]
+    sum_seconds: float
+
+
+class Latency(Struct, frozen=True):
+    """How long what succeeded took, but trims and zeroes. ``bounds_seconds``: of the buckets, all but the
+    last; ``reads``, ``writes``, ``flushes``: as the application saw them; ``disk_*``: this node's disk for
+    them, from when it was asked.
+    """
+
+    bounds_seconds: list[float]
+    reads: Histogram
+    writes: Histogram
+    flushes: Histogram
+    disk_reads: Histogram
+    disk_writes: Histogram
 
 
 class WarmUp(Struct, frozen=True):
@@ -128,10 +163,21 @@ class PathStatus(Struct, frozen=True):
     heard: bool = True
 
 
+class Lag(Struct, frozen=True):
+    """How far a peer is behind: ``seconds``, the age of the oldest write that its disk is not known to have,
+    0 for none, null where that is not known (marks from before the resource came up); ``bytes``: of all of
+    those.
+    """
+
+    seconds: float | None
+    bytes: int
+
+
 class PeerStatus(Struct, frozen=True):
     """What this node knows of a peer; ``role`` and ``disk`` are the last it heard; ``paths`` in the order of
     preference; ``cipher`` is of the connection that is there, ``untrusted`` why there is none for want of
-    trust; ``address`` is null where the peer is lost.
+    trust; ``address`` is null where the peer is lost; ``lag`` is the Primary's alone to know; ``latency``:
+    from the sending of a write to the peer's word that its disk has it, in the buckets of the engine's.
     """
 
     slot: int
@@ -157,6 +203,8 @@ class PeerStatus(Struct, frozen=True):
     last_resync: LastResync | None
     unacked: int
     wire: Wire
+    lag: Lag | None = None
+    latency: Histogram | None = None
 
 
 class ConfigurationStatus(Struct, frozen=True):
@@ -175,7 +223,7 @@ class ArbitrationStatus(Struct, frozen=True):
     yet; ``lease_seconds``: what is left of the peer's word to this Primary, ``promise_seconds``: of this
     node's own; ``want``: what it waits for the arbiter for; ``suspended``: "writes", "all" (reads too) or
     null, and ``why``; ``superseded``: why it is Primary no more though nobody here demoted it, until it has
-    caught up.
+    caught up; ``fenced``: the peer has promised a higher epoch than this Primary's.
     """
 
     epoch: int
@@ -191,6 +239,7 @@ class ArbitrationStatus(Struct, frozen=True):
     why: str | None
     superseded: str | None
     resource_id: str | None = None
+    fenced: bool = False
 
 
 class EngineStatus(Struct, frozen=True):
@@ -227,3 +276,5 @@ class EngineStatus(Struct, frozen=True):
     peers: list[PeerStatus]
     arbitration: ArbitrationStatus | None = None
     watchdog: str | None = None
+    failed: Failed = Failed()
+    latency: Latency | None = None

@@ -6,6 +6,7 @@
 //! * [`session`]: one stream of frames over several paths between two nodes, sans I/O.
 //! * [`bundle`]: the file that keeps what a split brain's victim loses.
 //! * [`front`]: block device frontends, as sans-I/O protocol sessions: NBD.
+//! * [`latency`]: how long things took, in fixed buckets.
 //! * [`io`]: the driver. Executes the core's actions on real disks and sockets.
 //! * [`payload`]: shared, aligned, pooled buffers that travel between all of them.
 //!
@@ -15,6 +16,7 @@ pub mod bundle;
 pub mod core;
 pub mod front;
 pub mod io;
+pub mod latency;
 pub mod meta;
 pub mod payload;
 pub mod session;

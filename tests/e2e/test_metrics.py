@@ -83,7 +83,7 @@ def test_a_pair_tells_what_is_asked_for_and_it_is_true(trio: Trio) -> None:
             client.write(number * BLOCK, content(number))
         client.flush()
     found = a.values()
-    known = {family.name for family in families()}
+    known = {name for family in families() for name in family.series()}
     assert not {name for name in found if name.startswith("blockpair_")} - known
     # What a pair with a witness, and without md and services, has no subject for.
     elsewhere = asked_for("fence_") | asked_for("array_") | asked_for("service_")
@@ -93,6 +93,14 @@ def test_a_pair_tells_what_is_asked_for_and_it_is_true(trio: Trio) -> None:
     assert found["blockpair_resource_writes_total"] == {(("resource", "r0"),): 5}
     assert found["blockpair_resource_written_bytes_total"] == {(("resource", "r0"),): 5 * BLOCK}
     assert found["blockpair_resource_flushes_total"] == {(("resource", "r0"),): 1}
+    for kind, request, count in (("request", "write", 5), ("request", "flush", 1), ("disk", "write", 5)):
+        name = f"blockpair_resource_{kind}_duration_seconds"
+        assert a.value(f"{name}_count", resource="r0", request=request) == count
+        assert 0 < (a.value(f"{name}_sum", resource="r0", request=request) or 0) < 60
+    assert a.value("blockpair_peer_write_duration_seconds_count", resource="r0", peer="b") == 5
+    assert set(found["blockpair_resource_failed_requests_total"].values()) == {0}
+    assert a.value("blockpair_peer_lag_seconds", resource="r0", peer="b") == 0
+    assert b.value("blockpair_peer_lag_seconds", resource="r0", peer="a") is None
     assert a.value("blockpair_resource_role", resource="r0", role="Primary") == 1
     assert b.value("blockpair_resource_role", resource="r0", role="Secondary") == 1
     assert a.value("blockpair_peer_connection", resource="r0", peer="b", state="Connected") == 1
@@ -115,6 +123,8 @@ def test_a_pair_tells_what_is_asked_for_and_it_is_true(trio: Trio) -> None:
     with NbdClient(trio.a.nbd) as client:
         client.write(7 * BLOCK, content(7))
     assert a.value("blockpair_peer_out_of_sync_bytes", resource="r0", peer="b") == BLOCK
+    assert a.value("blockpair_peer_lag_bytes", resource="r0", peer="b") == BLOCK
+    assert 0 < (a.value("blockpair_peer_lag_seconds", resource="r0", peer="b") or 0) < 60
 
 
 def test_a_pair_with_fence_devices_tells_how_they_do(duo: Duo) -> None:

@@ -113,3 +113,17 @@ def resync(**changes: Any) -> Resync:
         "eta_seconds": 32.0,
     }
     return msgspec.convert(base | changes, Resync)
+
+
+def latency(**buckets: list[int]) -> dict[str, Any]:
+    """How long requests took, in four buckets, each kind half a second in all if any was counted."""
+    bounds = [1e-05, 0.001, 0.1]
+    kinds = ("reads", "writes", "flushes", "disk_reads", "disk_writes")
+    counted = {kind: buckets.get(kind, [0] * (len(bounds) + 1)) for kind in kinds}
+    return {
+        "bounds_seconds": bounds,
+        **{
+            kind: {"buckets": counts, "sum_seconds": 0.5 if any(counts) else 0.0}
+            for kind, counts in counted.items()
+        },
+    }

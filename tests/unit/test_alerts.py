@@ -14,6 +14,7 @@ from tests.metric_rules import ALERTS, alerts
 
 _R = 'instance="a",resource="r0"'
 _P = f'{_R},peer="b"'
+_TOOK = "blockpair_resource_request_duration_seconds_bucket"
 # Two hours, a value a minute.
 _LENGTH = 120
 
@@ -89,6 +90,37 @@ CASES: dict[str, tuple[Series, Series]] = {
     "BlockpairDiskHeals": (
         {f"blockpair_resource_healed_reads_total{{{_R}}}": grows(1)},
         {f"blockpair_resource_healed_reads_total{{{_R}}}": always(7)},
+    ),
+    "BlockpairRequestsFail": (
+        {f'blockpair_resource_failed_requests_total{{{_R},request="read"}}': grows(1)},
+        {f'blockpair_resource_failed_requests_total{{{_R},request="read"}}': always(7)},
+    ),
+    "BlockpairWritesSlow": (
+        {
+            f'{_TOOK}{{{_R},request="write",le="1.048576"}}': grows(90),
+            f'{_TOOK}{{{_R},request="write",le="2.097152"}}': grows(100),
+            f'{_TOOK}{{{_R},request="write",le="+Inf"}}': grows(100),
+        },
+        {
+            # Reads are as slow as that; writes are not.
+            f'{_TOOK}{{{_R},request="read",le="1.048576"}}': always(0),
+            f'{_TOOK}{{{_R},request="read",le="+Inf"}}': grows(100),
+            f'{_TOOK}{{{_R},request="write",le="0.000512"}}': grows(100),
+            f'{_TOOK}{{{_R},request="write",le="+Inf"}}': grows(100),
+        },
+    ),
+    "BlockpairReplicationLag": (
+        {
+            f"blockpair_peer_lag_seconds{{{_P}}}": grows(60),
+            f'blockpair_peer_connection{{{_P},state="Connected"}}': always(1),
+            f"blockpair_resync_size_bytes{{{_P}}}": always(0),
+        },
+        {
+            # Lost, or being brought up to date: told as such.
+            f"blockpair_peer_lag_seconds{{{_P}}}": grows(60),
+            f'blockpair_peer_connection{{{_P},state="Connected"}}': always(1),
+            f"blockpair_resync_size_bytes{{{_P}}}": always(4096),
+        },
     ),
     "BlockpairWatchdogWait": (
         {f"blockpair_resource_watchdog_wait{{{_R}}}": always(1)},

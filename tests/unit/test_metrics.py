@@ -49,7 +49,7 @@ from blockpair.status.report import (
 )
 from tests.metric_rules import ALERTS, alerts, dashboard_queries, names
 from tests.unit.raid_samples import FAULTY, array, member
-from tests.unit.status_samples import ARBITRATION, engine, peer, resync
+from tests.unit.status_samples import ARBITRATION, engine, latency, peer, resync
 
 PAGE = Path(__file__).parents[2] / "docs/metrics.md"
 # What prometheus-client tells of the process.
@@ -68,9 +68,11 @@ def values(samples: Iterable[Sample]) -> dict[str, Value]:
     """By the metric's name, then by its labels; each once."""
     found: dict[str, Value] = {}
     for sample in samples:
-        of = found.setdefault(sample.family.name, {})
-        assert sample.labels not in of, f"{sample.family.name} {sample.labels} twice"
-        of[sample.labels] = float(sample.value)
+        name = sample.family.name + sample.part
+        labels = sample.labels if sample.bound is None else (*sample.labels, f"{sample.bound:g}")
+        of = found.setdefault(name, {})
+        assert labels not in of, f"{name} {labels} twice"
+        of[labels] = float(sample.value)
     return found
 
 
@@ -141,7 +143,10 @@ def test_a_resource_that_runs() -> None:
             "zeroes": 7,
             "healed_reads": 8,
             "healed_bytes": 9,
+            "trimmed_bytes": 14,
+            "zeroed_bytes": 15,
         },
+        failed={"reads": 16, "writes": 17, "flushes": 18, "trims": 19, "zeroes": 20},
         warm_up={"known_bytes": 10, "left_bytes": 11, "held_bytes": 12, "answered_reads": 13},
     )
     said = (
@@ -170,6 +175,40 @@ def test_a_resource_that_runs() -> None:
     assert [found[f"blockpair_resource_{name}_total"]["r0",] for name in counted] == list(range(1, 10))
     warm = ["known_bytes", "left_bytes", "held_bytes", "reads_total"]
     assert [found[f"blockpair_resource_warm_{name}"]["r0",] for name in warm] == list(range(10, 14))
+    assert found["blockpair_resource_trimmed_bytes_total"] == {("r0",): 14}
+    assert found["blockpair_resource_zeroed_bytes_total"] == {("r0",): 15}
+    failed = found["blockpair_resource_failed_requests_total"]
+    assert [failed["r0", request] for request in ("read", "write", "flush", "trim", "zero")] == list(
+        range(16, 21)
+    )
+
+
+def test_how_long_things_took_is_a_histogram_each() -> None:
+    took = latency(writes=[3, 0, 2, 1], disk_writes=[6, 0, 0, 0])
+    slow = peer(latency={"buckets": [0, 0, 0, 6], "sum_seconds": 30.0})
+    found = values([*resources.node(told := report(engine(slow, latency=took))), *peers.peers(told)])
+    seen = "blockpair_resource_request_duration_seconds"
+    bounds = ["1e-05", "0.001", "0.1", "inf"]
+    assert [found[f"{seen}_bucket"]["r0", "write", bound] for bound in bounds] == [3, 3, 5, 6]
+    assert found[f"{seen}_count"]["r0", "write"] == 6 and found[f"{seen}_count"]["r0", "read"] == 0
+    assert found[f"{seen}_sum"]["r0", "write"] == 0.5
+    assert found["blockpair_resource_disk_duration_seconds_bucket"]["r0", "write", "1e-05"] == 6
+    confirmed = "blockpair_peer_write_duration_seconds"
+    assert [found[f"{confirmed}_bucket"]["r0", "b", bound] for bound in bounds] == [0, 0, 0, 6]
+    assert found[f"{confirmed}_sum"] == {("r0", "b"): 30}
+    with pytest.raises(ValueError, match="zip"):
+        list(resources.DURATION.histogram([0.1], [1], 1.0, "r0", "read"))
+
+
+def test_how_far_a_peer_is_behind_is_told_by_the_primary_as_far_as_it_knows() -> None:
+    behind = peer(lag={"seconds": 1.5, "bytes": 8192})
+    found = values(peers.peers(report(engine(behind))))
+    assert found["blockpair_peer_lag_seconds"] == {("r0", "b"): 1.5}
+    assert found["blockpair_peer_lag_bytes"] == {("r0", "b"): 8192}
+    found = values(peers.peers(report(engine(peer(lag={"seconds": None, "bytes": 8192})))))
+    assert "blockpair_peer_lag_seconds" not in found and "blockpair_peer_lag_bytes" in found
+    found = values(peers.peers(report(engine(peer(), role="Secondary"))))
+    assert "blockpair_peer_lag_bytes" not in found
 
 
 def test_a_resource_that_is_down_says_no_role_rather_than_a_wrong_one() -> None:
@@ -291,7 +330,7 @@ def test_nothing_tells_where_the_data_are() -> None:
 def test_the_page_says_what_the_samples_say(accept: str) -> None:
     odd = 'a "quoted" \\ name\nof two lines'
     samples = [
-        *resources.node(report(engine())),
+        *resources.node(report(engine(latency=latency(reads=[1, 2, 3, 4])))),
         *machine.machine(odd, "off", armed=False),
     ]
     page = Exposition().page(samples, accept)
@@ -303,8 +342,10 @@ def test_the_page_says_what_the_samples_say(accept: str) -> None:
     }
     assert not PROCESS - {name for name, _ in read}
     for sample in samples:
-        labels = tuple(sorted(zip(sample.family.labels, sample.labels, strict=True)))
-        assert read.pop((sample.family.name, labels)) == sample.value
+        labels = dict(zip(sample.family.labels, sample.labels, strict=True))
+        if sample.bound is not None:
+            labels["le"] = {1e-05: "1e-05", float("inf"): "+Inf"}.get(sample.bound, str(sample.bound))
+        assert read.pop((sample.family.name + sample.part, tuple(sorted(labels.items())))) == sample.value
     assert all(name.startswith("process_") for name, _ in read)
 
 
@@ -324,7 +365,7 @@ def test_the_table_of_the_page_is_what_the_code_says() -> None:
 
 
 def test_alerts_and_dashboard_ask_for_nothing_that_no_node_has() -> None:
-    exist = {family.name for family in families()} | PROCESS
+    exist = {name for family in families() for name in family.series()} | PROCESS
     assert not names(list(alerts().values())) - exist
     assert not names(dashboard_queries()) - exist
     assert len(dashboard_queries()) > 30

@@ -23,6 +23,7 @@ use super::slab::Slab;
 use super::target::TargetChunk;
 use super::types::*;
 use super::warm_up::WarmUp;
+use crate::latency::Histogram;
 use crate::meta::{Bitmap, Layout, Superblock};
 use crate::payload::Payload;
 use crate::wire::{DiskState, Role};
@@ -48,6 +49,8 @@ pub(super) enum Purpose {
         id: RequestId,
         offset: u64,
         len: u32,
+        /// When the disk was asked; none where memory answers.
+        asked: Option<Time>,
     },
     LocalWrite(usize),
     LocalFlush(usize),
@@ -107,10 +110,19 @@ pub struct IoCounters {
     pub written_bytes: u64,
     pub flushes: u64,
     pub trims: u64,
+    pub trimmed_bytes: u64,
     pub zeroes: u64,
+    pub zeroed_bytes: u64,
     /// Reads that the disk failed, that the peer answered, and that were mended here.
     pub healed_reads: u64,
     pub healed_bytes: u64,
+}
+
+/// What this node's disk took for the application's requests, from when it was asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct DiskLatency {
+    pub(super) disk_reads: Histogram,
+    pub(super) disk_writes: Histogram,
 }
 
 /// See the module's documentation.
@@ -194,6 +206,7 @@ pub struct Replica {
     pub(super) next_chunk: u64,
     pub(super) next_bundle: u64,
     pub(super) counters: IoCounters,
+    pub(super) latency: DiskLatency,
     pub(super) warm_up: WarmUp,
 
     /// None: no arbiter is asked, and a person promotes.
@@ -306,6 +319,7 @@ impl Replica {
             next_chunk: 1,
             next_bundle: 1,
             counters: IoCounters::default(),
+            latency: DiskLatency::default(),
             warm_up: WarmUp::new(),
             now,
             out: Vec::new(),
@@ -500,8 +514,13 @@ impl Replica {
     }
 
     pub(super) fn mark_dirty(&mut self, peer: PeerSlot, offset: u64, len: u64) {
+        self.mark_dirty_since(peer, offset, len, self.now);
+    }
+
+    /// For a change that began then.
+    pub(super) fn mark_dirty_since(&mut self, peer: PeerSlot, offset: u64, len: u64, since: Time) {
         let (first, count) = self.blocks_of(offset, len);
-        self.peers[peer].dirty.set(first, count);
+        self.peers[peer].dirty.set_since(first, count, since);
     }
 
     pub(super) fn is_inside(&self, offset: u64, len: u64) -> bool {
@@ -544,7 +563,17 @@ impl Replica {
             self.forget_all();
         }
         match purpose {
-            Purpose::Read { id, offset, len } => self.read_done(id, offset, len, result),
+            Purpose::Read {
+                id,
+                offset,
+                len,
+                asked,
+            } => {
+                if let Some(asked) = asked.filter(|_| result.is_ok()) {
+                    self.latency.disk_reads.record(self.now - asked);
+                }
+                self.read_done(id, offset, len, result);
+            }
             Purpose::LocalWrite(index) => self.local_write_done(index, result.map(drop)),
             Purpose::LocalFlush(index) => self.local_flush_done(index, result.map(drop)),
             Purpose::RemoteWrite(index) => self.remote_write_done(index, result.map(drop)),

@@ -23,6 +23,8 @@ pub(super) struct LocalWrite {
     pub(super) offset: u64,
     pub(super) len: u64,
     fua: bool,
+    /// When disk and peers were given it.
+    started: Time,
     replied: bool,
     local_done: bool,
     failed: Option<Errno>,
@@ -104,14 +106,19 @@ impl Replica {
                 self.reads_in_flight += 1;
                 self.in_flight_bytes += u64::from(len);
                 self.count_read(offset, len);
-                let purpose = Purpose::Read { id, offset, len };
+                let read = |asked| Purpose::Read {
+                    id,
+                    offset,
+                    len,
+                    asked,
+                };
                 if !self.is_attached() {
                     self.read_through(id, offset, len, Errno::EIO);
                 } else if let Some(data) = self.remembered(offset, len) {
-                    self.recall(purpose, data);
+                    self.recall(read(None), data);
                 } else {
                     self.uses_disk();
-                    self.disk(purpose, DiskOp::Read { offset, len });
+                    self.disk(read(Some(self.now)), DiskOp::Read { offset, len });
                 }
             }
             RequestKind::Write { offset, payload, fua } => {
@@ -127,10 +134,12 @@ impl Replica {
                 unmap,
             } => {
                 self.counters.zeroes += 1;
+                self.counters.zeroed_bytes += len;
                 self.queue_write(id, Change::Zero { unmap, trim: false }, offset, len, fua);
             }
             RequestKind::Trim { offset, len, fua } => {
                 self.counters.trims += 1;
+                self.counters.trimmed_bytes += len;
                 self.queue_write(
                     id,
                     Change::Zero {
@@ -206,6 +215,7 @@ impl Replica {
             offset,
             len,
             fua,
+            started: self.now,
             replied: false,
             local_done: false,
             failed: None,
@@ -301,7 +311,9 @@ impl Replica {
                 }
             }
         }
+        let started = self.now;
         if let Some(write) = self.writes.get_mut(index) {
+            write.started = started;
             write.need = need;
             write.unacked = unacked;
             write.lacking = lacking;
@@ -365,6 +377,9 @@ impl Replica {
         };
         write.local_done = true;
         let (offset, len, fua) = (write.offset, write.len, write.fua);
+        if result.is_ok() && write.is_data() {
+            self.latency.disk_writes.record(self.now - write.started);
+        }
         if let Err(errno) = result {
             write.failed = Some(errno);
             // What the block holds now is unknown here, and may differ from every peer.
@@ -420,6 +435,18 @@ impl Replica {
 
     pub(super) fn write_range(&self, index: usize) -> Option<(u64, u64)> {
         self.writes.get(index).map(|write| (write.offset, write.len))
+    }
+
+    /// When disk and peers were given it.
+    pub(super) fn write_started(&self, index: usize) -> Option<Time> {
+        self.writes.get(index).map(|write| write.started)
+    }
+
+    /// The peer has confirmed that its disk has it.
+    pub(super) fn write_confirmed(&mut self, slot: PeerSlot, index: usize) {
+        if let Some(write) = self.writes.get(index).filter(|write| write.is_data()) {
+            self.peers[slot].latency.record(self.now - write.started);
+        }
     }
 
     pub(super) fn try_complete_write(&mut self, index: usize) {
@@ -661,7 +688,9 @@ impl Replica {
 
     /// No disk here: the peer keeps the order of what overlaps.
     fn start_served_write(&mut self, index: usize, slot: PeerSlot) {
+        let started = self.now;
         if let Some(write) = self.writes.get_mut(index) {
+            write.started = started;
             write.local_done = true;
             (write.need, write.unacked) = (1 << slot, 1 << slot);
             let (offset, len, fua, change) = (write.offset, write.len, write.fua, write.change.clone());
@@ -758,6 +787,10 @@ impl Replica {
 }
 
 impl LocalWrite {
+    fn is_data(&self) -> bool {
+        matches!(self.change, Change::Data(_))
+    }
+
     fn memory(&self) -> u64 {
         match &self.change {
             Change::Data(payload) => payload.len() as u64,

@@ -8,6 +8,7 @@ use super::replica::{IoCounters, Replica};
 use super::source::Progress;
 use super::types::*;
 use super::warm_up::WarmUpStatus;
+use crate::latency::{bounds_seconds, Histogram};
 use crate::meta::EXTENT_BYTES;
 use crate::wire::{DiskState, GoodbyeReason, Protocol, Role, SplitBrainPolicy};
 
@@ -34,6 +35,7 @@ pub struct CoreStatus {
     pub suspended: Option<String>,
     pub requests: RequestStatus,
     pub io: IoCounters,
+    pub latency: LatencyStatus,
     pub warm_up: WarmUpStatus,
     pub arbitration: Option<ArbitrationStatus>,
     pub peers: Vec<PeerStatus>,
@@ -49,6 +51,22 @@ pub struct GenerationStatus {
 pub struct RequestStatus {
     pub in_flight: usize,
     pub in_flight_bytes: u64,
+}
+
+/// What this node's disk took for the application's requests; how long each bucket but the last counts to.
+#[derive(Clone, Debug, Serialize)]
+pub struct LatencyStatus {
+    pub bounds_seconds: Vec<f64>,
+    pub disk_reads: Histogram,
+    pub disk_writes: Histogram,
+}
+
+/// How far a peer is behind the Primary: the age of the oldest write that its disk is not known to have (none where
+/// that is not known), and what all of those changed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LagStatus {
+    pub seconds: Option<f64>,
+    pub bytes: u64,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -78,6 +96,10 @@ pub struct PeerStatus {
     pub resync: Option<ResyncStatus>,
     pub last_resync: Option<ResyncStatus>,
     pub unacked: usize,
+    /// Only the Primary knows.
+    pub lag: Option<LagStatus>,
+    /// From the sending of a write to the peer's word that its disk has it.
+    pub latency: Histogram,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -149,6 +171,11 @@ impl Replica {
                 in_flight_bytes: self.in_flight_bytes,
             },
             io: self.counters,
+            latency: LatencyStatus {
+                bounds_seconds: bounds_seconds().to_vec(),
+                disk_reads: self.latency.disk_reads,
+                disk_writes: self.latency.disk_writes,
+            },
             warm_up: self.warm_up.status(),
             arbitration: self.arbitration_status(now),
             peers: self
@@ -233,6 +260,26 @@ impl Replica {
                 .as_ref()
                 .map(|progress| ResyncStatus::new(progress, block_size, now)),
             unacked: peer.link.as_ref().map_or(0, |link| link.unanswered()),
+            lag: (self.role == Role::Primary).then(|| self.lag(slot, now)),
+            latency: peer.latency,
         }
+    }
+
+    fn lag(&self, slot: PeerSlot, now: Time) -> LagStatus {
+        let peer = &self.peers[slot];
+        let marked = (peer.dirty.count() * u64::from(self.superblock.block_size_bytes))
+            .min(self.superblock.data_size_bytes);
+        let (mut oldest, mut bytes) = (None, marked);
+        for index in peer.link.iter().flat_map(|link| link.unconfirmed_writes()) {
+            oldest = oldest.or(self.write_started(index));
+            bytes += self.write_range(index).map_or(0, |(_, len)| len);
+        }
+        let seconds = match (peer.dirty.is_empty(), peer.dirty.since(), oldest) {
+            (true, _, None) => Some(0.0),
+            (true, _, Some(oldest)) => Some(seconds(oldest, now)),
+            (false, None, _) => None,
+            (false, Some(since), oldest) => Some(seconds(since.min(oldest.unwrap_or(since)), now)),
+        };
+        LagStatus { seconds, bytes }
     }
 }

@@ -1,6 +1,7 @@
 //! The thread of one resource: waits for sockets, disks, commands and time, feeds the core, and does what it
 //! says. One thread does it all, because handing work to another costs more than the work.
 
+mod answered;
 mod bundles;
 mod clients;
 mod links;
@@ -34,6 +35,7 @@ use crate::core::{
 use crate::front::nbd::Export;
 use crate::session::Output;
 use crate::wire::Role;
+use answered::Answered;
 use clients::Outstanding;
 use paths::{Frame, Several};
 use watch::Watch;
@@ -145,6 +147,7 @@ pub struct Reactor {
     clients: BTreeMap<u64, Client>,
     next_client: u64,
     outstanding: Outstanding,
+    answered: Answered,
 
     answers: Answers,
     watch: Option<Watch>,
@@ -201,6 +204,7 @@ impl Reactor {
             clients: BTreeMap::new(),
             next_client: 1,
             outstanding: Outstanding::default(),
+            answered: Answered::default(),
             answers: parts.answers,
             watch: parts
                 .watchdog
@@ -543,8 +547,9 @@ impl Reactor {
         }
         let mut done = std::mem::take(&mut self.completions);
         self.disk.reap(&mut done);
-        if self.replica.reads_rest_on_time() && !done.is_empty() {
-            // A thread that was stopped since this turn began must not take its lease for young.
+        if !done.is_empty() {
+            // What a disk took is counted by it; and a thread that was stopped since this turn began must not take
+            // its lease for young.
             self.now = self.clock.now();
         }
         for Completion { token, result } in done.drain(..) {
@@ -570,7 +575,7 @@ impl Reactor {
 
     /// The end after a panic: whatever of the state is trusted no more, the clients are told.
     pub fn abandon(&mut self) {
-        for (client, request) in self.outstanding.drain() {
+        for (client, request, _) in self.outstanding.drain() {
             if let Some(client) = self.clients.get_mut(&client) {
                 client.fail(&request);
             }

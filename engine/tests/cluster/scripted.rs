@@ -4,6 +4,7 @@
 mod detach;
 mod ending;
 mod heal;
+mod latency;
 mod resolve;
 mod serve;
 mod warm_up;

@@ -21,7 +21,7 @@ use std::time::Duration;
 use _engine::io::engine::Engine;
 use client::{NbdClient, DISCONNECT, FLUSH, FUA, READ, TRIM, WRITE, WRITE_ZEROES};
 use cluster::Cluster;
-use serde_json::json;
+use serde_json::{json, Value};
 
 const MIB: u64 = 1 << 20;
 
@@ -44,6 +44,13 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
             (state >> 24) as u8
         })
         .collect()
+}
+
+/// How many a histogram of the status has counted; each took some time.
+fn counted(histogram: &Value) -> u64 {
+    let buckets = histogram["buckets"].as_array().unwrap();
+    assert!(histogram["sum_seconds"].as_f64().unwrap() > 0.0, "{histogram}");
+    buckets.iter().map(|count| count.as_u64().unwrap()).sum()
 }
 
 fn replicate(place: &Path, driver: &'static str, protocol: &'static str) {
@@ -72,6 +79,22 @@ fn replicate(place: &Path, driver: &'static str, protocol: &'static str) {
     }
     let status = cluster.status(0);
     assert_eq!(status["io"]["writes"], 200);
+    assert_eq!(status["io"]["trimmed_bytes"], 3 * MIB);
+    assert_eq!(status["io"]["zeroed_bytes"], 2 * MIB);
+    for (which, count) in [
+        ("writes", 200),
+        ("disk_writes", 200),
+        ("reads", 5),
+        ("disk_reads", 5),
+        ("flushes", 1),
+    ] {
+        assert_eq!(counted(&status["latency"][which]), count, "{which}");
+    }
+    // A good copy by protocol A may not have confirmed the last ones when the application has its answers.
+    assert!(counted(&status["peers"][0]["latency"]) <= 200);
+    if protocol != "A" {
+        assert_eq!(status["peers"][0]["lag"], json!({"seconds": 0.0, "bytes": 0}));
+    }
     assert_eq!(status["clients"][0]["kind"], "unix");
     assert_eq!(status["clients"][0]["pid"], std::process::id());
     let wire = &status["peers"][0]["wire"];

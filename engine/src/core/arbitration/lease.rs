@@ -89,12 +89,6 @@ impl Replica {
         Some(a.and_then(|a| a.lease_until).unwrap_or(Time::MAX))
     }
 
-    /// A driver that is told so takes the time anew before it reports reads: a thread that was stopped must not
-    /// take its lease for young.
-    pub fn reads_rest_on_time(&self) -> bool {
-        self.arbitration.is_some() && self.reads_in_flight > 0
-    }
-
     /// What to answer a read that is done; nothing while it must wait.
     pub(in crate::core) fn hold_read(
         &mut self,

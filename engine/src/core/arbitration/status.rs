@@ -28,6 +28,8 @@ pub struct ArbitrationStatus {
     /// The arbiter is being asked.
     pub asking: bool,
     pub suspended: Option<&'static str>,
+    /// The peer has promised a higher epoch than this Primary's: only the arbiter lets it go on.
+    pub fenced: bool,
     /// What is waited for, for people.
     pub why: Option<String>,
     /// Why this node is Primary no more, where the arbitration ended that.
@@ -64,6 +66,7 @@ impl Replica {
                 .map(|(_, since)| seconds(since, now)),
             asking: a.ask.is_some(),
             suspended,
+            fenced: self.is_fenced(),
             why: self.arbitration_why(a, now, suspended),
             superseded: a.superseded.clone(),
         })

@@ -251,8 +251,8 @@ impl Replica {
             }
         }
         for index in &writes {
-            if let Some((offset, len)) = self.write_range(*index) {
-                self.mark_dirty(slot, offset, len);
+            if let Some(((offset, len), since)) = self.write_range(*index).zip(self.write_started(*index)) {
+                self.mark_dirty_since(slot, offset, len, since);
             }
         }
         for index in writes {
@@ -446,6 +446,11 @@ impl Replica {
             self.peer_disk_failed(slot, status);
         }
         let lost = status != 0 && !refused;
+        if let Sent::Write { index, .. } = sent {
+            if status == 0 {
+                self.write_confirmed(slot, index);
+            }
+        }
         match sent {
             Sent::Write { index, .. } if lost => self.write_lost(slot, index),
             Sent::Write { index, .. } => self.write_settled(slot, index),

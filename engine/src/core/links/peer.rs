@@ -9,6 +9,7 @@ use crate::core::resolve::{Outcome, Resolving};
 use crate::core::source::{Progress, Source};
 use crate::core::target::Target;
 use crate::core::types::*;
+use crate::latency::Histogram;
 use crate::meta::Bitmap;
 use crate::wire::{Hello, Intent, NodeState, Role};
 
@@ -197,6 +198,14 @@ impl Link {
     pub(in crate::core) fn unanswered(&self) -> usize {
         self.sent.iter().filter(|entry| entry.is_some()).count()
     }
+
+    /// Writes that the peer has not confirmed, oldest first.
+    pub(in crate::core) fn unconfirmed_writes(&self) -> impl Iterator<Item = usize> + '_ {
+        self.sent.iter().flatten().filter_map(|sent| match sent {
+            Sent::Write { index, .. } => Some(*index),
+            Sent::Flush(_) => None,
+        })
+    }
 }
 
 /// What this node knows of, and has marked for, one peer.
@@ -233,6 +242,8 @@ pub(in crate::core) struct Peer {
     /// Connects that came meanwhile: carried out when it has ended.
     pub(in crate::core) reconnect: Vec<CommandId>,
     pub(in crate::core) last_resync: Option<Progress>,
+    /// From the sending of a write to its word that its disk has it.
+    pub(in crate::core) latency: Histogram,
 }
 
 impl Peer {
@@ -274,6 +285,7 @@ impl Peer {
             draining: None,
             reconnect: Vec::new(),
             last_resync: None,
+            latency: Histogram::default(),
         }
     }
 

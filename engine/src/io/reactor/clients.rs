@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{source, Reactor};
-use crate::core::{Errno, Event, RequestId, RequestKind, Severity};
+use crate::core::{Errno, Event, RequestId, RequestKind, Severity, Time};
 use crate::front::nbd::{ErrorCode, Kind, Request};
 use crate::io::client::{Asked, Client, ClientKind};
 use crate::io::poll::{Interest, Ready};
@@ -32,7 +32,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Requests that the core has and will reply to.
 #[derive(Default)]
 pub(super) struct Outstanding {
-    entries: Vec<Option<(u64, Request)>>,
+    entries: Vec<Option<(u64, Request, Time)>>,
     free: Vec<usize>,
     count: usize,
     bytes: u64,
@@ -47,10 +47,11 @@ fn weight(request: &Request) -> u64 {
 }
 
 impl Outstanding {
-    fn insert(&mut self, client: u64, request: Request) -> RequestId {
+    /// `asked`: when the client did.
+    fn insert(&mut self, client: u64, request: Request, asked: Time) -> RequestId {
         self.count += 1;
         self.bytes += weight(&request);
-        let entry = Some((client, request));
+        let entry = Some((client, request, asked));
         let index = match self.free.pop() {
             Some(index) => {
                 self.entries[index] = entry;
@@ -64,7 +65,7 @@ impl Outstanding {
         RequestId(index as u64)
     }
 
-    fn remove(&mut self, id: RequestId) -> Option<(u64, Request)> {
+    fn remove(&mut self, id: RequestId) -> Option<(u64, Request, Time)> {
         let index = usize::try_from(id.0).ok()?;
         let entry = self.entries.get_mut(index)?.take()?;
         self.free.push(index);
@@ -77,7 +78,7 @@ impl Outstanding {
         self.count < REQUESTS_MAX && self.bytes < REQUEST_BYTES_MAX
     }
 
-    pub(super) fn drain(&mut self) -> Vec<(u64, Request)> {
+    pub(super) fn drain(&mut self) -> Vec<(u64, Request, Time)> {
         std::mem::take(self).entries.into_iter().flatten().collect()
     }
 }
@@ -326,7 +327,7 @@ impl Reactor {
             }
         };
         self.answer(client, |client| client.in_flight += 1);
-        let id = self.outstanding.insert(client, request);
+        let id = self.outstanding.insert(client, request, self.now);
         self.tell(Event::Request { id, kind });
     }
 
@@ -337,13 +338,15 @@ impl Reactor {
     }
 
     pub(super) fn reply(&mut self, id: RequestId, result: Result<Option<Payload>, Errno>) {
-        let Some((client, request)) = self.outstanding.remove(id) else {
+        let Some((client, request, asked)) = self.outstanding.remove(id) else {
             return;
         };
         let Some(client) = self.clients.get_mut(&client) else {
             return;
         };
         client.in_flight -= 1;
+        self.answered
+            .count(request.kind, self.now - asked, result.is_err());
         let replies = client.session.replies();
         match result {
             Err(errno) => {

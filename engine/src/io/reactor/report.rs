@@ -29,6 +29,10 @@ impl Reactor {
     fn status(&self) -> Value {
         let core = self.replica.status(self.clock.now().max(self.now));
         let mut status = serde_json::to_value(core).expect("a status has no keys but text");
+        for (name, took) in self.answered.latency() {
+            status["latency"][name] = json!(took);
+        }
+        status["failed"] = json!(self.answered.failed);
         status["state"] = json!("running");
         status["failure"] = Value::Null;
         status["watchdog"] = json!(self.awaited_watchdog());
