@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -42,6 +43,8 @@ def main(words: Sequence[str]) -> int:
         return 1
     if without := keepalived.missing():
         print(f"failover: {without}", file=sys.stderr)
+    # As by Ctrl-C: what was started ends with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     began, loads = time.strftime("%Y-%m-%d"), [os.getloadavg()[0]]
     done: _RoundsOf = {}
     beside: _RoundsOf = {}

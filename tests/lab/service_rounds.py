@@ -49,7 +49,7 @@ SERVICE_SCENARIOS = (
     ServiceScenario(Fault.KILL, "daemon killed, with the engine in it", S),
     ServiceScenario(Fault.FREEZE, "daemon frozen for 5 s, with the engine in it", S, 5),
     ServiceScenario(Fault.REPLICATION, "replication link cut for 5 s", P, 5),
-    ServiceScenario(Fault.CLIENTS, "cable to the clients and the witness cut", S, anew=True, deadline_s=300),
+    ServiceScenario(Fault.CLIENTS, "cable to the clients and the witness cut", S, anew=True),
     ServiceScenario(Fault.UNIT_ONCE, "the application dies", P, 0.2, anew=True),
     ServiceScenario(
         Fault.UNIT, "the application dies, and starts there no more", S, anew=True, deadline_s=180
