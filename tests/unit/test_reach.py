@@ -22,7 +22,7 @@ def run(
 ) -> list[tuple[int, Remedy]]:
     """What is done, second by second, on a node that stays Primary whatever is done."""
     memory = memory or ReachMemory()
-    done = []
+    done: list[tuple[int, Remedy]] = []
     for now in range(seconds):
         interfaces = ("eth0",) if dark(now) else ()
         memory, verdict = judge_reach(memory, POLICY, interfaces, float(now), peer_can=peer_can)
