@@ -86,7 +86,12 @@ class ServiceRunner:
     @property
     def held(self) -> bool:
         """Whether this node is Primary without its service, because somebody wants that."""
-        return self._role is Role.SERVING and not self.present and self._held.is_set()
+        return self._role is Role.SERVING and self.stays_down
+
+    @property
+    def stays_down(self) -> bool:
+        """Whether somebody wants it down while this node is Primary, whether or not that was seen yet."""
+        return not self.present and self._held.is_set()
 
     @property
     def at_rest(self) -> bool:

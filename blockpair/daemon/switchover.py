@@ -147,7 +147,7 @@ class Moves:
                 f"{name} stays on {self._node}: {reason}",
                 f"see what it waits for: blockpair status {name}; then repeat",
             )
-        configured, present, held = runner.configured, runner.present, runner.held
+        configured, present, held = runner.configured, runner.present, runner.stays_down
         table = None if configured is None else configured.table
         await self._call(target, _READY, ReadyParams(name, table), _READY_SECONDS)
         runner.note("info", "switchover.begun", f"{name} moves from {self._node} to {target}: {why}")
