@@ -19,7 +19,7 @@ from demo_nodes import RESOURCE, DemoFailed, Node, Witness, wait_for
 from demo_story import Row, Story
 from rich.console import Console
 
-from tests.e2e.block_app import BLOCK, content
+from tests.e2e.block_app import lost
 from tests.e2e.namespace import Namespace
 from tests.e2e.service_pair import ADDRESS, SYSTEMCTL, VIP, Client
 
@@ -88,9 +88,8 @@ class ServicePart(contextlib.ExitStack):
         numbers = client.acknowledged()
         for node in (first, second):
             disk = node.backing.read_bytes()
-            lost = [n for n in numbers if disk[n * BLOCK : (n + 1) * BLOCK] != content(n)]
-            if lost:
-                raise DemoFailed(f"node {node.name} lacks {len(lost)} writes that the client was told of")
+            if missing := lost(disk, numbers):
+                raise DemoFailed(f"node {node.name} lacks {len(missing)} writes that the client was told of")
         self.story.tell(f"{len(numbers)} writes acknowledged to the client, all of them on both disks")
 
     def the_address_follows_the_data(self) -> tuple[Machine, Machine, Client]:

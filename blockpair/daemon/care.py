@@ -1,5 +1,6 @@
-"""Looks after the services of a Primary: a unit that dies is restarted or the service moves; a sick node
-hands it over. What to do is decided in `failover.restart` and `health.handover`; this asks them, and acts.
+"""Looks after the services of a Primary: a unit that dies is restarted or the service moves; a node that is
+sick, or that no client can reach, hands it over. What to do is decided in `failover.restart`,
+`failover.reach` and `health.handover`; this asks them, and acts.
 """
 
 from __future__ import annotations
@@ -17,17 +18,24 @@ import structlog
 
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.events.event import Event, Filter
+from blockpair.failover.reach import ReachMemory, ReachPolicy, judge_reach
 from blockpair.failover.restart import Memory, Remedy, RestartPolicy, Verdict, judge
 from blockpair.failover.units import UnitError
 from blockpair.health.handover import Look, Policy, Watch, look, switched
 
-Cause = Literal["unit", "health"]
-CAUSES: tuple[Cause, ...] = ("unit", "health")
+Cause = Literal["unit", "health", "link"]
+CAUSES: tuple[Cause, ...] = ("unit", "health", "link")
 MOVES = Filter(kinds=("care.switchover", "care.moved-here"))
 """The events that tell of them."""
+_REACH = ReachPolicy()
 _STEP_SECONDS = 1.0
 _UNITS_SECONDS = 2.0
 _HEALTH_SECONDS = 5.0
+_MOVED_BECAUSE: dict[Cause, str] = {
+    "unit": "a unit does not stay up there",
+    "health": "that node is sick",
+    "link": "clients cannot reach that node",
+}
 # Within it, the role that changes is the switchover that was counted already.
 _COUNTED_SECONDS = 300.0
 # Between two services that leave a sick node: the first may have been what made it sick.
@@ -37,13 +45,15 @@ _APART_SECONDS = 120.0
 @dataclass(frozen=True)
 class Seen:
     """A service at one moment. ``settled``: nothing is on its way up or down; ``units``: in the order in
-    which they start; ``peer``: one that is connected and in sync, and may take over.
+    which they start; ``peer``: one that is connected and in sync, and may take over; ``dark``: interfaces
+    with an address of it, and without a carrier.
     """
 
     primary: bool
     settled: bool
     units: tuple[str, ...] = ()
     peer: str | None = None
+    dark: tuple[str, ...] = ()
 
 
 class World(Protocol):
@@ -99,6 +109,7 @@ class _Service:
     """What is remembered of one."""
 
     units: Memory = field(default_factory=Memory)
+    reach: ReachMemory = field(default_factory=ReachMemory)
     health: Watch = field(default_factory=Watch)
     told: dict[Cause, str] = field(default_factory=dict)
     restarted: bool = False
@@ -166,6 +177,8 @@ class Care:
                     continue
                 if by_health:
                     await self._look_at_health(name, service, seen, now)
+                if units and seen.primary and seen.settled and not service.busy:
+                    self._look_at_links(name, service, seen, now)
                 if units and seen.primary and seen.settled and seen.units and not service.busy:
                     await self._look_at_units(name, service, seen, now)
             except Exception:
@@ -189,13 +202,12 @@ class Care:
                 "`blockpair config diff` shows whether the nodes agree",
             )
         self._count(name, cause, self._clock())
-        why = "a unit does not stay up there" if cause == "unit" else "that node is sick"
         self._log.warning(
             "care.moved-here",
             resource=name,
             peer=by,
             text=f"{by} is about to move {name} here",
-            why=why,
+            why=_MOVED_BECAUSE[cause],
             cause=cause,
         )
 
@@ -205,6 +217,22 @@ class Care:
         if cause == "unit":
             memory = service.units
             service.units = Memory(memory.restarts, memory.dead_since, (*memory.switchovers, at))
+        elif cause == "link":
+            service.reach = service.reach.moved(at)
+
+    def _look_at_links(self, name: str, service: _Service, seen: Seen, now: float) -> None:
+        can = self._hand_over and seen.peer is not None
+        service.reach, verdict = judge_reach(service.reach, _REACH, seen.dark, now, peer_can=can)
+        if verdict.remedy is Remedy.SWITCHOVER and seen.peer is not None:
+            service.work = self._begin(name, self._move(name, service, seen.peer, verdict.why, "link"))
+        elif verdict.remedy is Remedy.STAY:
+            self._stays(name, service, "link", verdict.why)
+        elif not seen.dark:
+            service.told.pop("link", None)
+
+    def _stays(self, name: str, service: _Service, about: Cause, why: str) -> None:
+        off = "" if self._hand_over else ' (hand_over = "off" in [health] of blockpair.toml)'
+        self._once(service, about, why, "care.stays", resource=name, text=f"{name} stays here: {why}{off}")
 
     async def _look_at_units(self, name: str, service: _Service, seen: Seen, now: float) -> None:
         try:
@@ -222,9 +250,7 @@ class Care:
         elif verdict.remedy is Remedy.SWITCHOVER and seen.peer is not None:
             service.work = self._begin(name, self._move(name, service, seen.peer, verdict.why, "unit"))
         elif verdict.remedy is Remedy.STAY:
-            off = "" if self._hand_over else ' (hand_over = "off" in [health] of blockpair.toml)'
-            text = f"{name} stays here: {verdict.why}{off}"
-            self._once(service, "unit", verdict.why, "care.stays", resource=name, text=text)
+            self._stays(name, service, "unit", verdict.why)
         elif not verdict.unit:
             service.told.pop("unit", None)
             if service.restarted:
@@ -289,7 +315,7 @@ class Care:
     async def _move(self, name: str, service: _Service, to: str, why: str, cause: Cause) -> None:
         log = self._log.bind(resource=name, peer=to)
         log.warning("care.switchover", text=f"{name} moves to {to}", why=why, cause=cause)
-        # Whichever way it ends; for a unit, the decision has counted it already.
+        # Whichever way it ends; for the others, the decision has counted it already.
         service.health = switched(service.health, self._clock())
         try:
             await self._world.announce(to, name, cause)

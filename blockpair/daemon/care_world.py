@@ -22,6 +22,7 @@ from blockpair.errors import BlockpairError
 from blockpair.events import query
 from blockpair.events.stream import Stream
 from blockpair.failover import units
+from blockpair.failover.carrier import without_carrier
 from blockpair.status.engine import EngineStatus
 
 _MOVE = "peer.care.move"
@@ -71,7 +72,10 @@ class CareWorld:
             return None
         settled = status is not None and status.state == "up"
         primary = engine.role == "Primary" and not engine.resuming
-        return Seen(primary, settled, service.units, next(_ready(engine), None))
+        dark: tuple[str, ...] = ()
+        if primary and service.vips:
+            dark = await asyncio.to_thread(without_carrier, (one.interface for one in service.vips))
+        return Seen(primary, settled, service.units, next(_ready(engine), None), dark)
 
     async def active(self, wanted: tuple[str, ...]) -> frozenset[str]:
         """Those that are active. Raises `UnitError` or `OSError`."""

@@ -19,6 +19,10 @@ from blockpair.status.engine import EngineStatus
 
 UNLEASED_SECONDS = 5.0
 """For which a node may have its addresses that needs no other's word: what a hanging daemon may keep them."""
+STOOD_IN_SECONDS = 2.0
+"""The same without a disk of its own. Whoever stands in for it gives no word, and may take over as soon as it
+misses this node; it asks the network first whether somebody has the address.
+"""
 _SERVING_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 # After its time is up, what a demotion may still take before the next means is tried: errors from the device,
@@ -46,6 +50,8 @@ def may_write_seconds(status: EngineStatus | None) -> float:
         return UNLEASED_SECONDS
     if state.suspended == "all":
         return 0.0
+    if status.disk == "Diskless":
+        return STOOD_IN_SECONDS
     found = state.configuration
     alone = found is not None and not state.joint and found.in_sync == [status.node]
     return UNLEASED_SECONDS if alone else state.lease_seconds or 0.0
@@ -163,8 +169,12 @@ class EngineReplica:
     async def addresses_until(self) -> float:
         asked = time.clock_gettime(time.CLOCK_BOOTTIME)
         # A status may be of any age, and says only that there is nothing to serve; the time is the engine's.
-        if not may_write_seconds(await self.status()):
+        status = await self.status()
+        seconds = may_write_seconds(status)
+        if status is None or not seconds:
             return 0.0
+        if status.disk == "Diskless":
+            return asked + seconds
         until = self._manager.runtime(self._name).serves_until()
         until = min(until, asked + UNLEASED_SECONDS) if math.isinf(until) else until
         return until if until > asked else 0.0

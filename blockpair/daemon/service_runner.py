@@ -11,15 +11,14 @@ from contextlib import contextmanager
 import structlog
 
 from blockpair.daemon.desired import BootMarker
+from blockpair.daemon.service_addresses import UNSEEN, Addresses
 from blockpair.daemon.service_files import Definition, DefinitionFile, Places
 from blockpair.daemon.service_replica import EngineReplica, may_write_seconds, role_of
 from blockpair.daemon.service_report import error_of, run_of, step_of
 from blockpair.errors import BlockpairError, ErrorKind
-from blockpair.failover import mount, units, vip
 from blockpair.failover.executor import Executor, Result, StepEvent, Way
 from blockpair.failover.follow import Duty, Memory, Role, Seen, decide
 from blockpair.failover.journal import Journal
-from blockpair.failover.machine import Machine
 from blockpair.failover.plan import UPWARD, Limits, Wish
 from blockpair.failover.progress import Outcome, Progress, replay
 from blockpair.status.engine import EngineStatus
@@ -27,10 +26,7 @@ from blockpair.status.report import ServiceRun, ServiceState, ServiceStatus, Ser
 from blockpair.status.service import remedy_for
 from blockpair.vip_guard import drop_listed
 
-# Between two looks whether the mount and the addresses are still there.
-_LOOK_SECONDS = 5.0
-# What observing this machine may raise.
-_UNSEEN = (mount.MountError, units.UnitError, vip.VipError, OSError)
+_PERIOD_SECONDS, _IDLE_SECONDS = 0.5, 2.0
 
 
 class ServiceRunner:
@@ -62,11 +58,10 @@ class ServiceRunner:
         self.limits = limits
         self._file = DefinitionFile(places.definition)
         self._in_use: Definition | None = None
-        self._machine: tuple[Definition, Machine] | None = None
-        self._warm: Definition | None = None
+        self._addresses = Addresses(name, replica, places, note)
         self._memory = Memory()
         self._left: Progress | None = None
-        self._turn, self._changing = asyncio.Lock(), asyncio.Lock()
+        self._turn = asyncio.Lock()
         self._runs: set[asyncio.Task[Result]] = set()  # the one that is under way, and who waits
         self._wish: Wish | None = None
         # Whether the run that is under way has seen this node serve, and whether it is on its way back.
@@ -76,8 +71,6 @@ class ServiceRunner:
         self._begun = 0  # commands and runs: who looks, and then decides, sees whether one came in between
         self._closed = False
         self._steps: list[ServiceStep] = []
-        self._vips: frozenset[str] = frozenset()
-        self._looked = time.monotonic()
         self._role = Role.AWAY
         self._may_write = False
         self._last: ServiceRun | None = None
@@ -93,7 +86,12 @@ class ServiceRunner:
     @property
     def held(self) -> bool:
         """Whether this node is Primary without its service, because somebody wants that."""
-        return self._role is Role.SERVING and not self.present and self._held.is_set()
+        return self._role is Role.SERVING and self.stays_down
+
+    @property
+    def stays_down(self) -> bool:
+        """Whether somebody wants it down while this node is Primary, whether or not that was seen yet."""
+        return not self.present and self._held.is_set()
 
     @property
     def at_rest(self) -> bool:
@@ -125,7 +123,7 @@ class ServiceRunner:
             state=state,
             why=why,
             remedy=remedy,
-            vips=sorted(self._vips),
+            vips=sorted(self._addresses.held),
             last=self._last,
             changed=self._in_use is not None and configured != self._in_use,
             held=self.held,
@@ -150,7 +148,7 @@ class ServiceRunner:
     def _complete(self) -> bool:
         """Whether the addresses that should be here are."""
         wanted = () if self._in_use is None else self._in_use.service.vips
-        return {str(one) for one in wanted} <= self._vips
+        return {str(one) for one in wanted} <= self._addresses.held
 
     # -- What is asked for
 
@@ -178,12 +176,11 @@ class ServiceRunner:
     async def warm_up(self) -> None:
         """Load and start what the way up will need. Raises `BlockpairError`."""
         definition = self.definition
-        if definition is not None and definition != self._warm:
+        if definition is not None:
             try:
-                await (await self._machine_of(definition)).warm_up()
-            except _UNSEEN as error:
+                await self._addresses.warm_up(definition)
+            except UNSEEN as error:
                 raise BlockpairError(ErrorKind.FAILED, str(error), "see this node's log") from None
-            self._warm = definition
 
     async def carry_out(self, wish: Wish, *, kill_users: bool = False) -> Result:
         """A wish, within a `command`. Raises `BlockpairError` where it could not even begin, or was cut."""
@@ -238,38 +235,39 @@ class ServiceRunner:
     # -- What is done by itself
 
     async def watch(self, changed: Callable[[], asyncio.Event], lease: Callable[[], float | None]) -> None:
-        """Follow the role, until cancelled. ``changed``: set at the engine's next event; ``lease``: seconds
-        for which this node is given its peer's word, where it needs one.
+        """Follow the role, and keep the addresses as long as this node may have them, until cancelled. Both
+        are told as `Addresses.watch` is.
         """
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._addresses.watch(changed, lease))
+            both.create_task(self._follow(changed))
+
+    async def _follow(self, changed: Callable[[], asyncio.Event]) -> None:
         while True:
             event = changed()
             try:
                 await self._tick()
-            except (BlockpairError, *_UNSEEN) as error:
+            except (BlockpairError, *UNSEEN) as error:
                 if self._problem is None or self._problem[0] != str(error):
                     self.note("error", "service.failed", str(error))
                 self._fail(
                     str(error), error.remedy if isinstance(error, BlockpairError) else "put that right"
                 )
             except Exception:
-                # It must not end: nobody else takes the addresses away in time.
+                # It must not end: nobody else stops what may not be here.
                 self._log.exception("service.watch-failed")
             # `wait_for` of Python 3.11 forgets a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._period(lease())):
+                async with asyncio.timeout(_IDLE_SECONDS if self.idle else _PERIOD_SECONDS):
                     await event.wait()
-
-    def _period(self, lease: float | None) -> float:
-        if self.idle:
-            return 2.0
-        return min(0.5, lease / 6) if lease is not None and self._vips else 0.5
 
     async def _tick(self) -> None:
         begun = self._begun
         status = await self.replica.status()
         self._role = role_of(status)
         self._may_write = may_write_seconds(status) > 0
-        await self._keep_addresses()
+        if self._memory.up and not self._runs and not await self._addresses.look():
+            self._memory = Memory()
         if self._begun != begun:
             # What was seen is of before that: nothing follows from it.
             return
@@ -352,42 +350,6 @@ class ServiceRunner:
         self._left = None
         self._begin(Wish.STOP)
 
-    async def _keep_addresses(self) -> None:
-        if self._machine is None:
-            return
-        definition, machine = self._machine
-        if self._vips and not await machine.pet():
-            await self._drop()
-            why = "their guard has ended" if self._may_write else "this node may not write at this moment"
-            self.note("warning", "service.addresses-dropped", f"the addresses are gone: {why}")
-        elif self._memory.up and not self._runs and time.monotonic() - self._looked > _LOOK_SECONDS:
-            self._looked = time.monotonic()
-            await self._look_around(definition, machine)
-
-    async def _look_around(self, definition: Definition, machine: Machine) -> None:
-        """Whether what was brought up is still there."""
-        if not await machine.mounted():
-            # An address leads to nothing without the mount.
-            await self._drop()
-            self._memory = Memory()
-            point = definition.service.mount
-            self.note("error", "service.mount-lost", f"this resource is not mounted on {point} any more")
-        elif self._vips:
-            # A network manager that starts anew removes what it does not know.
-            held = await asyncio.to_thread(vip.held, definition.service.vips)
-            if lost := self._vips - held:
-                self._vips = held
-                self.note("warning", "service.addresses-lost", f"somebody removed {', '.join(sorted(lost))}")
-
-    async def _drop(self) -> None:
-        if self._machine is not None:
-            try:
-                await self._machine[1].drop()
-            except (vip.VipError, OSError) as error:
-                # The guard has tried too, and a stop tries again.
-                self.note("error", "service.address-stays", str(error))
-        self._vips, self._warm = frozenset(), None
-
     async def _cut(self) -> bool:
         """The addresses go before anything is waited for. Whether what was under way has ended; a command of
         the engine that hangs is not waited for without end.
@@ -395,7 +357,7 @@ class ServiceRunner:
         runs = set(self._runs)
         for run in runs:
             run.cancel()
-        await self._drop()
+        await self._addresses.drop()
         return not runs or not (await asyncio.wait(runs, timeout=self.limits().kill))[1]
 
     async def close(self) -> None:
@@ -434,7 +396,7 @@ class ServiceRunner:
             definition = self.definition
             if definition is None:
                 raise BlockpairError(ErrorKind.FAILED, f"nothing follows the data of {self.name}", "")
-            machine = await self._machine_of(definition)
+            machine = await self._addresses.machine(definition)
             executor = Executor(
                 definition.service, machine, Journal(self._places.journal), self._tell, self.limits()
             )
@@ -450,7 +412,7 @@ class ServiceRunner:
                     result is None or result.wish is not wish or result.outcome is not Outcome.DONE
                 ):
                     result = await self._one(executor, definition, wish, kill_users=kill_users)
-            except _UNSEEN as error:
+            except UNSEEN as error:
                 raise BlockpairError(
                     ErrorKind.FAILED, f"this node's state cannot be seen: {error}", "put that right"
                 ) from None
@@ -489,9 +451,7 @@ class ServiceRunner:
         finally:
             self._wish = None
             self._last = run_of(wish, result, time.monotonic() - began, self._steps)
-            with contextlib.suppress(vip.VipError):
-                vips = definition.service.vips
-                self._vips = await asyncio.to_thread(vip.held, vips) if vips else frozenset()
+            await self._addresses.seen(definition.service.vips)
         return result
 
     async def _conclude(self, result: Result, *, was_present: bool) -> None:
@@ -526,7 +486,7 @@ class ServiceRunner:
         address = event.step.removeprefix("vip ")
         if address != event.step and event.succeeded:
             came = (event.wish in UPWARD) == (event.way is Way.DO)
-            self._vips = self._vips | {address} if came else self._vips - {address}
+            self._addresses.stepped(address, came=came)
         self._steps.append(step_of(event))
         severity = "info" if event.succeeded and not event.problems else "warning"
         problems = f"; {'; '.join(event.problems)}" if event.problems else ""
@@ -534,20 +494,3 @@ class ServiceRunner:
         self.note(
             severity, "service.step", f"{event.wish}: {undone}{event.what} ({event.seconds:.3f} s){problems}"
         )
-
-    async def _machine_of(self, definition: Definition) -> Machine:
-        async with self._changing:
-            if self._machine is not None and self._machine[0] == definition:
-                return self._machine[1]
-            if self._machine is not None:
-                await self._machine[1].drop()
-            machine = Machine(
-                self.name,
-                definition.service,
-                self.replica,
-                guard_file=self._places.guard,
-                device_file=self._places.device,
-                problem=lambda text: self.note("warning", "service.announcement", text),
-            )
-            self._machine = definition, machine
-            return machine

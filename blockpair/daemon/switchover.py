@@ -26,6 +26,7 @@ from blockpair.daemon.service_replica import is_primary, role_of, unready
 from blockpair.daemon.service_report import step_of
 from blockpair.daemon.service_runner import ServiceRunner
 from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.failover.carrier import without_carrier
 from blockpair.failover.executor import Result
 from blockpair.failover.follow import Role
 from blockpair.failover.plan import Limits, State, Wish, plan
@@ -146,7 +147,7 @@ class Moves:
                 f"{name} stays on {self._node}: {reason}",
                 f"see what it waits for: blockpair status {name}; then repeat",
             )
-        configured, present, held = runner.configured, runner.present, runner.held
+        configured, present, held = runner.configured, runner.present, runner.stays_down
         table = None if configured is None else configured.table
         await self._call(target, _READY, ReadyParams(name, table), _READY_SECONDS)
         runner.note("info", "switchover.begun", f"{name} moves from {self._node} to {target}: {why}")
@@ -308,6 +309,13 @@ class Moves:
                 ErrorKind.UNSAFE,
                 f"the copy of {params.name} on {self._node} is not good enough",
                 f"blockpair status {params.name} (on {self._node})",
+            )
+        vips = () if configured is None else configured.service.vips
+        if dark := await asyncio.to_thread(without_carrier, (one.interface for one in vips)):
+            raise BlockpairError(
+                ErrorKind.UNSAFE,
+                f"no client would reach {params.name} on {self._node}: no carrier on {', '.join(dark)}",
+                f"see to that network's cable on {self._node}, then repeat",
             )
         await self._manager.runtime(params.name).prepare()
         await runner.warm_up()

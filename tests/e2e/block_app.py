@@ -1,9 +1,10 @@
 """An application on a node's disk, run as a unit: what a client sends is on the disk when it is answered.
 
-block_app NAME NBD_SOCKET READY_FILE
+block_app NAME NBD_SOCKET READY_FILE WRITES_FILE
 
 A datagram to port 7000 is a number; the block of that number is written and flushed, and the answer is NAME
-and the number. It ends with the disk.
+and the number. WRITES_FILE gets a line for each block that the disk has acknowledged: the number, and when
+the write began and ended on CLOCK_MONOTONIC. It ends with the disk.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ from __future__ import annotations
 import select
 import socket
 import sys
+import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.e2e.nbd_client import NbdClient
 
 BLOCK = 4096
+BLOCKS = 3072
+"""Of them a number has one, which it shares with those that come so many later."""
 PORT = 7000
 
 
@@ -24,18 +29,36 @@ def content(number: int) -> bytes:
     return number.to_bytes(8, "big") * (BLOCK // 8)
 
 
-def _main(name: str, export: Path, ready: Path) -> None:
-    with NbdClient(export) as disk, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+def lost(disk: bytes, numbers: Iterable[int]) -> list[int]:
+    """Those that a disk lacks: their block has neither them nor one that came later."""
+    found = []
+    for number in numbers:
+        at = number % BLOCKS * BLOCK
+        block = disk[at : at + BLOCK]
+        held = int.from_bytes(block[:8], "big")
+        if held < number or held % BLOCKS != number % BLOCKS or block != content(held):
+            found.append(number)
+    return found
+
+
+def _main(name: str, export: Path, ready: Path, writes: Path) -> None:
+    with (
+        NbdClient(export) as disk,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked,
+        writes.open("a", buffering=1) as told,
+    ):
         asked.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         asked.bind(("0.0.0.0", PORT))
         ready.touch()
         while select.select([asked, disk.socket], [], [])[0] == [asked]:
             question, who = asked.recvfrom(16)
             number = int(question)
-            disk.write(number * BLOCK, content(number))
+            began = time.monotonic()
+            disk.write(number % BLOCKS * BLOCK, content(number))
             disk.flush()
+            told.write(f"{number} {began} {time.monotonic()}\n")
             asked.sendto(f"{name} {number}".encode(), who)
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    _main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))

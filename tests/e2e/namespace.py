@@ -5,6 +5,7 @@ Two of them can be joined by cables.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -50,6 +51,16 @@ class Namespace:
         """Whether this IPv4 address is one of its own; a look at a file, for who looks often."""
         tree = Path(f"/proc/{self._holder.pid}/net/fib_trie").read_text()
         return re.search(rf"-- {re.escape(address)}\n\s+/32 host LOCAL", tree) is not None
+
+    def processes(self) -> list[int]:
+        """All in it, but for the one that keeps it."""
+        own = Path(f"/proc/{self._holder.pid}/ns/net")
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if own.samefile(folder / "ns/net"):
+                    found.append(int(folder.name))
+        return [pid for pid in found if pid != self._holder.pid]
 
     def ip(self, *words: str) -> None:
         """Run ``ip`` in it. Raises `OSError` with what it says."""

@@ -5,7 +5,9 @@ an application as a unit, and a virtual address. Only systemd is stood in for, b
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from blockpair.config.names import Address
-from tests.e2e.block_app import BLOCK, content
-from tests.e2e.cluster import DEADLINE, Node, eventually
+from tests.e2e.block_app import lost
+from tests.e2e.cluster import DEADLINE, Node, eventually, freeze
 from tests.e2e.namespace import Namespace
 from tests.e2e.witness import WitnessProcess
 
@@ -50,7 +52,7 @@ case "$verb" in
             app.service)
                 lives "$1" && exit 0
                 rm -f ../ready
-                setsid APP ../ready </dev/null >/dev/null 2>&1 &
+                setsid APP ../ready ../writes </dev/null >/dev/null 2>&1 &
                 echo $! >"$1"
                 while [ ! -e ../ready ]; do
                     lives "$1" || { echo "the application ended" >&2; exit 1; }
@@ -67,13 +69,13 @@ case "$verb" in
         rm -f "$1" ;;
 esac
 """
-# Sends a number until it is answered, then the next; an answered one is told with who answered and when.
+# Sends a number until it is answered, then the next one; an answered one is told with who answered and when.
 CLIENT = """\
 import socket, sys, time
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.settimeout(0.02)
 number = 1
-while number < 4096:
+while True:
     try:
         s.sendto(str(number).encode(), (sys.argv[1], 7000))
         who, answered = s.recv(32).decode().split()
@@ -83,13 +85,12 @@ while number < 4096:
         continue
     print(who, number, time.monotonic(), flush=True)
     number += 1
-    # A block each, once: they must last for the time of a test.
-    time.sleep(0.02)
+    time.sleep(float(sys.argv[2]))
 """
 
 
 class NetNode(Node):
-    """A node in a network namespace, at an address of its own there."""
+    """A node in a network namespace, which its peer finds at ``address``."""
 
     def __init__(self, name: str, base: Path, net: Namespace, address: str) -> None:
         self.net, self.address = net, address
@@ -102,6 +103,11 @@ class NetNode(Node):
         (self.dir / "bin/systemctl").chmod(0o755)
 
     @property
+    def writes(self) -> Path:
+        """What its application has had acknowledged by the disk, as `block_app` tells it."""
+        return self.dir / "writes"
+
+    @property
     def environment(self) -> dict[str, str]:
         """With a systemctl of its own."""
         found = super().environment
@@ -110,8 +116,7 @@ class NetNode(Node):
     def configure(self, extra: str = "") -> None:
         """Write blockpair.toml."""
         (self.dir / "config/blockpair.toml").write_text(
-            f'[node]\nname = "{self.name}"\nlisten = "{self.address}:7788"\ncontrol = "{self.address}:7789"\n'
-            f'kernel_device = "off"\n{extra}'
+            f'[node]\nname = "{self.name}"\nkernel_device = "off"\n{extra}'
         )
 
     def report(self) -> Any:
@@ -157,14 +162,14 @@ class NetNode(Node):
 
 
 class Client:
-    """Has numbers written through the address, one after the other."""
+    """Has numbers written through the address, one after the other, ``pause`` seconds between them."""
 
-    def __init__(self, net: Namespace) -> None:
+    def __init__(self, net: Namespace, pause: float = 0.02) -> None:
         self.answers: list[tuple[str, int, float]] = []
         # One that nobody answers does not notice that nobody reads.
         ends = ("setpriv", "--pdeathsig", "KILL")
         self._process = subprocess.Popen(
-            [*ends, *net.prefix, sys.executable, "-c", CLIENT, ADDRESS],
+            [*ends, *net.prefix, sys.executable, "-c", CLIENT, ADDRESS, str(pause)],
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
@@ -175,6 +180,9 @@ class Client:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
+            if not line.endswith("\n"):
+                # Its end came in the middle of it.
+                break
             who, number, at = line.split()
             self.answers.append((who, int(number), float(at)))
 
@@ -187,10 +195,18 @@ class Client:
 
         eventually(so, f"{name} answers the client", deadline)
 
-    def silence(self, since: float) -> float:
-        """The longest time without an answer from ``since`` on."""
+    def silence(self, since: float, until: float = math.inf) -> float:
+        """The longest time without an answer from ``since`` on, to the first one after ``until``."""
         times = [since, *(at for _, _, at in self.answers if at > since)]
-        return max(after - before for before, after in pairwise(times))
+        return max(after - before for before, after in pairwise(times) if before < until)
+
+    def rests(self) -> None:
+        """It asks nothing more, until it `goes_on`."""
+        freeze(self._process.pid)
+
+    def goes_on(self) -> None:
+        """It asks again."""
+        self._process.send_signal(signal.SIGCONT)
 
     def acknowledged(self) -> list[int]:
         """The numbers that were answered."""
@@ -208,15 +224,15 @@ class Client:
 class Holders:
     """Watches all the time that no two nodes have the address."""
 
-    def __init__(self, *nodes: NetNode) -> None:
-        self._nodes = nodes
+    def __init__(self, *nets: Namespace) -> None:
+        self._nets = nets
         self._end = threading.Event()
         self.most = 0
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def _watch(self) -> None:
-        a, b = (node.net for node in self._nodes)
+        a, b = self._nets
         while not self._end.wait(0.005):
             # The one seen first again: the address may have moved in between.
             first, other, again = (net.has_address(ADDRESS) for net in (a, b, a))
@@ -232,11 +248,11 @@ class ServicePair:
     """All of them. ``arbitrated``: the witness decides who goes on."""
 
     def __init__(self, base: Path, stack: contextlib.ExitStack, *, arbitrated: bool) -> None:
-        switch, *hosts = (stack.enter_context(contextlib.closing(Namespace())) for _ in range(5))
+        self.switch, *hosts = (stack.enter_context(contextlib.closing(Namespace())) for _ in range(5))
         for number, host in enumerate(hosts, 1):
-            host.plug(switch, f"port{number}", f"192.0.2.{number}/24")
-        self.a = NetNode("a", base, hosts[0], "192.0.2.1")
-        self.b = NetNode("b", base, hosts[1], "192.0.2.2")
+            host.plug(self.switch, f"port{number}", f"192.0.2.{number}/24")
+        places = self.wire(hosts[0], hosts[1])
+        self.a, self.b = (NetNode(*each) for each in zip("ab", [base] * 2, hosts[:2], places, strict=True))
         self.witness = WitnessProcess(base)
         self.witness.address = Address("192.0.2.3", 7790)
         self.witness.prefix = hosts[2].prefix
@@ -244,7 +260,11 @@ class ServicePair:
         self._arbitrated = arbitrated
         stack.callback(self.close)
         self.form()
-        self.holders = stack.enter_context(contextlib.closing(Holders(self.a, self.b)))
+        self.holders = stack.enter_context(contextlib.closing(Holders(self.a.net, self.b.net)))
+
+    def wire(self, a: Namespace, b: Namespace) -> tuple[str, str]:
+        """Where the nodes find each other: on the network of everybody."""
+        return "192.0.2.1", "192.0.2.2"
 
     @property
     def nodes(self) -> tuple[NetNode, NetNode]:
@@ -263,7 +283,7 @@ class ServicePair:
         if self._arbitrated:
             self.witness.start()
             token = self.a.rpc("cluster.token")["text"]
-            self.witness.ok("witness", "join", f"{self.a.address}:7789", token)
+            self.witness.ok("witness", "join", "192.0.2.1:7789", token)
             settings = ("arbiter.kind=witness", f"arbiter.address={self.witness.address}")
             self.a.ok("config", "edit", *(word for one in settings for word in ("--set", one)))
         for node in self.nodes:
@@ -305,9 +325,8 @@ class ServicePair:
             yield made
 
     def kept(self, node: NetNode, numbers: list[int]) -> bool:
-        """Whether the disk of a node has every one of these blocks."""
-        data = node.disk.read_bytes()
-        return all(data[number * BLOCK : (number + 1) * BLOCK] == content(number) for number in numbers)
+        """Whether the disk of a node has every one of these numbers, or what came later in its place."""
+        return not lost(node.disk.read_bytes(), numbers)
 
     def logs(self) -> str:
         """What all of them said."""

@@ -192,7 +192,12 @@ def test_a_node_whose_disk_has_failed_hands_the_service_to_its_stand_in(base: Pa
         client = stack.enter_context(pair.client())
         client.answered_by("a")
         eventually(lambda: a.report()["engine"]["disk"] == "Diskless", "a has given its disk up", 60)
+        # Whoever stands in gives no word; the last one runs out, and the address stays.
+        eventually(
+            lambda: a.report()["engine"]["arbitration"]["lease_seconds"] is None, "b's last word has run out"
+        )
         client.answered_by("a")
+        assert "service.addresses-dropped" not in {event["name"] for event in a.report()["events"]}
         switched(a)
         client.answered_by("b")
         b.is_up()

@@ -33,14 +33,14 @@ def main(words: Sequence[str]) -> int:
                 done[scenario.name].append(one)
                 _tell(scenario, one)
                 if chosen.json:
-                    _write(chosen.json, json.dumps(_document(chosen.profile, done), indent=1) + "\n")
+                    write(chosen.json, json.dumps(_document(chosen.profile, done), indent=1) + "\n")
     except LabUnavailable as error:
         print(f"failover: {error}", file=sys.stderr)
         return 1
     text = table(SCENARIOS, done)
     print(f"\n{text}")
     if chosen.into:
-        _write(chosen.into, place(chosen.into.read_text(), chosen.profile, text))
+        write(chosen.into, place(chosen.into.read_text(), chosen.profile, text))
     return int(any(one.wrong for rounds in done.values() for one in rounds))
 
 
@@ -90,7 +90,8 @@ def _document(profile: str, done: dict[str, list[Round]]) -> dict[str, Any]:
     return {"schema": "blockpair.failover/1", "profile": profile, "rounds": rounds}
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
+    """Replace a file as a whole."""
     new = path.with_name(f".{path.name}.new")
     new.write_text(text)
     new.replace(path)

@@ -39,6 +39,8 @@ class Pair:
     """Units that are down, by node."""
     stubborn: set[tuple[str, str]] = field(default_factory=set)
     """Those that a restart does not help."""
+    dark: set[str] = field(default_factory=set)
+    """Nodes whose cable to the clients is cut."""
     refusal: BlockpairError | None = None
     unseen: str = ""
     moves: list[tuple[float, str, str]] = field(default_factory=list)
@@ -60,7 +62,8 @@ class View:
 
     async def seen(self, name: str) -> Seen | None:
         peer = self.peer if self.pair.in_sync else None
-        return Seen(self.pair.primary == self.node, self.pair.settled, UNITS, peer)
+        dark = ("eth0",) if self.node in self.pair.dark else ()
+        return Seen(self.pair.primary == self.node, self.pair.settled, UNITS, peer, dark)
 
     async def active(self, units: tuple[str, ...]) -> frozenset[str]:
         if self.pair.unseen:
@@ -88,6 +91,8 @@ class View:
     async def switchover(self, name: str, to: str, why: str) -> None:
         if self.pair.refusal is not None:
             raise self.pair.refusal
+        if to in self.pair.dark:
+            raise BlockpairError(ErrorKind.UNSAFE, f"no client would reach r0 on {to}", "see to its cable")
         self.pair.moves.append((self.pair.now, to, why))
         self.pair.primary = to
 
@@ -120,6 +125,37 @@ def test_all_is_well_and_nobody_asks_the_peer() -> None:
     made = pair()
     assert asyncio.run(live(made, 3600)) == []
     assert (made.moves, made.restarts, made.asked) == ([], [], 0)
+
+
+def test_a_node_that_no_client_reaches_hands_over_and_takes_back_only_after_a_while() -> None:
+    async def run() -> None:
+        made = pair(dark={"a"})
+        told = await live(made, 20)
+        [(at, to, why)] = made.moves
+        assert at <= 8 and to == "b" and "no carrier on eth0" in why
+        assert what(told) == ["care.switchover", "care.moved-here", "care.switchover-done"]
+        assert told[1]["why"] == "clients cannot reach that node"
+        # The cable is put in again there, and comes out here.
+        made.dark = {"b"}
+        told = await live(made, 30)
+        assert len(made.moves) == 1 and what(told) == ["care.stays"]
+        await live(made, 60)
+        assert [to for _, to, _ in made.moves] == ["b", "a"]
+
+    asyncio.run(run())
+
+
+def test_where_no_client_reaches_either_node_it_stays_and_is_seldom_tried() -> None:
+    made = pair(dark={"a", "b"})
+    told = asyncio.run(live(made, 1200))
+    assert made.moves == [] and made.primary == "a"
+    assert what(told).count("care.switchover-failed") == 3
+
+
+def test_a_cable_that_is_cut_moves_nothing_where_that_is_off() -> None:
+    made = pair(dark={"a"}, hand_over=False)
+    [told] = asyncio.run(live(made, 300))
+    assert told["event"] == "care.stays" and 'hand_over = "off"' in told["text"] and made.moves == []
 
 
 def test_a_unit_that_dies_once_is_restarted_and_that_is_told() -> None:

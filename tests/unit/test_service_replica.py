@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from blockpair.daemon import service_replica
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.service_replica import (
+    STOOD_IN_SECONDS,
     UNLEASED_SECONDS,
     EngineReplica,
     is_primary,
@@ -83,6 +84,14 @@ def test_the_addresses_stay_for_what_is_left_of_the_peers_word(
 def test_without_any_copy_there_is_nothing_to_serve() -> None:
     assert may_write_seconds(primary(disk="Diskless")) == 0
     assert may_write_seconds(primary(disk="Diskless", served_by="b")) == UNLEASED_SECONDS
+    # Who stands in gives no word; what is left of its last one says nothing.
+    for lease in (None, 1.5):
+        served = replace(ARBITRATED, lease_seconds=lease)
+        assert (
+            may_write_seconds(primary(disk="Diskless", served_by="b", arbitration=served)) == STOOD_IN_SECONDS
+        )
+    served = replace(ARBITRATED, suspended="all")
+    assert may_write_seconds(primary(disk="Diskless", served_by="b", arbitration=served)) == 0
 
 
 @pytest.mark.parametrize(
@@ -143,6 +152,9 @@ def test_addresses_stay_as_long_as_the_engine_may_serve_whatever_an_old_status_s
         # Without a lease it is what a hanging daemon may keep them.
         said.until = math.inf
         assert 0 < await replica.addresses_until() - now - UNLEASED_SECONDS < 5
+        # The peer serves, and the engine's own time is up.
+        said.says, said.until = primary(disk="Diskless", served_by="b", arbitration=ARBITRATED), 0.0
+        assert 0 < await replica.addresses_until() - now - STOOD_IN_SECONDS < 5
         # Nothing to serve.
         said.says = primary(disk="Diskless")
         assert await replica.addresses_until() == 0
