@@ -37,13 +37,15 @@ _APART_SECONDS = 120.0
 @dataclass(frozen=True)
 class Seen:
     """A service at one moment. ``settled``: nothing is on its way up or down; ``units``: in the order in
-    which they start; ``peer``: one that is connected and in sync, and may take over.
+    which they start; ``peer``: one that is connected and in sync, and may take over; ``diskless``: this
+    node's own disk has failed.
     """
 
     primary: bool
     settled: bool
     units: tuple[str, ...] = ()
     peer: str | None = None
+    diskless: bool = False
 
 
 class World(Protocol):
@@ -247,7 +249,7 @@ class Care:
         service.health, decision = look(
             service.health,
             self._policy,
-            Look(own, score, seen.peer is not None, seen.primary, age),
+            Look(own, score, seen.peer is not None, seen.primary, age, seen.diskless),
             now,
         )
         if before not in (None, seen.primary) and not self._counted(service, now):
@@ -258,14 +260,14 @@ class Care:
             key = re.sub(r"\d+", "", decision.why)
             text = f"{name} stays on this sick node: {decision.why}"
             self._once(service, "health", key, "care.stays", resource=name, text=text)
-        elif service.health.sick_since is None:
+        elif service.health.sick_since is None and not seen.diskless:
             service.told.pop("health", None)
         if not decision.hand_over or not seen.settled or seen.peer is None:
             return
         if not self._hand_over:
             text = f'{name} stays on this sick node: hand_over = "off" in [health] of blockpair.toml'
             self._once(service, "health", "off", "care.stays", resource=name, text=text, why=decision.why)
-        elif now - self._last_left >= _APART_SECONDS:
+        elif seen.diskless or now - self._last_left >= _APART_SECONDS:
             self._last_left = now
             service.work = self._begin(name, self._move(name, service, seen.peer, decision.why, "health"))
 

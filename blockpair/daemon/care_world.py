@@ -71,7 +71,8 @@ class CareWorld:
             return None
         settled = status is not None and status.state == "up"
         primary = engine.role == "Primary" and not engine.resuming
-        return Seen(primary, settled, service.units, next(_ready(engine), None))
+        ready = next(_ready(engine), None)
+        return Seen(primary, settled, service.units, ready, engine.disk == "Diskless")
 
     async def active(self, wanted: tuple[str, ...]) -> frozenset[str]:
         """Those that are active. Raises `UnitError` or `OSError`."""
