@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -9,9 +11,9 @@ import click
 from blockpair.cli.output import json_option, print_json
 from blockpair.cli.raid_change import CHANGES
 from blockpair.cli.raid_create import create
-from blockpair.cli.raid_run import array_argument, check_root, find
+from blockpair.cli.raid_run import array_argument, check_root, find, node_rules, places
 from blockpair.cli.raid_spare import spare
-from blockpair.errors import ExitCode
+from blockpair.errors import BlockpairError, ErrorKind, ExitCode
 
 if TYPE_CHECKING:
     from blockpair.raid.health import Health
@@ -68,8 +70,8 @@ def status(name: str | None, with_health: bool, as_json: bool) -> int:
     """Members and what each is for, what is synced and how long it takes, which failures the array survives,
     and what to do. ARRAY: a name, /dev/md/NAME, md127 or a UUID. Ends with 4 if something needs attention.
 
-    --health: a score from 100 to 0 with its reasons; at 40 or below a member should be replaced before it
-    fails. Disks that sleep are not woken.
+    --health: a score from 100 to 0 with its reasons; at 40 or below, or what `replace_at` in [raid] of
+    blockpair.toml says, a member should be replaced before it fails. Disks that sleep are not woken.
 
     \b
     Examples:
@@ -99,8 +101,9 @@ def _health(arrays: list[Array]) -> dict[str, Health]:
     from blockpair.raid import smartctl, sysfs
     from blockpair.raid.health import score
 
+    replace_at = node_rules().replace_at
     return {
-        member.device: score(told)
+        member.device: score(told, replace_at=replace_at)
         for array in arrays
         for member in array.members
         if (told := smartctl.read(sysfs.whole_disk(member.device))) is not None
@@ -111,8 +114,9 @@ def _health(arrays: list[Array]) -> dict[str, Health]:
 @click.option(
     "--heal",
     is_flag=True,
-    help="Also act: spares of a group go where they are needed, members that come back are re-added, an "
-    "array that waits for its first write rebuilds, a member likely to fail is replaced.",
+    help="Also act, as the daemon does where it runs: spares of a group go where they are needed, members "
+    "that come back are re-added, an array that waits for its first write rebuilds, a member likely to fail "
+    "is replaced, syncs give way to applications, scrubs begin when they are due.",
 )
 @json_option
 def watch(heal: bool, as_json: bool) -> None:
@@ -124,19 +128,35 @@ def watch(heal: bool, as_json: bool) -> None:
       blockpair raid watch
       blockpair raid watch --heal --json
     """
+    from blockpair.raid.turn import Turn
     from blockpair.raid.watch import Watch
 
     check_root()
-    try:
-        for event in Watch(heal=heal).events():
-            if as_json:
-                import msgspec
+    with Turn() as turn:
+        if heal and not turn.take():
+            raise BlockpairError(
+                ErrorKind.BUSY,
+                "another program heals the arrays of this node: blockpaird, or a second `raid watch --heal`",
+                "watch without --heal; what the daemon does is in `blockpair events --kind 'raid.*'`",
+            )
+        kept = places()
+        watching = Watch(
+            replace(node_rules(), heal=heal),
+            resources=kept.resources,
+            speeds=kept.array_speeds,
+            scrubs=kept.array_scrubs,
+        )
+        try:
+            with closing(watching.events()) as events:
+                for event in events:
+                    if as_json:
+                        import msgspec
 
-                click.echo(msgspec.json.encode(event))
-            else:
-                click.echo(f"{event.severity.value:<8}  {event.text}")
-    except KeyboardInterrupt:
-        return
+                        click.echo(msgspec.json.encode(event))
+                    else:
+                        click.echo(f"{event.severity.value:<8}  {event.text}")
+        except KeyboardInterrupt:
+            return
 
 
 @command.group("scrub", short_help="Read and compare all copies.")
@@ -190,7 +210,6 @@ def scrub_status(name: str, as_json: bool) -> int:
 
 def _scrub(name: str, *, start: bool, follow: bool, plan: bool, as_json: bool) -> int:
     from blockpair.cli.raid_run import perform
-    from blockpair.errors import BlockpairError, ErrorKind
     from blockpair.raid.steps import scrub as steps
 
     array = find(name)

@@ -15,8 +15,10 @@ from blockpair.cli.output import check_can_ask, confirm, print_json
 from blockpair.errors import BlockpairError, ErrorKind
 
 if TYPE_CHECKING:
+    from blockpair.config.locations import Locations
     from blockpair.raid.admission import Refusal
     from blockpair.raid.model import Array, Disk
+    from blockpair.raid.rules import Rules
     from blockpair.raid.steps import Step
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -59,11 +61,23 @@ def look_at(words: Sequence[str]) -> list[Disk]:
     return [look(path, resources()) for path in paths(words)]
 
 
-def resources() -> Path:
-    """Where this node's resource files are."""
+def places() -> Locations:
+    """Where this node's files are."""
     from blockpair.config.locations import locations
 
-    return locations(directory=click.get_current_context().find_root().obj).resources
+    return locations(directory=click.get_current_context().find_root().obj)
+
+
+def resources() -> Path:
+    """Where its resource files are."""
+    return places().resources
+
+
+def node_rules() -> Rules:
+    """By what rules this node cares for its arrays. Raises `BlockpairError`."""
+    from blockpair.config.node import read_node
+
+    return read_node(places().node_file).raid.rules
 
 
 def kernel_name(device: str) -> str:

@@ -111,6 +111,16 @@ class Locations:
         """A file for each whom events are delivered to: what it has had."""
         return self.state / "deliveries"
 
+    @property
+    def array_scrubs(self) -> Path:
+        """When each md array of this machine was scrubbed."""
+        return self.state / "array-scrubs.json"
+
+    @property
+    def array_speeds(self) -> Path:
+        """What is to be written back of arrays whose sync is held back."""
+        return self.run / "array-speeds.json"
+
     def nbd_socket(self, name: str) -> Path:
         return self.run / "nbd" / f"{_part(name)}.sock"
 

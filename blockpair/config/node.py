@@ -15,6 +15,7 @@ from blockpair.config.health import HealthConfig, HealthTable, health_config
 from blockpair.config.metrics import MetricsTable, metrics_address
 from blockpair.config.names import NAME_RULE, Address, check_name, parse_address
 from blockpair.config.notify import NotifyConfig, NotifyTable, notify_config
+from blockpair.config.raid import RaidConfig, RaidTable, raid_config
 from blockpair.units import parse_duration
 
 KernelDevice = Literal["auto", "off", "required"]
@@ -62,6 +63,7 @@ class NodeFile(Struct, forbid_unknown_fields=True, frozen=True):
     metrics: MetricsTable = field(default_factory=MetricsTable)
     health: HealthTable = field(default_factory=HealthTable)
     notify: NotifyTable = field(default_factory=NotifyTable)
+    raid: RaidTable = field(default_factory=RaidTable)
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class NodeConfig:
     """Where the metrics are served; None: nowhere."""
     health: HealthConfig = data_field(default_factory=HealthConfig)
     notify: NotifyConfig = data_field(default_factory=NotifyConfig)
+    raid: RaidConfig = data_field(default_factory=RaidConfig)
 
 
 def read_node(file: Path) -> NodeConfig:
@@ -129,6 +132,7 @@ def node_config(content: NodeFile, file: Path, host_name: str) -> NodeConfig:
         metrics=metrics_address(content.metrics, file),
         health=health_config(content.health, file),
         notify=notify_config(content.notify, file),
+        raid=raid_config(content.raid, file),
     )
 
 

@@ -15,6 +15,7 @@ from blockpair.config.files import remove_unfinished
 from blockpair.config.locations import Locations, check_socket_path
 from blockpair.config.node import NodeConfig
 from blockpair.daemon.arbiters import build_arbiter
+from blockpair.daemon.arrays import watch_arrays
 from blockpair.daemon.care_world import look_after
 from blockpair.daemon.checks import Checks
 from blockpair.daemon.desired import DaemonLock, DesiredState, boot_id
@@ -139,6 +140,7 @@ async def _serve(node: NodeConfig, places: Locations, desired: DesiredState, str
         care = await look_after(
             services, node, manager=manager, cluster=part.cluster, health=health, stream=stream
         )
+        arrays = watch_arrays(node, places, manager)
         own = Methods(manager, logs.place(), part.creations, services)
         events = EventMethods(node, places, stream)
         tables = (own.table(), part.methods(), events.table(), health.methods(), checks.methods())
@@ -160,8 +162,8 @@ async def _serve(node: NodeConfig, places: Locations, desired: DesiredState, str
         )
         notify(f"READY=1\nSTATUS=node {node.name}, {len(manager.names())} resources")
         supervisor = asyncio.create_task(manager.supervise())
-        metrics = Metrics(node, manager, part.cluster, watchdog, health)
-        beside = [asyncio.create_task(each.run()) for each in (part, health, care, metrics)]
+        metrics = Metrics(node, manager, part.cluster, watchdog, health=health, arrays=arrays)
+        beside = [asyncio.create_task(each.run()) for each in (part, health, care, metrics, arrays)]
         services.start()
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({supervisor, stopping}, return_when=asyncio.FIRST_COMPLETED)

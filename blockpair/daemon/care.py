@@ -46,7 +46,7 @@ _APART_SECONDS = 120.0
 class Seen:
     """A service at one moment. ``settled``: nothing is on its way up or down; ``units``: in the order in
     which they start; ``peer``: one that is connected and in sync, and may take over; ``dark``: interfaces
-    with an address of it, and without a carrier.
+    with an address of it, and without a carrier; ``diskless``: this node's own disk has failed.
     """
 
     primary: bool
@@ -54,6 +54,7 @@ class Seen:
     units: tuple[str, ...] = ()
     peer: str | None = None
     dark: tuple[str, ...] = ()
+    diskless: bool = False
 
 
 class World(Protocol):
@@ -273,7 +274,7 @@ class Care:
         service.health, decision = look(
             service.health,
             self._policy,
-            Look(own, score, seen.peer is not None, seen.primary, age),
+            Look(own, score, seen.peer is not None, seen.primary, age, seen.diskless),
             now,
         )
         if before not in (None, seen.primary) and not self._counted(service, now):
@@ -284,14 +285,14 @@ class Care:
             key = re.sub(r"\d+", "", decision.why)
             text = f"{name} stays on this sick node: {decision.why}"
             self._once(service, "health", key, "care.stays", resource=name, text=text)
-        elif service.health.sick_since is None:
+        elif service.health.sick_since is None and not seen.diskless:
             service.told.pop("health", None)
         if not decision.hand_over or not seen.settled or seen.peer is None:
             return
         if not self._hand_over:
             text = f'{name} stays on this sick node: hand_over = "off" in [health] of blockpair.toml'
             self._once(service, "health", "off", "care.stays", resource=name, text=text, why=decision.why)
-        elif now - self._last_left >= _APART_SECONDS:
+        elif seen.diskless or now - self._last_left >= _APART_SECONDS:
             self._last_left = now
             service.work = self._begin(name, self._move(name, service, seen.peer, decision.why, "health"))
 

@@ -75,7 +75,8 @@ class CareWorld:
         dark: tuple[str, ...] = ()
         if primary and service.vips:
             dark = await asyncio.to_thread(without_carrier, (one.interface for one in service.vips))
-        return Seen(primary, settled, service.units, next(_ready(engine), None), dark)
+        ready = next(_ready(engine), None)
+        return Seen(primary, settled, service.units, ready, dark, diskless=engine.disk == "Diskless")
 
     async def active(self, wanted: tuple[str, ...]) -> frozenset[str]:
         """Those that are active. Raises `UnitError` or `OSError`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ from blockpair.status.paths import OwnPlace, named
 from blockpair.status.plan import Plan
 from blockpair.status.report import (
     SCHEMA,
+    Advice,
     ArbiterReport,
     ConfigurationConflict,
     ConfigurationReport,
@@ -103,6 +104,8 @@ class Manager:
         """Calls to its other members."""
         self.service_status: Callable[[str], ServiceStatus | None] = lambda _name: None
         """What follows the data of a resource, for the report."""
+        self.array_advice: Callable[[ResourceConfig], Awaitable[list[Advice]]] = _no_arrays
+        """What is to be said of the arrays below a resource."""
 
     def lock(self, name: str) -> asyncio.Lock:
         """Orders the commands on one resource."""
@@ -448,6 +451,7 @@ class Manager:
             config = runtime.config if runtime is not None else self.config(name)
         except ConfigError as error:
             return _report(name, failure=error.message)
+        arrays = await self.array_advice(config)
         if runtime is None:
             return _report(
                 name,
@@ -455,6 +459,7 @@ class Manager:
                 outside=self._outside(config),
                 arbiter=arbiter_report(config, self.judges),
                 service=self.service_status(name),
+                arrays=arrays,
             )
         failure, engine = None, None
         try:
@@ -491,6 +496,7 @@ class Manager:
             outside=self._outside(config),
             arbiter=runtime.arbiter_report(),
             service=self.service_status(name),
+            arrays=arrays,
         )
 
     def _named(self, engine: EngineStatus, config: ResourceConfig) -> EngineStatus:
@@ -554,6 +560,10 @@ class Manager:
             ) from None
 
 
+async def _no_arrays(_config: ResourceConfig) -> list[Advice]:
+    return []
+
+
 def _configuration(configuration: Configuration | None) -> ConfigurationReport | None:
     if configuration is None:
         return None
@@ -602,6 +612,7 @@ def _report(
     outside: Outside | None = None,
     arbiter: ArbiterReport | None = None,
     service: ServiceStatus | None = None,
+    arrays: Sequence[Advice] = (),
 ) -> ResourceReport:
     state: State = "failed" if failure is not None else ("running" if runs else "down")
     entries = advice(
@@ -615,6 +626,7 @@ def _report(
         outside=outside or Outside(),
         arbiter=arbiter,
         service=service,
+        arrays=arrays,
     )
     return ResourceReport(
         name=name,

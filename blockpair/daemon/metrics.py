@@ -11,6 +11,7 @@ import structlog
 from blockpair.cluster.cluster import Cluster
 from blockpair.config.names import is_loopback
 from blockpair.config.node import NodeConfig
+from blockpair.daemon.arrays import Arrays
 from blockpair.daemon.health import HealthWatch
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.watchdog import NodeWatchdog
@@ -43,13 +44,16 @@ class Metrics:
         manager: Manager,
         cluster: Cluster,
         watchdog: NodeWatchdog,
+        *,
         health: HealthWatch,
+        arrays: Arrays,
     ) -> None:
         self._node = node
         self._manager = manager
         self._cluster = cluster
         self._watchdog = watchdog
         self._health = health
+        self._watched = arrays
         self._inventory = Inventory()
         self._collectors = Collectors(self.subjects())
         self._log = structlog.get_logger().bind(part="metrics")
@@ -122,8 +126,9 @@ class Metrics:
         return membership(_membership(self._cluster))
 
     async def _arrays(self) -> Iterator[Sample]:
+        # As they are now: the watch looks only now and then while nothing happens.
         found = await asyncio.to_thread(self._inventory.arrays)
-        return arrays(found.values())
+        return arrays(found.values(), self._watched.health)
 
     async def _own_health(self) -> Iterator[Sample]:
         try:

@@ -17,6 +17,7 @@ class Kind(NamedTuple):
 
 _STATUS = "blockpair status {resource}"
 _LOG = "see this node's log, and report it"
+_RAID = "blockpair raid status"
 _DISK = "look at that disk (dmesg, SMART); replace it: docs/operations.md, A disk is replaced"
 
 KINDS: dict[str, Kind] = {
@@ -223,6 +224,40 @@ KINDS: dict[str, Kind] = {
         "the service stays where it is though it is not well", "see to it by hand: " + _STATUS
     ),
     "care.failed": Kind("looking after the service failed", _LOG),
+    # the arrays below
+    "raid.array-found": Kind("an array is there", _RAID),
+    "raid.array-gone": Kind("an array was stopped", _RAID),
+    "raid.array-failed": Kind("an array has failed: data is missing", _RAID),
+    "raid.array-writable": Kind("an array that waited for its first write rebuilds"),
+    "raid.member-failed": Kind("a member failed", _RAID),
+    "raid.member-gone": Kind("a member has gone", _RAID),
+    "raid.member-filling": Kind("a member is being filled"),
+    "raid.member-filled": Kind("a member's place is full again"),
+    "raid.member-replacing": Kind("a member is copied onto a spare while it serves"),
+    "raid.member-replaced": Kind("a member was replaced"),
+    "raid.member-removed": Kind("a member that failed was taken out"),
+    "raid.member-returns": Kind("a member is back, and gets what it missed", _RAID),
+    "raid.member-flaps": Kind("a member came back too often", "see its cable and its health"),
+    "raid.member-read-errors": Kind("sectors of a member could not be read, and were mended", _RAID),
+    "raid.member-health": Kind("a member's health got worse", "blockpair raid status --health"),
+    "raid.member-replace": Kind("a member that is likely to fail is replaced", _RAID),
+    "raid.spare-added": Kind("an array has one more spare"),
+    "raid.spare-removed": Kind("a spare was taken out"),
+    "raid.spare-failed": Kind("a spare failed", _RAID),
+    "raid.spare-took-over": Kind("a spare took over", _RAID),
+    "raid.spare-moved": Kind("a shared spare goes where it is needed", _RAID),
+    "raid.spare-adopted": Kind("a new disk becomes a spare by rule", _RAID),
+    "raid.spare-refused": Kind("a new disk does not become a spare", "blockpair raid spare add"),
+    "raid.scrub-started": Kind("a scrub began"),
+    "raid.scrub-ended": Kind("a scrub ended", "blockpair raid scrub status"),
+    "raid.scrub-not-begun": Kind("a scrub that is due could not begin", "blockpair raid scrub start"),
+    "raid.resync-started": Kind("the copies of an array are made equal"),
+    "raid.resync-ended": Kind("the copies of an array are equal"),
+    "raid.reshape-started": Kind("an array grows, or changes its layout"),
+    "raid.reshape-ended": Kind("an array has its new layout"),
+    "raid.sync-held-back": Kind("a sync gives way to the application"),
+    "raid.watch-problem": Kind("the arrays cannot be watched", _RAID),
+    "raid.failed": Kind("watching the arrays failed", _LOG),
     # the stream and its deliveries
     "events.torn": Kind("the end of the stream was torn by a crash"),
     "events.lost": Kind("events could not be recorded", "make room for the state"),

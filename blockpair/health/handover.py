@@ -27,6 +27,10 @@ class Policy:
     """For how long it must have been sick without a break: longer than a backup's start or a burst of
     clients.
     """
+    disk_patience: float = 15.0
+    """For how long it must have been without its own disk, served by the peer's: that is no matter of scores,
+    and does not get better by waiting.
+    """
     dwell: float = 600.0
     """Since the role last changed; doubled by each switchover that is remembered."""
     memory: float = 24 * 3600.0
@@ -39,13 +43,16 @@ class Policy:
 
 @dataclass(frozen=True)
 class Look:
-    """Both nodes at one moment. ``peer``: its score as it tells; None: it does not. ``peer_age``: of that."""
+    """Both nodes at one moment. ``peer``: its score as it tells; None: it does not. ``peer_age``: of that.
+    ``diskless``: this node's own disk has failed.
+    """
 
     own: float
     peer: float | None
     peer_in_sync: bool
     primary: bool
     peer_age: float = 0.0
+    diskless: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class Watch:
     peer: float | None = None
     at: float | None = None
     sick_since: float | None = None
+    diskless_since: float | None = None
     role_since: float | None = None
     primary: bool | None = None
     switchovers: tuple[float, ...] = ()
@@ -88,12 +96,16 @@ def look(watch: Watch, policy: Policy, seen: Look, now: float) -> tuple[Watch, D
         since = None
     elif since is None and own < policy.sick_below:
         since = now
+    without = None
+    if seen.diskless and seen.primary:
+        without = now if watch.diskless_since is None else watch.diskless_since
     watch = replace(
         watch,
         own=own,
         peer=peer,
         at=now,
         sick_since=since,
+        diskless_since=without,
         role_since=now if changed or watch.role_since is None else watch.role_since,
         primary=seen.primary,
         switchovers=tuple(at for at in watch.switchovers if now - at < policy.memory),
@@ -114,6 +126,8 @@ def dwell(watch: Watch, policy: Policy) -> float:
 def _decide(watch: Watch, policy: Policy, seen: Look, now: float) -> Decision:  # noqa: PLR0911 - a reason, a line
     if not seen.primary:
         return Decision(False, "this node is not Primary")
+    if watch.diskless_since is not None:
+        return _without_disk(watch, policy, seen, now - watch.diskless_since, now)
     assert watch.own is not None
     if watch.sick_since is None:
         return Decision(False, f"it is well ({watch.own:.0f})")
@@ -135,6 +149,20 @@ def _decide(watch: Watch, policy: Policy, seen: Look, now: float) -> Decision:  
     if lasted < dwell(watch, policy):
         return Decision(False, f"the role has lasted {lasted:.0f} s of {dwell(watch, policy):.0f}")
     return Decision(True, f"it is sick ({watch.own:.0f}), and the peer is not ({watch.peer:.0f})")
+
+
+def _without_disk(watch: Watch, policy: Policy, seen: Look, lasted: float, now: float) -> Decision:
+    """Neither scores nor earlier switchovers count: the peer's copy is the only good one, and a service does
+    not come back to where there is none.
+    """
+    if lasted < policy.disk_patience:
+        return Decision(False, f"its disk has failed, {lasted:.0f} s ago")
+    if not seen.peer_in_sync:
+        return Decision(False, "its disk has failed, and the peer is not in sync", alert=True)
+    tried = max(watch.switchovers, default=float("-inf"))
+    if tried >= now - lasted and now - tried < policy.patience:
+        return Decision(False, f"its disk has failed, and the last try was {now - tried:.0f} s ago")
+    return Decision(True, "its disk has failed, and the peer's copy is the only good one")
 
 
 def smooth(old: float | None, new: float, passed: float, constant: float) -> float:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from blockpair.metrics.family import Sample, counter, gauge
+from blockpair.raid.health import Health
+from blockpair.raid.layout import margin
 from blockpair.raid.model import Array, Part
+from blockpair.raid.outlook import lost
 
 # The kernel's words, Documentation/admin-guide/md.rst.
 _STATES = (
@@ -27,6 +30,11 @@ SLOTS = gauge("blockpair_array_slots", "Members that the array has when it is wh
 MISSING = gauge(
     "blockpair_array_missing_members", "Of these, those whose data no member has in full", "array"
 )
+SURVIVES = gauge(
+    "blockpair_array_survives_failures",
+    "Further failures of members that it survives, whichever they are; 0 as well where it has failed",
+    "array",
+)
 SPARES = gauge("blockpair_array_spares", "Hot spares at hand in it", "array")
 ARRAY_SIZE = gauge("blockpair_array_size_bytes", "Size of the array", "array")
 MISMATCH = gauge("blockpair_array_mismatch_bytes", "What the last check found unequal", "array")
@@ -39,6 +47,12 @@ MEMBER_ERRORS = counter(
     "array",
     "device",
 )
+MEMBER_HEALTH = gauge(
+    "blockpair_array_member_health",
+    "From 100 to 0 by what the disk tells of itself and its latency; where the daemon watches",
+    "array",
+    "device",
+)
 SYNC = gauge("blockpair_array_sync_running", "1 while the kernel does this with the array", "array", "action")
 SYNC_SIZE = gauge(
     "blockpair_array_sync_size_bytes", "What there is to do, of each member; 0: nothing", "array"
@@ -47,23 +61,26 @@ SYNC_DONE = gauge("blockpair_array_sync_done_bytes", "What of it is done", "arra
 SYNC_RATE = gauge("blockpair_array_sync_bytes_per_second", "How fast it goes", "array")
 
 
-def arrays(found: Iterable[Array]) -> Iterator[Sample]:
-    """Of every array, by its stable name."""
+def arrays(found: Iterable[Array], health: Mapping[str, Health]) -> Iterator[Sample]:
+    """Of every array, by its stable name. ``health``: of the members, where the daemon watches them."""
     for array in found:
-        yield from _array(array)
+        yield from _array(array, health)
 
 
-def _array(array: Array) -> Iterator[Sample]:
+def _array(array: Array, health: Mapping[str, Health]) -> Iterator[Sample]:
     name = array.name
     yield from ARRAY_STATE.states(array.state or "clear", _STATES, name)
     yield SLOTS.sample(array.geometry.slots, name)
     yield MISSING.sample(len(array.failed_slots), name)
+    yield SURVIVES.sample(0 if lost(array) else margin(array.geometry, array.failed_slots), name)
     yield SPARES.sample(len(array.having(Part.SPARE)), name)
     yield ARRAY_SIZE.sample(array.size_bytes, name)
     yield MISMATCH.sample(array.mismatch_bytes, name)
     for member in array.members:
         yield from MEMBER_PART.states(member.part.value, [part.value for part in Part], name, member.device)
         yield MEMBER_ERRORS.sample(member.errors, name, member.device)
+        if member.device in health:
+            yield MEMBER_HEALTH.sample(health[member.device].score, name, member.device)
     sync = array.sync
     for action in _ACTIONS:
         yield SYNC.sample(sync is not None and sync.action == action, name, action)

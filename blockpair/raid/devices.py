@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 from blockpair import signature
@@ -49,16 +50,58 @@ def look(path: str, resources: Path | None = None) -> Disk:
 def resources_on(path: Path, resources: Path | None) -> list[str]:
     """The resources of this node that have the block device ``path``, up or down."""
     number = _device_number(path)
-    found = []
-    for file in sorted(resources.glob("*.toml")) if resources is not None and number is not None else []:
+    if resources is None or number is None:
+        return []
+    return [
+        name
+        for name, places in _resources(resources)
+        if any(_device_number(Path(place)) == number for place in places)
+    ]
+
+
+def arrays_below(path: Path) -> frozenset[str]:
+    """The kernel's names of the md arrays that a device or a file is on: through partitions, device mapper,
+    loop devices and file systems.
+    """
+    number = _device_number(path)
+    if number is not None:
+        return frozenset(_arrays((_SYSFS / f"{os.major(number)}:{os.minor(number)}").resolve()))
+    under = _under_file(path)
+    return frozenset() if under is None else frozenset(_arrays(under))
+
+
+def _arrays(folder: Path, depth: int = 0) -> Iterator[str]:
+    whole = _whole(folder)
+    if (whole / "md").is_dir():
+        yield whole.name
+    if depth >= _DEEPEST:
+        return
+    for below in {*(folder / "slaves").glob("*"), *(whole / "slaves").glob("*")}:
+        yield from _arrays(below.resolve(), depth + 1)
+    backing = attribute_text(whole / "loop/backing_file")
+    under = _under_file(Path(backing)) if backing else None
+    if under is not None:
+        yield from _arrays(under, depth + 1)
+
+
+def resources_above(array: str, resources: Path) -> list[str]:
+    """The resources of this node, up or down, that have the array of that kernel name below them."""
+    return sorted(
+        name
+        for name, places in _resources(resources)
+        if any(array in arrays_below(Path(place)) for place in places)
+    )
+
+
+def _resources(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each resource with the devices and files that it is on."""
+    for file in sorted(folder.glob("*.toml")):
         try:
             content = tomllib.loads(file.read_text())
         except (OSError, ValueError):
             continue
         places = (content.get("device"), content.get("metadata"))
-        if any(isinstance(place, str) and _device_number(Path(place)) == number for place in places):
-            found.append(file.stem)
-    return found
+        yield file.stem, [place for place in places if isinstance(place, str) and place.startswith("/")]
 
 
 def _device_number(path: Path) -> int | None:

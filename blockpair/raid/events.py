@@ -57,6 +57,21 @@ def changes(before: Mapping[str, Array], after: Mapping[str, Array]) -> list[Eve
     return found
 
 
+def unsettled(before: Mapping[str, Array], after: Mapping[str, Array]) -> bool:
+    """Whether an array has just lost a member, and md has not begun with the spare that it has: in a moment
+    it is known what comes of it.
+    """
+    return any(
+        (old := before.get(uuid)) is not None
+        and new.failed_slots - old.failed_slots
+        and not lost(new)
+        and new.state != "read-auto"
+        and new.having(Part.SPARE, Part.REBUILDING)
+        and (new.sync is None or new.sync.eta_seconds is None)
+        for uuid, new in after.items()
+    )
+
+
 def _event(  # noqa: PLR0917 - the fields of an event, in their order
     array: Array,
     code: str,

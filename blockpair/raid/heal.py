@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from blockpair.raid import policy, steps
 from blockpair.raid.health import Health, to_replace
-from blockpair.raid.model import Array, Part
+from blockpair.raid.model import Array, Disk, Part
 from blockpair.raid.outlook import lost
 from blockpair.raid.steps import Step
 
@@ -56,7 +57,7 @@ def actions(
         pair = to_replace(array, health or {})
         if pair is not None and array.uuid not in found:
             ill, spare = pair
-            why = "; ".join(reason.text for reason in (health or {})[ill].reasons)
+            why = (health or {})[ill].why
             found[array.uuid] = Action(
                 "member.replace",
                 array.name,
@@ -66,6 +67,32 @@ def actions(
                 ill,
             )
     return list(found.values())
+
+
+def adoption(array: Array, disk: Disk, place: str) -> Action:
+    """To make a blank disk that was plugged in at ``place`` a spare, as the configuration has it."""
+    return Action(
+        "spare.adopted",
+        array.name,
+        array.uuid,
+        f"{disk.name}, plugged in at {place}, becomes a spare of {array.name} by rule",
+        tuple(steps.add_spares(array, [disk])),
+        disk.name,
+    )
+
+
+def adopter(
+    rules: Mapping[str, Sequence[str]], places: Collection[str], arrays: Iterable[Array]
+) -> tuple[Array, str] | None:
+    """The array that a disk at these places is for, by ``rules`` (patterns by array), and the place that
+    fits; None where no rule says so, or that array cannot be helped.
+    """
+    for array in sorted(arrays, key=lambda array: array.name):
+        for pattern in rules.get(array.name, ()):
+            fits = sorted(place for place in places if fnmatchcase(place, pattern))
+            if fits and not lost(array):
+                return array, fits[0]
+    return None
 
 
 def _first_write(array: Array) -> Action | None:

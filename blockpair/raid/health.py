@@ -44,25 +44,33 @@ class Reason:
 
 @dataclass(frozen=True)
 class Health:
-    """A member's score and what lowered it, the worst first."""
+    """A member's score and what lowered it, the worst first. ``replace_at``: the score at or below which it
+    should be replaced; 0: none is so low.
+    """
 
     score: int
     reasons: tuple[Reason, ...] = ()
+    replace_at: int = REPLACE_AT
 
     @property
     def replace(self) -> bool:
         """Whether it should be replaced before it fails."""
-        return self.score <= REPLACE_AT
+        return 0 < self.replace_at >= self.score
+
+    @property
+    def why(self) -> str:
+        """Its reasons, for a person."""
+        return "; ".join(reason.text for reason in self.reasons)
 
 
-def score(smart: Smart | None, slowness: float = 1.0) -> Health:
+def score(smart: Smart | None, slowness: float = 1.0, replace_at: int = REPLACE_AT) -> Health:
     """The health of a disk. ``slowness``: its latency over that of its neighbours (`latency.slowness`)."""
     reasons = [] if smart is None else [*_own_verdict(smart), *_ata(smart), *_nvme(smart)]
     if slowness >= SLOW_FACTOR:
         text = f"{slowness:.1f} times as slow as the other members"
         reasons.append(Reason("slow", text, 40, _FAIL_SLOW))
     reasons.sort(key=lambda reason: (-reason.penalty, reason.code))
-    return Health(max(0, 100 - sum(reason.penalty for reason in reasons)), tuple(reasons))
+    return Health(max(0, 100 - sum(reason.penalty for reason in reasons)), tuple(reasons), replace_at)
 
 
 def _own_verdict(smart: Smart) -> Iterator[Reason]:

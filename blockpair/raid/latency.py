@@ -23,26 +23,40 @@ _SHARE = 0.75
 
 @dataclass(frozen=True)
 class Ticks:
-    """The counters of a block device since boot: I/Os that ended, and the milliseconds they took together."""
+    """The counters of a block device since boot: I/Os that ended, and the milliseconds they took together;
+    ``waiting``: those under way.
+    """
 
     ios: int
     milliseconds: int
+    waiting: int = 0
 
 
 def parse_stat(text: str) -> Ticks | None:
-    """A ``/sys/block/DEVICE/stat``: reads and their time are the fields 1 and 4, writes 5 and 8."""
+    """A ``/sys/block/DEVICE/stat``: reads and their time are the fields 1 and 4, writes 5 and 8; 9: I/Os
+    under way.
+    """
     fields = text.split()
-    if len(fields) < 8 or not all(field.isdigit() for field in fields[:8]):
+    if len(fields) < 9 or not all(field.isdigit() for field in fields[:9]):
         return None
-    return Ticks(int(fields[0]) + int(fields[4]), int(fields[3]) + int(fields[7]))
+    return Ticks(int(fields[0]) + int(fields[4]), int(fields[3]) + int(fields[7]), int(fields[8]))
 
 
-def between(before: Ticks, after: Ticks) -> float | None:
+def between(before: Ticks, after: Ticks, fewest: int = _FEWEST_IOS) -> float | None:
     """The mean milliseconds of an I/O between two looks; None where there were too few."""
     ios = after.ios - before.ios
-    if ios < _FEWEST_IOS or after.milliseconds < before.milliseconds:
+    if ios < fewest or after.milliseconds < before.milliseconds:
         return None
     return (after.milliseconds - before.milliseconds) / ios
+
+
+def waited(before: Ticks, after: Ticks, seconds: float) -> float | None:
+    """The milliseconds that an application waited for an I/O in a window of ``seconds``: as long as the
+    window where some are under way and none ended; None where there were none.
+    """
+    if after.ios == before.ios and before.waiting and after.waiting:
+        return seconds * 1000
+    return between(before, after, fewest=1)
 
 
 class Windows:

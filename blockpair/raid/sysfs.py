@@ -140,6 +140,27 @@ def write_attribute(device: str, attribute: str, value: str, block: Path = BLOCK
     (block / device / "md" / attribute).write_text(value)
 
 
+@dataclass(frozen=True)
+class SpeedLimit:
+    """How fast an array may be synced, in KiB a second of each member; ``local``: it was set for this array,
+    otherwise it is the whole system's.
+    """
+
+    kib: int
+    local: bool
+
+
+def speed_limit(device: str, attribute: str, block: Path = BLOCK) -> SpeedLimit | None:
+    """``sync_speed_min`` or ``sync_speed_max`` of an array: ``200000 (system)``; None if it has gone."""
+    number, _, whose = attribute_text(block / device / "md" / attribute).partition(" ")
+    return SpeedLimit(int(number), whose == "(local)") if number.isdigit() else None
+
+
+def system_speed_max(file: Path = Path("/proc/sys/dev/raid/speed_limit_max")) -> int | None:
+    """The whole system's ``sync_speed_max``, in KiB a second; None before md is there."""
+    return attribute_number(file) or None
+
+
 def place_of(device: str, block: Path = BLOCK) -> Place:
     """What is known of the disk below ``device``, a disk or a partition."""
     real = Path("/sys/class/block") / device if block is BLOCK else block / device
@@ -150,6 +171,19 @@ def place_of(device: str, block: Path = BLOCK) -> Place:
     if (folder / "partition").exists():
         folder = folder.parent
     return Place(speed_of(folder), enclosure_of(folder))
+
+
+def places(device: str, links: Path = Path("/dev/disk/by-path")) -> list[str]:
+    """The names of the place that a whole disk is plugged in at, as udev has them, and its path; none for a
+    partition.
+    """
+    if whole_disk(device) != device:
+        return []
+    try:
+        found = sorted(link.name for link in links.iterdir() if link.resolve().name == device)
+    except OSError:
+        found = []
+    return [*found, f"/dev/{device}"]
 
 
 def whole_disk(device: str, block: Path = Path("/sys/class/block")) -> str:

@@ -46,12 +46,13 @@ def advice(
     outside: Outside = Outside(),
     arbiter: ArbiterReport | None = None,
     service: ServiceStatus | None = None,
+    arrays: Sequence[Advice] = (),
 ) -> list[Advice]:
     """What is wrong or worth knowing of the resource ``name``, the gravest first; empty when all is well.
     ``pending``: keys whose values in its file are not those in use; ``misconfigured``: why the file of a
-    resource that is up cannot be used.
+    resource that is up cannot be used; ``arrays``: what there is to say of those below it.
     """
-    found = list(_advice(name, state, failure, engine, outside))
+    found = [*_advice(name, state, failure, engine, outside), *arrays]
     if state == "running" and engine is not None:
         found += advice_on(name, engine, arbiter)
     if service is not None:

@@ -43,6 +43,8 @@ class Pair:
     """Nodes whose cable to the clients is cut."""
     refusal: BlockpairError | None = None
     unseen: str = ""
+    diskless: str = ""
+    """The node whose disk has failed."""
     moves: list[tuple[float, str, str]] = field(default_factory=list)
     restarts: list[tuple[float, str]] = field(default_factory=list)
     asked: int = 0
@@ -63,7 +65,8 @@ class View:
     async def seen(self, name: str) -> Seen | None:
         peer = self.peer if self.pair.in_sync else None
         dark = ("eth0",) if self.node in self.pair.dark else ()
-        return Seen(self.pair.primary == self.node, self.pair.settled, UNITS, peer, dark)
+        primary, diskless = self.pair.primary == self.node, self.pair.diskless == self.node
+        return Seen(primary, self.pair.settled, UNITS, peer, dark, diskless)
 
     async def active(self, units: tuple[str, ...]) -> frozenset[str]:
         if self.pair.unseen:
@@ -225,6 +228,16 @@ def test_a_sick_primary_hands_over_once_and_a_short_illness_moves_nothing() -> N
     assert [to for _, to, _ in made.moves] == ["b"]
     assert what(told) == ["care.switchover", "care.moved-here", "care.switchover-done"]
     assert "it is sick" in told[0]["why"] and told[0]["cause"] == "health"
+
+
+def test_a_primary_whose_disk_has_failed_hands_over_and_the_service_stays_there() -> None:
+    made = pair(diskless="a")
+    told = asyncio.run(live(made, 900))
+    assert [to for _, to, _ in made.moves] == ["b"] and made.moves[0][0] < 30
+    assert "its disk has failed" in told[0]["why"]
+    stays = pair(diskless="a", in_sync=False)
+    told = asyncio.run(live(stays, 900))
+    assert stays.moves == [] and what(told) == ["care.stays"]
 
 
 @pytest.mark.parametrize(

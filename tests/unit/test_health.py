@@ -142,6 +142,26 @@ def test_each_switchover_makes_the_next_harder_and_then_it_stays_put_and_says_so
     assert dwell(watch, POLICY) == POLICY.dwell * 8
 
 
+def test_a_primary_without_its_disk_hands_over_soon_however_healthy_and_however_often_it_moved() -> None:
+    gone = replace(SICK, own=100, peer=None, diskless=True)
+    moved = Watch(switchovers=tuple(float(at) for at in range(POLICY.most)))
+    watch, decision = after(POLICY.disk_patience - 5, gone, moved, 1000)
+    assert not decision.hand_over and "its disk has failed" in decision.why
+    watch, decision = after(5, gone, watch, 1000 + POLICY.disk_patience)
+    assert decision.hand_over
+    # A try that failed is repeated, not at once.
+    watch = switched(watch, 1030)
+    watch, decision = after(POLICY.patience - 10, gone, watch, 1035)
+    assert not decision.hand_over
+    watch, decision = after(10, gone, watch, 1030 + POLICY.patience)
+    assert decision.hand_over
+    _, decision = after(60, replace(gone, peer_in_sync=False))
+    assert not decision.hand_over and decision.alert
+    watch, _ = after(60, gone)
+    _, decision = after(5, replace(gone, diskless=False), watch, 65)
+    assert "it is well" in decision.why
+
+
 def day(seed: int, *, load: float, noise: float, failing: float | None = None) -> list[float]:
     """A noisy day of two nodes, looked at every five seconds: when the service moved.
 

@@ -311,7 +311,7 @@ def test_the_health_of_the_node() -> None:
 def test_arrays() -> None:
     lost = (member("sda", 0), member("sdb", None, FAULTY), member("sdc", 2, errors=3), member("sdd", None))
     broken = array("data", lost, slots=3, sync=Sync("recover", 10, 100, 5), state="read-auto")
-    found = values(arrays([broken]))
+    found = values(arrays([broken], {}))
     assert found["blockpair_array_state"]["data", "read-auto"] == 1
     assert found["blockpair_array_missing_members"] == found["blockpair_array_spares"] == {("data",): 1}
     assert found["blockpair_array_member"]["data", "sdb", "faulty"] == 1

@@ -95,7 +95,7 @@ def test_it_may_do_what_the_daemon_does_and_little_else() -> None:
     """The end-to-end test of the service runs a daemon with just these."""
     held = words("CapabilityBoundingSet")
     needed = "SYS_ADMIN MKNOD IPC_LOCK SYS_RESOURCE CHOWN FSETID DAC_OVERRIDE SYS_PTRACE"
-    for_services = "NET_ADMIN NET_RAW KILL SYS_CHROOT"
+    for_services = "NET_ADMIN NET_RAW KILL SYS_CHROOT SYS_RAWIO"
     assert held == {f"CAP_{name}" for name in f"{needed} {for_services}".split()}
     families = {"AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK", "AF_PACKET"}
     assert words("RestrictAddressFamilies") == families

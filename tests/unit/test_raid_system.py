@@ -17,7 +17,7 @@ from blockpair.raid import apply, conf, devices, mdadm, sysfs
 from blockpair.raid.conf import Entry
 from blockpair.raid.model import Part, Speed, Sync
 from blockpair.raid.steps import Attribute, Command, Remember, Step
-from blockpair.raid.sysfs import Identity, Place
+from blockpair.raid.sysfs import Identity, Place, SpeedLimit
 
 IDENTITY = Identity("80ee8b2b:f91b4708:9079a2fa:e035d617", "data")
 
@@ -191,6 +191,59 @@ def test_a_device_of_a_resource_that_is_down_is_somebodys(
     assert devices.resources_on(Path("/dev/b"), tmp_path) == []
     assert devices.resources_on(Path("/dev/none"), tmp_path) == []
     assert devices.resources_on(Path("/dev/a"), None) == []
+
+
+def test_the_arrays_below_a_resource(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The array itself, a partition of it, a logical volume on it, an image on a file system on that."""
+    image = tmp_path / "image"
+    _tree(
+        tmp_path,
+        {
+            "md127/md/level": "raid10",
+            "md127/md127p1/partition": "1",
+            "dm-0/size": "1",
+            "loop0/loop/backing_file": str(image),
+            "sda/size": "1",
+        },
+    )
+    (tmp_path / "dm-0/slaves").mkdir()
+    (tmp_path / "dm-0/slaves/md127").symlink_to(tmp_path / "md127")
+    numbers: dict[Path, int] = {}
+    for number, name in enumerate(("md127", "md127/md127p1", "dm-0", "loop0", "sda"), start=1):
+        numbers[Path("/dev") / name] = number
+        (tmp_path / f"0:{number}").symlink_to(tmp_path / name)
+    monkeypatch.setattr(devices, "_SYSFS", tmp_path)
+    monkeypatch.setattr(devices, "_device_number", numbers.get)
+    under = {image: tmp_path / "dm-0"}
+    monkeypatch.setattr(devices, "_under_file", under.get)
+    found = {path.name: devices.arrays_below(path) for path in [*numbers, image, Path("/dev/none")]}
+    on_it = frozenset({"md127"})
+    assert found == dict.fromkeys(["md127", "md127p1", "dm-0", "loop0", "image"], on_it) | dict.fromkeys(
+        ["sda", "none"], frozenset()
+    )
+    resources = tmp_path / "resources"
+    resources.mkdir()
+    (resources / "r0.toml").write_text('device = "/dev/dm-0"\nmetadata = "internal"\n')
+    (resources / "r1.toml").write_text('device = "/dev/sda"\nmetadata = "/dev/md127/md127p1"\n')
+    (resources / "r2.toml").write_text('device = "/dev/sda"\nmetadata = "internal"\n')
+    assert devices.resources_above("md127", resources) == ["r0", "r1"]
+
+
+def test_where_a_disk_is_plugged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sysfs, "whole_disk", lambda device: device.rstrip("1"))
+    for name, disk in (("pci-1-ata-2", "sda"), ("pci-1-ata-2.0", "sda"), ("pci-1-ata-3", "sdb")):
+        (tmp_path / name).symlink_to(f"../../{disk}")
+    assert sysfs.places("sda", tmp_path) == ["pci-1-ata-2", "pci-1-ata-2.0", "/dev/sda"]
+    assert sysfs.places("sda1", tmp_path) == []
+    assert sysfs.places("sdc", tmp_path / "none") == ["/dev/sdc"]
+
+
+def test_how_fast_an_array_may_be_synced(tmp_path: Path) -> None:
+    _md(tmp_path, md__sync_speed_max="200000 (system)", md__sync_speed_min="500 (local)")
+    assert sysfs.speed_limit("md127", "sync_speed_max", tmp_path) == SpeedLimit(200_000, local=False)
+    assert sysfs.speed_limit("md127", "sync_speed_min", tmp_path) == SpeedLimit(500, local=True)
+    assert sysfs.speed_limit("md5", "sync_speed_min", tmp_path) is None
+    assert sysfs.system_speed_max(tmp_path / "none") is None
 
 
 def test_idle_devices_are_those_that_nothing_is_built_on(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``[health]`` and ``[notify]`` of blockpair.toml."""
+"""``[health]``, ``[notify]`` and ``[raid]`` of blockpair.toml."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 
 from blockpair.config.files import ConfigError
 from blockpair.config.node import NodeConfig, read_node
+from blockpair.config.raid import RaidConfig
 from blockpair.health.handover import Policy
 from blockpair.health.score import DEFAULT_SCALES
+from blockpair.raid.rules import Rules
 
 
 def read(tmp_path: Path, text: str) -> NodeConfig:
@@ -62,6 +64,22 @@ to = ["ops@example.org"]
     assert config.notify.mail.sender == "a@example.org"
 
 
+def test_the_rules_for_arrays(tmp_path: Path) -> None:
+    assert read(tmp_path, "").raid == RaidConfig(None, Rules())
+    given = """
+[raid]
+watch = "on"
+heal = "off"
+replace_at = 0
+rebuild_latency = "20ms"
+scrub_days = 30
+scrub_hours = "22-6"
+adopt.data = ["pci-0000:03:00.0-sas-phy*-lun-0"]
+"""
+    rules = Rules(False, 0, 20.0, 30 * 86400.0, (22, 6), {"data": ("pci-0000:03:00.0-sas-phy*-lun-0",)})
+    assert read(tmp_path, given).raid == RaidConfig(True, rules)
+
+
 WEBHOOK = '[notify.webhook.x]\nurl = "https://h/x"\n'
 MAIL = '[notify.mail]\nhost = "h"\nfrom = "a@h"\nto = ["b@h"]\n'
 
@@ -105,6 +123,15 @@ MAIL = '[notify.mail]\nhost = "h"\nfrom = "a@h"\nto = ["b@h"]\n'
         (MAIL + 'user = "u"', "notify.mail.user", "go together"),
         (MAIL + 'user = "u"\npassword_file = "/p"\nsecurity = "off"', "notify.mail.security", "everybody"),
         (MAIL + "port = 70000", "notify.mail.port", "no port"),
+        ('[raid]\nwatch = "perhaps"', "raid.watch", "none of its values"),
+        ("[raid]\nreplace_at = 100", "raid.replace_at", "0 (never) to 99"),
+        ('[raid]\nrebuild_latency = "fast"', "raid.rebuild_latency", "not a duration"),
+        ('[raid]\nrebuild_latency = "0s"', "raid.rebuild_latency", "from 1 ms"),
+        ("[raid]\nscrub_days = 400", "raid.scrub_days", "neither 0 nor"),
+        ('[raid]\nscrub_hours = "5-5"', "raid.scrub_hours", "two different hours"),
+        ('[raid]\nscrub_hours = "1:00"', "raid.scrub_hours", "two different hours"),
+        ('[raid]\nadopt.data = ["*"]', "raid.adopt.data", "any disk"),
+        ("[raid]\nadopt.data = []", "raid.adopt.data", "must list places"),
     ],
 )
 def test_what_cannot_be_is_refused_with_file_key_reason_and_remedy(
