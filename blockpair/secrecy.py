@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 HIDDEN = "[hidden]"
@@ -38,3 +39,30 @@ def redacted(value: Any) -> Any:
         return value
     # Whatever it is, the record shows its repr.
     return redact(repr(value))
+
+
+# For what goes to strangers, also what other programs wrote: better too much hidden than too little.
+_NAMED = re.compile(
+    r"""(?ix) (?P<name> (?:password|passwd|passphrase|secret|token|api[_-]?key|credentials?)
+        (?P<quote>["']?) \s* [:=] \s* )
+    (?P<value> "(?:[^"\\]|\\.)*" | '[^']*' | [^\s,;{}[\]()"']+ )"""
+)
+_AUTHORIZATION = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9+/_.~=-]{6,}")
+# What of a URL may be a secret: who logs in, and everything after the host.
+_URL = re.compile(r"""(?i)\b(https?://)(?:[^\s/"'@]+@)?([^\s/"'?#<>\\]+)(?:[/?#][^\s"'<>\\]*)?""")
+
+
+def scrub(text: str, known: Collection[str] = ()) -> str:
+    """``text`` for strangers: without keys and tokens, the values of names that sound like a secret, and
+    URLs beyond their host; and without those that are ``known`` to be secrets, wherever they are.
+    """
+    text = _URL.sub(rf"\1\2/{HIDDEN}", redact(text))
+    for secret in sorted(filter(None, known), key=len, reverse=True):
+        text = text.replace(secret, HIDDEN).replace(json.dumps(secret)[1:-1], HIDDEN)
+    return _NAMED.sub(_hide_value, _AUTHORIZATION.sub(rf"\1 {HIDDEN}", text))
+
+
+def _hide_value(match: re.Match[str]) -> str:
+    # A document stays one: what was in quotes still is.
+    quote = match["quote"] or (match["value"][0] if match["value"][0] in "\"'" else "")
+    return f"{match['name']}{quote}{HIDDEN}{quote}"

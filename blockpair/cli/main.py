@@ -32,6 +32,7 @@ _COMMANDS = (
     "notify",
     "health",
     "doctor",
+    "report",
     "plan",
     "resolve",
     "metadata",

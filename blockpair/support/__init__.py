@@ -1,0 +1,1 @@
+"""The support archive: what those who help need to see, without secrets."""
