@@ -119,8 +119,6 @@ def test_no_address_outlives_the_daemon() -> None:
 def test_a_daemon_that_ended_or_hangs_is_replaced_at_once() -> None:
     found = directives()
     assert found["Restart"] == ["always"] and found["StartLimitIntervalSec"] == ["0"]
-    # "mixed": a child that ignores SIGTERM must not hold up ExecStopPost and the restart.
-    assert found["KillMode"] == ["mixed"]
     assert [directives(unit)["WatchdogSec"] for unit in (UNIT, WITNESS)] == [["30"], ["30"]]
 
 
