@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blockpair.cli.output import daemon, json_option
+from blockpair.cli.output import daemon, json_option, resources_here
 from blockpair.errors import BlockpairError, ErrorKind
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _LOOK_SECONDS = 0.5
 
 
 @click.command("events", short_help="What happened on this node.")
-@click.argument("name", metavar="[NAME]", required=False)
+@click.argument("name", metavar="[NAME]", required=False, shell_complete=resources_here)
 @click.option("--follow", "-f", is_flag=True, help="Go on with what happens from now on.")
 @click.option(
     "--since", metavar="TIME", help="Not before: 1h, 30m, 2d ago, or a time such as 2026-05-01T08:00."

@@ -19,7 +19,16 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON; errors are JSON on stderr too."
 )
-name_argument = click.argument("name", metavar="NAME")
+
+
+def resources_here(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
+    """For completion: the names of this node's resources that begin so; no daemon is asked."""
+    directory = context.find_root().params.get("directory")
+    files = locations(directory=directory).resources.glob("*.toml")
+    return sorted(file.stem for file in files if file.stem.startswith(begun))
+
+
+name_argument = click.argument("name", metavar="NAME", shell_complete=resources_here)
 kill_users_option = click.option(
     "--kill-users",
     is_flag=True,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blockpair.cli.output import daemon, json_option, print_json
+from blockpair.cli.output import daemon, json_option, print_json, resources_here
 from blockpair.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _WATCH_SECONDS = 1.0
 
 
 @click.command("status", short_help="Show what is going on and what to do next.")
-@click.argument("name", metavar="[NAME]", required=False)
+@click.argument("name", metavar="[NAME]", required=False, shell_complete=resources_here)
 @click.option(
     "--watch", is_flag=True, help="Show it again every second until interrupted; with --json, a line each."
 )

@@ -33,7 +33,7 @@ from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.events.stream import Stream
 from blockpair.rpc.server import MAX_CONNECTIONS, Server, give_to_group
 from blockpair.service import logs
-from blockpair.service.notify import notify
+from blockpair.service.notify import give_signs_of_life, notify
 
 # Beside one for each caller, who has one call under way: the supervision, starts and stops.
 _SPARE_THREADS = 16
@@ -128,6 +128,8 @@ async def serve(node: NodeConfig, places: Locations) -> None:
 async def _serve(node: NodeConfig, places: Locations, desired: DesiredState, stream: Stream) -> None:
     log = structlog.get_logger()
     listener = await asyncio.to_thread(bridge.listen, node.listen)
+    # To the very end: a stop that hangs is told from one that takes its time.
+    alive = asyncio.create_task(give_signs_of_life())
     try:
         manager: Manager
         judges = Judges(lambda content: build_arbiter(content, node=node.name, places=places, pair=manager))
@@ -177,5 +179,6 @@ async def _serve(node: NodeConfig, places: Locations, desired: DesiredState, str
             await manager.stop_all()
             await asyncio.to_thread(places.rpc_socket.unlink, missing_ok=True)
     finally:
+        alive.cancel()
         asyncio.get_running_loop().remove_reader(listener.event_fd())
         await asyncio.to_thread(listener.close)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import sys
 from dataclasses import replace
 
@@ -41,6 +42,8 @@ def command(
     node = read_node(places.node_file)
     if no_kernel_device:
         node = replace(node, kernel_device="off")
+    # Where the service manager's watchdog ends a daemon that hangs, its log says where it hung.
+    faulthandler.enable()
     logs.set_up(log_format or node.log_format, log_level or node.log_level)
     asyncio.run(serve(node, places))
 

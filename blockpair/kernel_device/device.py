@@ -274,6 +274,7 @@ def publish(device: Device, folder: Path, name: str) -> Path:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(device.path)
     temporary.replace(link)
+    _tell_udev(device)
     return link
 
 
@@ -282,6 +283,13 @@ def withdraw(device: Device, folder: Path, name: str) -> None:
     link = folder / name
     if link.is_symlink() and link.readlink() == device.path:
         link.unlink(missing_ok=True)
+        _tell_udev(device)
+
+
+def _tell_udev(device: Device) -> None:
+    # The driver's own events come before it shows whose device it is. Who may not say so has no udev.
+    with contextlib.suppress(OSError):
+        (_SYS_BLOCK / f"nbd{device.index}/uevent").write_text("change")
 
 
 def _check_geometry(identity: str, size_bytes: int, block_size: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -22,6 +23,24 @@ def notify(message: str, descriptors: Sequence[int] = ()) -> None:
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
         connection.connect(address)
         socket.send_fds(connection, [message.encode()], list(descriptors))
+
+
+def sign_of_life_seconds() -> float | None:
+    """How often to say ``WATCHDOG=1``: twice as often as the service manager asks (sd_watchdog_enabled(3)).
+    None where it does not ask this process.
+    """
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    asked = os.environ.get("WATCHDOG_USEC", "")
+    return int(asked) / 2e6 if asked.isdecimal() and int(asked) > 0 else None
+
+
+async def give_signs_of_life() -> None:
+    """Say that the event loop turns, as often as the service manager asks, until cancelled."""
+    seconds = sign_of_life_seconds()
+    while seconds is not None:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(seconds)
 
 
 def kept_descriptors(name: str) -> list[int]:

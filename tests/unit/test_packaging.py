@@ -116,6 +116,20 @@ def test_no_address_outlives_the_daemon() -> None:
     assert directives()["KillMode"] == ["mixed"]
 
 
+def test_a_daemon_that_ended_or_hangs_is_replaced_at_once() -> None:
+    found = directives()
+    assert found["Restart"] == ["always"] and found["StartLimitIntervalSec"] == ["0"]
+    assert [directives(unit)["WatchdogSec"] for unit in (UNIT, WITNESS)] == [["30"], ["30"]]
+
+
+def test_what_is_mounted_goes_before_the_daemon_and_arrays_come_before_it() -> None:
+    found = directives()
+    after = " ".join(found["After"]).split()
+    assert found["Before"] == ["remote-fs-pre.target"] and "remote-fs-pre.target" in found["Wants"]
+    assert {"local-fs.target", "mdmonitor.service", "systemd-udevd.service"} <= set(after)
+    assert found["ExecStartPre"] == ["-/usr/bin/udevadm settle --timeout=30"]
+
+
 def test_the_service_manager_hears_when_it_is_ready_and_keeps_what_it_must_find_again() -> None:
     found = directives()
     assert found["Type"] == ["notify"]
@@ -180,7 +194,7 @@ def test_systemd_understands_the_unit(path: Path, tmp_path: Path) -> None:
         pytest.skip("there is no systemd-analyze")
     # The programs are not installed here; units that wait for others look for them.
     for each in (UNIT, WITNESS, INHIBIT):
-        text = re.sub("(?m)^ExecStart=.*", "ExecStart=/bin/true", each.read_text())
+        text = re.sub("(?m)^(ExecStart|ExecStartPre)=.*", r"\1=/bin/true", each.read_text())
         (tmp_path / each.name).write_text(text)
     unit = tmp_path / path.name
     done = subprocess.run([program, "verify", unit], capture_output=True, text=True, check=False, timeout=60)

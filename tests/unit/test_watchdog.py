@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from blockpair.config.node import NodeFile, WatchdogConfig, WatchdogMode, Watchd
 from blockpair.daemon.watchdog import NodeWatchdog
 from blockpair.errors import BlockpairError
 from blockpair.failover.plan import Watchdog
-from blockpair.service.notify import kept_descriptors, notify
+from blockpair.service.notify import give_signs_of_life, kept_descriptors, notify, sign_of_life_seconds
 
 
 @pytest.fixture
@@ -55,6 +58,53 @@ def test_a_descriptor_travels_to_the_service_manager(manager: socket.socket, tmp
     os.write(descriptors[0], b"here")
     os.close(descriptors[0])
     assert (tmp_path / "file").read_text() == "here"
+
+
+@pytest.mark.parametrize(
+    ("usec", "pid", "seconds"),
+    [
+        ("30000000", "own", 15.0),
+        ("500000", None, 0.25),
+        ("30000000", "1", None),
+        ("", "own", None),
+        ("0", "own", None),
+    ],
+)
+def test_how_often_a_sign_of_life_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, usec: str, pid: str | None, seconds: float | None
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", usec)
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    if pid is not None:
+        monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()) if pid == "own" else pid)
+    assert sign_of_life_seconds() == seconds
+
+
+def test_an_event_loop_that_turns_gives_signs_of_life_and_one_that_hangs_gives_none(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "20000")
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+
+    def heard() -> int:
+        count = 0
+        with contextlib.suppress(BlockingIOError):
+            while manager.recv(100) == b"WATCHDOG=1":
+                count += 1
+        return count
+
+    async def live() -> None:
+        alive = asyncio.create_task(give_signs_of_life())
+        async with asyncio.timeout(20):
+            seen = 0
+            while seen < 3:
+                await asyncio.sleep(0.01)
+                seen += heard()
+        time.sleep(0.1)  # noqa: ASYNC251 - the loop hangs
+        assert heard() == 0
+        alive.cancel()
+
+    asyncio.run(live())
 
 
 def inheriting(device: Path, mode: WatchdogMode, works: Callable[[NodeWatchdog], bool]) -> bool:

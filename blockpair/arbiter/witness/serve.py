@@ -24,7 +24,7 @@ from blockpair.config.names import Address
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.rpc.server import Server
 from blockpair.service import logs
-from blockpair.service.notify import notify
+from blockpair.service.notify import give_signs_of_life, notify
 
 _CONTACTS_SECONDS = 60.0
 
@@ -67,6 +67,7 @@ async def _run(where: Places, listen: Address, clusters: Clusters, register: Reg
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     committing = asyncio.create_task(commits.run())
+    alive = asyncio.create_task(give_signs_of_life())
     try:
         await port.start(listen)
         await server.start(where.rpc_socket)
@@ -87,6 +88,7 @@ async def _run(where: Places, listen: Address, clusters: Clusters, register: Reg
     finally:
         await server.close()
         await port.close()
+        alive.cancel()
         committing.cancel()
         await asyncio.wait({committing})
         await asyncio.to_thread(where.rpc_socket.unlink, missing_ok=True)
