@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from scripts.manual import pages
+from manual import pages
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

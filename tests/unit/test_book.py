@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import book
+import manual
 import pytest
-
-from scripts import book, manual
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import install
 import pytest
-
-from scripts import install
-from scripts.install import Change, Entry, InstallError
+from install import Change, Entry, InstallError
 
 SOURCE = Path(__file__).parents[2]
 

@@ -9,9 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import manual
 import pytest
-
-from scripts import manual
 
 PAGES = {page.title: page for page in manual.pages()}
 
