@@ -52,6 +52,15 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * _DURATION_UNITS[match[2]]
 
 
+def format_latency(seconds: float) -> str:
+    """``85 µs``, ``1.2 ms``, ``340 ms``, ``2.5 s``."""
+    if seconds < 0.9995e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 0.9995:
+        return f"{seconds * 1e3:.1f} ms" if seconds < 9.95e-3 else f"{seconds * 1e3:.0f} ms"
+    return f"{seconds:.1f} s"
+
+
 def format_duration(seconds: float) -> str:
     """``0.4 s``, ``12 s``, ``3m 05s``, ``2h 10m``."""
     if seconds < 10:

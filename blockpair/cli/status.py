@@ -14,16 +14,28 @@ if TYPE_CHECKING:
     from blockpair.status.report import StatusReport
 
 _WATCH_SECONDS = 1.0
+_SHORTEST, _LONGEST = 0.1, 3600.0
 
 
 @click.command("status", short_help="Show what is going on and what to do next.")
 @click.argument("name", metavar="[NAME]", required=False, shell_complete=resources_here)
 @click.option(
-    "--watch", is_flag=True, help="Show it again every second until interrupted; with --json, a line each."
+    "--watch",
+    is_flag=True,
+    help="A live screen until interrupted, with throughput, latency and the last events; with --json a line "
+    "each, and where no terminal is, plain text again and again.",
+)
+@click.option(
+    "--interval",
+    metavar="SECONDS",
+    type=click.FloatRange(_SHORTEST, _LONGEST),
+    help=f"How often --watch looks (default: {_WATCH_SECONDS:g}).",
 )
 @json_option
 @click.pass_obj
-def command(directory: str | None, name: str | None, watch: bool, as_json: bool) -> int:
+def command(
+    directory: str | None, *, name: str | None, watch: bool, interval: float | None, as_json: bool
+) -> int:
     """Show who is Primary, whether the copies are good, what is out of sync, and what to do next.
 
     Ends with 0 if all is well and 4 if something is degraded. The JSON form is documented in
@@ -33,17 +45,25 @@ def command(directory: str | None, name: str | None, watch: bool, as_json: bool)
     Examples:
       blockpair status
       blockpair status r0 --watch
+      blockpair status --watch --interval 5
       blockpair status --json | jq '.resources[].engine.disk'
     """
-    with daemon(directory) as client:
-        report = fetch(client, name)
-        if watch:
-            return _watch(client, name, report, as_json=as_json)
+    if interval is not None and not watch:
+        raise click.UsageError("--interval is of --watch: add --watch, or leave --interval out")
+    report = _look(directory, name)
+    if watch:
+        return _watch(directory, name, report, interval or _WATCH_SECONDS, as_json=as_json)
     if as_json:
         print_json(report)
     else:
         _print(report)
     return int(ExitCode.FINE if report.healthy else ExitCode.DEGRADED)
+
+
+def _look(directory: str | None, name: str | None) -> StatusReport:
+    """By a connection of its own: a daemon that was started anew is found."""
+    with daemon(directory) as client:
+        return fetch(client, name)
 
 
 def fetch(client: Client, name: str | None) -> StatusReport:
@@ -84,34 +104,36 @@ def _print(report: StatusReport) -> None:
         console.print(line, soft_wrap=True)
 
 
-def _watch(client: Client, name: str | None, report: StatusReport, *, as_json: bool) -> int:
+def _watch(
+    directory: str | None, name: str | None, report: StatusReport, interval: float, *, as_json: bool
+) -> int:
     import sys
     import time
 
-    try:
-        if as_json:
-            import msgspec
+    if not as_json and _can_draw():
+        from blockpair.cli.watch import follow
 
-            while True:
+        report = follow(lambda: _look(directory, name), report, interval)
+        return int(ExitCode.FINE if report.healthy else ExitCode.DEGRADED)
+    try:
+        while True:
+            if as_json:
+                import msgspec
+
                 click.echo(msgspec.json.encode(report))
-                sys.stdout.flush()
-                time.sleep(_WATCH_SECONDS)
-                report = fetch(client, name)
-        if not sys.stdout.isatty():
-            while True:
+            else:
                 _print(report)
                 click.echo()
-                sys.stdout.flush()
-                time.sleep(_WATCH_SECONDS)
-                report = fetch(client, name)
-        from rich.live import Live
-
-        from blockpair.cli.status_text import screen
-
-        with Live(screen(report), auto_refresh=False, screen=True) as live:
-            while True:
-                time.sleep(_WATCH_SECONDS)
-                report = fetch(client, name)
-                live.update(screen(report), refresh=True)
+            sys.stdout.flush()
+            time.sleep(interval)
+            report = _look(directory, name)
     except KeyboardInterrupt:
         return int(ExitCode.FINE if report.healthy else ExitCode.DEGRADED)
+
+
+def _can_draw() -> bool:
+    """Whether standard output is a terminal on which things can be drawn in place."""
+    from rich.console import Console
+
+    console = Console()
+    return console.is_terminal and not console.is_dumb_terminal

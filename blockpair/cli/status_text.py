@@ -9,7 +9,7 @@ from rich.text import Text
 
 from blockpair.status.advice import behind
 from blockpair.status.arbitration import head_line
-from blockpair.status.engine import EngineStatus, PeerStatus
+from blockpair.status.engine import EngineStatus, PeerStatus, Resync
 from blockpair.status.report import Advice, ResourceReport, StatusReport, VerifyStatus
 from blockpair.status.service import service_line
 from blockpair.units import counted, format_duration, format_size
@@ -24,9 +24,9 @@ def screen(report: StatusReport) -> Group:
     head = Text.assemble(("node ", "dim"), (report.node, "bold"), (f"  blockpair {report.version}", "dim"))
     parts = [head]
     if report.configuration is not None:
-        parts.append(_row("configuration", Text(f"version {report.configuration.version}")))
+        parts.append(row("configuration", Text(f"version {report.configuration.version}")))
         for entry in report.configuration.advice:
-            parts += _advice(entry)
+            parts += advice_lines(entry)
     if not report.resources:
         parts.append(Text("no resources; make one: blockpair create --help"))
     for resource in report.resources:
@@ -42,30 +42,32 @@ def resource_lines(resource: ResourceReport) -> list[Text]:
         style = "bold red" if resource.state == "failed" else "yellow"
         lines = [Text.assemble((resource.name, "bold"), "  ", (resource.state, style))]
     else:
-        lines = [_head(resource, engine)]
+        lines = [head(resource, engine)]
     # Empty where the configuration cannot be read.
     if resource.device:
-        lines.append(_row("device", Text(resource.device + _driver(engine))))
-        lines.append(_row("metadata", Text(resource.metadata)))
+        lines.append(row("device", Text(resource.device + _driver(engine))))
+        lines.append(row("metadata", Text(resource.metadata)))
     if resource.kernel_device.attached:
         device = resource.kernel_device
-        lines.append(_row("offered as", Text(f"{device.link} ({device.path})")))
+        lines.append(row("offered as", Text(f"{device.link} ({device.path})")))
     if resource.nbd_socket is not None and engine is not None:
         users = f", {len(engine.clients)} connected" if engine.clients else ""
-        lines.append(_row("NBD socket", Text(resource.nbd_socket + users)))
+        lines.append(row("NBD socket", Text(resource.nbd_socket + users)))
     if resource.service is not None:
-        lines.append(_row("service", Text(service_line(resource.service))))
+        lines.append(row("service", Text(service_line(resource.service))))
     if resource.arbiter is not None:
-        lines.append(_row("arbiter", Text(head_line(resource.arbiter, engine))))
+        lines.append(row("arbiter", Text(head_line(resource.arbiter, engine))))
     if engine is not None:
         for peer in engine.peers:
-            lines += _peer(peer)
+            lines += peer_lines(peer)
+            if peer.resync is not None:
+                lines.append(resync_line(peer.resync))
     else:
-        lines += [_row(f"peer {peer.name}", Text(peer.address)) for peer in resource.peers]
+        lines += [row(f"peer {peer.name}", Text(peer.address)) for peer in resource.peers]
     if resource.verify is not None:
-        lines.append(_row("verify", verify_line(resource.verify, time.time())))
+        lines.append(row("verify", verify_line(resource.verify, time.time())))
     for entry in resource.advice:
-        lines += _advice(entry)
+        lines += advice_lines(entry)
     return lines
 
 
@@ -89,7 +91,8 @@ def verify_line(verify: VerifyStatus, now: float) -> Text:
     )
 
 
-def _head(resource: ResourceReport, engine: EngineStatus) -> Text:
+def head(resource: ResourceReport, engine: EngineStatus) -> Text:
+    """The resource, and what this node is to it."""
     role = f"{engine.role} (resuming)" if engine.resuming else engine.role
     return Text.assemble(
         (resource.name, "bold"),
@@ -107,7 +110,8 @@ def _driver(engine: EngineStatus | None) -> str:
     return f" ({engine.backing.kind}, {engine.backing.driver}{', direct' if engine.backing.direct else ''})"
 
 
-def _peer(peer: PeerStatus) -> list[Text]:
+def peer_lines(peer: PeerStatus) -> list[Text]:
+    """A peer: connection, its copy, the ways to it."""
     states = [peer.connection]
     if peer.connection == "Connected":
         states += [peer.replication, peer.role or "role unknown", peer.disk or "disk unknown"]
@@ -131,24 +135,28 @@ def _peer(peer: PeerStatus) -> list[Text]:
         text.append("no changes here")
     if len(peer.paths) == 1 or peer.connection != "Connected":
         text.append(f"  {peer.address or 'lost'}", "dim")
-    lines = [_row(f"peer {peer.name}", text)]
+    lines = [row(f"peer {peer.name}", text)]
     if len(peer.paths) > 1 and peer.connection == "Connected":
-        lines.append(_row("  paths", _paths(peer)))
-    if peer.resync is not None:
-        resync = peer.resync
-        percent = 100 * resync.done_bytes / resync.total_bytes if resync.total_bytes else 100.0
-        left = "" if resync.eta_seconds is None else f", {format_duration(resync.eta_seconds)} left"
-        way = "to" if resync.direction == "to_peer" else "from"
-        lines.append(
-            _row(
-                f"resync {way}",
-                Text(
-                    f"{percent:.1f} % of {format_size(resync.total_bytes)}, "
-                    f"{format_size(resync.rate_bytes_per_second)}/s{left}"
-                ),
-            )
-        )
+        lines.append(row("  paths", _paths(peer)))
     return lines
+
+
+def resync_line(resync: Resync) -> Text:
+    """How far it is, and how long it takes."""
+    left = "" if resync.eta_seconds is None else f", {format_duration(resync.eta_seconds)} left"
+    rate = format_size(resync.rate_bytes_per_second)
+    done = f"{percent(resync):.1f} % of {format_size(resync.total_bytes)}"
+    return row(resync_label(resync), Text(f"{done}, {rate}/s{left}"))
+
+
+def resync_label(resync: Resync) -> str:
+    """Which way it goes."""
+    return "resync to" if resync.direction == "to_peer" else "resync from"
+
+
+def percent(resync: Resync) -> float:
+    """What of it is done."""
+    return 100 * resync.done_bytes / resync.total_bytes if resync.total_bytes else 100.0
 
 
 def _paths(peer: PeerStatus) -> Text:
@@ -160,7 +168,8 @@ def _paths(peer: PeerStatus) -> Text:
     return text
 
 
-def _advice(entry: Advice) -> list[Text]:
+def advice_lines(entry: Advice) -> list[Text]:
+    """What is to be known, and done."""
     style = _STYLES[entry.severity]
     lines = [Text.assemble("  ", (entry.severity, style), f": {entry.text}")]
     if entry.remedy:
@@ -170,7 +179,8 @@ def _advice(entry: Advice) -> list[Text]:
     return lines
 
 
-def _row(label: str, text: Text) -> Text:
+def row(label: str, text: Text) -> Text:
+    """A line with its label."""
     return Text.assemble("  ", (f"{label:<12}", "dim"), " ", text)
 
 

@@ -79,7 +79,7 @@ class Local(Protocol):
 
 @dataclass(frozen=True)
 class Seen:
-    """The last contact with a member: its head, and why there is none if it cannot be reached.
+    """The last contact with a member: its head, or the last one known, and why it cannot be reached.
     ``distrusted``: it answers, and does not go by the same authority.
     """
 
@@ -474,6 +474,9 @@ class Replica:
     def note(self, node: str, seen: Seen) -> None:
         """Remember how a member was at this contact."""
         before = self._seen.get(node)
+        if seen.head is None and before is not None:
+            # Who is away has at least what it had.
+            seen = replace(seen, head=before.head)
         self._seen[node] = seen
         if (before is None or before.problem is None) != (seen.problem is None):
             self._log.info("configuration.contact", peer=node, problem=seen.problem)

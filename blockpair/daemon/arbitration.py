@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import structlog
+from msgspec.structs import replace
 
 from blockpair.arbiter.interface import Key
 from blockpair.arbiter.runner import Runner, clock
@@ -78,6 +79,17 @@ def arbiter_report(config: ResourceConfig, judges: Judges, runner: Runner | None
     kind, where = config.arbiter, judges.place(config.arbiter)
     if kind == "manual":
         return ArbiterReport(kind, where, automatic=False, manual_because=why, state="manual")
+    report = _asked(config, judges, runner, why)
+    for peer in config.peers:
+        seconds = judges.being_fenced(peer.name) if kind == "fence" else None
+        if seconds is not None:
+            report = replace(report, fencing=peer.name, fencing_seconds=seconds)
+    return report
+
+
+def _asked(config: ResourceConfig, judges: Judges, runner: Runner | None, why: str | None) -> ArbiterReport:
+    """How the last question to an arbiter ended."""
+    kind, where = config.arbiter, judges.place(config.arbiter)
     now = clock()
     contact = None if runner is None else runner.contact
     if contact is not None and contact.error is not None:

@@ -158,6 +158,11 @@ class Judges:
         arbiter = None if present is None else present.arbiter
         return arbiter if isinstance(arbiter, FenceArbiter) else None
 
+    def being_fenced(self, node: str) -> float | None:
+        """For how many seconds ``node`` is being switched off; None: it is not."""
+        arbiter = self.fencing()
+        return None if arbiter is None else arbiter.under_way.get(node)
+
     def ailing(self) -> str | None:
         """What is wrong with an arbiter that is asked of its own accord, without anybody's need; None:
         nothing, or nobody knows.

@@ -108,9 +108,11 @@ def head_line(arbiter: ArbiterReport, engine: EngineStatus | None) -> str:
     if arbiter.state == "manual":
         return "manual: no failover without a person"
     told = arbiter.place
+    if arbiter.fencing is not None:
+        told += f", {_fencing(arbiter)}"
     match arbiter.state:
         case "unasked":
-            told += ", not asked yet"
+            told += "" if arbiter.fencing is not None else ", not asked yet"
         case "answers":
             ago = "" if arbiter.since_seconds is None else f" {format_duration(arbiter.since_seconds)} ago"
             told += f", answered{ago}"
@@ -123,7 +125,7 @@ def head_line(arbiter: ArbiterReport, engine: EngineStatus | None) -> str:
         joint = " (joint)" if state.joint else ""
         told += f"; epoch {found.epoch}, Primary {found.primary}, in sync {', '.join(found.in_sync)}{joint}"
     elif state is not None:
-        told += f"; epoch {state.epoch}"
+        told += f"; epoch {state.epoch}{_followed(engine)}"
     return told if arbiter.automatic else f"{told}; no failover without a person"
 
 
@@ -228,11 +230,19 @@ def stop(engine: EngineStatus, state: ArbitrationStatus, arbiter: ArbiterReport 
     reasons = [str(state.why).removeprefix(f"{what}: ")] if own else [_silence(peer) for peer in away]
     if state.suspended == "all" and away and state.lease_seconds is None:
         reasons.append("its word that it does not take over has run out")
-    if _away(arbiter):
+    fences = arbiter is not None and arbiter.fencing is not None
+    if arbiter is not None and fences:
+        reasons.append(_fencing(arbiter))
+    elif _away(arbiter):
         reasons.append(away_text(arbiter))
     elif state.want is not None:
         reasons.append(_WANTS.get(state.want, state.want))
-    if away and own:
+    if fences:
+        release = "goes on by itself once that is proved"
+    elif state.fenced and away:
+        # A peer with a higher promise confirms nothing of this epoch, connected or not.
+        release = "goes on when the arbiter answers"
+    elif away and own:
         release = "goes on when both nodes are connected and the arbiter can be reached"
     elif _away(arbiter):
         release = "goes on when either answers" if away else "goes on when the arbiter answers"
@@ -245,6 +255,8 @@ def _campaign(engine: EngineStatus, state: ArbitrationStatus, arbiter: ArbiterRe
     asks = _WANTS.get(state.want or "", state.want)
     why = f" ({state.why})" if state.why else ""
     away = f"; {away_text(arbiter)}" if _away(arbiter) else ""
+    if arbiter is not None and arbiter.fencing is not None:
+        away = f"; {_fencing(arbiter)}"
     nobody = (
         "" if any(peer.role == "Primary" for peer in _connected(engine)) else "; until then nobody can write"
     )
@@ -273,6 +285,17 @@ def _silence(peer: PeerStatus) -> str:
     if peer.last_contact_seconds is None:
         return f"peer {peer.name} not heard of since this daemon started"
     return f"peer {peer.name} silent for {format_duration(peer.last_contact_seconds)}"
+
+
+def _fencing(arbiter: ArbiterReport) -> str:
+    since = "" if arbiter.fencing_seconds is None else f" for {format_duration(arbiter.fencing_seconds)}"
+    return f"{arbiter.fencing} is being switched off{since}"
+
+
+def _followed(engine: EngineStatus | None) -> str:
+    """A follower does not know the in-sync set, but whom it follows."""
+    peers = [] if engine is None or engine.role == "Primary" else _connected(engine)
+    return "".join(f", Primary {peer.name}" for peer in peers if peer.role == "Primary")
 
 
 def _away(arbiter: ArbiterReport | None) -> bool:

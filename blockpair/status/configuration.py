@@ -24,8 +24,9 @@ def configuration_report(
     node: str,
     distrusted: frozenset[str] = frozenset(),
 ) -> ConfigurationReport:
-    """``seen``: the other nodes' heads and why one is not known, at the last contact; ``older``: the ids of
-    the versions that came before ``head``; ``distrusted``: who does not go by the authority of this ``node``.
+    """``seen``: the other nodes' heads, as far as they are known, and why one could not be reached;
+    ``older``: the ids of the versions that came before ``head``; ``distrusted``: who does not go by the
+    authority of this ``node``.
     """
     apart = {conflict.node for conflict in conflicts}
     pending = [
@@ -48,7 +49,7 @@ def configuration_report(
     advice += [no_member(node, other) for other in sorted(distrusted)]
     advice += [
         Advice(
-            "warning" if entry.why and seen[entry.node][0] is None else "info",
+            "warning" if seen[entry.node][1] is not None else "info",
             "configuration-pending",
             f"{entry.node} may not have version {version} of the configuration yet: {entry.why}",
             "it gets it by itself when it is back",

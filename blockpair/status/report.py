@@ -62,7 +62,8 @@ class ArbiterReport(Struct, frozen=True):
     """Who says which node may go on. ``place``: for a person, such as ``witness 10.0.0.3:7790``;
     ``automatic``: whether the survivor goes on by itself, ``manual_because`` why not; ``state``: "manual",
     "unasked", or how the last question ended: "answers", "unreachable", "refused"; ``since_seconds``: for how
-    long that has been so; ``text``: why it does not answer.
+    long that has been so; ``text``: why it does not answer. ``fencing``: the node that is being switched off
+    at this moment, ``fencing_seconds``: for how long.
     """
 
     kind: str
@@ -72,6 +73,8 @@ class ArbiterReport(Struct, frozen=True):
     state: ArbiterState
     since_seconds: float | None = None
     text: str | None = None
+    fencing: str | None = None
+    fencing_seconds: float | None = None
 
 
 class ServiceStep(Struct, frozen=True):

@@ -85,6 +85,33 @@ def test_a_fence_that_does_not_work_is_looked_at_by_a_command() -> None:
     assert "fence test" not in one("suspended", waiting, GONE).remedy
 
 
+def test_a_fence_that_is_under_way_is_told_and_what_it_leads_to() -> None:
+    fence = ArbiterReport("fence", "fence", True, None, "unasked", fencing="b", fencing_seconds=3.0)
+    waiting = arbitrated(away(), want="shrink", suspended="writes", asking=True)
+    text = one("suspended", waiting, fence).text
+    assert "b is being switched off for 3.0 s; goes on by itself once that is proved" in text
+    assert head_line(fence, waiting).startswith("fence, b is being switched off for 3.0 s; epoch 3")
+    again = msgspec.structs.replace(fence, state="unreachable", text="b is not proved off")
+    assert "is being switched off" in head_line(again, waiting)
+    campaign = arbitrated(away(role="Primary"), node={"role": "Secondary"}, want="promote")
+    assert "b is being switched off" in one("campaign", campaign, again).text
+
+
+def test_a_peer_that_promised_more_releases_nothing_by_itself() -> None:
+    why = "writes wait: b has promised epoch 4; only the arbiter says who is Primary"
+    for want in ("renew", None):
+        status = arbitrated(away(), want=want, suspended="writes", why=why, fenced=True)
+        text = one("suspended", status, GONE).text
+        assert text.endswith("goes on when the arbiter answers") and "either" not in text
+
+
+def test_a_follower_says_whom_it_follows() -> None:
+    following = arbitrated(peer(role="Primary"), node={"role": "Secondary"}, configuration=None)
+    assert head_line(ANSWERS, following).endswith("; epoch 3, Primary b")
+    alone = arbitrated(away(role="Primary"), node={"role": "Secondary"}, configuration=None)
+    assert head_line(ANSWERS, alone).endswith("; epoch 3")
+
+
 def test_the_engines_own_words_are_said_once() -> None:
     status = arbitrated(away(), node={"suspended": "b is silent"}, want="shrink", suspended="writes")
     assert [entry.code for entry in told(status)].count("suspended") == 1

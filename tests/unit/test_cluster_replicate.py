@@ -191,6 +191,18 @@ def test_a_change_is_on_all_nodes_when_the_command_ends() -> None:
     _run(body, "abc")
 
 
+def test_who_is_away_is_known_to_have_what_it_had() -> None:
+    async def body(net: Net) -> None:
+        await net.edit("a", "new")
+        net.cut.add(frozenset("ab"))
+        with pytest.raises(BlockpairError):
+            await net.alive["a"].sync("b")
+        seen = net.alive["a"].seen["b"]
+        assert seen.problem is not None and seen.head == net.head("a")
+
+    _run(body, "ab")
+
+
 def test_who_is_away_catches_up() -> None:
     async def body(net: Net) -> None:
         net.cut.add(frozenset("ab"))

@@ -48,6 +48,12 @@ def test_who_has_an_older_version_or_is_away_is_pending() -> None:
     assert [entry.severity for entry in report.advice] == ["info", "warning", "info"]
 
 
+def test_who_is_away_and_had_the_version_has_it_still() -> None:
+    assert _report({"b": ("new", "b cannot be reached")}).advice == []
+    (entry,) = _report({"b": ("old", "b cannot be reached")}).advice
+    assert entry.severity == "warning" and "b cannot be reached" in entry.text
+
+
 def test_who_goes_by_another_authority_is_not_waited_for() -> None:
     (entry,) = _report({"b": (None, "no certificate of this cluster")}, distrusted=frozenset("b")).advice
     assert (entry.severity, entry.code) == ("critical", "no-member")

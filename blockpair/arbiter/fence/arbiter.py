@@ -198,6 +198,11 @@ class FenceArbiter:
         return 0.0 if fence is None else fence.longest
 
     @property
+    def under_way(self) -> dict[str, float]:
+        """The nodes that are being switched off, and for how many seconds."""
+        return self._fencer.under_way
+
+    @property
     def ailing(self) -> str | None:
         """What is wrong with the devices, in a line; None: they work, or were not asked yet."""
         problems = [f"{state.node}: {state.problem}" for state in self.monitor.states if state.problem]

@@ -83,7 +83,7 @@ class Fencer:
         shared = self._fencing.get(node)
         if shared is None:
             task = asyncio.create_task(self._fence(node, self.fences[node], delayed=delayed))
-            shared = self._fencing[node] = _Shared(task)
+            shared = self._fencing[node] = _Shared(task, time.monotonic())
             task.add_done_callback(partial(self._ended, node, shared))
         shared.waiting += 1
         try:
@@ -95,6 +95,12 @@ class Fencer:
                 self._ended(node, shared, shared.task)
                 shared.task.cancel()
                 await asyncio.wait([shared.task])
+
+    @property
+    def under_way(self) -> dict[str, float]:
+        """The nodes that are being switched off, and for how many seconds."""
+        now = time.monotonic()
+        return {node: now - shared.began for node, shared in self._fencing.items()}
 
     async def confirms(self, proof: Proof) -> bool:
         """Whether every device by which a node was seen off says so now. Whoever asks while that is being
@@ -195,6 +201,7 @@ class Fencer:
 @dataclass
 class _Shared:
     task: asyncio.Task[Proof]
+    began: float
     waiting: int = 0
 
 
