@@ -1,0 +1,85 @@
+"""The book: what it says is there, is there. scripts/docs build checks the links between its pages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import book
+import manual
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of a page's tables, the heads left out."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if "---" not in line]
+
+
+FAILURES = rows((DOCS / "failures.md").read_text())[1:]
+
+
+@pytest.mark.parametrize("row", FAILURES, ids=lambda row: row[0][:40])
+def test_what_happens_when_something_fails_is_shown_by_a_test_that_exists(row: list[str]) -> None:
+    assert len(row) == 5
+    named = re.fullmatch(r"`([\w/.]+)::(\w+)`", row[-1].strip())
+    assert named is not None, row[-1]
+    assert re.search(rf"\b(def|fn) {named[2]}\b", (ROOT / named[1]).read_text())
+
+
+def named_in(part: object) -> Iterator[str]:
+    match part:
+        case str():
+            yield part
+        case dict():
+            for value in part.values():
+                yield from named_in(value)
+        case list():
+            for value in part:
+                yield from named_in(value)
+
+
+def test_every_page_is_in_the_contents() -> None:
+    named = list(named_in(book.contents((DOCS / "README.md").read_text())))
+    assert len(named) == len(set(named))
+    assert set(named) == {str(page.relative_to(DOCS)) for page in PAGES} | {book.COMMANDS}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_links_lead_to_files(page: Path) -> None:
+    text = page.read_text()
+    book.without_outside_links(text, page)
+    for target in re.findall(r"\]\(([^)\s#:]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / target).exists(), target
+
+
+def test_a_link_out_of_the_book_keeps_its_words_and_one_to_nothing_is_an_error() -> None:
+    page = DOCS / "reference/x.md"
+    assert (
+        book.without_outside_links("see [the `unit`](../../LICENSE), [x](y.md#z)", page)
+        == "see the `unit`, [x](y.md#z)"
+    )
+    with pytest.raises(ValueError, match=r"reference/x\.md links to \.\./\.\./NOTHING"):
+        book.without_outside_links("[it](../../NOTHING)", page)
+
+
+def test_the_reference_names_every_command() -> None:
+    reference = (DOCS / "reference/cli.md").read_text()
+    for page in manual.pages():
+        if page.children or page.name == "blockpaird":
+            continue
+        *above, name = page.name.split()[1:]
+        # "`cluster init …`", or "`bundle list`, `show`" and the like.
+        assert re.search(rf"`({' '.join([*above, name])}|{name})\b", reference), page.name
+
+
+def test_the_commands_own_page_has_their_options() -> None:
+    text = book.commands()
+    for page in manual.pages():
+        assert f"## `{page.name}`" in text
+        assert all(f"`{option}`".replace("|", "\\|") in text for option, _ in page.options)
