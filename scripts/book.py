@@ -15,21 +15,21 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 COMMANDS = "reference/commands.md"
 _LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
-_ENTRY = re.compile(r"(?:\d+\.|-) \[([^\]]+)\]\(([^)#]+\.md)\)")
+_ENTRY = re.compile(r"(?:\d+\.|-|;) \[([^\]]+)\]\(([^)#]+\.md)\)")
 
 
 def contents(text: str) -> list[dict[str, Any]]:
     """The navigation: the links of lists in ``text``, docs/README.md, under the lines that head them."""
     sections: list[dict[str, Any]] = [{"The book": ["README.md"]}]
     for line in text.splitlines():
-        entry = _ENTRY.match(line)
-        if entry is not None:
-            title = entry[1].replace("`", "")
+        entries = _ENTRY.findall(line)
+        for words, page in entries:
+            title = words[0].upper() + words[1:].replace("`", "")
             [items] = sections[-1].values()
-            items.append({title: _below(entry[2]) if entry[2].endswith("/README.md") else entry[2]})
-            if entry[2] == "reference/cli.md":
+            items.append({title: _below(page) if page.endswith("/README.md") else page})
+            if page == "reference/cli.md":
                 items.append({"Every command and option": COMMANDS})
-        elif line and not line.startswith(("#", " ")):
+        if line and not entries and not line.startswith(("#", " ")):
             sections.append({line.rstrip(":"): []})
     return [section for section in sections if all(section.values())]
 
