@@ -57,17 +57,22 @@ def resource_lines(resource: ResourceReport) -> list[Text]:
         lines.append(row("service", Text(service_line(resource.service))))
     if resource.arbiter is not None:
         lines.append(row("arbiter", Text(head_line(resource.arbiter, engine))))
-    if engine is not None:
-        for peer in engine.peers:
-            lines += peer_lines(peer)
-            if peer.resync is not None:
-                lines.append(resync_line(peer.resync))
-    else:
-        lines += [row(f"peer {peer.name}", Text(peer.address)) for peer in resource.peers]
+    lines += _peers(resource, engine)
     if resource.verify is not None:
         lines.append(row("verify", verify_line(resource.verify, time.time())))
     for entry in resource.advice:
         lines += advice_lines(entry)
+    return lines
+
+
+def _peers(resource: ResourceReport, engine: EngineStatus | None) -> list[Text]:
+    if engine is None:
+        return [row(f"peer {peer.name}", Text(peer.address)) for peer in resource.peers]
+    lines = []
+    for peer in engine.peers:
+        lines += peer_lines(peer)
+        if peer.resync is not None:
+            lines.append(resync_line(peer.resync))
     return lines
 
 
