@@ -122,7 +122,7 @@ def _start(
     from blockpair.cli.verify_progress import follow as show
 
     report, in_time = show(lambda: _report(client, name), limit, _POLL_SECONDS, time.monotonic)
-    ended = _tell(report, as_json=as_json)
+    ended = _tell(report, asked=True, as_json=as_json)
     return ended if in_time else UNFINISHED
 
 
@@ -156,23 +156,25 @@ def _report(client: Client, name: str) -> VerifyReport:
     return client.call(REPORT, {"name": name}, VerifyReport)
 
 
-def exit_code(report: VerifyReport) -> int:
-    """What a script is told: 0 identical, 1 it could not run, 3 differences, 4 not finished."""
-    if any(finding.open for finding in report.findings):
+def exit_code(report: VerifyReport, *, asked: bool) -> int:
+    """What a script is told: 0 identical, 1 it could not run, 3 differences, 4 not finished. ``asked``: of
+    what was compared last; otherwise of all that is known.
+    """
+    if any(finding.open for finding in report.findings) and not (asked and report.ended == "identical"):
         return DIFFERENCES
     if report.running or report.ended in (None, "stopped"):
         return UNFINISHED
     return 1 if report.ended == "failed" else IDENTICAL
 
 
-def _tell(report: VerifyReport, *, as_json: bool) -> int:
+def _tell(report: VerifyReport, *, asked: bool = False, as_json: bool) -> int:
     from blockpair.cli.verify_text import lines
 
     if as_json:
         print_json(report)
     else:
         click.echo("\n".join(lines(report, time.time())))
-    return exit_code(report)
+    return exit_code(report, asked=asked)
 
 
 def _stop(client: Client, name: str, *, as_json: bool) -> int:

@@ -306,9 +306,11 @@ class Methods:
             return verifying.report()
 
     async def _verify_repair(self, params: verify.FindingsParams) -> Any:
-        async with self._manager.verifying(params.name) as (verifying, status):
-            await verifying.repair(status, params.offsets)
-            return verifying.report()
+        # Without the lock: to save a bundle may take long, and a `down` ends it.
+        runtime = self._manager.runtime(params.name)
+        status = await asyncio.to_thread(runtime.engine().status)
+        await runtime.verifying.repair(status, params.offsets)
+        return runtime.verifying.report()
 
     async def _verify_waive(self, params: verify.FindingsParams) -> Any:
         async with self._manager.verifying(params.name) as (verifying, _):

@@ -31,8 +31,8 @@ Call = Callable[..., Awaitable[None]]
 
 class Verifying:
     """``call``: a command for the engine; ``shown``: what it has shown since it was asked last; ``note``:
-    something that happened, as severity, kind and text. All but `look`, `report` and `status` are called with
-    the resource's lock held.
+    something that happened, as severity, kind and text. All but `look`, `repair`, `report` and `status` are
+    called with the resource's lock held.
     """
 
     def __init__(

@@ -108,7 +108,7 @@ def test_a_run_ends_identical_and_is_kept(node: Node) -> None:
     assert (
         verify_line(told, 1_800_000_000 + node.now).plain == "proved identical 10 s ago (100 %), 0 findings"
     )
-    assert exit_code(report) == 0
+    assert exit_code(report, asked=True) == 0
 
 
 def test_a_restart_in_the_middle_repeats_one_region_at_most(node: Node) -> None:
@@ -128,7 +128,7 @@ def test_a_lost_connection_is_waited_out(node: Node) -> None:
     node.keep()
     report = node.verifying.report()
     assert (report.running, report.reason) == (True, "b is not connected")
-    assert exit_code(report) == 4
+    assert exit_code(report, asked=True) == 4
     node.refusal = None
     node.keep()
     node.keep()
@@ -150,7 +150,7 @@ def test_what_cannot_pass_by_itself_has_failed(node: Node) -> None:
     node.show(Shown("ended", why="b cannot read 4096 bytes at 8192"))
     node.keep()
     report = node.verifying.report()
-    assert (report.ended, exit_code(report)) == ("failed", 1)
+    assert (report.ended, exit_code(report, asked=True)) == ("failed", 1)
     assert node.notes[-1][0] == "verify.failed"
     assert len(node.asked()) == 1
 
@@ -179,7 +179,7 @@ def test_a_finding_is_told_and_makes_the_status_degraded(node: Node) -> None:
     node.show(proved(0, 8192), found(8192), proved(12288, SIZE - 12288), ENDED)
     node.keep()
     report = node.verifying.report()
-    assert (report.ended, exit_code(report)) == ("differences", 3)
+    assert (report.ended, exit_code(report, asked=True)) == ("differences", 3)
     assert {"verify.found", "verify.finished"} <= {kind for kind, _ in node.notes}
     told = node.verifying.status()
     assert told is not None
@@ -316,6 +316,16 @@ def test_a_range_is_two_sizes() -> None:
     for wrong in ("1G", "2G-1G", "1G-", "x-y", "-"):
         with pytest.raises(BlockpairError):
             byte_range(wrong)
+
+
+def test_a_range_that_is_the_same_says_nothing_of_a_difference_elsewhere(node: Node) -> None:
+    node.start()
+    node.show(found(0), proved(4096, SIZE - 4096), ENDED)
+    node.start(offset=MIB, length=MIB)
+    node.show(proved(MIB, MIB), ENDED)
+    report = node.verifying.report()
+    assert report.ended == "identical"
+    assert (exit_code(report, asked=True), exit_code(report, asked=False)) == (0, 3)
 
 
 def test_a_record_is_told_without_an_engine(node: Node) -> None:

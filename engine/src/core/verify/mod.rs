@@ -168,7 +168,7 @@ impl Replica {
         if !self.is_attached() {
             return Err(failed(METADATA_FAILED.into(), METADATA_REMEDY.into()));
         }
-        if self.verify.is_some() || self.compares.len() > 0 {
+        if self.verify.is_some() {
             return Err(failed(
                 format!("the copies of {resource} are being compared already"),
                 format!("wait for it, or, where it was asked for: blockpair verify {resource} --stop"),

@@ -133,10 +133,7 @@ fn the_other_node_reads_in_order_what_it_is_asked_in_order() {
     assert_eq!(bench.disk.len(), 1);
     bench.is_asked(4, 0, BLOCK, ones(), false);
     assert_eq!(bench.disk.len(), 2);
-    assert!(
-        !bench.verify(0, CHUNK),
-        "it is being compared, and the Primary has the order"
-    );
+    assert!(!bench.verify(0, CHUNK), "the Primary has the order");
     bench.settle();
     assert!(bench.sent.contains(&Message::VerifySame { id: 3 }));
     // No node measures one that writes.
