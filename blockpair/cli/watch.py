@@ -24,11 +24,10 @@ def follow(fetch: Callable[[], StatusReport], first: StatusReport, interval: flo
     """
     arrays = _Arrays()
     now, before, trouble = arrays.with_report(first), None, None
+    screen = Live(View(now), console=Console(), auto_refresh=False, screen=True)
     try:
-        with (
-            Live(View(now), console=Console(), auto_refresh=False, screen=True) as screen,
-            _Waking() as waking,
-        ):
+        with _Waking() as waking:
+            screen.start()
             due = now.at + interval
             while True:
                 if waking.wait(due - time.monotonic()):
@@ -43,6 +42,9 @@ def follow(fetch: Callable[[], StatusReport], first: StatusReport, interval: flo
                 screen.update(View(now, before, trouble), refresh=True)
     except KeyboardInterrupt:
         return now.report
+    finally:
+        # Also where it was interrupted in the middle of its start.
+        screen.stop()
 
 
 class _Arrays:

@@ -11,8 +11,10 @@ import pytest
 
 from blockpair.arbiter.fence import FenceArbiter, Fencer, Known
 from blockpair.arbiter.interface import Configuration, Key
-from blockpair.config.cluster import ClusterFile, parse_cluster
+from blockpair.config.cluster import ClusterFile, parse_cluster, resource_on
 from blockpair.config.fence import NodeFence
+from blockpair.config.resource import resource_config
+from blockpair.daemon.arbitration import arbiter_report
 from blockpair.daemon.desired import BootMarker
 from blockpair.daemon.fencing import Fencing, fence_methods
 from blockpair.daemon.judges import Judges
@@ -99,6 +101,27 @@ def test_nodes_have_met_once_one_has_the_others_record(tmp_path: Path) -> None:
         await b.fencing.seen(b.status())
         assert b.met.is_set()
         assert await b.arbiter.held(KEY) == NEWER
+
+    asyncio.run(work())
+
+
+def test_a_fence_is_in_the_report_as_long_as_it_is_under_way(tmp_path: Path) -> None:
+    async def work() -> None:
+        a = Node("a", tmp_path)
+        fencer = Fencer({"b": NodeFence((), delay=60.0)})
+        a.arbiter = FenceArbiter("a", fencer, tmp_path / "fence", a)
+        config = resource_config(resource_on(CONTENT, "r0", "a"), Path("r0.toml"), "a")
+        judges = Judges(lambda content: a.arbiter)
+        judges.take(CONTENT, cast(Generation, "g1"))
+        assert arbiter_report(config, judges).fencing is None
+        fencing = asyncio.create_task(fencer.fence("b"))
+        await asyncio.sleep(0)
+        report = arbiter_report(config, judges)
+        assert (report.state, report.fencing) == ("unasked", "b")
+        assert report.fencing_seconds is not None and 0 <= report.fencing_seconds < 60
+        fencing.cancel()
+        await asyncio.wait([fencing])
+        assert arbiter_report(config, judges).fencing is None
 
     asyncio.run(work())
 

@@ -53,3 +53,35 @@ impl Answered {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failed_is_counted_by_its_kind_and_not_timed() {
+        let kinds = [
+            Kind::Read,
+            Kind::Write,
+            Kind::Flush,
+            Kind::Trim,
+            Kind::WriteZeroes {
+                no_hole: false,
+                fast: false,
+            },
+        ];
+        let mut answered = Answered::default();
+        for (times, kind) in kinds.into_iter().enumerate() {
+            for _ in 0..=times {
+                answered.count(kind, 1_000_000, true);
+            }
+            answered.count(kind, 2_000_000, false);
+        }
+        let failed = serde_json::to_value(answered.failed).unwrap();
+        let named = ["reads", "writes", "flushes", "trims", "zeroes"].map(|name| failed[name].as_u64());
+        assert_eq!(named, [1, 2, 3, 4, 5].map(Some));
+        let mut once = Histogram::default();
+        once.record(2_000_000);
+        assert!(answered.latency().into_iter().all(|(_, took)| *took == once));
+    }
+}
