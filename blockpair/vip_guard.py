@@ -7,6 +7,9 @@ hold ADDRESS/BITS@INTERFACE    this one goes when the time is up
 drop ADDRESS/BITS@INTERFACE    remove it now, and forget it
 until SECONDS                  when the time is up, on CLOCK_BOOTTIME
 
+Until then it gives the addresses their next seconds in the kernel, which removes them by itself where no
+process runs any more at all.
+
 It removes what it holds and ends when the input ends, when the time is up, and on SIGTERM or SIGINT.
 
 Only a few modules of the standard library are imported, and netlink is spoken by hand: this runs when the
@@ -27,10 +30,16 @@ import struct
 import sys
 import time
 
-_RTM_DELADDR = 21
-_NLM_F_REQUEST, _NLM_F_ACK = 1, 4
-_NLMSG_ERROR = 2
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+LIFETIME_SECONDS = 20
+"""What an address has in the kernel, from its claim or its last renewal on."""
+# So seldom that whoever watches the machine's addresses is not kept busy.
+_RENEWAL_SECONDS = 5.0
+_RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_REPLACE, _NLM_F_DUMP = 1, 4, 0x100, 0x300
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_CACHEINFO = 1, 2, 6
+# Duplicate address detection would take the address away for a second.
+_IFA_F_NODAD = 0x02
 # Until it is told another.
 _FIRST_DEADLINE = 10.0
 _MCL_CURRENT = 1
@@ -74,20 +83,81 @@ def remove(text: str) -> None:
         index = socket.if_nametoindex(interface)
     except OSError:
         return
+    with _netlink() as netlink:
+        code = _change(netlink, _RTM_DELADDR, 0, _message(family, packed, bits, index))
+    if code not in (0, errno.EADDRNOTAVAIL, errno.ENODEV):
+        raise OSError(code, os.strerror(code))
+
+
+def renew(text: str) -> None:
+    """Give an address that is there its next seconds; one that is not stays away. Raises `OSError`."""
+    family, packed, bits, interface = parse(text)
+    try:
+        index = socket.if_nametoindex(interface)
+    except OSError:
+        return
+    with _netlink() as netlink:
+        if not _is_there(netlink, family, packed, bits, index):
+            return
+        lifetime = struct.pack("=HHIIII", 20, _IFA_CACHEINFO, LIFETIME_SECONDS, LIFETIME_SECONDS, 0, 0)
+        body = _message(family, packed, bits, index) + lifetime
+        code = _change(netlink, _RTM_NEWADDR, _NLM_F_REPLACE, body)
+    if code:
+        raise OSError(code, os.strerror(code))
+
+
+def _netlink() -> socket.socket:
+    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    netlink.settimeout(2.0)
+    netlink.bind((0, 0))
+    return netlink
+
+
+def _message(family: int, packed: bytes, bits: int, index: int) -> bytes:
+    flags = _IFA_F_NODAD if family == socket.AF_INET6 else 0
     attributes = b"".join(
         struct.pack("=HH", 4 + len(packed), kind) + packed for kind in (_IFA_LOCAL, _IFA_ADDRESS)
     )
-    body = struct.pack("=BBBBI", family, bits, 0, 0, index) + attributes
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
-        netlink.settimeout(2.0)
-        netlink.bind((0, 0))
-        head = struct.pack("=IHHII", 16 + len(body), _RTM_DELADDR, _NLM_F_REQUEST | _NLM_F_ACK, 1, 0)
-        netlink.send(head + body)
-        answer = netlink.recv(4096)
-    kind = struct.unpack_from("=H", answer, 4)[0]
-    code = -struct.unpack_from("=i", answer, 16)[0] if kind == _NLMSG_ERROR and len(answer) >= 20 else 0
-    if code not in (0, errno.EADDRNOTAVAIL, errno.ENODEV):
-        raise OSError(code, os.strerror(code))
+    return struct.pack("=BBBBI", family, bits, flags, 0, index) + attributes
+
+
+def _change(netlink: socket.socket, kind: int, flags: int, body: bytes) -> int:
+    """The number of the error; 0: done."""
+    flags |= _NLM_F_REQUEST | _NLM_F_ACK
+    netlink.send(struct.pack("=IHHII", 16 + len(body), kind, flags, 1, 0) + body)
+    answer = netlink.recv(4096)
+    if struct.unpack_from("=H", answer, 4)[0] != _NLMSG_ERROR or len(answer) < 20:
+        return 0
+    return int(-struct.unpack_from("=i", answer, 16)[0])
+
+
+def _is_there(netlink: socket.socket, family: int, packed: bytes, bits: int, index: int) -> bool:
+    body = struct.pack("=BBBBI", family, 0, 0, 0, 0)
+    head = struct.pack("=IHHII", 16 + len(body), _RTM_GETADDR, _NLM_F_REQUEST | _NLM_F_DUMP, 0, 0)
+    netlink.send(head + body)
+    found = False
+    while True:
+        answer, at = netlink.recv(1 << 16), 0
+        while at + 16 <= len(answer):
+            length, kind = struct.unpack_from("=IH", answer, at)
+            if kind in (_NLMSG_DONE, _NLMSG_ERROR) or length < 16:
+                return found
+            found = found or _names(answer[at + 16 : at + length], packed, bits, index)
+            at += (length + 3) & ~3
+
+
+def _names(message: bytes, packed: bytes, bits: int, index: int) -> bool:
+    """Whether it is of that address."""
+    _, prefix, _, _, interface = struct.unpack_from("=BBBBI", message)
+    at = 8
+    while (prefix, interface) == (bits, index) and at + 4 <= len(message):
+        length, kind = struct.unpack_from("=HH", message, at)
+        if length < 4:
+            break
+        if kind in (_IFA_ADDRESS, _IFA_LOCAL) and message[at + 4 : at + length] == packed:
+            return True
+        at += (length + 3) & ~3
+    return False
 
 
 class Guard:
@@ -97,6 +167,7 @@ class Guard:
         self._file = file
         self._held: dict[str, None] = {}
         self._deadline = _now() + _FIRST_DEADLINE
+        self._renewed = _now()
 
     def left(self) -> float:
         """Seconds until the time is up; it never is while nothing is held."""
@@ -113,6 +184,8 @@ class Guard:
                 # What an earlier address was promised is not for this one.
                 if not self._held:
                     self._deadline = _now() + _FIRST_DEADLINE
+                    # It is claimed next, for its first seconds.
+                    self._renewed = _now()
                 self._held[argument] = None
                 self._keep()
             elif command == "drop":
@@ -129,6 +202,15 @@ class Guard:
         except (OSError, ValueError) as error:
             return f"error {error}"
         return "ok"
+
+    def tend(self) -> None:
+        """Renew what is held, where it is time to, and while the time is not up; to be called often."""
+        if self.left() > 0 and _now() - self._renewed >= _RENEWAL_SECONDS:
+            self._renewed = _now()
+            for text in self._held:
+                # Without that it goes in a while, and the daemon sees it gone.
+                with contextlib.suppress(OSError):
+                    renew(text)
 
     def drop_all(self) -> bool:
         """Remove everything, trying again for a while. Whether all of it is gone."""
@@ -157,6 +239,7 @@ def watch(guard: Guard) -> None:
     """Obey until the input ends or the time is up."""
     buffer = b""
     while (left := guard.left()) > 0:
+        guard.tend()
         if not select.select([0], [], [], min(left, _LOOK_SECONDS))[0]:
             continue
         data = os.read(0, 4096)

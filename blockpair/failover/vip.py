@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from blockpair.config.service import Vip
+from blockpair.vip_guard import LIFETIME_SECONDS
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute  # type: ignore[import-untyped]
@@ -30,18 +31,29 @@ def held(vips: Iterable[Vip]) -> frozenset[str]:
         return frozenset(str(vip) for vip in vips if _found(netlink, vip))
 
 
-def claim(vip: Vip) -> None:
-    """Add it; there already is fine. Raises `VipError`."""
+def claim(vip: Vip, lifetime: int = LIFETIME_SECONDS) -> None:
+    """Add it, for ``lifetime`` seconds: then the kernel removes it, unless its guard has renewed that. There
+    already is fine. Raises `VipError`.
+    """
     with _netlink() as netlink:
-        index = _index(netlink, vip.interface)
-        arguments: dict[str, Any] = {"family": _family(vip)}
+        arguments: dict[str, Any] = {
+            "index": _index(netlink, vip.interface),
+            "address": vip.address,
+            "prefixlen": vip.bits,
+            "family": _family(vip),
+            "preferred_lft": lifetime,
+            "valid_lft": lifetime,
+        }
         if vip.version == 6:
             arguments["flags"] = _IFA_F_NODAD
         try:
-            netlink.addr("add", index=index, address=vip.address, prefixlen=vip.bits, **arguments)
+            try:
+                netlink.addr("add", **arguments)
+            except Exception as error:
+                if _code(error) != errno.EEXIST or not _found(netlink, vip):
+                    raise
+                netlink.addr("replace", **arguments)
         except Exception as error:
-            if _code(error) == errno.EEXIST and _found(netlink, vip):
-                return
             raise VipError(f"{vip} cannot be added: {_reason(error)}") from None
 
 

@@ -154,6 +154,34 @@ def test_a_daemon_that_is_frozen_loses_the_address_when_the_time_is_up(net: Net,
         daemon.send_signal(signal.SIGCONT)
 
 
+def lifetime(host: Namespace, vip: str) -> int:
+    """The seconds that it has in the kernel."""
+    line = next(
+        line for line in host.shows("address", "eth0").splitlines() if f" {vip.partition('@')[0]} " in line
+    )
+    found = re.search(r"valid_lft (\d+)sec", line)
+    assert found is not None, line
+    return int(found[1])
+
+
+@BOTH
+def test_the_kernel_removes_what_nobody_renews_any_more(net: Net, vip: str) -> None:
+    tool(net.a, "claim", vip)
+    assert 15 <= lifetime(net.a, vip) <= vip_guard.LIFETIME_SECONDS
+    # There already: from here on for two seconds.
+    tool(net.a, "claim", vip, "2")
+    tool(net.b, "claim", vip, "2")
+    program = f"import blockpair.vip_guard as g; g.renew({vip!r})"
+    net.b.run(sys.executable, "-c", program)
+    assert 15 <= lifetime(net.b, vip) <= vip_guard.LIFETIME_SECONDS and "tentative" not in net.b.shows(
+        "address", "eth0"
+    )
+    wait_for(lambda: not holds(net.a, vip), "the kernel has removed it", seconds=10.0)
+    # What is not there is not brought back by it.
+    net.a.run(sys.executable, "-c", program)
+    assert not holds(net.a, vip) and holds(net.b, vip)
+
+
 def test_what_a_killed_guard_leaves_is_removed_by_its_list_and_by_the_next(net: Net, tmp_path: Path) -> None:
     file = tmp_path / "vips"
     for way in ("list", "next"):

@@ -1,7 +1,7 @@
 """A node's virtual address, from the command line of a test: run in a network namespace.
 
 probe VIP        print the MAC address of who has it, or "free"
-claim VIP        add it
+claim VIP [SECONDS]    add it; for how long in the kernel, if nobody renews that
 withdraw VIP     remove it
 announce VIP     tell the neighbours, until the input ends
 guard FILE VIP SECONDS    claim it under a guard that is petted once; print the guard's pid; stay
@@ -56,7 +56,7 @@ def main() -> None:
         case "probe":
             asyncio.run(_probe(parse_vip(arguments[0])))
         case "claim":
-            vip.claim(parse_vip(arguments[0]))
+            vip.claim(parse_vip(arguments[0]), *map(int, arguments[1:]))
         case "withdraw":
             vip.withdraw(parse_vip(arguments[0]))
         case "announce":

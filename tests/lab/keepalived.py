@@ -19,7 +19,9 @@ from tests.e2e.namespace import Namespace
 from tests.e2e.service_pair import ADDRESS, Client, Holders
 from tests.lab.service_rounds import Fault, ServiceRound
 
-FAULTS = (Fault.POWER, Fault.KILL, Fault.FREEZE, Fault.CLIENTS, Fault.UNIT, Fault.SWITCHOVER)
+FAULTS = (
+    Fault.POWER, Fault.KILL, Fault.FREEZE, Fault.HANG, Fault.CLIENTS, Fault.UNIT, Fault.SWITCHOVER,
+)  # fmt: skip
 """Those that it can be asked about."""
 _DEADLINE_S = 30.0
 _LASTS_S = 5.0
@@ -114,10 +116,10 @@ class _Machine:
         """A signal to keepalived and its child."""
         self._signal(self.keepalived, number)
 
-    def freezes(self) -> None:
-        """Keepalived and its child stand still."""
+    def freezes(self, *, responder: bool) -> None:
+        """Keepalived and its child stand still, and the responder too if so."""
         for pid in self.net.processes():
-            if pid != self.responder.pid:
+            if responder or pid != self.responder.pid:
                 freeze(pid)
 
 
@@ -150,8 +152,8 @@ def play(fault: Fault, number: int, base: Path) -> ServiceRound:
                     a.net.ip("address", "del", f"{ADDRESS}/24", "dev", "eth0")
             case Fault.KILL:
                 a.ends(signal.SIGKILL)
-            case Fault.FREEZE:
-                a.freezes()
+            case Fault.FREEZE | Fault.HANG:
+                a.freezes(responder=fault is Fault.HANG)
             case Fault.CLIENTS:
                 switch.ip("link", "set", "port1", "down")
             case Fault.UNIT:

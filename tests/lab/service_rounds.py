@@ -21,6 +21,7 @@ class Fault(StrEnum):
     POWER = "power"
     KILL = "kill"
     FREEZE = "freeze"
+    HANG = "hang"
     REPLICATION = "replication"
     CLIENTS = "clients"
     UNIT_ONCE = "unit-once"
@@ -48,6 +49,7 @@ SERVICE_SCENARIOS = (
     ServiceScenario(Fault.POWER, "power cut: all processes killed, both cables cut", S),
     ServiceScenario(Fault.KILL, "daemon killed, with the engine in it", S),
     ServiceScenario(Fault.FREEZE, "daemon frozen for 5 s, with the engine in it", S, 5),
+    ServiceScenario(Fault.HANG, "all processes frozen, while the kernel lives", S, 5),
     ServiceScenario(Fault.REPLICATION, "replication link cut for 5 s", P, 5),
     ServiceScenario(Fault.CLIENTS, "cable to the clients and the witness cut", S, anew=True),
     ServiceScenario(Fault.UNIT_ONCE, "the application dies", P, 0.2, anew=True),

@@ -157,7 +157,7 @@ class ServiceStage:
         yield
         self._client.goes_on()
 
-    def _inflict(self, fault: Fault, node: NetNode) -> Callable[[], None]:
+    def _inflict(self, fault: Fault, node: NetNode) -> Callable[[], None]:  # noqa: PLR0911 - a fault, a case
         """Do it to who serves; what mends it."""
         pair = self.pair
         match fault:
@@ -171,6 +171,11 @@ class ServiceStage:
                 assert process is not None
                 freeze(process.pid)
                 return lambda: process.send_signal(signal.SIGCONT)
+            case Fault.HANG:
+                frozen = node.net.processes()
+                for pid in frozen:
+                    freeze(pid)
+                return lambda: _thaw(frozen)
             case Fault.REPLICATION:
                 pair.peer_reaches(node, "down")
                 return lambda: pair.peer_reaches(node, "up")
@@ -209,6 +214,11 @@ def _power_cut(pair: TwoNetworks, node: NetNode) -> Callable[[], None]:
         node.start()
 
     return power_up
+
+
+def _thaw(processes: list[int]) -> None:
+    for pid in processes:
+        os.kill(pid, signal.SIGCONT)
 
 
 def _fill(place: Path) -> None:

@@ -62,6 +62,23 @@ def test_a_promise_for_one_address_is_not_for_the_next(tmp_path: Path) -> None:
     assert guard.obey(f"until {boot_time()}") == "ok" and guard.left() <= 0
 
 
+def test_what_it_holds_is_renewed_now_and_then_and_only_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renewed: list[str] = []
+    monkeypatch.setattr(vip_guard, "renew", renewed.append)
+    now = boot_time()
+    monkeypatch.setattr(vip_guard, "_now", lambda: now)
+    guard = Guard(str(tmp_path / "vips"))
+    guard.obey(f"hold {VIP}")
+    guard.obey(f"hold {SIX}")
+    guard.obey(f"until {now + 13}")
+    for _ in range(20):
+        now += 1
+        guard.tend()
+    assert renewed == [VIP, SIX] * 2
+
+
 @given(st.text(max_size=80))
 def test_any_line_is_answered(line: str) -> None:
     answer = Guard("/dev/null/none").obey(line)
