@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from blockpair.config.names import Address
+from tests.e2e import number_client
 from tests.e2e.block_app import lost
 from tests.e2e.cluster import DEADLINE, Node, eventually, freeze
 from tests.e2e.namespace import Namespace
@@ -68,24 +69,6 @@ case "$verb" in
         fi
         rm -f "$1" ;;
 esac
-"""
-# Sends a number until it is answered, then the next one; an answered one is told with who answered and when.
-CLIENT = """\
-import socket, sys, time
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.settimeout(0.02)
-number = 1
-while True:
-    try:
-        s.sendto(str(number).encode(), (sys.argv[1], 7000))
-        who, answered = s.recv(32).decode().split()
-        while int(answered) != number:
-            who, answered = s.recv(32).decode().split()
-    except OSError:
-        continue
-    print(who, number, time.monotonic(), flush=True)
-    number += 1
-    time.sleep(float(sys.argv[2]))
 """
 
 
@@ -169,7 +152,7 @@ class Client:
         # One that nobody answers does not notice that nobody reads.
         ends = ("setpriv", "--pdeathsig", "KILL")
         self._process = subprocess.Popen(
-            [*ends, *net.prefix, sys.executable, "-c", CLIENT, ADDRESS, str(pause)],
+            [*ends, *net.prefix, sys.executable, number_client.__file__, ADDRESS, str(pause)],
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,

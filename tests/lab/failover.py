@@ -60,12 +60,13 @@ def _rounds(scenario: Scenario, rounds: int, profile: str) -> Iterator[Round]:
                 yield one
                 if one.wrong:
                     folder = LOGS / f"{scenario.name}-{profile}-{number}"
-                    _save_logs(lab, folder)
+                    save_logs(lab, folder)
                     print(f"    logs: {folder}", flush=True)
                     break
 
 
-def _save_logs(lab: Lab, folder: Path) -> None:
+def save_logs(lab: Lab, folder: Path) -> None:
+    """Keep what the guests of a lab have said."""
     folder.mkdir(parents=True, exist_ok=True)
     logs = lab.logs()
     for name, guest in lab.guests.items():

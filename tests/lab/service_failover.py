@@ -20,11 +20,14 @@ from typing import Any
 
 from tests.e2e.namespace import Namespace
 from tests.lab import keepalived
-from tests.lab.failover import LOGS, write
+from tests.lab.failover import LOGS, save_logs, write
+from tests.lab.harness import Lab, LabError, LabUnavailable
+from tests.lab.mounted import MountedStage
 from tests.lab.rounds import MarkerMissing, place
 from tests.lab.service_rounds import (
     SERVICE_BY_NAME,
     SERVICE_SCENARIOS,
+    Fault,
     ServiceRound,
     ServiceScenario,
     service_table,
@@ -78,6 +81,9 @@ def _rounds(scenario: ServiceScenario, rounds: int) -> Iterator[ServiceRound]:
     """Play them with one pair; with another one after a round in which something was wrong, or that leaves
     something behind.
     """
+    if scenario.fault is Fault.KERNEL:
+        yield from _between_kernels(rounds)
+        return
     number = 0
     while number < rounds:
         with (
@@ -99,6 +105,28 @@ def _rounds(scenario: ServiceScenario, rounds: int) -> Iterator[ServiceRound]:
                     _save_logs(Path(base), LOGS / f"service-{scenario.fault}-{number}")
                 if one.bad or scenario.anew:
                     break
+
+
+def _between_kernels(rounds: int) -> Iterator[ServiceRound]:
+    number = 0
+    while number < rounds:
+        try:
+            with Lab() as lab:
+                stage: MountedStage | None = None
+                while number < rounds:
+                    number += 1
+                    try:
+                        stage = stage or MountedStage(lab)
+                        one = stage.play(number)
+                    except LabError as error:
+                        one = ServiceRound(str(Fault.KERNEL), number, wrong=[f"it did not end: {error}"])
+                    yield one
+                    if one.bad:
+                        save_logs(lab, LOGS / f"service-{Fault.KERNEL}-{number}")
+                        break
+        except LabUnavailable as error:
+            print(f"failover: {error}: without the power cut of a kernel", file=sys.stderr)
+            return
 
 
 def _beside(scenario: ServiceScenario, rounds: int) -> Iterator[ServiceRound]:

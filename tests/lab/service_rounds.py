@@ -5,6 +5,7 @@ The application writes what the client sends, one number after the other, and fl
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,7 @@ from tests.lab.scenarios import GoesOn
 class Fault(StrEnum):
     """What is done to the node that serves; its value is the scenario's name."""
 
+    KERNEL = "kernel"
     POWER = "power"
     KILL = "kill"
     FREEZE = "freeze"
@@ -46,6 +48,7 @@ class ServiceScenario:
 
 P, S = GoesOn.PRIMARY, GoesOn.SECONDARY
 SERVICE_SCENARIOS = (
+    ServiceScenario(Fault.KERNEL, "power cut of a kernel of its own, under a mounted ext4", S),
     ServiceScenario(Fault.POWER, "power cut: all processes killed, both cables cut", S),
     ServiceScenario(Fault.KILL, "daemon killed, with the engine in it", S),
     ServiceScenario(Fault.FREEZE, "daemon frozen for 5 s, with the engine in it", S, 5),
@@ -65,10 +68,10 @@ SERVICE_BY_NAME = {str(scenario.fault): scenario for scenario in SERVICE_SCENARI
 @dataclass(frozen=True)
 class ServiceRound:
     """``waited_s``: the longest time without an acknowledged write of the client's, from the fault to the
-    mending; ``acknowledged``: its writes in the round; ``lost``: those of them that a disk lacks
-    in the end; ``two_holders``: whether two nodes were seen with the address; ``two_writers``: writes that a
-    disk acknowledged while the other node's application was writing too; ``wrong``: all else that must not
-    have been.
+    mending; ``acknowledged``: its writes in the round; ``lost``: those of them that a disk lacks in the end;
+    ``two_holders``: whether two nodes were seen with the address; ``two_writers``: writes that the old
+    Primary's disk acknowledged though they began after one of the new one's; ``wrong``: all else that must
+    not have been.
     """
 
     scenario: str
@@ -106,19 +109,18 @@ def parse_writes(node: str, text: str) -> list[Written]:
     return [Written(node, int(number), float(began), float(ended)) for number, began, ended in lines]
 
 
-def two_writers(writes: Iterable[Written]) -> int:
-    """How many writes overlap with one of another node."""
-    found = 0
-    latest: dict[str, float] = {}
-    for write in sorted(writes, key=lambda write: write.began):
-        found += any(ended > write.began for node, ended in latest.items() if node != write.node)
-        latest[write.node] = max(write.ended, latest.get(write.node, write.ended))
-    return found
+def two_writers(primary: str, writes: Iterable[Written]) -> int:
+    """How many of the old Primary's were acknowledged though they began after the first that the other node
+    had acknowledged. One that was under way then may have been acknowledged before, and told afterwards.
+    """
+    told = list(writes)
+    taken_over = min((write.ended for write in told if write.node != primary), default=math.inf)
+    return sum(write.node == primary and write.began > taken_over for write in told)
 
 
 def not_as_expected(goes_on: GoesOn, primary: str, other: str, writes: Iterable[Written]) -> list[str]:
-    """Whose writes should not have been, or should not have come in that order."""
-    order = [node for node, _ in groupby(sorted(writes, key=lambda write: write.ended), lambda one: one.node)]
+    """Whose writes should not have been, or should not have begun in that order."""
+    order = [node for node, _ in groupby(sorted(writes, key=lambda write: write.began), lambda one: one.node)]
     expected = [primary, other] if goes_on is GoesOn.SECONDARY else [primary]
     return [] if order == expected else [f"wrote in turn: {order}; expected: {expected}"]
 

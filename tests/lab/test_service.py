@@ -9,18 +9,16 @@ from typing import Any
 import pytest
 
 from tests.lab.harness import Guest, Lab
+from tests.lab.mounted import ADDRESS, VIP, down, in_step, up
 from tests.lab.nodes import LINK, MOUNT, Node, eventually, make_pair
 from tests.lab.trio import make_trio
-
-_ADDRESS = "10.77.0.100"
-_VIP = f"{_ADDRESS}/24@vec0"
 
 
 class _Client:
     """In the guest of the witness: whom the address leads to."""
 
     def __init__(self, guest: Guest) -> None:
-        self._command = guest.start(f"exec python -m tests.who_answers ask {_ADDRESS} 0.02")
+        self._command = guest.start(f"exec python -m tests.who_answers ask {ADDRESS} 0.02")
 
     def led_to(self, node: Node, since: int, timeout: float = 60) -> float:
         """Wait until ``node`` answers, after ``since`` changes; the silence before."""
@@ -41,40 +39,15 @@ def _serve(node: Node) -> None:
     eventually(lambda: "serving" in server.stdout, f"{node.name} serves", 30)
 
 
-def _up(node: Node, timeout: float = 60) -> None:
-    def so() -> bool:
-        found = node.report()["service"]
-        return found is not None and found["state"] == "up"
-
-    eventually(so, f"the service is up on {node.name}", timeout)
-    device = node.report()["kernel_device"]["path"]
-    assert node.guest.run(f"findmnt -no SOURCE {MOUNT}").strip() == device
-    assert _ADDRESS in node.guest.run("ip -o -4 address show dev vec0")
-
-
-def _down(node: Node) -> None:
-    assert _ADDRESS not in node.guest.run("ip -o -4 address show dev vec0")
-    node.guest.run(f"! mountpoint -q {MOUNT}")
-
-
-def _in_step(node: Node) -> None:
-    def so() -> bool:
-        engine = node.report()["engine"]
-        configuration = engine["arbitration"]["configuration"] or {}
-        return len(configuration.get("in_sync", ())) == 2 and not engine["peers"][0]["out_of_sync_bytes"]
-
-    eventually(so, f"{node.name} has a peer in sync", 60)
-
-
 @pytest.mark.timeout(500)
 def test_the_file_system_and_the_address_follow_the_data(lab: Lab) -> None:
     (n1, n2), witness = make_trio(lab, "default")
     # The resource had no service when it was promoted: the file system is made, then the service is brought
     # up.
     n1.guest.run(f"mkfs.ext4 -q {LINK}")
-    n1.cli(f"service set r0 --mount {MOUNT} --vip {_VIP}")
+    n1.cli(f"service set r0 --mount {MOUNT} --vip {VIP}")
     n1.cli("promote r0")
-    _up(n1)
+    up(n1)
     for node in (n1, n2):
         _serve(node)
     client = _Client(witness.guest)
@@ -84,9 +57,9 @@ def test_the_file_system_and_the_address_follow_the_data(lab: Lab) -> None:
     writer = n1.writer("first")
     told = n1.refused("switchover r0")
     assert f"(pid {writer.pid})" in told and "the service is up as before" in told, told
-    _up(n1)
+    up(n1)
     writer.advance(3)
-    _in_step(n1)
+    in_step(n1)
     moved = json.loads(n2.cli("switchover r0 --kill-users --json", 120))
     silence = client.led_to(n2, 1)
     print(
@@ -94,12 +67,12 @@ def test_the_file_system_and_the_address_follow_the_data(lab: Lab) -> None:
         f"{silence:.2f} s"
     )
     _tell(moved)
-    _up(n2)
-    _down(n1)
+    up(n2)
+    down(n1)
     writer.check(n2)
 
     # The power goes under a writer: the other node replays the journal, and has every file.
-    _in_step(n2)
+    in_step(n2)
     second = n2.writer("second")
     at = time.monotonic()
     n2.guest.power_cut()
@@ -108,20 +81,20 @@ def test_the_file_system_and_the_address_follow_the_data(lab: Lab) -> None:
         f"power cut: the address led to the survivor after {time.monotonic() - at:.2f} s, "
         f"silent {silence:.2f} s"
     )
-    _up(n1)
+    up(n1)
     second.check(n1)
     writer.check(n1)
 
     # It comes back as Secondary, without any of it, and takes it again when it is asked.
     n2.power_up()
-    _down(n2)
+    down(n2)
     _serve(n2)
-    _in_step(n1)
+    in_step(n1)
     moved = json.loads(n1.cli("switchover r0 --to n2 --json", 120))
     print(f"switchover: stopped for {moved['stopped_seconds']:.2f} s")
     _tell(moved)
-    _up(n2)
-    _down(n1)
+    up(n2)
+    down(n1)
     second.check(n2)
 
     _kill_the_daemon(n2, n1)
@@ -130,27 +103,27 @@ def test_the_file_system_and_the_address_follow_the_data(lab: Lab) -> None:
 @pytest.mark.timeout(300)
 def test_a_daemon_that_ends_leaves_the_mount_and_the_next_one_brings_the_address_back(lab: Lab) -> None:
     n1, n2 = make_pair(lab, array=False)
-    n1.cli(f"service set r0 --mount {MOUNT} --vip {_VIP}")
+    n1.cli(f"service set r0 --mount {MOUNT} --vip {VIP}")
     n1.cli("promote r0 --without-service")
     n1.guest.run(f"mkfs.ext4 -q {LINK}")
     n1.cli("promote r0")
-    _up(n1)
+    up(n1)
     writer = n1.writer("files")
     for signal in ("KILL", "TERM"):
         n1.end(signal)
         _gone(n1)
         n1.guest.run(f"mountpoint -q {MOUNT}")
         n1.start()
-        _up(n1)
+        up(n1)
         writer.advance(5)
         steps = [step["name"] for step in n1.report()["service"]["last"]["steps"]]
-        assert steps == ["health", "probe", f"vip {_VIP}", "announce"]
+        assert steps == ["health", "probe", f"vip {VIP}", "announce"]
     assert n1.io_errors() == []
     writer.stop()
     n1.cli("demote r0")
-    _down(n1)
+    down(n1)
     n2.cli("promote r0")
-    _up(n2)
+    up(n2)
     writer.check(n2)
 
 
@@ -168,7 +141,7 @@ def _kill_the_daemon(node: Node, other: Node) -> None:
     if where is other:
         # The one that was superseded freed its mount from whoever held it.
         eventually(lambda: node.report()["service"]["state"] == "stopped", "nothing is left there", 60)
-        _down(node)
+        down(node)
 
 
 def _tell(moved: dict[str, Any]) -> None:
@@ -183,5 +156,5 @@ def _is_up(node: Node) -> bool:
 
 def _gone(node: Node) -> None:
     eventually(
-        lambda: _ADDRESS not in node.guest.run("ip -o -4 address show dev vec0"), "the address is gone", 15
+        lambda: ADDRESS not in node.guest.run("ip -o -4 address show dev vec0"), "the address is gone", 15
     )

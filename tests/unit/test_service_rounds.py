@@ -30,13 +30,12 @@ def test_what_an_application_told_ends_with_its_last_whole_line() -> None:
     assert parse_writes("a", "") == []
 
 
-def test_two_that_write_at_once_are_found_whoever_began() -> None:
+def test_who_writes_on_though_another_has_taken_over_is_found() -> None:
     a, b = _written("a", (1, 2), (3, 4)), _written("b", (5, 6), (7, 8))
-    assert two_writers(a + b) == two_writers(b + a) == 0
-    # One that began before the other took over, and was acknowledged afterwards.
-    assert two_writers([*a, *_written("a", (4.5, 5.5)), *b]) == 1
-    assert two_writers([*a, *_written("a", (4.5, 9)), *b]) == 2
-    assert two_writers([*a, *b, *_written("a", (5.2, 5.4))]) == 1
+    assert two_writers("a", a + b) == two_writers("a", a) == two_writers("a", b) == 0
+    # Under way when it was frozen, and told when it was thawed.
+    assert two_writers("a", [*_written("a", (4.5, 9)), *a, *b]) == 0
+    assert two_writers("a", [*a, *b, *_written("a", (6.1, 6.2), (9, 10))]) == 2
 
 
 def test_who_wrote_in_turn() -> None:
