@@ -8,9 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +19,7 @@ from rich.console import Console
 
 from tests.e2e.block_app import lost
 from tests.e2e.namespace import Namespace
-from tests.e2e.service_pair import ADDRESS, SYSTEMCTL, VIP, Client
+from tests.e2e.service_pair import ADDRESS, VIP, Client, install_systemctl
 
 SIZE = 16 << 20
 UNIT = "app.service"
@@ -43,14 +41,8 @@ class Machine(Node):
 
     def install(self, host: str) -> None:
         """Puts there what the machine needs before its daemon starts."""
-        for folder in (self.folder / "bin", self.folder / "units"):
-            folder.mkdir(parents=True)
+        install_systemctl(self.folder, self.name, self.folder / f"run/nbd/{RESOURCE}.sock")
         self.configure(host, 7788, 7789)
-        export = self.folder / f"run/nbd/{RESOURCE}.sock"
-        application = shlex.join([sys.executable, "-m", "tests.e2e.block_app", self.name, str(export)])
-        systemctl = self.folder / "bin/systemctl"
-        systemctl.write_text(SYSTEMCTL.replace("APP", application))
-        systemctl.chmod(0o755)
         with self.backing.open("wb") as disk:
             disk.truncate(SIZE)
 

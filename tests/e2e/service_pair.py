@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ VIP = f"{ADDRESS}/24@eth0"
 SIZE = 16 << 20
 # Its verbs are is-active, start, stop, kill, reset-failed, is-system-running. app.service is the application;
 # slow.service starts when it may; a unit whose name is in "broken" does not start.
-SYSTEMCTL = """\
+_SYSTEMCTL = """\
 #!/bin/sh
 cd "$(dirname "$0")/../units" || exit 1
 verb="$1"
@@ -37,8 +38,8 @@ shift
 while [ "${1#-}" != "$1" ]; do shift; done
 lives() {
     [ -s "$1" ] || { [ -e "$1" ]; return; }
-    # A process that has ended is there until somebody asks how.
-    grep -q '^State:[[:space:]]*[A-Y]' "/proc/$(cat "$1")/status" 2>/dev/null
+    # Its number may be another's by now, and one that has ended has no words left.
+    grep -aqF 'SOCKET' "/proc/$(cat "$1")/cmdline" 2>/dev/null
 }
 case "$verb" in
     is-system-running) cat ../system-is ;;
@@ -63,13 +64,23 @@ case "$verb" in
         esac
         : >"$1" ;;
     stop | kill)
-        if [ -s "$1" ]; then
+        if [ -s "$1" ] && lives "$1"; then
             kill "$(cat "$1")" 2>/dev/null
             while lives "$1"; do sleep 0.01; done
         fi
         rm -f "$1" ;;
 esac
 """
+
+
+def install_systemctl(folder: Path, name: str, export: Path) -> None:
+    """Put it into ``folder``/bin, for a node whose disk has its socket at ``export``."""
+    for each in ("bin", "units"):
+        (folder / each).mkdir(parents=True)
+    application = shlex.join([sys.executable, "-m", "tests.e2e.block_app", name, str(export)])
+    program = folder / "bin/systemctl"
+    program.write_text(_SYSTEMCTL.replace("APP", application).replace("SOCKET", str(export)))
+    program.chmod(0o755)
 
 
 class NetNode(Node):
@@ -79,11 +90,7 @@ class NetNode(Node):
         self.net, self.address = net, address
         super().__init__(name, base, 7788, 7789)
         self.prefix = net.prefix
-        for folder in ("bin", "units"):
-            (self.dir / folder).mkdir()
-        app = f"{sys.executable} -m tests.e2e.block_app {name} {self.nbd}"
-        (self.dir / "bin/systemctl").write_text(SYSTEMCTL.replace("APP", app))
-        (self.dir / "bin/systemctl").chmod(0o755)
+        install_systemctl(self.dir, name, self.nbd)
 
     @property
     def writes(self) -> Path:

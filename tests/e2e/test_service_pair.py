@@ -132,8 +132,9 @@ def test_a_switchover_goes_both_ways_under_a_client_that_writes(trio: ServicePai
     for step in moved["steps"]:
         print(f"  {step['node']} {step['seconds'] * 1000:5.0f} ms  {step['what']}")
     print(f"the client heard nothing for {', '.join(f'{one * 1000:.0f}' for one in silences)} ms")
-    # The best of several, and twice the time: this machine may be busy with other things.
-    assert min(stopped) < 2 * STOPPED_SECONDS
+    # The best of several, and twice the time at least: this machine may be busy with other things.
+    busy = max(2.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    assert min(stopped) < busy * STOPPED_SECONDS
     assert {step["node"] for step in moved["steps"]} == {"a", "b"}
     for node in trio.nodes:
         assert trio.kept(node, numbers), f"{node.name} lacks what was acknowledged"

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -102,7 +103,7 @@ def _rounds(scenario: ServiceScenario, rounds: int) -> Iterator[ServiceRound]:
                     )
                 yield one
                 if one.bad:
-                    _save_logs(Path(base), LOGS / f"service-{scenario.fault}-{number}")
+                    _save_logs(Path(base), LOGS / f"service-{scenario.fault}-{number}", stage)
                 if one.bad or scenario.anew:
                     break
 
@@ -144,11 +145,16 @@ def _first_line(error: AssertionError) -> str:
     return str(error).partition("\n")[0]
 
 
-def _save_logs(base: Path, folder: Path) -> None:
+def _save_logs(base: Path, folder: Path, stage: ServiceStage | None) -> None:
     for log in base.glob("*/log"):
         target = folder / f"{log.parent.name}.log"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(log, target)
+    for node in () if stage is None else stage.pair.nodes:
+        pids = ",".join(map(str, node.net.processes()))
+        words = ["ps", "-L", "-o", "pid,tid,stat,wchan:24,etimes,args", "-p", pids or "0"]
+        shown = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+        (folder / f"{node.name}.processes").write_text(shown)
     print(f"    logs: {folder}", flush=True)
 
 
