@@ -62,7 +62,7 @@ def format_latency(seconds: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """``0.4 s``, ``12 s``, ``3m 05s``, ``2h 10m``."""
+    """``0.4 s``, ``12 s``, ``3m 05s``, ``2h 10m``, ``50 days``."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -70,4 +70,6 @@ def format_duration(seconds: float) -> str:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60}m {whole % 60:02d}s"
-    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+    if whole < 72 * 3600:
+        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+    return f"{whole // 86400} days"

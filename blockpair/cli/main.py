@@ -34,6 +34,7 @@ _COMMANDS = (
     "health",
     "doctor",
     "report",
+    "audit",
     "plan",
     "resolve",
     "metadata",

@@ -97,6 +97,11 @@ class Locations:
         return self.state / "verify" / f"{_part(name)}.json"
 
     @property
+    def audit_file(self) -> Path:
+        """What the last audit of this node found."""
+        return self.state / "audit" / "last.json"
+
+    @property
     def hooks(self) -> Path:
         """The programs that are run for events."""
         return self.config / "hooks.d"

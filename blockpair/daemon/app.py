@@ -16,6 +16,7 @@ from blockpair.config.locations import Locations, check_socket_path
 from blockpair.config.node import NodeConfig
 from blockpair.daemon.arbiters import build_arbiter
 from blockpair.daemon.arrays import watch_arrays
+from blockpair.daemon.audits import Audits
 from blockpair.daemon.care_world import look_after
 from blockpair.daemon.checks import Checks
 from blockpair.daemon.desired import DaemonLock, DesiredState, boot_id
@@ -139,13 +140,15 @@ async def _serve(node: NodeConfig, places: Locations, desired: DesiredState, str
         services = Services(manager, watchdog, part.cluster.methods)
         health = watch_health(node, manager, part.cluster)
         checks = Checks(manager, part.cluster, part.look)
+        audits = Audits(manager, part.cluster, checks)
         care = await look_after(
             services, node, manager=manager, cluster=part.cluster, health=health, stream=stream
         )
         arrays = watch_arrays(node, places, manager)
         own = Methods(manager, logs.place(), part.creations, services)
         events = EventMethods(node, places, stream)
-        tables = (own.table(), part.methods(), events.table(), health.methods(), checks.methods())
+        parts = (part, health, checks, audits)
+        tables = (own.table(), events.table(), *(each.methods() for each in parts))
         methods = {name: method for table in tables for name, method in table.items()}
         server = Server(methods, logs.place())
         stop = told_to_stop()
@@ -164,7 +167,7 @@ async def _serve(node: NodeConfig, places: Locations, desired: DesiredState, str
         )
         notify(f"READY=1\nSTATUS=node {node.name}, {len(manager.names())} resources")
         supervisor = asyncio.create_task(manager.supervise())
-        metrics = Metrics(node, manager, part.cluster, watchdog, health=health, arrays=arrays)
+        metrics = Metrics(node, manager, part.cluster, watchdog, health=health, arrays=arrays, audits=audits)
         beside = [asyncio.create_task(each.run()) for each in (part, health, care, metrics, arrays)]
         services.start()
         stopping = asyncio.create_task(stop.wait())

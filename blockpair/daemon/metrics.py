@@ -12,12 +12,14 @@ from blockpair.cluster.cluster import Cluster
 from blockpair.config.names import is_loopback
 from blockpair.config.node import NodeConfig
 from blockpair.daemon.arrays import Arrays
+from blockpair.daemon.audits import Audits
 from blockpair.daemon.health import HealthWatch
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.watchdog import NodeWatchdog
 from blockpair.errors import BlockpairError
 from blockpair.metrics.arbitration import arbitration
 from blockpair.metrics.arrays import arrays
+from blockpair.metrics.audits import audits, verified
 from blockpair.metrics.cluster import Membership, configuration, membership
 from blockpair.metrics.collectors import Collectors
 from blockpair.metrics.family import Sample
@@ -47,6 +49,7 @@ class Metrics:
         *,
         health: HealthWatch,
         arrays: Arrays,
+        audits: Audits,
     ) -> None:
         self._node = node
         self._manager = manager
@@ -54,6 +57,7 @@ class Metrics:
         self._watchdog = watchdog
         self._health = health
         self._watched = arrays
+        self._audits = audits
         self._inventory = Inventory()
         self._collectors = Collectors(self.subjects())
         self._log = structlog.get_logger().bind(part="metrics")
@@ -64,6 +68,7 @@ class Metrics:
             "machine": self._machine,
             "resources": self._resources,
             "fence": self._fence,
+            "audit": self._last_audit,
             "cluster": self._membership,
             "arrays": self._arrays,
             "health": self._own_health,
@@ -115,8 +120,12 @@ class Metrics:
             peers(report),
             arbitration(report),
             services(report),
+            verified(report),
             configuration(report.configuration),
         )
+
+    async def _last_audit(self) -> Iterator[Sample]:
+        return audits(await self._audits.last())
 
     async def _fence(self) -> Iterator[Sample]:
         arbiter = self._manager.judges.fencing()

@@ -271,6 +271,11 @@ KINDS: dict[str, Kind] = {
     "raid.sync-held-back": Kind("a sync gives way to the application"),
     "raid.watch-problem": Kind("the arrays cannot be watched", _RAID),
     "raid.failed": Kind("watching the arrays failed", _LOG),
+    # audits
+    "audit.started": Kind("an audit has begun"),
+    "audit.waits": Kind("an audit waits"),
+    "audit.finished": Kind("an audit has ended", "blockpair audit report"),
+    "audit.not-kept": Kind("what an audit found could not be kept", "make room for the state"),
     # the stream and its deliveries
     "events.torn": Kind("the end of the stream was torn by a crash"),
     "events.lost": Kind("events could not be recorded", "make room for the state"),

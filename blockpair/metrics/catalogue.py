@@ -5,6 +5,7 @@ from __future__ import annotations
 from blockpair.metrics import (
     arbitration,
     arrays,
+    audits,
     cluster,
     collectors,
     fencing,
@@ -22,6 +23,7 @@ SUBJECTS = {
     "Peers and resync": peers,
     "Arbitration": arbitration,
     "Fencing": fencing,
+    "Verify and audits": audits,
     "Services": services,
     "Health": health,
     "The cluster": cluster,

@@ -85,8 +85,9 @@ def test_a_pair_tells_what_is_asked_for_and_it_is_true(trio: Trio) -> None:
     found = a.values()
     known = {name for family in families() for name in family.series()}
     assert not {name for name in found if name.startswith("blockpair_")} - known
-    # What a pair with a witness, and without md and services, has no subject for.
+    # What a pair with a witness, and without md, services and audits, has no subject for.
     elsewhere = asked_for("fence_") | asked_for("array_") | asked_for("service_")
+    elsewhere |= asked_for("audit_") | asked_for("verify_")
     elsewhere |= {"blockpair_resource_problem"}
     assert not asked_for() - elsewhere - set(found)
 

@@ -251,6 +251,18 @@ CASES: dict[str, tuple[Series, Series]] = {
         {'blockpair_certificate_expiry_timestamp_seconds{instance="a",certificate="node"}': always(86400)},
         {'blockpair_certificate_expiry_timestamp_seconds{instance="a",certificate="node"}': always(1e8)},
     ),
+    "BlockpairCopiesDiffer": (
+        {f"blockpair_verify_findings{{{_R}}}": always(1)},
+        {f"blockpair_verify_findings{{{_R}}}": always(0)},
+    ),
+    "BlockpairAuditFailed": (
+        {'blockpair_audit_last_exit_code{instance="a"}': always(1)},
+        {'blockpair_audit_last_exit_code{instance="a"}': always(4)},
+    ),
+    "BlockpairAuditOverdue": (
+        {'blockpair_audit_last_end_timestamp_seconds{instance="a"}': always(-15 * 86400)},
+        {'blockpair_audit_last_end_timestamp_seconds{instance="a"}': always(-13 * 86400)},
+    ),
     "BlockpairArrayFailed": (
         {'blockpair_array_state{instance="a",array="data",state="broken"}': always(1)},
         {'blockpair_array_state{instance="a",array="data",state="broken"}': always(0)},

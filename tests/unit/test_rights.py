@@ -20,6 +20,7 @@ from blockpair.cluster.report import Reporter
 from blockpair.config.health import HealthConfig
 from blockpair.config.locations import Locations
 from blockpair.config.node import NodeConfig
+from blockpair.daemon.audits import Audits
 from blockpair.daemon.checks import Checks
 from blockpair.daemon.cluster_methods import ClusterMethods
 from blockpair.daemon.config_methods import ConfigMethods
@@ -48,6 +49,7 @@ OPEN = {
     "events.read",
     "node.health",
     "node.checks",
+    "audit.report",
     "bundle.list",
     "bundle.find",
     "bundle.show",
@@ -56,6 +58,9 @@ OPEN = {
     "config.diff",
     "config.history",
 }
+
+
+NODE = SimpleNamespace(node=SimpleNamespace(name="a"))
 
 
 def every_method() -> dict[str, Method]:
@@ -74,7 +79,9 @@ def every_method() -> dict[str, Method]:
     events = EventMethods(cast(NodeConfig, None), cast(Locations, None), cast(Stream, None))
     health = HealthWatch("a", HealthConfig(), lacking=cast(Any, None), peers=list, call=cast(Any, None))
     checks = Checks(cast(Manager, None), cast(Cluster, SimpleNamespace(methods={})), cast(Any, None))
-    parts = (own.table(), cluster.table(), config.table(), events.table(), health.methods(), checks.methods())
+    audits = Audits(cast(Manager, NODE), cast(Cluster, SimpleNamespace(methods={})), checks)
+    own_parts = (own.table(), cluster.table(), config.table(), events.table())
+    parts = (*own_parts, health.methods(), checks.methods(), audits.methods())
     return {name: method for table in parts for name, method in table.items()}
 
 
