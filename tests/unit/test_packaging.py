@@ -203,6 +203,28 @@ def test_systemd_understands_the_unit(path: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("unit", "most"), [(UNIT, 60), (WITNESS, 15), (INHIBIT, 40)], ids=lambda unit: str(unit)[-20:]
+)
+def test_no_unit_is_more_exposed_than_it_was(unit: Path, most: int) -> None:
+    """By systemd's own count, in tenths. What the daemon's has left out, it says, with reasons."""
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("there is no systemd-analyze")
+    command: list[str | Path] = [
+        program,
+        "security",
+        "--offline=true",
+        "--no-pager",
+        f"--threshold={most}",
+        unit,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    if "Overall exposure level" not in done.stdout:
+        pytest.skip(f"systemd-analyze cannot work here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stdout
+
+
 def test_the_inhibitor_is_stopped_before_the_daemon_and_waits_for_it_in_a_shutdown_alone() -> None:
     lines = INHIBIT.read_text().splitlines()
     assert "After=blockpaird.service systemd-logind.service" in lines
