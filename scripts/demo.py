@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -21,6 +22,7 @@ from demo_files import Export, Hashes, ImageExport, MountedExport, choose, compa
 from demo_nodes import RESOURCE, DemoFailed, Node, Witness, free_ports, wait_for
 from demo_service import ServicePart
 from demo_story import Row, Story, size_text
+from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.markup import escape
 
@@ -343,13 +345,15 @@ def main() -> int:
     parser.add_argument("--no-mount", action="store_true")
     parser.add_argument("--only-service", action="store_true")
     parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--picture", type=Path, metavar="FILE")
     options = parser.parse_args()
     if not 64 <= options.size <= 65536:
         parser.error("--size takes 64 to 65536 MiB")
     if options.only_service and (reason := ServicePart.impossible()) is not None:
         print(f"scripts/demo: a virtual address cannot move here. {reason}", file=sys.stderr)
         return 1
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    width = None if sys.stdout.isatty() and options.picture is None else 120
+    console = Console(width=width, record=options.picture is not None)
     folder = Path(tempfile.mkdtemp(prefix="blockpair-demo-"))
     free = shutil.disk_usage(folder).free
     if free < 3 * options.size * MIB:
@@ -382,6 +386,10 @@ def main() -> int:
         console.print(demo.table())
     if code == 0:
         console.print(f"\n[bold green]Not a byte lost.[/] {time.monotonic() - began:.0f} s in all.")
+    if options.picture is not None:
+        # Without the fonts that it would fetch from elsewhere.
+        form = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+        console.save_svg(str(options.picture), title="scripts/demo", code_format=form)
     return code
 
 
