@@ -20,7 +20,6 @@ from msgspec.structs import replace
 
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.trust.authority import WITNESS
-from blockpair.units import format_duration
 
 MAX_LIFE = timedelta(days=7)
 MAX_OPEN = 100
@@ -112,7 +111,7 @@ def added(book: Book, token: Token, life: timedelta, now: datetime) -> Book:
     if not timedelta(0) < life <= MAX_LIFE:
         raise BlockpairError(
             ErrorKind.USAGE,
-            f"a token cannot live for {format_duration(life.total_seconds())}",
+            f"a token cannot live for {life / timedelta(hours=1):g}h",
             f"choose a time up to {MAX_LIFE.total_seconds() / 3600:g}h, such as --ttl 15m",
         )
     kept = {id_: record for id_, record in book.tokens.items() if now < record.expires + _REMEMBERED}
