@@ -98,6 +98,11 @@ class Engine:
         """A descriptor, the engine's own, that is readable when `events` has something."""
     def events(self) -> str:
         """The events since the last call: [{"severity", "name", "text", "time_ns"}, ...]."""
+    def verified(self) -> str:
+        """What comparing both copies has shown since the last call, in order: [{"what": "proved" or
+        "skipped", "offset", "length"}, {"what": "found", "offset", "length", "own", "peer"}, {"what":
+        "ended", "why", "passing"}]. `event_fd` is readable when there is any.
+        """
     def serves_until(self) -> float:
         """Until when this node may serve as Primary, in seconds of CLOCK_BOOTTIME: 0 when it may not,
         infinity where it needs no lease. Never too long, also while the engine's thread stands still.

@@ -33,6 +33,21 @@ class Notice(msgspec.Struct, frozen=True):
     time_ns: int
 
 
+class Shown(msgspec.Struct, frozen=True):
+    """What comparing both copies has shown. ``what``: "proved" or "skipped" (it is marked, and was not
+    compared), with ``offset`` and ``length`` in bytes; "found", with both checksums too; "ended", ``why``
+    null where all of it was compared, ``passing`` where it may go on when that is over.
+    """
+
+    what: str
+    offset: int = 0
+    length: int = 0
+    own: str = ""
+    peer: str = ""
+    why: str | None = None
+    passing: bool = False
+
+
 class Trust(msgspec.Struct, frozen=True):
     """What a node proves itself with, and whom it believes; PEM texts."""
 
@@ -59,6 +74,7 @@ class _Reported(msgspec.Struct):
     report: str | None = None
 
 
+_SHOWN = msgspec.json.Decoder(list[Shown])
 _NOTICES = msgspec.json.Decoder(list[Notice])
 
 
@@ -265,6 +281,10 @@ class Running:
     def events(self) -> list[Notice]:
         """The events since the last call."""
         return _NOTICES.decode(self._engine.events())
+
+    def verified(self) -> list[Shown]:
+        """What comparing both copies has shown since the last call, in order."""
+        return _SHOWN.decode(self._engine.verified())
 
     def serves_until(self) -> float:
         """Until when this node may serve as Primary, in seconds of CLOCK_BOOTTIME: 0 when it may not,

@@ -24,6 +24,7 @@ _COMMANDS = (
     "switchover",
     "warm-up",
     "sync",
+    "verify",
     "status",
     "wait",
     "may-stop",

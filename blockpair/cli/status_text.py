@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
+
 from rich.console import Group
 from rich.text import Text
 
 from blockpair.status.advice import behind
 from blockpair.status.arbitration import head_line
 from blockpair.status.engine import EngineStatus, PeerStatus
-from blockpair.status.report import Advice, ResourceReport, StatusReport
+from blockpair.status.report import Advice, ResourceReport, StatusReport, VerifyStatus
 from blockpair.status.service import service_line
-from blockpair.units import format_duration, format_size
+from blockpair.units import counted, format_duration, format_size
 
 _STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 _GOOD = {"UpToDate", "Established", "Connected"}
@@ -60,9 +62,31 @@ def resource_lines(resource: ResourceReport) -> list[Text]:
             lines += _peer(peer)
     else:
         lines += [_row(f"peer {peer.name}", Text(peer.address)) for peer in resource.peers]
+    if resource.verify is not None:
+        lines.append(_row("verify", verify_line(resource.verify, time.time())))
     for entry in resource.advice:
         lines += _advice(entry)
     return lines
+
+
+def verify_line(verify: VerifyStatus, now: float) -> Text:
+    """Whether both copies are the same, as far as anybody has looked."""
+    text = Text()
+    if verify.running:
+        percent = 100 * verify.done_bytes / verify.total_bytes if verify.total_bytes else 100.0
+        waits = f", waits: {verify.reason}" if verify.reason else ""
+        text.append(f"comparing, {percent:.1f} % of {format_size(verify.total_bytes)}{waits}; ")
+    if verify.findings:
+        text.append(f"differences in {counted(verify.findings, 'block')}", "bold red")
+        return text
+    if verify.oldest_proof_at is None:
+        return text.append("nothing is proved identical yet")
+    ago = format_duration(max(0.0, now - verify.oldest_proof_at))
+    # Rounded down: what is not all of it must not look like it.
+    share = int(1000 * verify.proved_share) / 10
+    return text.append(
+        f"proved identical {ago} ago ({share:g} %), 0 findings", "green" if share == 100 else ""
+    )
 
 
 def _head(resource: ResourceReport, engine: EngineStatus) -> Text:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from blockpair.daemon.fencing import CALL_SECONDS
 from blockpair.daemon.judges import Judges
 from blockpair.daemon.kernel import LockedMemory
 from blockpair.daemon.runtime import Runtime
+from blockpair.daemon.verifying import Verifying, report_of
 from blockpair.daemon.watchdog import NodeWatchdog
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.files.losses import side_loss
@@ -60,8 +61,12 @@ from blockpair.status.report import (
     ServiceStatus,
     State,
     StatusReport,
+    VerifyStatus,
 )
 from blockpair.units import utc
+from blockpair.verify.messages import VerifyReport
+from blockpair.verify.store import load as load_record
+from blockpair.verify.store import remove as remove_record
 
 _EVENTS_SHOWN = 10
 # Some changes (a peer's disk state, say) come without an event of their own.
@@ -165,6 +170,7 @@ class Manager:
         self.marker(name).clear()
         self.met(name).clear()
         StaleMarker(self.places.stale_marker(name)).clear()
+        remove_record(self.places.verify_file(name))
         DeviceMarker(self.places.device_marker(name)).clear()
         for what in SERVICE_FILES:
             self.places.service_file(name, what).unlink(missing_ok=True)
@@ -328,6 +334,31 @@ class Manager:
             runtime = self.runtime(name)
             self._check_node(runtime.config, source)
             await runtime.call("sync", source=source)
+
+    @contextlib.asynccontextmanager
+    async def verifying(self, name: str) -> AsyncIterator[tuple[Verifying, EngineStatus]]:
+        """The comparison of a resource's copies, for one command on it. Raises `BlockpairError`."""
+        async with self.lock(name):
+            runtime = self.runtime(name)
+            status = await asyncio.to_thread(runtime.engine().status)
+            yield runtime.verifying, status
+
+    async def verify_report(self, name: str) -> VerifyReport:
+        """What is known of whether both copies are the same, also while it is down. Raises
+        `BlockpairError`.
+        """
+        runtime = self._runtimes.get(name)
+        if runtime is not None and runtime.running:
+            return runtime.verifying.report()
+        self.config(name)
+        record = await asyncio.to_thread(load_record, self.places.verify_file(name))
+        if record is None:
+            raise BlockpairError(
+                ErrorKind.FAILED,
+                f"the resource {name} is down, and its copies were never compared",
+                f"blockpair up {name}",
+            )
+        return report_of(name, record)
 
     async def plan(self, name: str, peer: str | None) -> Plan:
         """What a connect to a peer would do now; nothing is done. Raises `BlockpairError`."""
@@ -497,6 +528,7 @@ class Manager:
             arbiter=runtime.arbiter_report(),
             service=self.service_status(name),
             arrays=arrays,
+            verify=runtime.verifying.status(),
         )
 
     def _named(self, engine: EngineStatus, config: ResourceConfig) -> EngineStatus:
@@ -613,6 +645,7 @@ def _report(
     arbiter: ArbiterReport | None = None,
     service: ServiceStatus | None = None,
     arrays: Sequence[Advice] = (),
+    verify: VerifyStatus | None = None,
 ) -> ResourceReport:
     state: State = "failed" if failure is not None else ("running" if runs else "down")
     entries = advice(
@@ -627,6 +660,7 @@ def _report(
         arbiter=arbiter,
         service=service,
         arrays=arrays,
+        verify=verify,
     )
     return ResourceReport(
         name=name,
@@ -643,6 +677,7 @@ def _report(
         events=list(events[-_EVENTS_SHOWN:]),
         arbiter=arbiter,
         service=service,
+        verify=verify,
     )
 
 

@@ -25,6 +25,7 @@ from blockpair.history import read_history
 from blockpair.rpc.messages import NoParams
 from blockpair.rpc.server import Caller, Method
 from blockpair.status.conditions import CONDITIONS
+from blockpair.verify import messages as verify
 
 
 class NameParams(Struct, forbid_unknown_fields=True):
@@ -188,6 +189,11 @@ class Methods:
             "resource.warm_up": self._change("resource.warm_up", NameParams, self._warm_up),
             "resource.sync": self._change("resource.sync", SyncParams, self._sync),
             "resource.resolve": self._change("resource.resolve", ResolveParams, self._resolve),
+            verify.REPORT: _read(verify.ReportParams, self._verify_report),
+            verify.START: self._change(verify.START, verify.StartParams, self._verify_start),
+            verify.STOP: self._change(verify.STOP, verify.StopParams, self._verify_stop),
+            verify.REPAIR: self._change(verify.REPAIR, verify.FindingsParams, self._verify_repair),
+            verify.WAIVE: self._change(verify.WAIVE, verify.FindingsParams, self._verify_waive),
         }
 
     def _change(self, name: str, params: type[Any], run: Callable[[Any], Awaitable[Any]]) -> Method:
@@ -283,6 +289,33 @@ class Methods:
     async def _resolve(self, params: ResolveParams) -> Any:
         await self._manager.resolve(params.name, params.victim, bundle=params.bundle)
         return await self._manager.report(params.name)
+
+    async def _verify_report(self, caller: Caller, params: verify.ReportParams) -> Any:
+        return await self._manager.verify_report(params.name)
+
+    async def _verify_start(self, params: verify.StartParams) -> Any:
+        async with self._manager.verifying(params.name) as (verifying, status):
+            await verifying.start(
+                status, offset=params.offset, length=params.length, max_rate=params.max_rate
+            )
+            return verifying.report()
+
+    async def _verify_stop(self, params: verify.StopParams) -> Any:
+        async with self._manager.verifying(params.name) as (verifying, _):
+            await verifying.stop()
+            return verifying.report()
+
+    async def _verify_repair(self, params: verify.FindingsParams) -> Any:
+        # Without the lock: to save a bundle may take long, and a `down` ends it.
+        runtime = self._manager.runtime(params.name)
+        status = await asyncio.to_thread(runtime.engine().status)
+        await runtime.verifying.repair(status, params.offsets)
+        return runtime.verifying.report()
+
+    async def _verify_waive(self, params: verify.FindingsParams) -> Any:
+        async with self._manager.verifying(params.name) as (verifying, _):
+            await verifying.waive(params.offsets)
+            return verifying.report()
 
     async def _history(self, caller: Caller, params: HistoryParams) -> Any:
         file = self._manager.places.history_file(params.name)

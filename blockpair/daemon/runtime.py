@@ -17,7 +17,7 @@ import structlog
 from blockpair import _engine, bridge
 from blockpair.arbiter.fence.arbiter import Known
 from blockpair.arbiter.interface import ArbiterUnreachable, Configuration, Key
-from blockpair.bridge import Notice, Running
+from blockpair.bridge import Notice, Running, Shown
 from blockpair.config.arbiter import MANUAL
 from blockpair.config.locations import Locations, check_socket_path
 from blockpair.config.node import KernelDevice
@@ -29,6 +29,7 @@ from blockpair.daemon.desired import BootMarker, Desired, DeviceMarker, StaleMar
 from blockpair.daemon.fencing import Call, Fencing
 from blockpair.daemon.judges import Judges
 from blockpair.daemon.kernel import LockedMemory, ResourceDevice
+from blockpair.daemon.verifying import Verifying
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.files.losses import side_loss
 from blockpair.status.engine import EngineStatus
@@ -80,6 +81,10 @@ class Runtime:
         self._reporting: set[str] = set()
         self._watched: int | None = None
         self._log = structlog.get_logger().bind(resource=config.name)
+        self.verifying = Verifying(
+            config.name, places.verify_file(config.name), self.call, self._shown, self.note
+        )
+        """Comparing both copies."""
         self._device = ResourceDevice(
             f"{node}/{config.name}",
             marker=DeviceMarker(places.device_marker(config.name)),
@@ -108,6 +113,9 @@ class Runtime:
         """Something that happened to the resource outside its engine: an event like the engine's."""
         self._record(Notice(severity, name, text, time.time_ns()))
         self._announce()
+
+    def _shown(self) -> list[Shown]:
+        return [] if self._running is None else self._running.verified()
 
     def device_status(self) -> KernelDeviceStatus:
         """The kernel device, for the report."""
@@ -380,6 +388,7 @@ class Runtime:
     async def _stop(self, running: Running) -> None:
         # Not stopped, it still has its disk and its locks: it stays ours, to be asked again.
         await asyncio.to_thread(running.stop)
+        await self.verifying.close()
         if self._watched is not None:
             asyncio.get_running_loop().remove_reader(self._watched)
             self._watched = None
@@ -398,6 +407,7 @@ class Runtime:
         if running is None:
             return
         status = await asyncio.to_thread(running.status)
+        await self.verifying.keep(status)
         if status.state == "running" and status.disk == "Diskless":
             await asyncio.to_thread(self._marker.clear)
         elif status.state == "running" and status.arbitration is not None and not status.resuming:
@@ -428,6 +438,7 @@ class Runtime:
                 self._record(notice)
                 if notice.name in ("disk.detached", "disk.served"):
                     self._forget_role(running, served=notice.name == "disk.served")
+            self.verifying.look()
             # After the events, which take the wake-up back: who asks from here on gives another.
             for peer in running.reports_asked():
                 self._report_to(running, peer)

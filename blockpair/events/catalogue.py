@@ -112,11 +112,24 @@ KINDS: dict[str, Kind] = {
     "resync.finished": Kind("a resync has ended"),
     "resync.first_source": Kind("the source of the first sync is chosen"),
     "generation.new": Kind("a new generation of the data has begun"),
+    "verify.started": Kind("both copies are being compared"),
+    "verify.found": Kind(
+        "blocks differ between both copies",
+        "blockpair verify {resource} --report",
+        "no resync mends them: nothing marks them, and which copy is right nobody knows",
+    ),
+    "verify.finished": Kind("a comparison of both copies has ended"),
+    "verify.stopped": Kind("a comparison of both copies was stopped"),
+    "verify.failed": Kind("both copies could not be compared to the end", _STATUS),
+    "verify.repaired": Kind("blocks that differed were overwritten with the Primary's"),
+    "verify.waived": Kind("blocks that differ may do so"),
+    "verify.record-unreadable": Kind("what was verified cannot be read", "move that file away"),
+    "verify.record-not-written": Kind("what was verified could not be kept", "make room for the state"),
     "discard.unrecorded": Kind(
         "a split brain was not resolved: it could not be recorded", "make room for the state"
     ),
-    "bundle.saving": Kind("what a split brain's victim loses is being saved"),
-    "bundle.saved": Kind("what a split brain's victim loses is saved"),
+    "bundle.saving": Kind("what is about to be overwritten is being saved"),
+    "bundle.saved": Kind("what is about to be overwritten is saved"),
     "bundle.failed": Kind("a bundle could not be saved", "make room, then blockpair resolve {resource}"),
     "bundle.changes-lost": Kind(
         "which blocks changed since a bundle cannot be kept", "make room for the state"

@@ -16,9 +16,10 @@ from blockpair.status.report import (
     ServiceStatus,
     Severity,
     State,
+    VerifyStatus,
 )
 from blockpair.status.service import advice_on_service
-from blockpair.units import format_duration, format_size
+from blockpair.units import counted, format_duration, format_size
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def advice(
     arbiter: ArbiterReport | None = None,
     service: ServiceStatus | None = None,
     arrays: Sequence[Advice] = (),
+    verify: VerifyStatus | None = None,
 ) -> list[Advice]:
     """What is wrong or worth knowing of the resource ``name``, the gravest first; empty when all is well.
     ``pending``: keys whose values in its file are not those in use; ``misconfigured``: why the file of a
@@ -57,6 +59,8 @@ def advice(
         found += advice_on(name, engine, arbiter)
     if service is not None:
         found += advice_on_service(name, service)
+    if verify is not None and verify.findings:
+        found.append(_findings(name, engine, verify))
     if pending:
         again = f"on both nodes, one after the other: blockpair down {name} && blockpair up {name}"
         if "arbiter" in pending:
@@ -127,6 +131,22 @@ def _advice(
         yield Advice(
             "info", "no-primary", "no node is Primary; the data is not in use", f"blockpair promote {name}"
         )
+
+
+def _findings(name: str, engine: EngineStatus | None, verify: VerifyStatus) -> Advice:
+    """Nobody knows which copy is the right one: no resync and no handshake decides it."""
+    primary = engine is not None and engine.role == "Primary"
+    where = "here" if primary else "on the node that is Primary"
+    return Advice(
+        "warning",
+        "findings",
+        f"both copies differ in {counted(verify.findings, 'block')}, the first at byte "
+        f"{verify.first_finding}; "
+        "nothing marks them, so no resync mends them, and which copy is right nobody knows",
+        f"see them: blockpair verify {name} --report\n"
+        "look at both disks and the memory (`dmesg`, `smartctl -a`), then have the Primary's copy overwrite "
+        f"the other's, {where}: blockpair verify {name} --repair",
+    )
 
 
 def _local(name: str, engine: EngineStatus) -> Iterator[Advice]:

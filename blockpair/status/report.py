@@ -120,10 +120,31 @@ class ServiceStatus(Struct, frozen=True):
     held: bool = False
 
 
+class VerifyStatus(Struct, frozen=True):
+    """What comparing both copies has shown. ``running``: it is being compared, or will be as soon as that can
+    be; ``done_bytes`` of ``total_bytes``: of this run, or of the last; ``ended``: how that ended;
+    ``reason``: of that, or what it waits for; ``proved_share``: how much was ever proved identical, from 0 to
+    1; ``oldest_proof_at``: when the part was whose proof is the oldest; ``findings``: blocks that differ and
+    that nobody has repaired or waived, the first at ``first_finding``. Times are Unix seconds.
+    """
+
+    running: bool
+    done_bytes: int
+    total_bytes: int
+    ended: Literal["identical", "differences", "stopped", "failed"] | None
+    reason: str | None
+    ended_at: int | None
+    proved_share: float
+    oldest_proof_at: int | None
+    findings: int
+    first_finding: int | None
+
+
 class ResourceReport(Struct, frozen=True):
     """A resource: what is configured, what the engine says (null while it is down), and what that means.
 
-    ``state``: down, running, or failed (``failure`` says why). ``service`` is null where nothing follows it.
+    ``state``: down, running, or failed (``failure`` says why). ``service`` is null where nothing follows it,
+    ``verify`` where both copies were never compared.
     """
 
     name: str
@@ -140,6 +161,7 @@ class ResourceReport(Struct, frozen=True):
     events: list[EventRecord]
     arbiter: ArbiterReport | None = None
     service: ServiceStatus | None = None
+    verify: VerifyStatus | None = None
 
 
 class PendingNode(Struct, frozen=True):

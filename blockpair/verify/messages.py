@@ -9,6 +9,8 @@ from blockpair.verify.record import Ended, Finding
 START = "verify_start"
 STOP = "verify_stop"
 REPORT = "verify_report"
+REPAIR = "verify_repair"
+WAIVE = "verify_waive"
 
 
 class StartParams(Struct, forbid_unknown_fields=True):
@@ -33,6 +35,13 @@ class ReportParams(Struct, forbid_unknown_fields=True):
     """One resource."""
 
     name: str
+
+
+class FindingsParams(Struct, forbid_unknown_fields=True):
+    """Open findings of one resource, by their offsets in bytes: those that a person has seen."""
+
+    name: str
+    offsets: list[int]
 
 
 class VerifyReport(Struct, frozen=True):

@@ -214,6 +214,11 @@ impl Engine {
         self.0.events()
     }
 
+    /// What comparing both copies has shown since the last call, as JSON.
+    fn verified(&self) -> String {
+        self.0.verified()
+    }
+
     /// Until when this node may serve, in seconds of CLOCK_BOOTTIME: 0 when it may not, infinity without a lease.
     fn serves_until(&self) -> f64 {
         match self.0.serves_until() {

@@ -810,6 +810,8 @@ impl World {
                 self.record_discard(n, token);
             }
             Action::DropBundle { token } => self.drop_bundle(n, token),
+            // Nothing is verified here, but for what a peer says of it.
+            Action::Verified(_) => {}
             Action::Ask { .. } | Action::Withdraw { .. } if self.settings.arbitrated.is_none() => {
                 self.fail("no arbiter is configured".into())
             }

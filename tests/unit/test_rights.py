@@ -44,6 +44,7 @@ OPEN = {
     "resource.metadata",
     "resource.plan",
     "resource.history",
+    "verify_report",
     "events.read",
     "node.health",
     "node.checks",

@@ -27,6 +27,7 @@ mod source;
 mod status;
 mod target;
 mod types;
+mod verify;
 mod warm_up;
 
 pub use arbitration::ArbitrationStatus;

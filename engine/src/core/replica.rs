@@ -3,7 +3,8 @@
 //! This file holds the state and the dispatch of events. The behaviour stands beside it, one concern a file:
 //! `requests` (the application's I/O), `remote` (a peer's I/O), `links` (connections and handshake), `source` and
 //! `target` (resync), `resolve` (split brain), `commands`, `durable` (superblock, write-intent log, generations), `detach`
-//! (failed disks), `heal` (reads through the peer), `serve` (standing in for a peer), `cleaning`, `warm_up` (what a take-over will read).
+//! (failed disks), `heal` (reads through the peer), `serve` (standing in for a peer), `cleaning`, `verify` (comparing both copies), `warm_up` (what
+//! a take-over will read).
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
@@ -22,6 +23,7 @@ use super::serve::Answer;
 use super::slab::Slab;
 use super::target::TargetChunk;
 use super::types::*;
+use super::verify::{Compare, Saving, Verify};
 use super::warm_up::WarmUp;
 use crate::latency::Histogram;
 use crate::meta::{Bitmap, Layout, Superblock};
@@ -40,6 +42,8 @@ pub(super) enum Holder {
     Target(u64),
     Heal(usize),
     Answer(usize),
+    Verify(u64),
+    Compare(usize),
 }
 
 /// Why a disk operation was started.
@@ -77,6 +81,9 @@ pub(super) enum Purpose {
     },
     /// Of this region.
     WarmUp(u64),
+    /// Of this chunk, that this node compares with the peer's, or the peer with its own.
+    Verify(u64),
+    Compare(usize),
 }
 
 impl Purpose {
@@ -88,6 +95,8 @@ impl Purpose {
                 | Purpose::SourceRead { .. }
                 | Purpose::TargetRead(_)
                 | Purpose::WarmUp(_)
+                | Purpose::Verify(_)
+                | Purpose::Compare(_)
         )
     }
 }
@@ -208,6 +217,12 @@ pub struct Replica {
     pub(super) counters: IoCounters,
     pub(super) latency: DiskLatency,
     pub(super) warm_up: WarmUp,
+    /// A comparison of both copies that this node drives.
+    pub(super) verify: Option<Box<Verify>>,
+    /// Chunks of one that a peer drives.
+    pub(super) compares: Slab<Compare>,
+    /// What a peer is about to repair here.
+    pub(super) saving: Option<Saving>,
 
     /// None: no arbiter is asked, and a person promotes.
     pub(super) arbitration: Option<Arbitration>,
@@ -321,6 +336,9 @@ impl Replica {
             counters: IoCounters::default(),
             latency: DiskLatency::default(),
             warm_up: WarmUp::new(),
+            verify: None,
+            compares: Slab::new(),
+            saving: None,
             now,
             out: Vec::new(),
         }
@@ -371,6 +389,7 @@ impl Replica {
             self.cleaning_due(),
             self.arbitration_due(),
             self.warm_up_due(),
+            self.verify_due(),
         ];
         links.chain(own.into_iter().flatten()).min()
     }
@@ -431,6 +450,7 @@ impl Replica {
         self.commands_on_time();
         self.clean_on_time();
         self.warm_up_on_time();
+        self.verify_on_time();
     }
 
     // ---- small shared pieces -------------------------------------------------------------------------
@@ -598,6 +618,8 @@ impl Replica {
                 self.adopt_flush_done(peer, connection, result.map(drop));
             }
             Purpose::WarmUp(region) => self.region_read(region, result),
+            Purpose::Verify(chunk) => self.verify_read(chunk, result),
+            Purpose::Compare(index) => self.compare_read(index, result),
         }
     }
 
@@ -618,6 +640,8 @@ impl Replica {
             Holder::Target(chunk) => self.start_target_chunk(chunk),
             Holder::Heal(index) => self.ask_for_heal(index),
             Holder::Answer(index) => self.start_answer(index),
+            Holder::Verify(chunk) => self.start_verify_in_order(chunk),
+            Holder::Compare(index) => self.start_compare(index),
         }
     }
 }

@@ -44,6 +44,8 @@ pub(super) enum FlushOwner {
     Quiesce,
     /// A peer that is about to be disconnected in good order.
     Drain(PeerSlot),
+    /// What a verify's repair wrote.
+    Repair,
     /// Its request was failed; the answers of disk and peers are still to come.
     Nobody,
 }
@@ -64,8 +66,17 @@ pub(super) struct LocalFlush {
 /// What a connection carries whose answer has not come yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Sent {
-    Write { index: usize, bytes: u64 },
+    Write {
+        index: usize,
+        bytes: u64,
+    },
     Flush(usize),
+    /// Blocks of the peer that differed, overwritten with this node's.
+    Repair {
+        chunk: u64,
+        offset: u64,
+        len: u64,
+    },
 }
 
 /// Protocols A and B acknowledge before the peer's disk has it; beyond this much they wait like C.
@@ -90,6 +101,7 @@ pub(super) fn disk_op(change: &Change, offset: u64, len: u64, fua: bool) -> Disk
 impl Replica {
     pub(super) fn on_request(&mut self, id: RequestId, kind: RequestKind) {
         self.last_request = self.now;
+        self.verify_saw_request(id);
         if self.role != Role::Primary || self.quiescing.is_some() {
             return self.reply(id, Err(Errno::ESHUTDOWN));
         }
@@ -159,6 +171,7 @@ impl Replica {
     }
 
     pub(super) fn reply(&mut self, id: RequestId, result: Result<Option<Payload>, Errno>) {
+        self.verify_saw_reply(id);
         self.out.push(Action::Reply { id, result });
     }
 
@@ -647,6 +660,7 @@ impl Replica {
             FlushOwner::Cleaning => self.cleaning_flushed(result),
             FlushOwner::Quiesce => self.quiesce_flushed(result),
             FlushOwner::Drain(slot) => self.drained(slot),
+            FlushOwner::Repair => self.repair_flushed(result),
             FlushOwner::Nobody => {}
         }
     }
@@ -715,6 +729,8 @@ impl Replica {
             }
             // The kernel tells an error to one flush of those under way.
             Sent::Flush(_) => self.fail_flushes(errno),
+            // There is no copy left here that it could be repaired from.
+            Sent::Repair { .. } => {}
         }
     }
 

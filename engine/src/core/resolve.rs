@@ -293,6 +293,9 @@ impl Replica {
     }
 
     pub(super) fn on_bundle_saved(&mut self, token: Token, result: Result<(), String>) {
+        if self.repair_saved(token, &result) {
+            return;
+        }
         let waits = |work: &mut VictimWork| work.step == Step::Saving(token);
         let Some(slot) = (0..self.peers.len()).find(|slot| self.victim_mut(*slot).is_some_and(waits)) else {
             // Its connection is gone, and with it what it was for.

@@ -120,6 +120,20 @@ pub enum Command {
         /// False: nothing is saved of what goes; recorded as such.
         bundle: bool,
     },
+    /// Compares both copies of these bytes. Done when that has begun; [`Action::Verified`] says what comes of it.
+    Verify {
+        offset: u64,
+        len: u64,
+        /// Bytes a second, at most.
+        max_rate: Option<u64>,
+    },
+    /// Ends the comparison that was asked for here, if there is one.
+    VerifyStop,
+    /// Overwrites these blocks of the peer with this Primary's, once the peer has saved them in a bundle. In rising
+    /// order, apart from each other. Done when they are written, flushed, and compared.
+    Repair {
+        runs: Vec<BlockRun>,
+    },
     /// Reads what the Primary reads most, so that a switchover to this node finds it in memory.
     WarmUp,
     /// Ends all activity and makes the metadata clean; the driver stops afterwards.
@@ -130,6 +144,32 @@ pub enum Command {
 pub enum SyncSource {
     Myself,
     Peer(PeerSlot),
+}
+
+/// What came of comparing both copies, in bytes. A node that was compared hears it too, but for [`Verified::Ended`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verified {
+    /// Both copies of this are the same.
+    Proved { offset: u64, len: u64 },
+    /// This is marked, and was not compared.
+    Skipped { offset: u64, len: u64 },
+    /// One block that differs: the XXH3-128 of this node's and of the peer's.
+    Found {
+        offset: u64,
+        len: u32,
+        own: u128,
+        peer: u128,
+    },
+    /// What this node was asked to compare is compared, or the rest of it is not.
+    Ended { cut: Option<Cut> },
+}
+
+/// Why a comparison did not come to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    pub why: String,
+    /// It may go on when that is over: a lost connection, a resync, a change of roles.
+    pub passing: bool,
 }
 
 /// Whose changes a resolution gives up.
@@ -307,6 +347,8 @@ pub enum Action {
     DropBundle {
         token: Token,
     },
+    /// For the record of what is proved and found.
+    Verified(Verified),
     /// Ask the arbiter, for as long as it takes. One ask is open at a time: this one supersedes any before it.
     Ask {
         ask: u64,

@@ -36,7 +36,7 @@ use crate::core::{
     ReplicaConfig, ReplicaMetadata, Severity, SyncSource, Time, Victim,
 };
 use crate::front::nbd::{Export, ExportInfo};
-use crate::wire::{Protocol, SplitBrainPolicy};
+use crate::wire::{BlockRun, Protocol, SplitBrainPolicy};
 
 /// How long a status may take while the thread is busy; then the last published one has to do.
 const STATUS_PATIENCE: Duration = Duration::from_millis(20);
@@ -176,6 +176,17 @@ enum CommandSpec {
     },
     #[serde(rename = "warm_up")]
     WarmUp {},
+    Verify {
+        offset: u64,
+        length: u64,
+        max_rate: Option<u64>,
+    },
+    #[serde(rename = "verify_stop")]
+    VerifyStop {},
+    Repair {
+        /// First block and number of blocks of each.
+        runs: Vec<(u64, u64)>,
+    },
     Readdress {
         peer: String,
         addresses: Vec<PeerAddress>,
@@ -518,6 +529,21 @@ impl Engine {
                 bundle,
             },
             CommandSpec::WarmUp {} => Command::WarmUp,
+            CommandSpec::Verify {
+                offset,
+                length,
+                max_rate,
+            } => Command::Verify {
+                offset,
+                len: length,
+                max_rate,
+            },
+            CommandSpec::VerifyStop {} => Command::VerifyStop,
+            CommandSpec::Repair { runs } => Command::Repair {
+                runs: (runs.into_iter())
+                    .map(|(first, count)| BlockRun { first, count })
+                    .collect(),
+            },
             CommandSpec::Readdress { peer, addresses } => return self.readdress(&peer, addresses),
             CommandSpec::Fault { what: Fault::Panic } => {
                 if std::env::var_os("BLOCKPAIR_FAULTS").is_none_or(|value| value != "1") {
@@ -600,6 +626,11 @@ impl Engine {
         let version = self.shared.version();
         self.inbox.push(Input::Publish);
         self.shared.status_after(version, STATUS_PATIENCE)
+    }
+
+    /// What comparing both copies has shown since the last call, as JSON.
+    pub fn verified(&self) -> String {
+        self.shared.take_verified()
     }
 
     /// What the arbiter is to be asked now, as JSON: null, or the open ask.

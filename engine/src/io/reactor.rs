@@ -496,6 +496,7 @@ impl Reactor {
                         unsaved.retain(|(unsaved, _)| *unsaved != token);
                         self.drop_bundle(token);
                     }
+                    Action::Verified(what) => self.shared.verified(&what),
                     Action::Ask { ask, request } => self.ask_arbiter(ask, request),
                     Action::Withdraw { ask } => self.withdraw_from_arbiter(ask),
                 }

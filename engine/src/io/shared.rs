@@ -10,10 +10,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{json, Value};
 
 use super::event::EventFd;
-use crate::core::{AskRequest, Notice, Severity, Time};
+use crate::core::{AskRequest, Notice, Severity, Time, Verified};
 
 /// Events kept for a reader that is slow; older ones are dropped first.
 const EVENTS_MAX: usize = 1000;
+/// Findings and proofs kept for the same reader.
+const VERIFIED_MAX: usize = 1 << 16;
 
 #[derive(Debug, serde::Serialize)]
 pub struct EventRecord {
@@ -76,6 +78,8 @@ pub struct Shared {
     events: Events,
     /// What the arbiter is to be asked now, and its number.
     ask: Mutex<Option<(u64, Value)>>,
+    /// What was proved and found since somebody looked, in order.
+    verified: Mutex<Vec<Value>>,
     /// Until when this node may serve, on CLOCK_BOOTTIME; 0: it may not.
     serves_until: AtomicU64,
 }
@@ -95,6 +99,7 @@ impl Shared {
             changed: Condvar::new(),
             events: Events::new()?,
             ask: Mutex::default(),
+            verified: Mutex::default(),
             serves_until: AtomicU64::new(0),
         })
     }
@@ -192,6 +197,39 @@ impl Shared {
         lock(&self.ask)
             .as_ref()
             .map_or("null".into(), |(_, told)| told.to_string())
+    }
+
+    /// For the record of what comparing both copies has shown.
+    pub fn verified(&self, what: &Verified) {
+        let told = match what {
+            Verified::Proved { offset, len } => json!({"what": "proved", "offset": offset, "length": len}),
+            Verified::Skipped { offset, len } => json!({"what": "skipped", "offset": offset, "length": len}),
+            Verified::Found {
+                offset,
+                len,
+                own,
+                peer,
+            } => json!({
+                "what": "found", "offset": offset, "length": len,
+                "own": format!("{own:032x}"), "peer": format!("{peer:032x}"),
+            }),
+            Verified::Ended { cut } => json!({
+                "what": "ended",
+                "why": cut.as_ref().map(|cut| cut.why.as_str()),
+                "passing": cut.as_ref().is_some_and(|cut| cut.passing),
+            }),
+        };
+        let mut verified = lock(&self.verified);
+        // What is not told is not proved, and found again.
+        if verified.len() < VERIFIED_MAX {
+            verified.push(told);
+        }
+        self.wake();
+    }
+
+    /// Those since the last call, as JSON.
+    pub fn take_verified(&self) -> String {
+        Value::from(std::mem::take(&mut *lock(&self.verified))).to_string()
     }
 
     pub fn take_events(&self) -> Vec<EventRecord> {

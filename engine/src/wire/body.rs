@@ -28,11 +28,12 @@
 //! suspect extents · epoch · promised · diverged at · changed at (u64 each).
 //!
 //! BitmapRuns: first u64, count u64 a run. HotRanges: offset u64, length u64 a range. Report: UTF-8 text. ChunkHash: one u128. ChunkDiffers: a u128 a block.
+//! VerifyChunk, VerifyDiffers: as of ChunkHash and ChunkDiffers. VerifyFound: two u128, the sender's and the receiver's. VerifySave: as of BitmapRuns. VerifySaved: UTF-8 text.
 //! ResyncEnd: current u64 · 8 × history u64 · resource id, 16 bytes.
 
 use super::frame::{
-    array_at, u16_at, u32_at, u64_at, FrameError, Kind, HASH_LEN, HELLO_BODY_MIN, RESYNC_END_LEN, RUN_LEN,
-    STATE_LEN,
+    array_at, u16_at, u32_at, u64_at, FrameError, Kind, HASH_LEN, HASH_PAIR_LEN, HELLO_BODY_MIN,
+    RESYNC_END_LEN, RUN_LEN, STATE_LEN,
 };
 use super::message::{
     feature, BlockRun, DiskState, Generations, GoodbyeReason, Hello, HotRange, Intent, NodeState, Protocol,
@@ -200,7 +201,7 @@ fn session(bytes: &[u8]) -> Result<SessionHello, FrameError> {
 }
 
 /// Longer texts are cut at a character's boundary.
-pub(super) fn put_goodbye(out: &mut Vec<u8>, text: &str) {
+pub(super) fn put_short_text(out: &mut Vec<u8>, text: &str) {
     let text = printable(text);
     let mut end = text.len().min(TEXT_MAX);
     while !text.is_char_boundary(end) {
@@ -235,10 +236,10 @@ pub(super) fn goodbye_reason(status: u16) -> GoodbyeReason {
     }
 }
 
-pub(super) fn goodbye_text(body: &[u8]) -> Result<String, FrameError> {
+pub(super) fn short_text(kind: Kind, body: &[u8]) -> Result<String, FrameError> {
     match std::str::from_utf8(body) {
         Ok(text) => Ok(printable(text)),
-        Err(_) => Err(invalid(Kind::Goodbye, "the text is not UTF-8")),
+        Err(_) => Err(invalid(kind, "the text is not UTF-8")),
     }
 }
 
@@ -347,8 +348,8 @@ pub(super) fn put_runs(out: &mut Vec<u8>, runs: &[BlockRun]) {
     }
 }
 
-pub(super) fn runs(body: &[u8]) -> Result<Vec<BlockRun>, FrameError> {
-    let pairs = pairs(Kind::BitmapRuns, body, "run", "blocks")?;
+pub(super) fn runs(kind: Kind, body: &[u8]) -> Result<Vec<BlockRun>, FrameError> {
+    let pairs = pairs(kind, body, "run", "blocks")?;
     Ok(pairs
         .into_iter()
         .map(|(first, count)| BlockRun { first, count })
@@ -393,10 +394,13 @@ pub(super) fn hash(body: &[u8]) -> u128 {
     u128::from_le_bytes(array_at(body, 0))
 }
 
-pub(super) fn hashes(body: &[u8]) -> Result<Vec<u128>, FrameError> {
-    Ok(whole_pieces(Kind::ChunkDiffers, body, HASH_LEN)?
-        .map(hash)
-        .collect())
+pub(super) fn hash_pair(body: &[u8]) -> (u128, u128) {
+    debug_assert_eq!(body.len(), HASH_PAIR_LEN);
+    (hash(body), hash(&body[HASH_LEN..]))
+}
+
+pub(super) fn hashes(kind: Kind, body: &[u8]) -> Result<Vec<u128>, FrameError> {
+    Ok(whole_pieces(kind, body, HASH_LEN)?.map(hash).collect())
 }
 
 fn whole_pieces(kind: Kind, body: &[u8], size: usize) -> Result<std::slice::ChunksExact<'_, u8>, FrameError> {

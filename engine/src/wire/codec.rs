@@ -33,7 +33,7 @@ fn fill(message: &Message, header: &mut Header, out: &mut Vec<u8>) -> Option<Pay
         Message::State(state) => body::put_state(out, state),
         Message::Goodbye { reason, text } => {
             header.status = *reason as u16;
-            body::put_goodbye(out, text);
+            body::put_short_text(out, text);
         }
         Message::Ping { sent_ns: seq }
         | Message::Flush { seq }
@@ -41,6 +41,7 @@ fn fill(message: &Message, header: &mut Header, out: &mut Vec<u8>) -> Option<Pay
         | Message::ChunkSame { id: seq }
         | Message::ChunkEnd { id: seq }
         | Message::ResyncEnded { current: seq }
+        | Message::VerifySame { id: seq }
         | Message::PathAcknowledge { received: seq } => header.seq = *seq,
         Message::Pong { sent_ns, lease_ns } => (header.seq, header.length) = (*sent_ns, *lease_ns),
         Message::PathResume { turn, received } => (header.seq, header.length) = (*turn, *received),
@@ -74,6 +75,7 @@ fn fill(message: &Message, header: &mut Header, out: &mut Vec<u8>) -> Option<Pay
         }
         Message::Done { seq, status }
         | Message::ChunkDone { id: seq, status }
+        | Message::VerifyFailed { id: seq, status }
         | Message::ReadFailed { id: seq, status } => {
             (header.seq, header.status) = (*seq, *status);
         }
@@ -101,7 +103,7 @@ fn fill(message: &Message, header: &mut Header, out: &mut Vec<u8>) -> Option<Pay
             header.flags = when(*zero, flag::ZERO);
             body::put_hashes(out, &[*hash]);
         }
-        Message::ChunkDiffers { id, hashes } => {
+        Message::ChunkDiffers { id, hashes } | Message::VerifyDiffers { id, hashes } => {
             header.seq = *id;
             body::put_hashes(out, hashes);
         }
@@ -117,6 +119,32 @@ fn fill(message: &Message, header: &mut Header, out: &mut Vec<u8>) -> Option<Pay
             resource_id,
         } => body::put_resync_end(out, *current, history, resource_id),
         Message::Report { text } => out.extend_from_slice(text.as_bytes()),
+        Message::VerifyChunk {
+            id,
+            offset,
+            len,
+            hash,
+            ordered,
+        } => {
+            (header.seq, header.offset, header.length) = (*id, *offset, u64::from(*len));
+            header.flags = when(*ordered, flag::ORDERED);
+            body::put_hashes(out, &[*hash]);
+        }
+        Message::VerifyProved { offset, len } => (header.offset, header.length) = (*offset, *len),
+        Message::VerifyFound {
+            offset,
+            len,
+            own,
+            peer,
+        } => {
+            (header.offset, header.length) = (*offset, u64::from(*len));
+            body::put_hashes(out, &[*own, *peer]);
+        }
+        Message::VerifySave { runs } => body::put_runs(out, runs),
+        Message::VerifySaved { saved, text } => {
+            header.flags = when(*saved, flag::ALLOWED);
+            body::put_short_text(out, text);
+        }
     }
     None
 }
@@ -159,6 +187,14 @@ impl Kind {
             Message::Report { .. } => Kind::Report,
             Message::PathAcknowledge { .. } => Kind::PathAcknowledge,
             Message::PathResume { .. } => Kind::PathResume,
+            Message::VerifyChunk { .. } => Kind::VerifyChunk,
+            Message::VerifySame { .. } => Kind::VerifySame,
+            Message::VerifyDiffers { .. } => Kind::VerifyDiffers,
+            Message::VerifyFailed { .. } => Kind::VerifyFailed,
+            Message::VerifyProved { .. } => Kind::VerifyProved,
+            Message::VerifyFound { .. } => Kind::VerifyFound,
+            Message::VerifySave { .. } => Kind::VerifySave,
+            Message::VerifySaved { .. } => Kind::VerifySaved,
         }
     }
 }
@@ -313,7 +349,7 @@ fn small(header: &Header, body: &[u8]) -> Result<Message, FrameError> {
         Kind::Hello => Message::Hello(body::hello(body)?),
         Kind::Goodbye => Message::Goodbye {
             reason: body::goodbye_reason(status),
-            text: body::goodbye_text(body)?,
+            text: body::short_text(kind, body)?,
         },
         Kind::State => Message::State(body::state(body)?),
         Kind::Ping => Message::Ping { sent_ns: seq },
@@ -350,7 +386,7 @@ fn small(header: &Header, body: &[u8]) -> Result<Message, FrameError> {
         Kind::SyncRequest => Message::SyncRequest,
         Kind::SyncReply => Message::SyncReply { allowed },
         Kind::BitmapRuns => Message::BitmapRuns {
-            runs: body::runs(body)?,
+            runs: body::runs(kind, body)?,
             last: header.has(flag::LAST),
         },
         Kind::HotRanges => Message::HotRanges {
@@ -367,7 +403,7 @@ fn small(header: &Header, body: &[u8]) -> Result<Message, FrameError> {
         Kind::ChunkSame => Message::ChunkSame { id: seq },
         Kind::ChunkDiffers => Message::ChunkDiffers {
             id: seq,
-            hashes: body::hashes(body)?,
+            hashes: body::hashes(kind, body)?,
         },
         Kind::ChunkEnd => Message::ChunkEnd { id: seq },
         Kind::ChunkDone => Message::ChunkDone { id: seq, status },
@@ -387,6 +423,36 @@ fn small(header: &Header, body: &[u8]) -> Result<Message, FrameError> {
         Kind::PathResume => Message::PathResume {
             turn: seq,
             received: length,
+        },
+        Kind::VerifyChunk => Message::VerifyChunk {
+            id: seq,
+            offset,
+            len: length as u32,
+            hash: body::hash(body),
+            ordered: header.has(flag::ORDERED),
+        },
+        Kind::VerifySame => Message::VerifySame { id: seq },
+        Kind::VerifyDiffers => Message::VerifyDiffers {
+            id: seq,
+            hashes: body::hashes(kind, body)?,
+        },
+        Kind::VerifyFailed => Message::VerifyFailed { id: seq, status },
+        Kind::VerifyProved => Message::VerifyProved { offset, len: length },
+        Kind::VerifyFound => {
+            let (own, peer) = body::hash_pair(body);
+            Message::VerifyFound {
+                offset,
+                len: length as u32,
+                own,
+                peer,
+            }
+        }
+        Kind::VerifySave => Message::VerifySave {
+            runs: body::runs(kind, body)?,
+        },
+        Kind::VerifySaved => Message::VerifySaved {
+            saved: allowed,
+            text: body::short_text(kind, body)?,
         },
         Kind::Write | Kind::ReadData | Kind::ChunkData | Kind::ChunkWhole => {
             unreachable!("bulk kinds are completed by finish")

@@ -6,8 +6,8 @@
 //! |---:|------:|------------------|----------------------------------------------------------------------|
 //! |  0 |     4 | `magic`          | the bytes `BPRF`                                                     |
 //! |  4 |     1 | `kind`           | which message ([`Kind`])                                             |
-//! |  5 |     1 | `flags`          | FUA 1, UNMAP 2, ZERO 4, LAST 8, ALLOWED 16                           |
-//! |  6 |     2 | `status`         | errno of Done, ChunkDone (0: fine) and ReadFailed; reason of Goodbye |
+//! |  5 |     1 | `flags`          | FUA 1, UNMAP 2, ZERO 4, LAST 8, ALLOWED 16, ORDERED 32               |
+//! |  6 |     2 | `status`         | errno of Done, ChunkDone (0: fine), ReadFailed and VerifyFailed; reason of Goodbye |
 //! |  8 |     4 | `payload_len`    | bytes after the header; bounded by the kind                          |
 //! | 12 |     4 | `reserved`       | 0                                                                    |
 //! | 16 |     8 | `epoch`          | the sender's configuration epoch                                     |
@@ -50,6 +50,8 @@ pub(super) const STATE_LEN: usize = 136;
 pub(super) const HASH_LEN: usize = 16;
 pub(super) const RUN_LEN: usize = 16;
 pub(super) const RESYNC_END_LEN: usize = 88;
+/// Of both copies of a block.
+pub(super) const HASH_PAIR_LEN: usize = 2 * HASH_LEN;
 
 pub(super) mod flag {
     pub const FUA: u8 = 1 << 0;
@@ -57,6 +59,7 @@ pub(super) mod flag {
     pub const ZERO: u8 = 1 << 2;
     pub const LAST: u8 = 1 << 3;
     pub const ALLOWED: u8 = 1 << 4;
+    pub const ORDERED: u8 = 1 << 5;
 }
 
 macro_rules! kinds {
@@ -84,6 +87,8 @@ kinds! {
     ChunkEnd = 54, ChunkDone = 55, ResyncEnd = 56, ResyncEnded = 57, ChunkWhole = 58,
     Report = 64,
     PathAcknowledge = 80, PathResume = 81,
+    VerifyChunk = 96, VerifySame = 97, VerifyDiffers = 98, VerifyFailed = 99, VerifyProved = 100, VerifyFound = 101,
+    VerifySave = 102, VerifySaved = 103,
 }
 
 /// Why bytes from a peer are no message. The connection must be closed: what follows cannot be trusted.
@@ -177,6 +182,14 @@ impl Kind {
             Kind::Report => (0, 0, 0, REPORT_MAX),
             Kind::PathAcknowledge => (0, SEQ, 0, 0),
             Kind::PathResume => (0, SEQ | LENGTH, 0, 0),
+            Kind::VerifyChunk => (flag::ORDERED, SEQ | OFFSET | LENGTH, HASH_LEN, HASH_LEN),
+            Kind::VerifySame => (0, SEQ, 0, 0),
+            Kind::VerifyDiffers => (0, SEQ, HASH_LEN, HASH_LEN * CHUNK_BLOCKS_MAX as usize),
+            Kind::VerifyFailed => (0, SEQ | STATUS, 0, 0),
+            Kind::VerifyProved => (0, OFFSET | LENGTH, 0, 0),
+            Kind::VerifyFound => (0, OFFSET | LENGTH, HASH_PAIR_LEN, HASH_PAIR_LEN),
+            Kind::VerifySave => (0, 0, RUN_LEN, RUN_LEN * BITMAP_RUNS_MAX),
+            Kind::VerifySaved => (flag::ALLOWED, 0, 0, TEXT_MAX),
         };
         Shape {
             flags,
@@ -336,7 +349,7 @@ impl Header {
             self.length
         };
         let fits = match self.kind {
-            Kind::ChunkHash => length <= u64::from(u32::MAX),
+            Kind::ChunkHash | Kind::VerifyChunk | Kind::VerifyFound => length <= u64::from(u32::MAX),
             // The answer is one frame.
             Kind::ReadRequest => length <= u64::from(PAYLOAD_MAX),
             _ => true,

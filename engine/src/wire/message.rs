@@ -20,7 +20,9 @@ pub mod feature {
     pub const CHECKSUM_RESYNC: u64 = 1 << 2;
     /// A Primary tells what it reads most ([`Message::HotRanges`](super::Message::HotRanges)).
     pub const HOT_RANGES: u64 = 1 << 4;
-    pub const ALL: u64 = TRIM | WRITE_ZEROES | CHECKSUM_RESYNC | HOT_RANGES;
+    /// Both copies can be compared while they are in use ([`Message::VerifyChunk`](super::Message::VerifyChunk)).
+    pub const VERIFY: u64 = 1 << 5;
+    pub const ALL: u64 = TRIM | WRITE_ZEROES | CHECKSUM_RESYNC | HOT_RANGES | VERIFY;
     /// A session of several paths (see [`Hello::session`](super::Hello::session), which says it): the driver's to
     /// offer, not the core's.
     pub const PATHS: u64 = 1 << 3;
@@ -28,9 +30,10 @@ pub mod feature {
 
 /// Largest payload of one frame, in bytes; larger is a protocol error before any memory is taken.
 pub const PAYLOAD_MAX: u32 = 32 << 20;
-/// Largest number of blocks in one resync chunk, and so of checksums in one [`Message::ChunkDiffers`].
+/// Largest number of blocks in one chunk of a resync or a verify, and so of checksums in one
+/// [`Message::ChunkDiffers`] or [`Message::VerifyDiffers`].
 pub const CHUNK_BLOCKS_MAX: u32 = 1024;
-/// Largest number of runs in one [`Message::BitmapRuns`].
+/// Largest number of runs in one [`Message::BitmapRuns`] or [`Message::VerifySave`].
 pub const BITMAP_RUNS_MAX: usize = 4096;
 /// Largest number of ranges in one [`Message::HotRanges`].
 pub const HOT_RANGES_MAX: usize = 1024;
@@ -38,7 +41,7 @@ pub const HOT_RANGES_MAX: usize = 1024;
 pub const NAME_MAX: usize = 64;
 /// Longest text of a [`Message::Report`], in bytes.
 pub const REPORT_MAX: usize = 64 << 10;
-/// Longest text of a [`Message::Goodbye`], in bytes.
+/// Longest text of a [`Message::Goodbye`] or a [`Message::VerifySaved`], in bytes.
 pub const TEXT_MAX: usize = 512;
 /// Largest number of paths of one session.
 pub const PATHS_MAX: usize = 16;
@@ -425,6 +428,53 @@ pub enum Message {
         current: u64,
     },
 
+    // Verify: whoever drives it to the other. Only where both offer [`feature::VERIFY`], and in step.
+    /// XXH3-128 of one chunk of the sender's data. `ordered`: it changes nothing there until this is answered, and
+    /// the receiver reads in the order of arrival, after every write that was sent before.
+    VerifyChunk {
+        id: u64,
+        offset: u64,
+        len: u32,
+        hash: u128,
+        ordered: bool,
+    },
+    /// The receiver's is the same.
+    VerifySame {
+        id: u64,
+    },
+    /// It is not: the checksum of each of the receiver's blocks.
+    VerifyDiffers {
+        id: u64,
+        hashes: Vec<u128>,
+    },
+    /// The receiver cannot read it, or does not follow any more: an errno.
+    VerifyFailed {
+        id: u64,
+        status: Status,
+    },
+    /// What came of it, for the receiver's record: these bytes were the same.
+    VerifyProved {
+        offset: u64,
+        len: u64,
+    },
+    /// This block was not; checksums of the sender's and of the receiver's.
+    VerifyFound {
+        offset: u64,
+        len: u32,
+        own: u128,
+        peer: u128,
+    },
+    /// The sender is Primary, and about to overwrite these blocks of the receiver with its own: they are to be saved
+    /// first.
+    VerifySave {
+        runs: Vec<BlockRun>,
+    },
+    /// They are, verified and durable; or why not, for people.
+    VerifySaved {
+        saved: bool,
+        text: String,
+    },
+
     /// The end of the answer to [`Intent::Consult`]: what the control plane says of the data, opaque here; empty if
     /// it was not asked or says nothing.
     Report {
@@ -452,10 +502,16 @@ impl Message {
                 | Message::ReadData { payload, .. }
                 | Message::ChunkData { payload, .. }
                 | Message::ChunkWhole { payload, .. } => payload.len(),
-                Message::BitmapRuns { runs, .. } => std::mem::size_of_val(&runs[..]),
+                Message::BitmapRuns { runs, .. } | Message::VerifySave { runs } => {
+                    std::mem::size_of_val(&runs[..])
+                }
                 Message::HotRanges { ranges } => std::mem::size_of_val(&ranges[..]),
-                Message::ChunkDiffers { hashes, .. } => std::mem::size_of_val(&hashes[..]),
-                Message::Goodbye { text, .. } | Message::Report { text } => text.len(),
+                Message::ChunkDiffers { hashes, .. } | Message::VerifyDiffers { hashes, .. } => {
+                    std::mem::size_of_val(&hashes[..])
+                }
+                Message::Goodbye { text, .. }
+                | Message::Report { text }
+                | Message::VerifySaved { text, .. } => text.len(),
                 _ => 0,
             }
     }

@@ -337,8 +337,38 @@ fn any_resync() -> impl Strategy<Value = Message> {
         }),
         any::<u64>().prop_map(|current| Message::ResyncEnded { current }),
         "[ -~äµ\n]{0,64}".prop_map(|text| Message::Report { text }),
+        any_verify(),
         any::<u64>().prop_map(|received| Message::PathAcknowledge { received }),
         any::<[u64; 2]>().prop_map(|[turn, received]| Message::PathResume { turn, received }),
+    ]
+}
+
+fn any_verify() -> impl Strategy<Value = Message> {
+    let run = range().prop_map(|(first, count)| BlockRun { first, count });
+    let chunk = (0..u64::MAX - u64::from(u32::MAX), 1..=u32::MAX);
+    prop_oneof![
+        (any::<u64>(), chunk.clone(), any::<u128>(), any::<bool>()).prop_map(
+            |(id, (offset, len), hash, ordered)| Message::VerifyChunk {
+                id,
+                offset,
+                len,
+                hash,
+                ordered,
+            }
+        ),
+        any::<u64>().prop_map(|id| Message::VerifySame { id }),
+        (any::<u64>(), vec(any::<u128>(), 1..200))
+            .prop_map(|(id, hashes)| Message::VerifyDiffers { id, hashes }),
+        (any::<u64>(), any::<u16>()).prop_map(|(id, status)| Message::VerifyFailed { id, status }),
+        range().prop_map(|(offset, len)| Message::VerifyProved { offset, len }),
+        (chunk, any::<[u128; 2]>()).prop_map(|((offset, len), [own, peer])| Message::VerifyFound {
+            offset,
+            len,
+            own,
+            peer
+        }),
+        vec(run, 1..200).prop_map(|runs| Message::VerifySave { runs }),
+        (any::<bool>(), "[ -~äµ]{0,100}").prop_map(|(saved, text)| Message::VerifySaved { saved, text }),
     ]
 }
 
@@ -468,6 +498,33 @@ fn samples() -> Vec<Message> {
         },
         Message::ResyncEnded { current: 1 },
         Message::Report { text: "{}".into() },
+        Message::VerifyChunk {
+            id,
+            offset,
+            len,
+            hash: 1 << 100,
+            ordered: true,
+        },
+        Message::VerifySame { id },
+        Message::VerifyDiffers {
+            id,
+            hashes: vec![1, u128::MAX],
+        },
+        Message::VerifyFailed { id, status: 5 },
+        Message::VerifyProved { offset, len: 1 << 40 },
+        Message::VerifyFound {
+            offset,
+            len,
+            own: 1 << 100,
+            peer: 2,
+        },
+        Message::VerifySave {
+            runs: vec![BlockRun { first: 1, count: 2 }],
+        },
+        Message::VerifySaved {
+            saved: true,
+            text: "fine".into(),
+        },
         Message::PathAcknowledge { received: 7 },
         Message::PathResume { turn: 2, received: 7 },
     ]
@@ -603,10 +660,10 @@ fn lengths_are_bounded_before_memory_is_taken() {
             | Message::ChunkData { .. }
             | Message::ChunkWhole { .. } => PAYLOAD_MAX,
             Message::Hello(_) => HELLO_BODY_MAX as u32,
-            Message::Goodbye { .. } => TEXT_MAX as u32,
-            Message::BitmapRuns { .. } => 16 * BITMAP_RUNS_MAX as u32,
+            Message::Goodbye { .. } | Message::VerifySaved { .. } => TEXT_MAX as u32,
+            Message::BitmapRuns { .. } | Message::VerifySave { .. } => 16 * BITMAP_RUNS_MAX as u32,
             Message::HotRanges { .. } => 16 * HOT_RANGES_MAX as u32,
-            Message::ChunkDiffers { .. } => 16 * CHUNK_BLOCKS_MAX,
+            Message::ChunkDiffers { .. } | Message::VerifyDiffers { .. } => 16 * CHUNK_BLOCKS_MAX,
             Message::Report { .. } => REPORT_MAX as u32,
             _ => (frame.len() - HEADER_LEN) as u32,
         };

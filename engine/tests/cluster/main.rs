@@ -7,6 +7,7 @@ mod resolution;
 #[path = "../../../tests/sim/rng.rs"]
 mod rng;
 mod scripted;
+mod verify;
 mod world;
 
 use _engine::core::*;

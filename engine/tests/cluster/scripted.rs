@@ -7,6 +7,7 @@ mod heal;
 mod latency;
 mod resolve;
 mod serve;
+mod verify;
 mod warm_up;
 
 use std::collections::VecDeque;
@@ -46,6 +47,7 @@ struct Bench {
     dropped: Vec<Token>,
     /// Discards without a bundle whose records are not durable yet.
     discards: Vec<Token>,
+    verified: Vec<Verified>,
 }
 
 /// What a test may want otherwise.
@@ -190,6 +192,7 @@ impl Bench {
             bundles: Vec::new(),
             dropped: Vec::new(),
             discards: Vec::new(),
+            verified: Vec::new(),
         };
         bench.command(Command::Connect { peer: 0 });
         bench
@@ -257,6 +260,7 @@ impl Bench {
                     self.discards.push(token);
                 }
                 Action::DropBundle { token } => self.dropped.push(token),
+                Action::Verified(what) => self.verified.push(what),
                 Action::SaveBundle { token, bundle } => self.bundles.push((token, bundle)),
                 Action::Notice(notice) => self.notices.push(notice.name),
                 Action::Ask { .. } | Action::Withdraw { .. } => panic!("no arbiter is configured"),

@@ -147,6 +147,8 @@ pub struct Node {
     /// The bundle that was saved last.
     pub bundle: Option<Bundle>,
     pub records: Vec<&'static str>,
+    /// What comparing both copies has shown.
+    pub verified: Vec<Verified>,
     pub asking: Option<(u64, AskRequest)>,
     pub reach: Reach,
     /// Until then nothing happens in it: a virtual machine that is paused, or a process that is stopped.
@@ -252,6 +254,7 @@ impl World {
                 saving: false,
                 bundle: None,
                 records: Vec::new(),
+                verified: Vec::new(),
                 asking: None,
                 reach: Reach::Fine,
                 frozen: 0,
@@ -662,6 +665,10 @@ impl World {
                 self.schedule(delay, what);
             }
             Action::DropBundle { .. } => self.nodes[n].saving = false,
+            Action::Verified(what) => {
+                self.note(format!("{}: {what:?}", NAMES[n]));
+                self.nodes[n].verified.push(what);
+            }
             Action::Ask { ask, request } => {
                 assert!(self.arbitration.is_some(), "no arbiter is configured");
                 self.check_promise(n, &request);
@@ -682,7 +689,8 @@ impl World {
                 self.nodes[n].asking.take_if(|(open, _)| *open == ask);
             }
             Action::SaveBundle { token, bundle } => {
-                self.nodes[n].saving = true;
+                // Of a repair, which the Primary's writes need not wait for.
+                self.nodes[n].saving = bundle.rule != "verify";
                 let blocks = bundle
                     .runs
                     .iter()

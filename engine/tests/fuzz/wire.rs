@@ -416,6 +416,41 @@ fn corpus() -> Vec<(String, Vec<u8>)> {
             ],
         ),
         (
+            "verify",
+            vec![
+                Message::VerifyChunk {
+                    id,
+                    offset,
+                    len,
+                    hash,
+                    ordered: true,
+                },
+                Message::VerifySame { id },
+                Message::VerifyDiffers {
+                    id,
+                    hashes: vec![1, 2],
+                },
+                Message::VerifyFailed { id, status: 5 },
+                Message::VerifyProved {
+                    offset,
+                    len: u64::from(len),
+                },
+                Message::VerifyFound {
+                    offset,
+                    len,
+                    own: hash,
+                    peer: 2,
+                },
+                Message::VerifySave {
+                    runs: vec![BlockRun { first: 1, count: 2 }],
+                },
+                Message::VerifySaved {
+                    saved: true,
+                    text: "fine".into(),
+                },
+            ],
+        ),
+        (
             "resync-end",
             vec![
                 Message::ResyncEnd {

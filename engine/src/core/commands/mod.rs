@@ -77,6 +77,13 @@ impl Replica {
             Command::SyncFrom { source } => self.sync_from(id, source),
             Command::Resolve { victim, bundle } => self.resolve(id, victim, bundle),
             Command::WarmUp => self.warm_up_command(id),
+            Command::Verify {
+                offset,
+                len,
+                max_rate,
+            } => self.verify_command(id, offset, len, max_rate),
+            Command::VerifyStop => self.verify_stop(id),
+            Command::Repair { runs } => self.repair_command(id, runs),
             Command::Stop => self.quiesce(id, true),
         }
     }

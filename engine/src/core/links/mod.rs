@@ -209,6 +209,7 @@ impl Replica {
             self.peers[slot].failures += 1;
         }
         self.fail_heals(Some(slot));
+        self.verify_lost_link(slot);
         let sent = link.take_all_sent();
         match link.phase {
             Phase::Source(source) => self.source_ended(slot, *source),
@@ -248,6 +249,8 @@ impl Replica {
             match sent {
                 Sent::Write { index, .. } => writes.push(index),
                 Sent::Flush(index) => flushes.push(index),
+                // Half of it may be there.
+                Sent::Repair { offset, len, .. } => self.mark_dirty(slot, offset, len),
             }
         }
         for index in &writes {
@@ -405,6 +408,14 @@ impl Replica {
             | Message::ChunkWhole { .. }
             | Message::ChunkEnd { .. }
             | Message::ResyncEnd { .. } => self.on_target_message(slot, message),
+            Message::VerifyChunk { .. }
+            | Message::VerifySame { .. }
+            | Message::VerifyDiffers { .. }
+            | Message::VerifyFailed { .. }
+            | Message::VerifyProved { .. }
+            | Message::VerifyFound { .. }
+            | Message::VerifySave { .. }
+            | Message::VerifySaved { .. } => self.on_verify_message(slot, message),
             other => self.protocol_error(slot, &format!("unexpected {}", kind_of(&other))),
         }
     }
@@ -438,10 +449,13 @@ impl Replica {
             self.refused_by_stand_in(sent, Errno(i32::from(status)));
         } else if status != 0 {
             // Put it back among what the peer lacks, then let the peer go: it has a hole.
-            if let Sent::Write { index, .. } = sent {
-                if let Some((offset, len)) = self.write_range(index) {
-                    self.mark_dirty(slot, offset, len);
-                }
+            let range = match sent {
+                Sent::Write { index, .. } => self.write_range(index),
+                Sent::Repair { offset, len, .. } => Some((offset, len)),
+                Sent::Flush(_) => None,
+            };
+            if let Some((offset, len)) = range {
+                self.mark_dirty(slot, offset, len);
             }
             self.peer_disk_failed(slot, status);
         }
@@ -461,6 +475,8 @@ impl Replica {
                 }
                 self.flush_settled(slot, index);
             }
+            Sent::Repair { chunk, .. } if !lost => self.repair_written(chunk),
+            Sent::Repair { .. } => {}
         }
     }
 

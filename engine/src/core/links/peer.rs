@@ -203,7 +203,7 @@ impl Link {
     pub(in crate::core) fn unconfirmed_writes(&self) -> impl Iterator<Item = usize> + '_ {
         self.sent.iter().flatten().filter_map(|sent| match sent {
             Sent::Write { index, .. } => Some(*index),
-            Sent::Flush(_) => None,
+            Sent::Flush(_) | Sent::Repair { .. } => None,
         })
     }
 }

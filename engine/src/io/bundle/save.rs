@@ -20,7 +20,7 @@ const PARTIAL: &str = ".partial";
 /// Left free on the file system whatever a bundle needs: others live there too.
 const RESERVE: u64 = 1 << 20;
 const BUFFER: usize = 1 << 20;
-const REMEDY: &str = "or give up the victim's changes for good with --no-bundle";
+const REMEDY: &str = "or, of a split brain, give up the victim's changes for good with --no-bundle";
 
 /// A bundle that is durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
