@@ -38,8 +38,8 @@ shift
 while [ "${1#-}" != "$1" ]; do shift; done
 lives() {
     [ -s "$1" ] || { [ -e "$1" ]; return; }
-    # Its number may be another's by now, and one that has ended has no words left.
-    grep -aqF 'SOCKET' "/proc/$(cat "$1")/cmdline" 2>/dev/null
+    # Its number may be another's by now, and one that has ended has no words left; at first it has ours.
+    grep -aqF -e 'SOCKET' -e "$0" "/proc/$(cat "$1")/cmdline" 2>/dev/null
 }
 case "$verb" in
     is-system-running) cat ../system-is ;;

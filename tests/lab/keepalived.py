@@ -120,7 +120,9 @@ class _Machine:
         """Keepalived and its child stand still, and the responder too if so."""
         for pid in self.net.processes():
             if responder or pid != self.responder.pid:
-                freeze(pid)
+                # A check of its runs a moment only.
+                with contextlib.suppress(ProcessLookupError):
+                    freeze(pid)
 
 
 def play(fault: Fault, number: int, base: Path) -> ServiceRound:

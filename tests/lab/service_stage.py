@@ -184,7 +184,9 @@ class ServiceStage:
             case Fault.HANG:
                 frozen = node.net.processes()
                 for pid in frozen:
-                    freeze(pid)
+                    # Some run a moment only.
+                    with contextlib.suppress(ProcessLookupError):
+                        freeze(pid)
                 return lambda: _thaw(frozen)
             case Fault.REPLICATION:
                 pair.peer_reaches(node, "down")
@@ -230,7 +232,8 @@ def _power_cut(pair: TwoNetworks, node: NetNode) -> Callable[[], None]:
 
 def _thaw(processes: list[int]) -> None:
     for pid in processes:
-        os.kill(pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 def _fill(place: Path) -> None:
