@@ -262,6 +262,9 @@ class Care:
 
     async def _look_at_health(self, name: str, service: _Service, seen: Seen, now: float) -> None:
         own = self._world.own_score()
+        if own is None and seen.diskless:
+            # Then no score matters: it stays what it was.
+            own = 100.0 if service.health.own is None else service.health.own
         if own is None:
             return
         peer: tuple[float, float] | None = None

@@ -183,7 +183,7 @@ class OnSmallDisk(ServicePair):
         subprocess.run(["umount", str(self.a.dir / "small")], check=True)
 
 
-def test_a_node_whose_disk_has_failed_hands_the_service_to_its_stand_in(base: Path) -> None:
+def test_a_node_whose_disk_has_failed_hands_the_service_to_its_stand_in_by_itself(base: Path) -> None:
     with contextlib.ExitStack() as stack:
         pair = OnSmallDisk(base, stack, arbitrated=True)
         a, b = pair.nodes
@@ -191,6 +191,9 @@ def test_a_node_whose_disk_has_failed_hands_the_service_to_its_stand_in(base: Pa
         pair.in_step()
         client = stack.enter_context(pair.client())
         client.answered_by("a")
+        with contextlib.suppress(OSError), (a.dir / "small/filler").open("wb", buffering=0) as filler:
+            while filler.write(bytes(4096)):
+                pass
         eventually(lambda: a.report()["engine"]["disk"] == "Diskless", "a has given its disk up", 60)
         # Whoever stands in gives no word; the last one runs out, and the address stays.
         eventually(
@@ -198,10 +201,11 @@ def test_a_node_whose_disk_has_failed_hands_the_service_to_its_stand_in(base: Pa
         )
         client.answered_by("a")
         assert "service.addresses-dropped" not in {event["name"] for event in a.report()["events"]}
-        switched(a)
-        client.answered_by("b")
+        # Its daemon does not wait for a person: the peer's copy is the only good one.
+        client.answered_by("b", 120)
         b.is_up()
         a.is_down()
+        assert "its disk has failed" in a.ok("events", "r0", "--kind", "care.switchover").out
         assert pair.kept(b, client.acknowledged())
 
 

@@ -80,7 +80,7 @@ class View:
         self.pair.dead.discard((self.node, unit))
 
     def own_score(self) -> float | None:
-        return self.pair.scores[self.node]
+        return self.pair.scores.get(self.node)
 
     async def peer_score(self, node: str) -> tuple[float, float] | None:
         self.pair.asked += 1
@@ -235,6 +235,9 @@ def test_a_primary_whose_disk_has_failed_hands_over_and_the_service_stays_there(
     told = asyncio.run(live(made, 900))
     assert [to for _, to, _ in made.moves] == ["b"] and made.moves[0][0] < 30
     assert "its disk has failed" in told[0]["why"]
+    unmeasured = pair(diskless="a", scores={})
+    asyncio.run(live(unmeasured, 60))
+    assert [to for _, to, _ in unmeasured.moves] == ["b"]
     stays = pair(diskless="a", in_sync=False)
     told = asyncio.run(live(stays, 900))
     assert stays.moves == [] and what(told) == ["care.stays"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import msgspec
 import pytest
 
+from blockpair.cli import raid
 from blockpair.cli.raid_run import admit, paths, perform
 from blockpair.cli.raid_text import advice, list_lines, mirror_words, status_json, status_lines
 from blockpair.errors import BlockpairError, ErrorKind, ExitCode
@@ -136,3 +138,21 @@ def test_the_name_must_be_typed(
         with pytest.raises(BlockpairError, match="nothing was changed"):
             perform(_steps(path), plan=False, as_json=False, yes=False, typed="data")
     assert path.exists() is done
+
+
+LOOKING = {"list", "status", "watch"}
+
+
+def _leaves(group: click.Group) -> Iterator[click.Command]:
+    for found in group.commands.values():
+        if isinstance(found, click.Group):
+            yield from _leaves(found)
+        else:
+            yield found
+
+
+def test_every_command_that_changes_something_can_only_say_what_it_would_do() -> None:
+    changing = [leaf for leaf in _leaves(raid.command) if leaf.name not in LOOKING]
+    assert {"create", "delete", "replace", "readd", "assign", "start"} <= {leaf.name for leaf in changing}
+    without = [leaf.name for leaf in changing if "--plan" not in {o for p in leaf.params for o in p.opts}]
+    assert without == []
