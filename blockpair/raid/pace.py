@@ -2,8 +2,8 @@
 
 md itself holds a rebuild back only by fixed speeds (``sync_speed_min``, ``sync_speed_max``). Here the upper
 one follows what the application's I/O takes: above the bound the speed is halved, well below it grows by a
-quarter, and while nobody waits it doubles. It never falls below md's own minimum, so that a rebuild always
-ends.
+quarter, and while nobody waits it doubles. It never falls below md's own minimum, nor a twentieth of what was
+allowed before, so that a rebuild ends in days and not in months.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from dataclasses import dataclass
 # Without a bound in the configuration: so many times what an I/O took while nothing was synced.
 FACTOR = 3.0
 LEAST_MS, MOST_MS = 1.0, 50.0
+# A disk that is slow by itself is no reason: so much more than usual is allowed in any case.
+LEAST_FACTOR = 1.5
 UNKNOWN_MS = 20.0
 # How much a window without a sync counts for what is usual.
 _WEIGHT = 0.2
 # Between this part of the bound and the bound the speed stays.
 _CALM = 0.7
 _STEP_KIB = 1024
+_SHARE = 20
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,15 @@ class Window:
 
 @dataclass(frozen=True)
 class Limits:
-    """KiB a second. ``least``: md's own minimum; ``most``: what was allowed before."""
+    """KiB a second. ``md_least``: md's own minimum; ``most``: what was allowed before."""
 
-    least: int
+    md_least: int
     most: int
+
+    @property
+    def least(self) -> int:
+        """Slower than this it is not made."""
+        return min(self.most, max(self.md_least, self.most // _SHARE))
 
 
 def usual(before: float | None, latency_ms: float | None) -> float | None:
@@ -52,7 +60,7 @@ def bound(usual_ms: float | None, asked_ms: float | None) -> float:
         return asked_ms
     if usual_ms is None:
         return UNKNOWN_MS
-    return min(MOST_MS, max(LEAST_MS, FACTOR * usual_ms))
+    return max(LEAST_MS, LEAST_FACTOR * usual_ms, min(MOST_MS, FACTOR * usual_ms))
 
 
 def step(limit: int, window: Window, bound_ms: float, limits: Limits) -> int:
@@ -66,4 +74,4 @@ def step(limit: int, window: Window, bound_ms: float, limits: Limits) -> int:
         wanted = limit + max(limit // 4, _STEP_KIB)
     else:
         wanted = limit
-    return max(min(limits.least, limits.most), min(limits.most, wanted))
+    return max(limits.least, min(limits.most, wanted))
