@@ -237,11 +237,16 @@ def make_environment(home: Path, version: str, wheels: Path) -> None:
     until it is whole nothing refers to it. Raises `InstallError`.
     """
     place = home / version
+    whole = place / "whole"
+    if whole.exists():
+        put_link(home / "current", version)
+        return
     shutil.rmtree(place, ignore_errors=True)
     run(sys.executable, "-m", "venv", place)
     pip = (place / "bin/python", "-m", "pip", "--quiet", "--disable-pip-version-check")
     run(*pip, "install", "--no-index", "--find-links", wheels, "blockpair")
     run(place / "bin/blockpair", "--version")
+    whole.touch()
     put_link(home / "current", version)
 
 
@@ -289,7 +294,7 @@ class Installer:
         if not self._plan:
             write_record(self._root, files)
         units = {Path(change.path).name for change in todo} & set(ALL_UNITS)
-        self._services(anew=bool(todo), restart=set(ALL_UNITS) if fresh else units)
+        self._services(version, anew=bool(todo), changed=units)
         if not self._plan:
             for old in list(self._old_environments(version)):
                 shutil.rmtree(old)
@@ -349,24 +354,25 @@ class Installer:
             ):
                 yield entry
 
-    def _services(self, *, anew: bool, restart: Collection[str]) -> None:
-        """After the files: ``anew``: some are new; ``restart``: the units whose program or file is."""
+    def _services(self, version: str, *, anew: bool, changed: Collection[str]) -> None:
+        """After the files: ``anew``: some are new; ``changed``: the units whose file is."""
         if not systemd_runs():
             print(f"no systemd runs here: where one does, `systemctl enable --now {self._units[0]}`")
             return
         if anew:
             self.tell("make the group and the directories, and reload systemd and udev")
-            if not self._plan:
-                run("systemd-sysusers", "/usr/lib/sysusers.d/blockpair.conf")
-                run("systemd-tmpfiles", "--create", "/usr/lib/tmpfiles.d/blockpair.conf")
-                self._reload()
+        if not self._plan:
+            # Each time: a run before this one may have ended in between.
+            run("systemd-sysusers", "/usr/lib/sysusers.d/blockpair.conf")
+            run("systemd-tmpfiles", "--create", "/usr/lib/tmpfiles.d/blockpair.conf")
+            self._reload()
         for unit in self._units:
             if run("systemctl", "is-enabled", unit, check=False).returncode:
                 self.tell(f"enable {unit}")
                 if not self._plan:
                     run("systemctl", "enable", "--quiet", unit)
         for unit in ALL_UNITS:
-            if unit in restart and self._active(unit):
+            if self._active(unit) and (unit in changed or self._runs_another(unit, version)):
                 self.tell(f"restart {unit}")
                 if not self._plan:
                     self._restart(unit)
@@ -374,6 +380,14 @@ class Installer:
                 self.tell(f"start {unit}")
                 if not self._plan:
                     run("systemctl", "start", unit)
+
+    def _runs_another(self, unit: str, version: str) -> bool:
+        """Whether its process is of another version: its interpreter is in that one's environment."""
+        process = run("systemctl", "show", "--value", "--property=MainPID", unit).stdout.strip()
+        try:
+            return version.encode() not in Path(f"/proc/{process}/cmdline").read_bytes()
+        except OSError:
+            return False
 
     def _restart(self, unit: str) -> None:
         began = time.monotonic()
@@ -388,7 +402,8 @@ class Installer:
             run("udevadm", "control", "--reload", check=False)
 
     def _active(self, unit: str) -> bool:
-        return run("systemctl", "is-active", "--quiet", unit, check=False).returncode == 0
+        """Whether it runs or is about to, as after a restart that the service manager has begun."""
+        return run("systemctl", "is-active", unit, check=False).stdout.strip() in ("active", "activating")
 
 
 def chosen_wheels(given: Path | None, *, plan: bool) -> Path:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import book
+import click
 import manual
 import pytest
+
+from blockpair.cli.main import group
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -83,3 +87,40 @@ def test_the_commands_own_page_has_their_options() -> None:
     for page in manual.pages():
         assert f"## `{page.name}`" in text
         assert all(f"`{option}`".replace("|", "\\|") in text for option, _ in page.options)
+
+
+def parse(words: list[str]) -> None:
+    """Raises what click does for a command line that it does not understand; nothing is carried out."""
+    context: click.Context | None = None
+    command: click.Command | None = group
+    name: str | None = "blockpair"
+    while command is not None:
+        context = command.make_context(name, words, parent=context)
+        if not isinstance(command, click.Group):
+            return
+        name, command, words = command.resolve_command(context, [*context._protected_args, *context.args])
+
+
+# At the begin of a line of a code block, maybe behind a prompt, sudo or a variable, and behind "&&".
+_COMMAND = re.compile(r"(?:^ {4,}|&& )(?:\w+# *)?(?:sudo )?(?:\w+=\S+ )*blockpair (?=[a-z-])([^|&;#<>`]*)")
+COMMANDS = [
+    (str(page.relative_to(ROOT)), match[1].removesuffix("\\").strip())
+    for page in (*PAGES, ROOT / "README.md", ROOT / "vagrant/README.md")
+    for line in page.read_text().splitlines()
+    if line.startswith("    ")
+    for match in _COMMAND.finditer(line)
+    if "$" not in match[1]
+]
+
+
+def test_every_command_of_the_book_is_one() -> None:
+    assert len(COMMANDS) > 60
+    wrong = []
+    for page, command in COMMANDS:
+        try:
+            parse(shlex.split(command))
+        except click.exceptions.Exit:
+            pass  # it has --help
+        except click.UsageError as error:
+            wrong.append(f"{page}: blockpair {command}: {error.format_message()}")
+    assert wrong == []
