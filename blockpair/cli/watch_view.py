@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from math import isinf
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -24,6 +25,7 @@ from blockpair.cli.status_text import (
     resource_lines,
     resync_label,
     row,
+    verify_line,
 )
 from blockpair.raid.layout import mirrors
 from blockpair.raid.model import Array, Part
@@ -82,7 +84,8 @@ class View:
             yield Text("no resources; make one: blockpair create --help")
         for resource in report.resources:
             yield Rule(style="dim")
-            yield from _resource(resource, self._earlier(resource.name), self._seconds(), width)
+            moment = datetime.fromisoformat(report.time).timestamp()
+            yield from _resource(resource, moment, self._earlier(resource.name), self._seconds(), width)
         if self.now.arrays or self.now.unseen:
             yield Rule(style="dim")
         for array in self.now.arrays:
@@ -124,7 +127,7 @@ def _title(report: StatusReport) -> Text:
 
 
 def _resource(
-    resource: ResourceReport, before: EngineStatus | None, seconds: float, width: int
+    resource: ResourceReport, moment: float, before: EngineStatus | None, seconds: float, width: int
 ) -> Iterator[RenderableType]:
     engine = resource.engine
     if engine is None or resource.state != "running":
@@ -141,6 +144,8 @@ def _resource(
             yield row("  behind", _lag(peer))
         if peer.resync is not None:
             yield from _resync(peer.resync, width)
+    if resource.verify is not None:
+        yield row("verify", verify_line(resource.verify, moment))
     if engine.role == "Primary":
         yield _traffic(traffic(before, engine, seconds), width)
     for entry in resource.advice:

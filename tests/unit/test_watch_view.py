@@ -12,7 +12,7 @@ from rich.console import Console
 
 from blockpair.cli.watch_view import Look, View, diagram
 from blockpair.raid.model import Array
-from blockpair.status.report import ResourceReport
+from blockpair.status.report import ResourceReport, VerifyStatus
 from tests.unit.raid_samples import FAULTY, array, member
 from tests.unit.status_samples import engine, peer
 from tests.unit.test_metrics import report
@@ -94,6 +94,24 @@ def test_a_secondary_has_no_traffic_of_its_own_and_what_is_down_has_none_at_all(
     for resource, words in ((secondary, "Secondary"), (down, "down")):
         text = "\n".join(drawn(with_resource(resource)))
         assert words in text and "writes" not in text and "behind" not in text
+
+
+def test_what_both_copies_were_proved_to_be_is_told() -> None:
+    proved = VerifyStatus(
+        running=False,
+        done_bytes=1 << 30,
+        total_bytes=1 << 30,
+        ended="identical",
+        reason=None,
+        ended_at=1767225600 - 3600,
+        proved_share=1.0,
+        oldest_proof_at=1767225600 - 3600,
+        findings=0,
+        first_finding=None,
+    )
+    lines = drawn(with_resource(changed(report(engine()).resources[0], verify=proved)))
+    [line] = [line for line in lines if line.lstrip().startswith("verify")]
+    assert "1h 00m ago" in line
 
 
 def test_a_node_without_resources_says_how_to_make_one() -> None:
