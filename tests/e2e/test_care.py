@@ -114,6 +114,7 @@ def test_a_sick_node_hands_its_service_to_the_other(trio: ServicePair) -> None:
     assert sick.code == 4 and sick.json()["sick"] and not sick.json()["peers"][0]["health"]["sick"]
 
 
+@pytest.mark.long
 def test_by_hand_alone_where_it_is_switched_off(trio: ServicePair) -> None:
     a = trio.a
     off = '[health]\nhand_over = "off"\n'

@@ -8,7 +8,7 @@ from tests.lab.harness import Lab
 from tests.lab.nodes import ARRAY, LINK, MOUNT, Metadata, assert_same_content, make_pair
 
 
-@pytest.mark.parametrize("metadata", ["internal", "external"])
+@pytest.mark.parametrize("metadata", [pytest.param("internal", marks=pytest.mark.long), "external"])
 def test_power_cut_of_the_primary(lab: Lab, metadata: Metadata) -> None:
     n1, n2 = make_pair(lab, metadata=metadata)
     n1.cli("promote r0")

@@ -10,6 +10,7 @@ from tests.lab.nodes import LINK, MOUNT, make_pair
 _MIB = 512
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_far_more_dirty_data_than_memory(lab: Lab) -> None:
     n1, n2 = make_pair(lab, disk_mib=_MIB + 64, memory_mib=(192, 256), array=False)
