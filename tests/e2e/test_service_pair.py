@@ -196,6 +196,12 @@ def test_a_node_whose_disk_has_failed_hands_the_service_to_its_stand_in_by_itsel
             while filler.write(bytes(4096)):
                 pass
         eventually(lambda: a.report()["engine"]["disk"] == "Diskless", "a has given its disk up", 60)
+        # Whoever stands in gives no word; the last one runs out, and the address stays.
+        eventually(
+            lambda: a.report()["engine"]["arbitration"]["lease_seconds"] is None, "b's last word has run out"
+        )
+        client.answered_by("a")
+        assert "service.addresses-dropped" not in {event["name"] for event in a.report()["events"]}
         # Its daemon does not wait for a person: the peer's copy is the only good one.
         client.answered_by("b", 120)
         b.is_up()
