@@ -114,6 +114,7 @@ impl Replica {
             && self.is_free()
             && self.is_candidate();
         let was_primary = match &peer.known {
+            _ if a.put_down => false,
             Some(known) if a.met => known.role == Role::Primary || known.resuming || a.yielded,
             _ => self.now >= a.cold_until,
         };
@@ -134,7 +135,7 @@ impl Replica {
     pub(super) fn campaign_due(&self, a: &Arbitration) -> Option<Time> {
         let Some(campaign) = &a.campaign else {
             let resume = self.resuming.map(|_| a.start_until.max(a.pause.until()));
-            let cold = (a.config.automatic && !a.met).then_some(a.cold_until);
+            let cold = (a.config.automatic && !a.met && !a.put_down).then_some(a.cold_until);
             let settles = self.campaigns_by_itself(a).map(|_| a.pause.until());
             return resume.into_iter().chain(cold).chain(settles).min();
         };

@@ -42,6 +42,7 @@ impl Replica {
         };
         a.met = true;
         a.yielded = false;
+        a.put_down = false;
         a.seen = a.seen.max(state.epoch).max(state.promised);
         a.peer_epoch = a.peer_epoch.max(state.epoch);
         // RESEED takes both above what was promised, and needs the connection; until then nothing is answered here.
@@ -115,6 +116,7 @@ impl Replica {
         };
         a.seen = a.seen.max(state.epoch).max(state.promised);
         a.yielded &= state.role != Role::Primary;
+        a.put_down &= state.role != Role::Primary;
         if state.role != Role::Primary || self.reigning_epoch().is_some() {
             return;
         }

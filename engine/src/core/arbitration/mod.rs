@@ -205,6 +205,14 @@ impl Replica {
         arbitrated.unwrap_or(self.superblock.epoch)
     }
 
+    /// By command: this node stays Secondary, whatever its peer was when it was met last.
+    pub(super) fn put_down(&mut self) {
+        self.dethrone();
+        if let Some(a) = self.arbitration.as_mut() {
+            a.put_down = true;
+        }
+    }
+
     /// No Primary any more, by command or because another one is.
     pub(super) fn dethrone(&mut self) {
         self.withdraw();

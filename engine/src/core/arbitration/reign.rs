@@ -210,6 +210,7 @@ impl Replica {
     pub(super) fn reign_in(&mut self, configuration: Configuration) {
         let now = self.now;
         if let Some(a) = self.arbitration.as_mut() {
+            a.put_down = false;
             a.frame_epoch = a.frame_epoch.max(configuration.epoch);
             a.forced = std::mem::take(&mut a.forcing);
             a.read = false;

@@ -91,6 +91,8 @@ pub(in crate::core) struct Arbitration {
     pub(super) reseeded: Option<u64>,
     /// The peer has this node's leave to become Primary, and has not said since what it is.
     pub(in crate::core) yielded: bool,
+    /// A person ended this node's time as Primary, and nothing was heard of the peer since: what it was before is over.
+    pub(in crate::core) put_down: bool,
     /// The outcome of a swap that was given up is not known.
     pub(super) unresolved: bool,
     pub(super) campaign: Option<Campaign>,
@@ -146,6 +148,7 @@ impl Arbitration {
             lost: false,
             reseeded: None,
             yielded: false,
+            put_down: false,
             unresolved: false,
             campaign: None,
             frame_epoch: epoch,

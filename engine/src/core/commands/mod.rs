@@ -326,7 +326,7 @@ impl Replica {
             self.save_superblock(Then::Stopped { command });
         } else {
             self.role = Role::Secondary;
-            self.dethrone();
+            self.put_down();
             // At once: from here on a handshake may find that this copy is the one to give way.
             self.out.push(Action::Export { open: false });
             let text = format!("{} becomes Secondary", self.config.node);

@@ -337,6 +337,7 @@ impl Replica {
             self.send(slot, Message::PromoteReply { allowed: true });
             if let Some(a) = self.arbitration.as_mut() {
                 a.yielded = true;
+                a.put_down = false;
             }
         }
         // What was asked of this node meanwhile comes after the permission, on the same connection.

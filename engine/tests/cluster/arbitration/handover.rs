@@ -44,6 +44,27 @@ fn a_demoted_resource_stays_so_when_the_other_node_is_lost() {
 }
 
 #[test]
+fn a_survivor_that_a_person_demotes_stays_so_and_is_promoted_by_a_person() {
+    for restarted in [false, true] {
+        let mut world = pair(415);
+        world.crash(A, true);
+        world.run_until("b takes over", |w| is_primary(w, B));
+        if restarted {
+            // It never meets its peer then.
+            world.crash(B, false);
+            world.start(B, true);
+            world.run_until("b resumes", |w| is_primary(w, B));
+        }
+        done(&mut world, B, Command::Demote).expect("a demotion");
+        world.run(60 * SECOND);
+        assert!(!is_primary(&world, B));
+        done(&mut world, B, Command::Promote { force: false }).expect("it is in sync alone");
+        world.start(A, false);
+        healed(&mut world);
+    }
+}
+
+#[test]
 fn a_promotion_without_the_arbiter_ends_in_bounded_time() {
     let mut world = pair(413);
     done(&mut world, A, Command::Demote).expect("a demotion");
