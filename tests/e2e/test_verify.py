@@ -82,7 +82,7 @@ def test_what_differs_on_either_side_is_found_kept_and_mended(cluster: Cluster) 
     assert a.cli("verify", "r0", "--range", "4K-1M", "--wait").code == 3
     assert offsets(a, "confirmed") == planted[:1]
     assert "on a: blockpair verify r0 --repair" in b.refused(3, "verify", "r0", "--repair", "--yes")
-    assert "258 blocks (1 MiB) of b are overwritten with those of a" in a.refused(
+    assert "258 blocks (1.01 MiB) of b are overwritten with those of a" in a.refused(
         2, "verify", "r0", "--repair"
     )
     assert b.disk.read_bytes() == lost
@@ -121,7 +121,7 @@ def test_a_daemon_that_is_killed_in_the_middle_goes_on_there(cluster: Cluster) -
     assert proved[0] is not None and proved[0] < resumed, "what was proved before is not compared again"
     assert before[0] is not None
     assert None not in proved[:-1] and proved[-1] is None
-    b.kill()
+    b.stop()
     b.start()
     assert offsets(b) == [SIZE - BLOCK]
 
