@@ -77,6 +77,10 @@ class TwoNetworks(ServicePair):
         """End it, and unmount what it had."""
         super().close()
         for node in self.nodes:
+            # A guard or an application that is frozen notices no end.
+            for pid in node.net.processes():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             subprocess.run(["umount", str(node.dir / "small")], check=False)
 
     def other(self, node: NetNode) -> NetNode:
