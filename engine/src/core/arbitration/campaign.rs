@@ -10,7 +10,7 @@ use crate::core::fault::{planted, Fault};
 use crate::core::links::Phase;
 use crate::core::replica::Replica;
 use crate::core::types::*;
-use crate::wire::{DiskState, GoodbyeReason, Role};
+use crate::wire::{DiskState, GoodbyeReason, NodeState, Role};
 
 impl Replica {
     /// `word`: the peer is connected, and has said on this connection that this node may be Primary.
@@ -113,9 +113,13 @@ impl Replica {
             && peer.wanted
             && self.is_free()
             && self.is_candidate();
+        // One of an epoch before this node's own was overtaken, and is nobody to take over from.
+        let reigned = |known: &NodeState| {
+            known.role == Role::Primary && a.peer_epoch.max(known.epoch) >= self.superblock.epoch
+        };
         let was_primary = match &peer.known {
             _ if a.put_down => false,
-            Some(known) if a.met => known.role == Role::Primary || known.resuming || a.yielded,
+            Some(known) if a.met => reigned(known) || known.resuming || a.yielded,
             _ => self.now >= a.cold_until,
         };
         let unsettled = self.superblock.promised > self.superblock.epoch;

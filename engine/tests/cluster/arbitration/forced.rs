@@ -88,3 +88,22 @@ fn a_person_may_force_while_another_one_waits() {
     assert!(world.commands[&waits].is_err());
     assert!(is_primary(&world, B));
 }
+
+#[test]
+fn a_forced_node_that_is_demoted_stays_so_when_the_other_one_is_back() {
+    let mut world = pair(506);
+    write(&mut world, A, 1, 7);
+    cut(&mut world);
+    write(&mut world, A, 2, 7);
+    done(&mut world, B, Command::Promote { force: true }).expect("by force");
+    write(&mut world, B, 3, 9);
+    done(&mut world, B, Command::Demote).expect("a demotion");
+    world.set_cable(Cable::Fine);
+    world.run_until("the split brain is found", |w| {
+        w.nodes
+            .iter()
+            .all(|node| node.records.contains(&"split_brain.found"))
+    });
+    world.run(60 * SECOND);
+    assert!(!is_primary(&world, B));
+}
