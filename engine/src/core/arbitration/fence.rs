@@ -143,6 +143,13 @@ impl Replica {
         }
     }
 
+    /// Both copies are the same again: that this node was superseded is past, also where nobody is Primary.
+    pub(in crate::core) fn caught_up(&mut self) {
+        if let Some(a) = self.arbitration.as_mut() {
+            a.superseded = None;
+        }
+    }
+
     /// Follows a Primary into its epoch; frames say so once it is durable.
     fn adopt_epoch(&mut self, epoch: u64) {
         if let Some(a) = self.arbitration.as_mut() {

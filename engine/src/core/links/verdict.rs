@@ -196,6 +196,11 @@ impl Replica {
         self.resolve_is_heard(slot);
         self.answer_resolve(slot, &own, &peer, &plan);
         match plan.verdict.direction {
+            // What the peer would take for this generation is the one before it.
+            Direction::Established if own.state.generations.current != self.superblock.current => {
+                let text = "a new generation was opened while the handshake was under way";
+                self.close_with(slot, GoodbyeReason::Busy, text);
+            }
             Direction::Established => self.establish(slot),
             Direction::Source(scope) => self.begin_source(slot, scope == Scope::Whole),
             Direction::Target(_) if self.has_risen_since(slot, said) => {
@@ -283,6 +288,7 @@ impl Replica {
             "peer.established",
             format!("{name}: copies are equal, replication established"),
         );
+        self.caught_up();
         self.arbitration_changed();
         self.peer_caught_up();
     }

@@ -190,3 +190,23 @@ fn a_handshake_that_survives_a_promotion_is_told_of_it() {
         healed(&mut world);
     }
 }
+
+#[test]
+fn a_generation_that_is_opened_during_a_handshake_is_not_missed_by_it() {
+    for span in 0..60 {
+        let mut world = pair(700 + span);
+        done(&mut world, A, Command::Demote).expect("a demotion");
+        // It has given leave: its next promotion opens a generation.
+        without_arbiter(&mut world, Reach::Cut);
+        done(&mut world, B, Command::Promote { force: false }).expect_err("nobody to say so");
+        without_arbiter(&mut world, Reach::Fine);
+        world.crash(A, true);
+        world.start(A, true);
+        world.run(span * MS / 40);
+        world.nodes[B].frozen = world.now + 2 * SECOND;
+        done(&mut world, A, Command::Promote { force: false }).expect("it is in sync");
+        healed(&mut world);
+        let generations = [A, B].map(|n| world.status(n).map(|s| s.generation.current));
+        assert_eq!(generations[0], generations[1], "span {span}");
+    }
+}
