@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 SIM = HERE.parents[1] / "scripts/sim"
 SCRIPTS = "".join((HERE / name).read_text() for name in ("scenarios.rs", "arbitration_scenarios.rs"))
 SCENARIOS = re.findall(r'(?:scenario|arbitrated)\(\s*"([a-z-]+)"', SCRIPTS)
-SEEDS = 1000
+SEEDS = 1400
 # Many seeds beside other tests, on a slow machine.
 PATIENCE = 1200
 
