@@ -187,10 +187,13 @@ class ConfigMethods:
         return await self._changed(self._configuration.accept(params.node, params.expected))
 
     async def _changed(self, change: Awaitable[Changed]) -> Any:
-        """A change's answer. An arbiter that was appointed is asked at once, before a node is lost."""
+        """A change's answer. An arbiter that was appointed is asked at once, before a node is lost; its monitor asks
+        fence devices.
+        """
         before = self._arbiter()
         changed = await change
-        appointed = changed.changed and self._arbiter() != before
+        now = self._arbiter()
+        appointed = changed.changed and now is not None and now != before and now.kind != "fence"
         look = await self._look_at_arbiter() if appointed else None
         return {**_changed(changed), "arbiter": msgspec.to_builtins(look)}
 
