@@ -187,8 +187,8 @@ class ConfigMethods:
         return await self._changed(self._configuration.accept(params.node, params.expected))
 
     async def _changed(self, change: Awaitable[Changed]) -> Any:
-        """A change's answer. An arbiter that was appointed is asked at once, before a node is lost; its monitor asks
-        fence devices.
+        """A change's answer. An arbiter that was appointed is asked at once, before a node is lost; fence
+        devices are their monitor's.
         """
         before = self._arbiter()
         changed = await change
