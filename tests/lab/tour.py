@@ -1,0 +1,149 @@
+"""The guided tour of vagrant/tour.toml on three guests, each deed checked. Run it by scripts/lab tour."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+
+from rich.console import Console
+from rich.markup import escape
+from tour import ACTS, Deed, Step, steps
+from tour import SOURCE as TOUR
+
+from tests.lab.harness import SOURCE, Command, Guest, GuestSpec, Lab, LabError, LabUnavailable, Result
+from tests.lab.network import address
+from tests.lab.nodes import eventually
+from tests.lab.trio import Witness
+
+_ARRAY = "/dev/md/data"
+_MOUNT = "/srv/data"
+_FRONT, _BETWEEN = 0, 1  # the networks: to the rest of the world, and between the nodes
+_TIMEOUT_S = 180.0
+_BETWEEN_TRIES_S = 0.3
+
+
+class NotSeen(LabError):
+    """A deed did not end as the tour says."""
+
+
+class Scene:
+    """The three machines, with blockpair on them and nothing set up."""
+
+    def __init__(self, lab: Lab) -> None:
+        disks = (*(40,) * 5, 16)
+        specs = (GuestSpec(name, disks, links=2) for name in ("alpha", "beta"))
+        alpha, beta, third = lab.boot(*specs, GuestSpec("witness", (16,)), timeout=300)
+        self._nodes = {"alpha": alpha, "beta": beta}
+        self._guests: dict[str, Guest] = {**self._nodes, "witness": third}
+        self._daemons: dict[str, Command] = {}
+        self._words = {
+            "alpha": alpha.addresses[_BETWEEN],
+            "beta": beta.addresses[_BETWEEN],
+            "alpha_front": alpha.addresses[_FRONT],
+            "witness": third.address,
+            "vip": address(_FRONT, 100),
+            "front": f"vec{_FRONT}",
+            **{f"disk{number}": disk for number, disk in enumerate(alpha.disks[:5], start=1)},
+        }
+        for name in self._nodes:
+            self._prepare(name, first=True)
+        witness = Witness(third)
+        witness.prepare(first=True)
+        third.run(_WEB)
+        witness.launch()
+        for name in self._nodes:
+            self._await_daemon(name)
+        witness.await_ready(300)
+
+    def carry_out(self, deed: Deed) -> None:
+        """Do it and look. Raises `NotSeen`, `LabError`."""
+        if deed.act:
+            self._act(deed.act, deed.machine)
+            return
+        command = deed.command(self._words)
+        deadline = time.monotonic() + deed.within_s
+        while True:
+            result = self._guests[deed.machine].execute(command, _TIMEOUT_S, check=False)
+            seen = re.search(deed.see, result.stdout + result.stderr)
+            if seen is not None and result.returncode == deed.code:
+                break
+            if time.monotonic() > deadline:
+                raise NotSeen(_told(deed, command, result))
+            time.sleep(_BETWEEN_TRIES_S)
+        if deed.keep:
+            self._words[deed.keep] = seen[1]
+
+    def _act(self, act: str, machine: str) -> None:
+        guest = self._guests[machine]
+        match act:
+            case "cut":
+                guest.unplug(_BETWEEN)
+            case "mend":
+                guest.plug(_BETWEEN)
+            case "power-off":
+                guest.power_cut()
+            case "power-on":
+                guest.boot(300)
+                self._prepare(machine, first=False)
+                self._await_daemon(machine)
+
+    def _prepare(self, name: str, *, first: bool) -> None:
+        """What an installed system does by itself when it boots: its disks, its array, its services."""
+        guest = self._nodes[name]
+        *members, system = guest.disks
+        assemble = f"mdadm --assemble --run {_ARRAY} {' '.join(members)} && [ -b {_ARRAY} ]"
+        guest.run(
+            "set -e\n"
+            + (f"mkfs.ext4 -q {system}\n" if first else "")
+            + f"mkdir -p /srv/system {_MOUNT} && mount {system} /srv/system\n"
+            "mkdir -p /srv/system/{config,state}\n"
+            "mount --bind /srv/system/config /etc/blockpair\n"
+            "mount --bind /srv/system/state /var/lib/blockpair\n" + ("" if first else assemble + "\n") + _WEB
+        )
+        self._daemons[name] = guest.start("exec blockpaird --log-format console")
+        guest.start(f"exec tour-web serve {name} {_MOUNT}/visits")
+
+    def _await_daemon(self, name: str) -> None:
+        daemon = self._daemons[name]
+        eventually(lambda: "daemon.ready" in daemon.stderr, f"{name}'s daemon is ready: {daemon.stderr}", 300)
+
+
+_WEB = f"ln -sf {SOURCE}/vagrant/tour-web /usr/local/bin/tour-web"
+
+
+def _told(deed: Deed, command: str, result: Result) -> str:
+    wanted = f"{deed.code}" + (f" and {deed.see!r}" if deed.see else "")
+    said = (result.stdout + result.stderr).strip()[-2000:]
+    return f"on {deed.machine}: {command}\nended with {result.returncode}, expected {wanted}:\n{said}"
+
+
+def run(tour: list[Step], console: Console) -> bool:
+    """Whether every deed ended as it must; says how long each step took."""
+    began = time.monotonic()
+    with Lab() as lab:
+        scene = Scene(lab)
+        console.print(f"[dim]{time.monotonic() - began:5.1f} s  three machines are up[/]")
+        for number, step in enumerate(tour, start=1):
+            console.print(f"\n[bold]{number}. {step.title}[/]")
+            for deed in step.deeds:
+                at = time.monotonic()
+                what = ACTS[deed.act].format(of=deed.machine) if deed.act else f"{deed.machine}# {deed.run}"
+                try:
+                    scene.carry_out(deed)
+                except LabError as error:
+                    console.print(f"[red]failed[/]   {escape(what)}\n{escape(str(error))}")
+                    for name, log in lab.logs().items():
+                        console.print(f"[dim]{name}[/]\n{escape(log[-2500:])}", highlight=False)
+                    return False
+                seconds = time.monotonic() - at
+                console.print(f"[green]{seconds:5.1f} s[/]  {escape(what)}", highlight=False)
+    console.print(f"\nall {len(tour)} steps as they should be, in {time.monotonic() - began:.0f} s")
+    return True
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(0 if run(steps(TOUR.read_text()), Console(soft_wrap=True)) else 1)
+    except LabUnavailable as error:
+        sys.exit(f"scripts/lab: {error}")
