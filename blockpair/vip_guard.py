@@ -78,32 +78,37 @@ def parse(text: str) -> tuple[int, bytes, int, str]:
 
 def remove(text: str) -> None:
     """Remove an address from its interface; not there is fine. Raises `OSError`."""
-    family, packed, bits, interface = parse(text)
-    try:
-        index = socket.if_nametoindex(interface)
-    except OSError:
+    found = _on_interface(text)
+    if found is None:
         return
     with _netlink() as netlink:
-        code = _change(netlink, _RTM_DELADDR, 0, _message(family, packed, bits, index))
+        code = _change(netlink, _RTM_DELADDR, 0, _message(*found))
     if code not in (0, errno.EADDRNOTAVAIL, errno.ENODEV):
         raise OSError(code, os.strerror(code))
 
 
 def renew(text: str) -> None:
     """Give an address that is there its next seconds; one that is not stays away. Raises `OSError`."""
-    family, packed, bits, interface = parse(text)
-    try:
-        index = socket.if_nametoindex(interface)
-    except OSError:
+    found = _on_interface(text)
+    if found is None:
         return
     with _netlink() as netlink:
-        if not _is_there(netlink, family, packed, bits, index):
+        if not _is_there(netlink, *found):
             return
         lifetime = struct.pack("=HHIIII", 20, _IFA_CACHEINFO, LIFETIME_SECONDS, LIFETIME_SECONDS, 0, 0)
-        body = _message(family, packed, bits, index) + lifetime
+        body = _message(*found) + lifetime
         code = _change(netlink, _RTM_NEWADDR, _NLM_F_REPLACE, body)
     if code:
         raise OSError(code, os.strerror(code))
+
+
+def _on_interface(text: str) -> tuple[int, bytes, int, int] | None:
+    """Family, address, prefix length and the interface's number; None where there is no such interface."""
+    family, packed, bits, interface = parse(text)
+    try:
+        return family, packed, bits, socket.if_nametoindex(interface)
+    except OSError:
+        return None
 
 
 def _netlink() -> socket.socket:

@@ -7,22 +7,13 @@ from pathlib import Path
 import msgspec
 
 from blockpair.audit.outcome import AuditRecord
-from blockpair.config.files import write_atomically
-from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.config.files import read_state, write_atomically
 
 
 def load(file: Path) -> AuditRecord | None:
     """What was written last; None where nothing was. Raises `BlockpairError` if it cannot be understood."""
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=AuditRecord)
-    except FileNotFoundError:
-        return None
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BlockpairError(
-            ErrorKind.DAMAGED,
-            f"what the last audit found, {file}, cannot be read: {error}",
-            "remove it; the next audit writes it anew",
-        ) from None
+    subject = f"what the last audit found, {file},"
+    return read_state(file, AuditRecord, subject, "remove it; the next audit writes it anew")
 
 
 def save(file: Path, record: AuditRecord) -> None:

@@ -6,13 +6,13 @@ import sys
 import time
 from collections.abc import Callable
 
+from blockpair.cli.plain_lines import PlainLines
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.status.conditions import copies_synced
 from blockpair.status.engine import Resync
 from blockpair.status.report import ResourceReport
 from blockpair.units import format_duration, format_size
 
-_PLAIN_EVERY_SECONDS = 2.0
 # A sync that was just started begins with a new connection: that there is none yet alarms nobody.
 _QUIET_SECONDS = 1.5
 # What no waiting cures.
@@ -71,7 +71,7 @@ def show(
     """Show the progress until all copies are in sync. Raises `BlockpairError` if they will not be, or not in
     time.
     """
-    draw = _Bar() if sys.stderr.isatty() else _Lines(clock)
+    draw = _Bar() if sys.stderr.isatty() else PlainLines(clock, _until_synced)
     began = clock()
     deadline = None if limit is None else began + limit
     with draw:
@@ -100,23 +100,9 @@ def show(
     return report
 
 
-class _Lines:
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._next = 0.0
-        self._last = ""
-
-    def __enter__(self) -> _Lines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def update(self, report: ResourceReport) -> None:
-        now, line = self._clock(), plain(report)
-        if now >= self._next and line != self._last and ": in sync" not in line:
-            self._next, self._last = now + _PLAIN_EVERY_SECONDS, line
-            print(line, file=sys.stderr, flush=True)
+def _until_synced(report: ResourceReport) -> str | None:
+    line = plain(report)
+    return None if ": in sync" in line else line
 
 
 class _Bar:

@@ -6,11 +6,10 @@ import sys
 import time
 from collections.abc import Callable
 
+from blockpair.cli.plain_lines import PlainLines
 from blockpair.cli.verify_text import state
 from blockpair.units import format_duration, format_size
 from blockpair.verify.messages import VerifyReport
-
-_PLAIN_EVERY_SECONDS = 2.0
 
 
 def follow(
@@ -20,7 +19,7 @@ def follow(
     seconds.
     """
     deadline = None if limit is None else clock() + limit
-    show = _Bar(clock) if sys.stderr.isatty() else _Lines(clock)
+    show = _Bar(clock) if sys.stderr.isatty() else PlainLines(clock, _line)
     with show:
         while True:
             report = fetch()
@@ -36,23 +35,8 @@ def follow(
                 raise
 
 
-class _Lines:
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._next = 0.0
-        self._last = ""
-
-    def __enter__(self) -> _Lines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def update(self, report: VerifyReport) -> None:
-        now, line = self._clock(), f"{report.name}: {state(report)}"
-        if now >= self._next and line != self._last:
-            self._next, self._last = now + _PLAIN_EVERY_SECONDS, line
-            print(line, file=sys.stderr, flush=True)
+def _line(report: VerifyReport) -> str:
+    return f"{report.name}: {state(report)}"
 
 
 class _Bar:

@@ -1,4 +1,4 @@
-"""Reading and writing TOML files: every fault is told with its file, key, reason and remedy."""
+"""Reading and writing TOML files, and state: every fault is told with its file, key, reason and remedy."""
 
 from __future__ import annotations
 
@@ -99,6 +99,18 @@ def _choices(form: type[Any], key: str) -> list[str]:
         found = next(field.type for field in found.fields if field.encode_name == part)
     options = found.types if isinstance(found, inspect.UnionType) else (found,)
     return [f'"{value}"' for one in options if isinstance(one, inspect.LiteralType) for value in one.values]
+
+
+def read_state(file: Path, form: type[_Form], subject: str, remedy: str) -> _Form | None:
+    """The JSON that this node wrote into ``file`` for itself; None where there is none. Raises
+    `BlockpairError`, with ``subject`` and ``remedy``, where it cannot be read or understood.
+    """
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=form)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BlockpairError(ErrorKind.DAMAGED, f"{subject} cannot be read: {error}", remedy) from None
 
 
 def write_atomically(file: Path, text: str, mode: int = 0o644) -> None:

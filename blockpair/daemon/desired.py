@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct, field
 
-from blockpair.config.files import sync_directory, write_atomically
+from blockpair.config.files import read_state, sync_directory, write_atomically
 from blockpair.errors import BlockpairError, ErrorKind
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -36,16 +36,9 @@ class DesiredState:
 
     def load(self) -> None:
         """Read what an earlier daemon left. Raises `BlockpairError` if it cannot be understood."""
-        try:
-            self._content = msgspec.json.decode(self._file.read_bytes(), type=_Content)
-        except FileNotFoundError:
-            self._content = _Content()
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BlockpairError(
-                ErrorKind.DAMAGED,
-                f"the daemon's state file {self._file} cannot be read: {error}",
-                "move it away and bring the resources up again: `blockpair up NAME`",
-            ) from None
+        subject = f"the daemon's state file {self._file}"
+        remedy = "move it away and bring the resources up again: `blockpair up NAME`"
+        self._content = read_state(self._file, _Content, subject, remedy) or _Content()
 
     def get(self, name: str) -> Desired:
         """What shall be of a resource; down if nothing was ever said."""

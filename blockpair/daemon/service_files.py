@@ -9,9 +9,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from blockpair.config.files import write_atomically
+from blockpair.config.files import read_state, write_atomically
 from blockpair.config.service import Service, ServiceTable, service_config
-from blockpair.errors import BlockpairError, ErrorKind
 
 
 @dataclass(frozen=True)
@@ -46,16 +45,9 @@ class DefinitionFile:
 
     def read(self) -> Definition | None:
         """None where nothing is up. Raises `BlockpairError`."""
-        try:
-            return msgspec.json.decode(self._file.read_bytes(), type=Definition)
-        except FileNotFoundError:
-            return None
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BlockpairError(
-                ErrorKind.DAMAGED,
-                f"{self._file}, which says what was brought up, cannot be read: {error}",
-                "look at what is mounted and which addresses are there, then remove the file",
-            ) from None
+        subject = f"{self._file}, which says what was brought up,"
+        remedy = "look at what is mounted and which addresses are there, then remove the file"
+        return read_state(self._file, Definition, subject, remedy)
 
     def write(self, definition: Definition) -> None:
         """Durable. Raises `OSError`."""

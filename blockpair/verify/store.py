@@ -6,11 +6,12 @@ from pathlib import Path
 
 import msgspec
 
-from blockpair.config.files import sync_directory, write_atomically
+from blockpair.config.files import read_state, sync_directory, write_atomically
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.verify.record import Record
 
 _SCHEMA = "blockpair.verify/1"
+_REMEDY = "move it away; the next `blockpair verify` begins a new one"
 
 
 class _File(msgspec.Struct):
@@ -20,25 +21,16 @@ class _File(msgspec.Struct):
 
 def load(file: Path) -> Record | None:
     """What was written last; None where nothing was. Raises `BlockpairError` if it cannot be understood."""
-    try:
-        content = msgspec.json.decode(file.read_bytes(), type=_File)
-    except FileNotFoundError:
+    subject = f"the record of what was verified, {file},"
+    content = read_state(file, _File, subject, _REMEDY)
+    if content is None:
         return None
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _damaged(file, str(error)) from None
     record = content.record
     regions = -(-record.size // record.region_bytes) if record.region_bytes > 0 else 0
     if content.schema != _SCHEMA or record.size <= 0 or len(record.proved) != regions:
-        raise _damaged(file, "it is of another version, or its numbers do not fit")
+        why = "it is of another version, or its numbers do not fit"
+        raise BlockpairError(ErrorKind.DAMAGED, f"{subject} cannot be read: {why}", _REMEDY)
     return record
-
-
-def _damaged(file: Path, why: str) -> BlockpairError:
-    return BlockpairError(
-        ErrorKind.DAMAGED,
-        f"the record of what was verified, {file}, cannot be read: {why}",
-        "move it away; the next `blockpair verify` begins a new one",
-    )
 
 
 def save(file: Path, record: Record) -> None:

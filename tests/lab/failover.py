@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +100,19 @@ def write(path: Path, text: str) -> None:
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/failover", allow_abbrev=False)
-    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--profile", choices=("default", "fast", "wan"), default="default")
-    parser.add_argument("--only", action="append", choices=sorted(BY_NAME), metavar="NAME")
+    return parsed(parser, words, BY_NAME, lambda chosen: str(chosen.profile))
+
+
+def parsed(
+    parser: argparse.ArgumentParser,
+    words: Sequence[str],
+    names: Iterable[str],
+    marker: Callable[[argparse.Namespace], str],
+) -> argparse.Namespace:
+    """What a command line says that measures faults of these names; ``marker`` is of the table's place."""
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--only", action="append", choices=sorted(names), metavar="NAME")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--into", type=Path)
     chosen = parser.parse_args(words)
@@ -110,7 +120,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         parser.error(f"--rounds {chosen.rounds}: at least 1")
     if chosen.into:
         try:  # now, not after hours
-            place(chosen.into.read_text(), chosen.profile, "")
+            place(chosen.into.read_text(), marker(chosen), "")
         except (OSError, MarkerMissing) as error:
             parser.error(f"--into {chosen.into}: {error}")
     return chosen

@@ -21,10 +21,10 @@ from typing import Any
 
 from tests.e2e.namespace import Namespace
 from tests.lab import keepalived
-from tests.lab.failover import LOGS, save_logs, write
+from tests.lab.failover import LOGS, parsed, save_logs, write
 from tests.lab.harness import Lab, LabError, LabUnavailable
 from tests.lab.mounted import MountedStage
-from tests.lab.rounds import MarkerMissing, place
+from tests.lab.rounds import place
 from tests.lab.service_rounds import (
     SERVICE_BY_NAME,
     SERVICE_SCENARIOS,
@@ -184,19 +184,7 @@ def _document(done: _RoundsOf, beside: _RoundsOf) -> dict[str, Any]:
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/failover --service", allow_abbrev=False)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--only", action="append", choices=sorted(SERVICE_BY_NAME), metavar="NAME")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--into", type=Path)
-    chosen = parser.parse_args(words)
-    if chosen.rounds < 1:
-        parser.error(f"--rounds {chosen.rounds}: at least 1")
-    if chosen.into:
-        try:  # now, not after hours
-            place(chosen.into.read_text(), _MARKER, "")
-        except (OSError, MarkerMissing) as error:
-            parser.error(f"--into {chosen.into}: {error}")
-    return chosen
+    return parsed(parser, words, SERVICE_BY_NAME, lambda _: _MARKER)
 
 
 if __name__ == "__main__":
