@@ -28,6 +28,15 @@ from blockpair.failover.machine import Machine
 from blockpair.failover.plan import Role, Watchdog, Wish
 
 
+def loops(image: Path) -> list[Path]:
+    """The loop devices of a file; not those that were detached and wait for somebody who still looks into
+    them.
+    """
+    words = ["losetup", "--noheadings", "--output", "NAME,AUTOCLEAR", "--associated", str(image)]
+    done = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    return [Path(name) for name, autoclear in map(str.split, done.splitlines()) if autoclear == "0"]
+
+
 @dataclass
 class LoopReplica:
     """A resource whose device is a file: Primary means attached. It has lost it where a file "lost" is."""
@@ -46,8 +55,8 @@ class LoopReplica:
     async def device(self) -> Path | None:
         if (self.directory / "lost").exists():
             return None
-        done = self._losetup("--noheadings", "--output", "NAME", "--associated", str(self._image))
-        return Path(done.split()[0]) if done.split() else None
+        devices = loops(self._image)
+        return devices[0] if devices else None
 
     async def take_epoch(self) -> None:
         """There is nobody to ask."""
@@ -57,7 +66,7 @@ class LoopReplica:
 
     async def promote(self) -> None:
         if await self.device() is None:
-            self._losetup("--find", str(self._image))
+            _forget_what_was_read(self._losetup("--find", "--show", str(self._image)).strip())
 
     async def demote(self) -> None:
         device = await self.device()
@@ -85,6 +94,11 @@ class LoopReplica:
     @staticmethod
     def _losetup(*words: str) -> str:
         return subprocess.run(["losetup", *words], check=True, capture_output=True, text=True).stdout
+
+
+def _forget_what_was_read(device: str) -> None:
+    # Whoever still looks into the loop device keeps in memory what its last file held.
+    subprocess.run(["blockdev", "--flushbufs", device], check=True)
 
 
 def _is_mounted(device: Path) -> bool:

@@ -22,6 +22,7 @@ from blockpair.failover.file_system import SUPERBLOCK_BYTES, state_of
 from blockpair.failover.plan import FileSystemState
 from tests.e2e.cluster import eventually
 from tests.e2e.namespace import Namespace
+from tests.e2e.service_tool import loops
 from tests.e2e.test_vip import mac, wait_for
 
 pytestmark = pytest.mark.skipif(
@@ -123,8 +124,7 @@ class Place:
         return f" {self.point} " in Path("/proc/self/mounts").read_text()
 
     def attached(self) -> bool:
-        words = ["losetup", "--noheadings", "--output", "NAME", "--associated", str(self.image)]
-        return bool(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+        return bool(loops(self.image))
 
     def active(self, unit: str = "db.service") -> bool:
         return (self.directory / "units" / unit).exists()
@@ -140,7 +140,7 @@ class Place:
 
     def debugfs(self, request: str) -> None:
         # A device that somebody still looked into is let go of a moment later, and keeps what it has read.
-        eventually(lambda: not self.attached(), "the disk is free")
+        eventually(lambda: not associated(self.image), "the disk is free")
         subprocess.run(["debugfs", "-w", "-R", request, str(self.image)], check=True, capture_output=True)
 
     def left_as(self) -> FileSystemState:
@@ -165,9 +165,8 @@ def placed(directory: Path, net: Namespace, neighbour: Namespace) -> Iterator[Pl
     finally:
         while made.mounted():
             subprocess.run(["umount", str(made.point)], check=True)
-        words = ["losetup", "--noheadings", "--output", "NAME", "--associated", str(made.image)]
-        for line in subprocess.run(words, check=True, capture_output=True, text=True).stdout.split():
-            subprocess.run(["losetup", "--detach", line], check=True)
+        for device in loops(made.image):
+            subprocess.run(["losetup", "--detach", device], check=True)
 
 
 @pytest.fixture
@@ -337,8 +336,9 @@ def test_an_unclean_file_system_is_preened_and_a_broken_one_is_left_to_a_person(
     place.debugfs("ssv state 2")
     before = place.image.read_bytes()
     with place.carries("promote") as result:
-        assert (result["outcome"], result["step"]) == ("undone", "fsck")
-        assert "only a person may decide" in result["why"] and place.down()
+        assert (result["outcome"], result["step"]) == ("undone", "fsck"), result
+        assert "only a person may decide" in result["why"]
+        assert place.down()
     # What -y would have thrown away is still there.
     assert place.image.read_bytes()[4096:] == before[4096:]
 
@@ -380,7 +380,8 @@ def test_a_promotion_killed_in_the_middle_is_finished_by_the_next_life(place: Pl
     os.kill(int((place.directory / "starting").read_text()), 9)
 
 
-def loops(image: Path) -> list[str]:
+def associated(image: Path) -> list[str]:
+    """Every loop device of a file, one that is being let go of too."""
     words = ["losetup", "--noheadings", "--output", "NAME", "--associated", str(image)]
     return subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
 
