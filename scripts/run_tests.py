@@ -159,6 +159,10 @@ def run_pytest(stages: Sequence[str], arguments: Sequence[str], console: Console
         began = time.monotonic()
         # Beside the environment's programs, tests find system tools that Debian keeps in sbin.
         environment = {**os.environ, "PATH": f"{BIN}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
+        # Thousands of daemons and commands are started: compiled once, each starts in half the time.
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        compile_all = [str(BIN / "python"), "-m", "compileall", "-q", "blockpair", "tests", "scripts"]
+        subprocess.run(compile_all, cwd=ROOT, env=environment, check=True)
         code = subprocess.run(
             command, cwd=ROOT, stdin=subprocess.DEVNULL, env=environment, check=False
         ).returncode
