@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
-import structlog
 from msgspec import Struct
 
 from blockpair.cluster.cluster import Cluster
@@ -15,6 +13,7 @@ from blockpair.cluster.rekey import Rekey
 from blockpair.cluster.removal import Removal
 from blockpair.cluster.report import Reporter
 from blockpair.config.names import parse_address
+from blockpair.daemon.changes import change
 from blockpair.daemon.local import LocalResources
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.rpc.messages import NoParams
@@ -77,35 +76,17 @@ class ClusterMethods:
         self._rekey = rekey
         self._reporter = reporter
         self._local = local
-        self._log = structlog.get_logger().bind(part="rpc")
 
     def table(self) -> dict[str, Method]:
         """Every method by its name."""
         return {
             "cluster.status": Method(NoParams, self._status, interruptible=True, read_only=True),
-            "cluster.init": self._change("cluster.init", InitParams, self._init),
-            "cluster.token": self._change("cluster.token", TokenParams, self._token),
-            "cluster.join": self._change("cluster.join", JoinParams, self._join),
-            "cluster.remove": self._change("cluster.remove", RemoveParams, self._remove),
-            "cluster.rotate": self._change("cluster.rotate", RotateParams, self._rotate),
+            "cluster.init": change("cluster.init", InitParams, self._init),
+            "cluster.token": change("cluster.token", TokenParams, self._token),
+            "cluster.join": change("cluster.join", JoinParams, self._join),
+            "cluster.remove": change("cluster.remove", RemoveParams, self._remove),
+            "cluster.rotate": change("cluster.rotate", RotateParams, self._rotate),
         }
-
-    def _change(self, name: str, params: type[Any], run: Callable[[Any], Awaitable[Any]]) -> Method:
-        """A method that changes something: who asked and how it ended are logged; never the parameters,
-        which may hold a token.
-        """
-
-        async def logged(caller: Caller, given: Any) -> Any:
-            log = self._log.bind(method=name, uid=caller.uid, pid=caller.pid)
-            try:
-                result = await run(given)
-            except BlockpairError as error:
-                log.warning("command.refused", kind=error.kind.value, text=error.message)
-                raise
-            log.info("command.done")
-            return result
-
-        return Method(params, logged)
 
     async def _status(self, _caller: Caller, _params: NoParams) -> Any:
         return await self._reporter.look()

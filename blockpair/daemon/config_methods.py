@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
-import structlog
 from msgspec import Struct
 
 from blockpair.cluster.change import Changed, Configuration
@@ -16,7 +15,7 @@ from blockpair.cluster.report import ArbiterLook
 from blockpair.cluster.rules import Task, with_setting, without_setting
 from blockpair.config.arbiter import ArbiterTable
 from blockpair.config.resource import INTERNAL, OnIoError, Protocol, SplitBrainPolicy, Tls
-from blockpair.daemon.asker import asked_by, describe_asker
+from blockpair.daemon.changes import change
 from blockpair.daemon.creations import Creations
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.rpc.messages import NoParams
@@ -93,7 +92,6 @@ class ConfigMethods:
         self._configuration = configuration
         self._creations = creations
         self._look_at_arbiter = look_at_arbiter
-        self._log = structlog.get_logger().bind(part="rpc")
 
     def table(self) -> dict[str, Method]:
         """Every method by its name."""
@@ -101,27 +99,11 @@ class ConfigMethods:
             "config.show": Method(NoParams, self._show, read_only=True),
             "config.diff": Method(DiffParams, self._diff, read_only=True),
             "config.history": Method(HistoryParams, self._history, read_only=True),
-            "config.edit": self._change("config.edit", EditParams, self._edit),
-            "config.accept": self._change("config.accept", AcceptParams, self._accept),
-            "resource.create_on": self._change("resource.create_on", CreateOnParams, self._create),
-            "resource.create_anew": self._change("resource.create_anew", AnewParams, self._anew),
+            "config.edit": change("config.edit", EditParams, self._edit),
+            "config.accept": change("config.accept", AcceptParams, self._accept),
+            "resource.create_on": change("resource.create_on", CreateOnParams, self._create),
+            "resource.create_anew": change("resource.create_anew", AnewParams, self._anew),
         }
-
-    def _change(self, name: str, params: type[Any], run: Callable[[Any], Awaitable[Any]]) -> Method:
-        """A method that changes something: who asked and how it ended are logged."""
-
-        async def logged(caller: Caller, given: Any) -> Any:
-            log = self._log.bind(method=name, uid=caller.uid, pid=caller.pid)
-            asked_by.set(await asyncio.to_thread(describe_asker, caller.uid, name))
-            try:
-                result = await run(given)
-            except BlockpairError as error:
-                log.warning("command.refused", kind=error.kind.value, text=error.message)
-                raise
-            log.info("command.done")
-            return result
-
-        return Method(params, logged)
 
     async def _show(self, caller: Caller, params: NoParams) -> Any:
         history = self._configuration.present()

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import structlog
 from msgspec import Struct
 
 from blockpair import __version__, bridge, bundles
 from blockpair.config.resource import INTERNAL, OnIoError, PeerTable, Protocol, SplitBrainPolicy
 from blockpair.daemon import provision
-from blockpair.daemon.asker import asked_by, describe_asker
+from blockpair.daemon.asker import asked_by
+from blockpair.daemon.changes import change
 from blockpair.daemon.creations import Creations
 from blockpair.daemon.exports import Exports
 from blockpair.daemon.manager import Manager
@@ -155,11 +154,10 @@ class Methods:
         self._creations = creations
         self._exports = Exports(manager)
         self._log_place = log_place
-        self._log = structlog.get_logger().bind(part="rpc")
 
     def table(self) -> dict[str, Method]:
         """Every method by its name."""
-        faults = {"resource.fault": self._change("resource.fault", FaultParams, self._fault)}
+        faults = {"resource.fault": change("resource.fault", FaultParams, self._fault)}
         return {
             **(faults if os.environ.get("BLOCKPAIR_FAULTS") == "1" else {}),
             "daemon.info": _read(NoParams, self._info),
@@ -169,48 +167,32 @@ class Methods:
             "bundle.list": _read(BundlesParams, self._bundles),
             "bundle.find": _read(NameParams, self._bundle_find),
             "bundle.show": _read(NameParams, self._bundle_show),
-            "bundle.export": self._change("bundle.export", NameParams, self._exports_start),
+            "bundle.export": change("bundle.export", NameParams, self._exports_start),
             "bundle.hold": Method(HoldParams, self._exports_hold, interruptible=True),
-            "bundle.restore": self._change("bundle.restore", NameParams, self._bundle_restore),
-            "bundle.delete": self._change("bundle.delete", NameParams, self._bundle_delete),
+            "bundle.restore": change("bundle.restore", NameParams, self._bundle_restore),
+            "bundle.delete": change("bundle.delete", NameParams, self._bundle_delete),
             # Names of files on the disk: not the group's to know.
             "resource.loss": Method(PeerParams, self._loss),
             "resource.plan": _read(PeerParams, self._plan),
             "resource.history": _read(HistoryParams, self._history),
-            "resource.create": self._change("resource.create", CreateParams, self._create),
-            "resource.delete": self._change("resource.delete", NameParams, self._delete),
-            "resource.up": self._change("resource.up", NameParams, self._up),
-            "resource.down": self._change("resource.down", NameParams, self._down),
-            "resource.connect": self._change("resource.connect", PeerParams, self._connect),
-            "resource.disconnect": self._change("resource.disconnect", PeerParams, self._disconnect),
-            "resource.promote": self._change("resource.promote", PromoteParams, self._promote),
-            "resource.demote": self._change("resource.demote", DemoteParams, self._demote),
-            "resource.switchover": self._change("resource.switchover", SwitchoverParams, self._switchover),
-            "resource.warm_up": self._change("resource.warm_up", NameParams, self._warm_up),
-            "resource.sync": self._change("resource.sync", SyncParams, self._sync),
-            "resource.resolve": self._change("resource.resolve", ResolveParams, self._resolve),
+            "resource.create": change("resource.create", CreateParams, self._create),
+            "resource.delete": change("resource.delete", NameParams, self._delete),
+            "resource.up": change("resource.up", NameParams, self._up),
+            "resource.down": change("resource.down", NameParams, self._down),
+            "resource.connect": change("resource.connect", PeerParams, self._connect),
+            "resource.disconnect": change("resource.disconnect", PeerParams, self._disconnect),
+            "resource.promote": change("resource.promote", PromoteParams, self._promote),
+            "resource.demote": change("resource.demote", DemoteParams, self._demote),
+            "resource.switchover": change("resource.switchover", SwitchoverParams, self._switchover),
+            "resource.warm_up": change("resource.warm_up", NameParams, self._warm_up),
+            "resource.sync": change("resource.sync", SyncParams, self._sync),
+            "resource.resolve": change("resource.resolve", ResolveParams, self._resolve),
             verify.REPORT: _read(verify.ReportParams, self._verify_report),
-            verify.START: self._change(verify.START, verify.StartParams, self._verify_start),
-            verify.STOP: self._change(verify.STOP, verify.StopParams, self._verify_stop),
-            verify.REPAIR: self._change(verify.REPAIR, verify.FindingsParams, self._verify_repair),
-            verify.WAIVE: self._change(verify.WAIVE, verify.FindingsParams, self._verify_waive),
+            verify.START: change(verify.START, verify.StartParams, self._verify_start),
+            verify.STOP: change(verify.STOP, verify.StopParams, self._verify_stop),
+            verify.REPAIR: change(verify.REPAIR, verify.FindingsParams, self._verify_repair),
+            verify.WAIVE: change(verify.WAIVE, verify.FindingsParams, self._verify_waive),
         }
-
-    def _change(self, name: str, params: type[Any], run: Callable[[Any], Awaitable[Any]]) -> Method:
-        """A method that changes something: who asked, for what, and how it ended are logged."""
-
-        async def logged(caller: Caller, given: Any) -> Any:
-            log = self._log.bind(method=name, resource=given.name, uid=caller.uid, pid=caller.pid)
-            asked_by.set(await asyncio.to_thread(describe_asker, caller.uid, name))
-            try:
-                result = await run(given)
-            except BlockpairError as error:
-                log.warning("command.refused", kind=error.kind.value, text=error.message)
-                raise
-            log.info("command.done")
-            return result
-
-        return Method(params, logged)
 
     async def _info(self, caller: Caller, _: NoParams) -> Any:
         return {
