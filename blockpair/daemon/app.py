@@ -24,6 +24,8 @@ from blockpair.daemon.event_methods import EventMethods
 from blockpair.daemon.health import watch_health
 from blockpair.daemon.judges import Judges
 from blockpair.daemon.manager import Manager
+from blockpair.daemon.method_list import NAME as METHOD_LIST
+from blockpair.daemon.method_list import method_list
 from blockpair.daemon.methods import Methods
 from blockpair.daemon.metrics import Metrics
 from blockpair.daemon.part import Part
@@ -150,6 +152,7 @@ async def _serve(node: NodeConfig, places: Locations, desired: DesiredState, str
         parts = (part, health, checks, audits)
         tables = (own.table(), events.table(), *(each.methods() for each in parts))
         methods = {name: method for table in tables for name, method in table.items()}
+        methods[METHOD_LIST] = method_list(methods, part.cluster.methods)
         server = Server(methods, logs.place())
         stop = told_to_stop()
         asyncio.get_running_loop().add_reader(listener.event_fd(), tell, listener)

@@ -86,6 +86,9 @@ class ResourceDevice:
         self._locked = locked
         self._device: nbd.Device | None = None
         self._error: str | None = None
+        # Of connections that are to be replaced: why they were not, and whether the last look missed some.
+        self._lost: str | None = None
+        self._missed = False
         self._prepared = False
 
     @property
@@ -98,7 +101,10 @@ class ResourceDevice:
         if self._device is None:
             return KernelDeviceStatus(attached=False, error=self._error)
         return KernelDeviceStatus(
-            attached=True, link=str(self._link), path=str(self._device.path), error=self._error
+            attached=True,
+            link=str(self._link),
+            path=str(self._device.path),
+            error=self._error or self._lost,
         )
 
     def prepare(self) -> None:
@@ -165,19 +171,26 @@ class ResourceDevice:
             raise
 
     def mend(self, running: Running, status: EngineStatus) -> None:
-        """Replace connections that the kernel has given up. Faults are kept for the report."""
+        """Replace connections that the kernel has given up. Faults are kept for the report, until none is
+        missing any more.
+        """
         if self._device is None:
             return
         served = sum(client.kind == "kernel" for client in status.clients)
         dead = self._device.connections - served
         if dead <= 0:
+            self._missed, self._lost = False, None
+            return
+        if not self._missed:
+            # The look may be older than the connections: the next one is not.
+            self._missed = True
             return
         try:
             for end in nbd.reattach(self._device, dead=dead).sockets:
                 running.attach(end.detach())
-            self._error = None
+            self._missed, self._lost = False, None
         except (nbd.KernelDeviceError, OSError, BlockpairError) as error:
-            self._error = str(error)
+            self._lost = str(error)
 
     def detach(self, running: Running) -> None:
         """Take the device down if nobody holds it. Raises `BlockpairError` that names who does."""
@@ -238,4 +251,5 @@ class ResourceDevice:
         self._marker.clear()
         self._device = None
         self._error = None
+        self._missed, self._lost = False, None
         self._locked.release()

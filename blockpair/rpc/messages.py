@@ -21,7 +21,7 @@ INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 
 # JSON-RPC leaves these to the application: a code a kind, never changed once released.
-_CODES = {
+CODES = {
     ErrorKind.FAILED: 1,
     ErrorKind.UNSAFE: 3,
     ErrorKind.IN_USE: 4,
@@ -138,7 +138,7 @@ def encode_error(call_id: Id, error: ErrorObject) -> bytes:
 def error_object(error: BlockpairError) -> ErrorObject:
     """``error`` as it crosses the wire."""
     data = ErrorData(error.kind.value, error.remedy, int(error.exit_code))
-    return ErrorObject(_CODES[error.kind], error.message, data)
+    return ErrorObject(CODES[error.kind], error.message, data)
 
 
 def error_from(obj: ErrorObject) -> BlockpairError:

@@ -1,7 +1,8 @@
 """Runs inside a guest: writes files that know their own content, and checks them later, maybe elsewhere.
 
 ``write DIR PAUSE`` makes DIR/0, DIR/1 ... without end, resting PAUSE seconds after each, and prints a number
-once that file is durable, content and name. Standard output is a file of the host: it outlives the guest.
+once that file is durable, content and name, and when that was, in seconds on the guest's clock. Standard
+output is a file of the host: it outlives the guest.
 ``check DIR COUNT`` verifies that the first COUNT files are there, every byte.
 """
 
@@ -34,7 +35,7 @@ def write(folder: Path, pause_s: float) -> None:
         os.fsync(file)
         os.close(file)
         os.fsync(directory)
-        print(number, flush=True)
+        print(number, f"{time.monotonic():.3f}", flush=True)
         number += 1
         time.sleep(pause_s)
 

@@ -368,7 +368,7 @@ class Lab:
         for name, guest in self.guests.items():
             found[f"{name}.console"] = guest.console.read_text(errors="replace")
             for script in sorted(self.folder.glob(f"{name}-*/*.sh"), key=lambda path: path.stat().st_mtime):
-                if script.read_text().startswith("exec blockpair"):
+                if re.match(r"exec (env \S+ )?blockpair", script.read_text()):
                     log = script.with_suffix(".err").read_text(errors="replace")
                     found[f"{script.parent.name}.{script.stem}.log"] = log
         return found

@@ -6,9 +6,10 @@ import json
 import re
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, Literal
 
-from tests.lab.harness import Command, CommandFailed, Guest, GuestSpec, Lab, LabError, Result
+from tests.lab.harness import SOURCE, Command, CommandFailed, Guest, GuestSpec, Lab, LabError, Result
 
 LINK = "/dev/blockpair/r0"
 MOUNT = "/srv/fs"
@@ -50,6 +51,12 @@ class Writer:
         """How many files are durable."""
         return self._command.stdout.count("\n")
 
+    def longest_wait_s(self, since: int) -> float:
+        """The longest time from one file to the next one, from file ``since`` on."""
+        lines = self._command.stdout.splitlines()[: self.count]
+        at = [float(line.split()[1]) for line in lines[since:]]
+        return max(later - earlier for earlier, later in pairwise(at))
+
     def advance(self, files: int, timeout: float = 30) -> None:
         """Wait until that many files more are durable. Raises `LabError`, also when the writer has ended."""
         wanted = self.count + files
@@ -67,6 +74,12 @@ class Writer:
         self._command.signal("KILL")
         assert self._command.wait(check=False).returncode == 128 + 9
 
+    def await_error(self) -> str:
+        """Wait until an error has ended it; which."""
+        result = self._command.wait(check=False)
+        assert result.returncode == 1, result
+        return result.stderr.splitlines()[-1]
+
     def check(self, node: Node, timeout: float = 60) -> None:
         """Every file it has counted is on ``node``'s mounted file system, with the right content."""
         node.guest.run(f"python -m tests.lab.files_tool check {self.folder} {self.count}", timeout)
@@ -80,6 +93,7 @@ class Node:
     def __init__(self, guest: Guest, device: str) -> None:
         self.guest, self.name, self.device = guest, guest.name, device
         self.log: list[Command] = []
+        self.program = ""
 
     @property
     def daemon(self) -> Command:
@@ -116,7 +130,17 @@ class Node:
 
     def launch(self) -> None:
         """Start the daemon; does not wait for it."""
-        self.log.append(self.guest.start("exec blockpaird --log-format console"))
+        path = f"env PYTHONPATH={self.program} " if self.program else ""
+        self.log.append(self.guest.start(f"exec {path}blockpaird --log-format console"))
+
+    def install(self, version: str) -> None:
+        """Put another version of the program beside the one that runs; the next daemon is of that one."""
+        self.program = f"/srv/{version}"
+        package = f"{self.program}/blockpair"
+        self.guest.run(
+            f"mkdir {self.program} && cp -rs {SOURCE}/blockpair {package} && rm {package}/__init__.py"
+            f" && echo '__version__ = \"{version}\"' >{package}/__init__.py"
+        )
 
     def await_daemon(self, timeout: float = 60) -> None:
         """Wait until the daemon takes commands. Raises `LabError` with its log."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.lab.harness import Lab
 from tests.lab.nodes import LINK, MOUNT, Node, assert_same_content, eventually, make_pair
 
@@ -23,6 +25,7 @@ def splits(node: Node) -> None:
     assert "split_brain.found" in node.cli("history r0")
 
 
+@pytest.mark.long
 def test_both_report_it_and_the_bundle_has_the_victim_s_files(lab: Lab) -> None:
     n1, n2 = make_pair(lab, array=False)
     n1.cli("promote r0")

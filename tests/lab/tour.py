@@ -1,4 +1,4 @@
-"""The guided tour of vagrant/tour.toml on three guests, each deed checked. Run it by scripts/lab tour."""
+"""The guided tour of vagrant/tour.toml on three guests, each deed checked. Run it by scripts/lab uml."""
 
 from __future__ import annotations
 
@@ -118,32 +118,46 @@ def _told(deed: Deed, command: str, result: Result) -> str:
     return f"on {deed.machine}: {command}\nended with {result.returncode}, expected {wanted}:\n{said}"
 
 
-def run(tour: list[Step], console: Console) -> bool:
-    """Whether every deed ended as it must; says how long each step took."""
+def run(lab: Lab, tour: list[Step], console: Console) -> None:
+    """All of it, in an empty lab; says how long each deed took. Raises `LabError` at the first one that does
+    not end as it must.
+    """
     began = time.monotonic()
-    with Lab() as lab:
-        scene = Scene(lab)
-        console.print(f"[dim]{time.monotonic() - began:5.1f} s  three machines are up[/]")
-        for number, step in enumerate(tour, start=1):
-            console.print(f"\n[bold]{number}. {step.title}[/]")
-            for deed in step.deeds:
-                at = time.monotonic()
-                what = ACTS[deed.act].format(of=deed.machine) if deed.act else f"{deed.machine}# {deed.run}"
-                try:
-                    scene.carry_out(deed)
-                except LabError as error:
-                    console.print(f"[red]failed[/]   {escape(what)}\n{escape(str(error))}")
-                    for name, log in lab.logs().items():
-                        console.print(f"[dim]{name}[/]\n{escape(log[-2500:])}", highlight=False)
-                    return False
-                seconds = time.monotonic() - at
-                console.print(f"[green]{seconds:5.1f} s[/]  {escape(what)}", highlight=False)
+    scene = Scene(lab)
+    console.print(f"[dim]{time.monotonic() - began:5.1f} s  three machines are up[/]")
+    for number, step in enumerate(tour, start=1):
+        console.print(f"\n[bold]{number}. {step.title}[/]")
+        for deed in step.deeds:
+            at = time.monotonic()
+            what = ACTS[deed.act].format(of=deed.machine) if deed.act else f"{deed.machine}# {deed.run}"
+            try:
+                scene.carry_out(deed)
+            except LabError:
+                console.print(f"[red]failed[/]   {escape(what)}")
+                raise
+            seconds = time.monotonic() - at
+            console.print(f"[green]{seconds:5.1f} s[/]  {escape(what)}", highlight=False)
     console.print(f"\nall {len(tour)} steps as they should be, in {time.monotonic() - began:.0f} s")
-    return True
+
+
+def main() -> int:
+    """Run it as a program; the exit code."""
+    console = Console(soft_wrap=True)
+    try:
+        lab = Lab()
+    except LabUnavailable as error:
+        print(f"scripts/lab: {error}", file=sys.stderr)
+        return 1
+    with lab:
+        try:
+            run(lab, steps(TOUR.read_text()), console)
+        except LabError as error:
+            console.print(escape(str(error)))
+            for name, log in lab.logs().items():
+                console.print(f"[dim]{name}[/]\n{escape(log[-2500:])}", highlight=False)
+            return 1
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(0 if run(steps(TOUR.read_text()), Console(soft_wrap=True)) else 1)
-    except LabUnavailable as error:
-        sys.exit(f"scripts/lab: {error}")
+    sys.exit(main())

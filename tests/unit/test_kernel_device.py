@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from blockpair.bridge import Running
+from blockpair.daemon.desired import DeviceMarker
+from blockpair.daemon.kernel import LockedMemory, ResourceDevice
 from blockpair.kernel_device import device as kernel_device
 from blockpair.kernel_device import memory, netlink
-from blockpair.kernel_device.device import Device, KernelDeviceError, attach, parse_backend, publish, withdraw
+from blockpair.kernel_device.device import (
+    Attachment,
+    Device,
+    KernelDeviceError,
+    attach,
+    parse_backend,
+    publish,
+    withdraw,
+)
+from tests.unit.status_samples import engine
 
 
 def test_the_backend_text_gives_back_the_device() -> None:
@@ -93,3 +106,50 @@ def test_netlink_is_refused_on_an_event_loop() -> None:
 def test_memory_protection_is_not_released_more_often_than_held() -> None:
     with pytest.raises(RuntimeError, match="more often than held"):
         memory.Protection().release()
+
+
+def test_connections_are_replaced_when_two_looks_miss_them_and_the_fault_goes_with_its_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int | None] = []
+
+    def another_serves_it(device: Device, *, dead: int | None = None) -> Attachment:
+        asked.append(dead)
+        raise KernelDeviceError("another process still serves it")
+
+    monkeypatch.setattr(kernel_device, "why_unavailable", lambda: None)
+    monkeypatch.setattr(kernel_device, "find", lambda identity: Device(identity, 0, 1))
+    monkeypatch.setattr(kernel_device, "reattach", lambda device: Attachment(device, []))
+    monkeypatch.setattr(kernel_device, "publish", lambda *_: None)
+    monkeypatch.setattr("blockpair.daemon.kernel.memory.lock_memory", lambda: None)
+    monkeypatch.setattr("blockpair.daemon.kernel.memory.spare", lambda: 0)
+    marker = DeviceMarker(tmp_path / "marker")
+    marker.set("n1/r0/1")
+    device = ResourceDevice(
+        "n1/r0",
+        marker=marker,
+        link=tmp_path / "r0",
+        mode="auto",
+        queues=1,
+        dead_connection_timeout=60,
+        locked=LockedMemory(),
+    )
+
+    class Served:
+        def io_flusher(self, on: bool) -> None:
+            assert on
+
+    running = cast(Running, cast(Any, Served()))
+    device.attach(running, engine())
+    assert device.attached
+    monkeypatch.setattr(kernel_device, "reattach", another_serves_it)
+    connected = engine(clients=[{"kind": "kernel", "pid": None, "uid": None, "in_flight": 0}])
+    # A look that is older than the connection misses it, once.
+    for status in (engine(), connected, engine(), connected):
+        device.mend(running, status)
+    assert asked == [] and device.status().error is None
+    for _ in range(2):
+        device.mend(running, engine())
+    assert asked == [1] and device.status().error == "another process still serves it"
+    device.mend(running, connected)
+    assert device.status().error is None

@@ -12,7 +12,7 @@ from blockpair.config.files import explain
 from blockpair.rpc import messages
 from blockpair.rpc.messages import Request, RpcError
 
-_FORMS: dict[str, type[Any]] = {
+FORMS: dict[str, type[Any]] = {
     protocol.READ: protocol.ReadParams,
     protocol.SWAP: protocol.SwapParams,
     protocol.REQUEST: protocol.NoParams,
@@ -24,7 +24,7 @@ def meaning(
     cluster: str, node: str, request: Request
 ) -> ReadOperation | SwapOperation | protocol.NoParams | protocol.TakeParams:
     """What ``node`` of ``cluster`` asks for: something of the register, or of trust. Raises `RpcError`."""
-    form = _FORMS.get(request.method)
+    form = FORMS.get(request.method)
     if form is None:
         raise RpcError(messages.METHOD_NOT_FOUND, f"there is no method {request.method[:64]!r}")
     try:

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::layout::block_size_is_valid;
+use super::layout::{block_size_is_valid, Layout};
 use super::{choose, next_copy, PeerRecord, Superblock, SuperblockError, PAGE_BYTES, PEER_SLOTS_MAX};
 use crate::wire::{DiskState, HISTORY_LEN, NAME_MAX};
 
@@ -248,4 +248,60 @@ fn a_state_of_the_moment_is_never_written() {
     let mut superblock = sample(1);
     superblock.disk = DiskState::Diskless;
     superblock.encode();
+}
+
+/// Where the module's text has a field: its first byte, and how many.
+fn told(field: &str) -> std::ops::Range<usize> {
+    let line = include_str!("superblock.rs")
+        .lines()
+        .find(|line| line.starts_with("//! |") && line.split('|').nth(3).map(str::trim) == Some(field))
+        .expect(field);
+    let number = |cell: &str| -> usize {
+        cell.split('×')
+            .map(|factor| factor.trim().parse::<usize>().unwrap())
+            .product()
+    };
+    let mut cells = line.split('|').skip(1);
+    let (at, bytes) = (number(cells.next().unwrap()), number(cells.next().unwrap()));
+    at..at + bytes
+}
+
+#[test]
+fn each_field_is_where_the_table_has_it() {
+    let layout = Layout::new(1 << 30, 4096, 1);
+    let mut base = Superblock::blank("disk", "one", &["two".to_owned()], &layout, 0);
+    base.promised = 1;
+    let all: &[(&str, &dyn Fn(&mut Superblock))] = &[
+        ("sequence", &|block| block.sequence = !0),
+        ("epoch", &|block| block.epoch = 1),
+        ("promised", &|block| block.promised = !0),
+        ("data_size_bytes", &|block| block.data_size_bytes = 1 << 40),
+        ("block_size_bytes", &|block| block.block_size_bytes = 1 << 20),
+        ("peer_slots", &|block| block.peer_slots = 7),
+        ("disk", &|block| block.disk = DiskState::UpToDate),
+        ("flags", &|block| block.role_primary = true),
+        ("resource_id", &|block| block.resource_id = [!0; 16]),
+        ("current", &|block| block.current = !0),
+        ("history", &|block| block.history = [!0; HISTORY_LEN]),
+        ("diverged_at_s", &|block| block.diverged_at_s = !0),
+        ("changed_at_s", &|block| block.changed_at_s = !0),
+        ("resource", &|block| block.resource = "DISK".to_owned()),
+        ("node", &|block| block.node = "ONE".to_owned()),
+        ("peer records", &|block| block.peers[0].bitmap_generation = !0),
+    ];
+    let before = base.encode();
+    let check = told("check");
+    for (field, change) in all {
+        let mut block = base.clone();
+        change(&mut block);
+        let after = block.encode();
+        let place = told(field);
+        let changed = (0..before.len()).filter(|at| before[*at] != after[*at] && !check.contains(at));
+        let changed: Vec<usize> = changed.collect();
+        assert!(
+            !changed.is_empty() && changed.iter().all(|at| place.contains(at)),
+            "{field}: {changed:?}"
+        );
+    }
+    assert_eq!(&before[told("magic")], b"blkpair\0");
 }
