@@ -68,6 +68,7 @@ def meta_data() -> str:
     """What the agent can do, as the RA schema wants it."""
     return f"""\
 <?xml version="1.0"?>
+<!DOCTYPE resource-agent SYSTEM "ra-api-1.dtd">
 <resource-agent name="blockpair" version="1.0">
   <version>1.1</version>
   <longdesc lang="en">{escape(_LONG)}</longdesc>

@@ -216,8 +216,10 @@ class Manager:
         loop = asyncio.get_running_loop()
         due = loop.time() + _RECONCILE_SECONDS
         while True:
+            # `wait_for` of Python 3.11 forgets a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stirring.wait(), max(0.0, due - loop.time()))
+                async with asyncio.timeout_at(due):
+                    await self._stirring.wait()
             chosen = set(self._stirred)
             if loop.time() >= due:
                 due = loop.time() + _RECONCILE_SECONDS
@@ -449,10 +451,9 @@ class Manager:
                     f"{name} is not {', '.join(unmet)} after {limit:g} s: it is {_summary(report)}",
                     f"blockpair status {name}",
                 )
-            try:
-                await asyncio.wait_for(changed.wait(), left)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await changed.wait()
 
     def failover(self, name: str, protocol: str) -> Failover:
         """What becomes of a new resource when a node is lost."""

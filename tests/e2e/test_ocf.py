@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from blockpair.ocf import Code
 from tests.e2e.cluster import Cluster, Node, eventually
+
+AGENT = Path(__file__).parents[2] / "packaging/ocf/blockpair"
+# Where the package resource-agents is installed, or was unpacked by scripts/setup --for test.
+TESTER = next(
+    (
+        root
+        for root in (Path("/"), Path(__file__).parents[2] / ".cache/resource-agents")
+        if (root / "usr/sbin/ocf-tester").exists()
+    ),
+    None,
+)
+# The tester runs the agent as the user "nobody", who may not enter every home directory that a checkout or an
+# interpreter is in. So that user may search directories here; whether it may execute the agent is still seen.
+_SU = """\
+#!/bin/sh
+[ "$1 $2 $4" = "nobody -s -c" ] || exit 99
+exec setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps -all,+dac_read_search \\
+    --ambient-caps -all,+dac_read_search "$3" -c "$5"
+"""
 
 
 def act(node: Node, action: str, resource: str = "r0") -> Code:
@@ -73,3 +97,40 @@ def test_a_primary_whose_daemon_is_gone_has_failed_and_comes_back_as_secondary(c
     eventually(lambda: act(a, "monitor") is Code.RUNNING_PROMOTED, "it is Primary again")
     assert act(a, "start") is Code.SUCCESS
     assert act(a, "monitor") is Code.SUCCESS
+
+
+@pytest.mark.skipif(
+    TESTER is None or not all(map(shutil.which, ("xmllint", "setpriv"))),
+    reason="needs ocf-tester, xmllint and setpriv: ./scripts/setup --for test",
+)
+def test_it_passes_the_checks_of_ocf_tester(cluster: Cluster, base: Path) -> None:
+    cluster.synced()
+    a = cluster.a
+    assert TESTER is not None
+    programs = base / "bin"
+    programs.mkdir()
+    tester = programs / "ocf-tester"
+    # It looks for the DTD where the package is installed.
+    text = (TESTER / "usr/sbin/ocf-tester").read_text()
+    assert "DATADIR=/usr/share\n" in text
+    tester.write_text(text.replace("DATADIR=/usr/share\n", f"DATADIR={TESTER}/usr/share\n"))
+    (programs / "su").write_text(_SU)
+    agent_program = programs / "blockpair-ocf"
+    agent_program.write_text(f'#!/bin/sh\nexec {sys.executable} -m blockpair.ocf "$@"\n')
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    parameters = ["-o", "resource=r0", "-o", f"directory={a.dir}"]
+    words = [str(tester), "-n", "data", *parameters, str(AGENT)]
+    environment = {
+        **a.environment,
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHONPATH": str(AGENT.parents[2]),
+        "OCF_ROOT": str(TESTER / "usr/lib/ocf"),
+    }
+    done = subprocess.run(
+        words, env=environment, capture_output=True, text=True, timeout=120, check=False, cwd="/"
+    )
+    assert done.returncode == 0 and "passed all tests" in done.stdout, done.stdout + done.stderr
+    # It could be asked all that matters: what it leaves out is optional.
+    assert "support promotable" not in done.stdout and "* rc" not in done.stdout
+    assert act(a, "monitor") is Code.NOT_RUNNING
