@@ -205,10 +205,10 @@ class Voting:
     async def _ended(self, array: Array) -> None:
         standing = self._standings[array.uuid]
         ended = standings.with_tally(standing, Tally(), ended=True)
-        self._keep(array.uuid, ended)
         self._forget(array.uuid)
         for event in standings.told(array, ended):
             await asyncio.to_thread(self._tell, event)
+        self._keep(array.uuid, ended)
 
 
 def why_not(status: EngineStatus) -> str | None:

@@ -103,9 +103,10 @@ class Copies:
         self.run(f"dmsetup message dust{member} 0 addbadblock {self.at(block) // _SECTOR + 3}")
         self.run(f"dmsetup message dust{member} 0 enable")
 
-    def bad(self) -> list[str]:
-        """How many bad sectors there are, as the two say it."""
-        return [self.run(f"dmsetup message dust{n} 0 countbadblocks").split()[-1] for n in (0, 1)]
+    def bad(self) -> list[int]:
+        """How many bad sectors each of the two has."""
+        count = "dmsetup message dust{} 0 countbadblocks | grep -o '[0-9]*'"
+        return [int(self.run(count.format(number))) for number in (0, 1)]
 
     def scrub(self) -> int:
         """All copies are read and compared; the exit code."""
@@ -137,7 +138,7 @@ def test_the_peer_decides_what_the_copies_of_an_array_cannot(lab: Lab) -> None:
     engine = n1.report()["engine"]
     assert engine["disk"] == "UpToDate" and engine["io"]["healed_reads"] >= 1
     assert here.scrub() == 0
-    assert here.bad() == ["0", "0"]
+    assert here.bad() == [0, 0]
 
     # Either copy may be the wrong one, on the Primary and on the Secondary, under a writer.
     writer = n1.guest.start(f"exec {TOOL} write {LINK} 2 64 300 1")

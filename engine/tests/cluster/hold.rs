@@ -16,12 +16,13 @@ fn load(world: &mut World) {
     if open < 32 {
         let block = world.rng.below(BLOCKS);
         let stamp = 1 + world.rng.below(200) as u8;
+        let fua = world.rng.chance(4);
         world.request(
             0,
             RequestKind::Write {
                 offset: block * BLOCK,
                 payload: Payload::copy_from(&[stamp; BLOCK as usize]),
-                fua: world.rng.chance(4),
+                fua,
             },
         );
     }
