@@ -103,6 +103,10 @@ class Engine:
         "skipped", "offset", "length"}, {"what": "found", "offset", "length", "own", "peer"}, {"what":
         "ended", "why", "passing"}]. `event_fd` is readable when there is any.
         """
+    def hold(self, offset: int, length: int) -> tuple[int, bytes]:
+        """Hold whole blocks, so that nothing is written to them until the command `settle`, or for two
+        seconds: the hold's number, and the peer's copy. One range at a time. Raises EngineError, failed.
+        """
     def serves_until(self) -> float:
         """Until when this node may serve as Primary, in seconds of CLOCK_BOOTTIME: 0 when it may not,
         infinity where it needs no lease. Never too long, also while the engine's thread stands still.

@@ -5,7 +5,7 @@ Every function here may block; the daemon calls them on worker threads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -285,6 +285,19 @@ class Running:
     def verified(self) -> list[Shown]:
         """What comparing both copies has shown since the last call, in order."""
         return _SHOWN.decode(self._engine.verified())
+
+    def hold(self, offset: int, length: int) -> tuple[int, bytes]:
+        """Hold blocks, so that nothing is written to them until `settle`, or for two seconds: the hold's
+        number, and the peer's copy. Raises `BlockpairError`.
+        """
+        with translated():
+            return self._engine.hold(offset, length)
+
+    def settle(self, ticket: int, runs: Sequence[tuple[int, int]], why: str) -> None:
+        """Write these blocks (first and count) of what is held as the peer has them, and let go. Raises
+        `BlockpairError`.
+        """
+        self.call("settle", by="", ticket=ticket, runs=runs, why=why)
 
     def serves_until(self) -> float:
         """Until when this node may serve as Primary, in seconds of CLOCK_BOOTTIME: 0 when it may not,

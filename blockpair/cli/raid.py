@@ -234,13 +234,18 @@ def _scrub(name: str, *, start: bool, follow: bool, plan: bool, as_json: bool) -
 
 def _scrub_told(array: Array, *, as_json: bool) -> int:
     from blockpair.cli.raid_text import status_json, sync_words
+    from blockpair.raid.memory import Memory
+    from blockpair.raid.standing import read, standing_of
     from blockpair.units import format_size
 
     running = array.sync is not None and array.sync.action in ("check", "repair")
+    standing = standing_of(array, read(Memory(places().array_votes).all())) if array.mismatch_bytes else None
     if as_json:
         print_json(status_json(array))
     else:
         found = f"{format_size(array.mismatch_bytes)} may differ" if array.mismatch_bytes else "no difference"
         what = f"{sync_words(array.sync)}; so far" if running and array.sync else "by the last scrub"
-        click.echo(f"{array.name}: {what} {found} between copies")
-    return int(ExitCode.DEGRADED if array.mismatch_bytes else ExitCode.FINE)
+        since = "" if standing is None or running else f"; since then: {standing.words}"
+        click.echo(f"{array.name}: {what} {found} between copies{since}")
+    differs = array.mismatch_bytes and not (standing is not None and standing.settled and not running)
+    return int(ExitCode.DEGRADED if differs else ExitCode.FINE)

@@ -122,6 +122,11 @@ class Locations:
         return self.state / "array-scrubs.json"
 
     @property
+    def array_votes(self) -> Path:
+        """What became of the differences that scrubs of md arrays found."""
+        return self.state / "array-votes.json"
+
+    @property
     def array_speeds(self) -> Path:
         """What is to be written back of arrays whose sync is held back."""
         return self.run / "array-speeds.json"

@@ -16,11 +16,13 @@ from blockpair.config.locations import Locations, locations
 from blockpair.config.node import NodeConfig
 from blockpair.config.resource import ResourceConfig
 from blockpair.daemon.manager import Manager
+from blockpair.daemon.voting import Voting
 from blockpair.errors import BlockpairError
 from blockpair.raid.devices import arrays_below, resources_above
 from blockpair.raid.events import Event, Severity
 from blockpair.raid.health import Health
 from blockpair.raid.model import Array
+from blockpair.raid.standing import Standing
 from blockpair.raid.turn import Turn
 from blockpair.raid.watch import Watch
 from blockpair.status.arrays import advice_on_arrays
@@ -51,6 +53,8 @@ class Arrays:
         self.watching = node.raid.watch if node.raid.watch is not None else places == locations({})
         self._watch: Watch | None = None
         self._ending = Flag()
+        self.voting: Voting | None = None
+        """What becomes of differences that a scrub found."""
         self._log = structlog.get_logger().bind(part="raid")
 
     @property
@@ -63,13 +67,24 @@ class Arrays:
         """Of their members, by the kernel's names."""
         return {} if self._watch is None else self._watch.health
 
+    @property
+    def standings(self) -> Mapping[str, Standing]:
+        """Of differences between copies that scrubs found, by the arrays' UUIDs."""
+        return {} if self.voting is None else self.voting.standings
+
+    @property
+    def healed(self) -> Mapping[str, int]:
+        """Of these, the bytes that were written anew since the daemon began."""
+        return {} if self.voting is None else self.voting.healed
+
     async def advice(self, config: ResourceConfig) -> list[Advice]:
         """What is to be said of the arrays below a resource."""
         known, health = self.known, self.health
         if not known:
             return []
         below = await asyncio.to_thread(_below, config)
-        return list(advice_on_arrays((array for array in known.values() if array.device in below), health))
+        mine = (array for array in known.values() if array.device in below)
+        return list(advice_on_arrays(mine, health, self.standings))
 
     async def run(self) -> None:
         """Watch until cancelled; nothing where this node does not."""
@@ -77,11 +92,14 @@ class Arrays:
             return
         thread = Thread(target=self._run, name="bp-raid", daemon=True)
         thread.start()
+        voting = None if self.voting is None else asyncio.create_task(self.voting.run())
         try:
             while True:
                 self._busy = self._rules.scrub_seconds is not None and await self._syncs()
                 await asyncio.sleep(_SYNCS_SECONDS)
         finally:
+            if voting is not None:
+                voting.cancel()
             self._ending.set()
             if self._watch is not None:
                 self._watch.end()
@@ -109,10 +127,15 @@ class Arrays:
             if self._ending.is_set():
                 return
             for event in watch.events():
-                self._tell(watch, event)
+                self.tell(event)
+                array = (watch.arrays or {}).get(event.uuid)
+                ended = array if event.code == "scrub.ended" and self._rules.heal else None
+                if ended is not None and self.voting is not None and turn.take():
+                    self.voting.want(ended)
 
-    def _tell(self, watch: Watch, event: Event) -> None:
-        array = (watch.arrays or {}).get(event.uuid)
+    def tell(self, event: Event) -> None:
+        """Log what happened to an array. For any thread but the loop's: it looks at devices."""
+        array = (self.known or {}).get(event.uuid)
         above = [] if array is None else resources_above(array.device, self._places.resources)
         told: dict[str, Any] = {"text": event.text}
         if event.array:
@@ -148,5 +171,6 @@ def watch_arrays(node: NodeConfig, places: Locations, manager: Manager) -> Array
         return False
 
     found = Arrays(node, places, syncs)
+    found.voting = Voting(places, manager, lambda: found.known, found.tell)
     manager.array_advice = found.advice
     return found

@@ -137,7 +137,8 @@ class Metrics:
     async def _arrays(self) -> Iterator[Sample]:
         # As they are now: the watch looks only now and then while nothing happens.
         found = await asyncio.to_thread(self._inventory.arrays)
-        return arrays(found.values(), self._watched.health)
+        watched = self._watched
+        return arrays(found.values(), watched.health, watched.healed, watched.standings)
 
     async def _own_health(self) -> Iterator[Sample]:
         try:

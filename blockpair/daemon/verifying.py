@@ -9,6 +9,7 @@ from pathlib import Path
 
 import structlog
 
+from blockpair.blocks import runs_of
 from blockpair.bridge import Shown
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.status.engine import EngineStatus
@@ -301,7 +302,7 @@ class Verifying:
         size = status.block_size_bytes
         for first in range(0, len(chosen), _REPAIRED_AT_ONCE):
             part = chosen[first : first + _REPAIRED_AT_ONCE]
-            runs = joined([finding.offset // size for finding in part])
+            runs = runs_of([finding.offset // size for finding in part])
             await self._call("repair", runs=runs)
         self.look()
         self._note(
@@ -395,17 +396,6 @@ def aligned(offset: int, length: int | None, block: int, size: int) -> tuple[int
     start = offset // block * block
     end = size if length is None else min(-(-(offset + length) // block) * block, size)
     return start, end - start
-
-
-def joined(blocks: Sequence[int]) -> list[tuple[int, int]]:
-    """Blocks in rising order as runs: the first of each, and how many."""
-    runs: list[tuple[int, int]] = []
-    for block in blocks:
-        if runs and sum(runs[-1]) == block:
-            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
-        else:
-            runs.append((block, 1))
-    return runs
 
 
 def check_range(size: int, offset: int | None, length: int | None, max_rate: int | None) -> None:

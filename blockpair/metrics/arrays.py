@@ -9,6 +9,7 @@ from blockpair.raid.health import Health
 from blockpair.raid.layout import margin
 from blockpair.raid.model import Array, Part
 from blockpair.raid.outlook import lost
+from blockpair.raid.standing import Standing, standing_of
 
 # The kernel's words, Documentation/admin-guide/md.rst.
 _STATES = (
@@ -38,6 +39,16 @@ SURVIVES = gauge(
 SPARES = gauge("blockpair_array_spares", "Hot spares at hand in it", "array")
 ARRAY_SIZE = gauge("blockpair_array_size_bytes", "Size of the array", "array")
 MISMATCH = gauge("blockpair_array_mismatch_bytes", "What the last check found unequal", "array")
+HEALED = counter(
+    "blockpair_array_healed_bytes_total",
+    "What differed between copies and was written anew as the peer of the resource has it",
+    "array",
+)
+UNDECIDED = gauge(
+    "blockpair_array_undecided_bytes",
+    "Copies that differ, after the last scrub, and that the peer's does not decide",
+    "array",
+)
 MEMBER_PART = gauge(
     "blockpair_array_member", "1 for what the device is for its array", "array", "device", "part"
 )
@@ -61,10 +72,20 @@ SYNC_DONE = gauge("blockpair_array_sync_done_bytes", "What of it is done", "arra
 SYNC_RATE = gauge("blockpair_array_sync_bytes_per_second", "How fast it goes", "array")
 
 
-def arrays(found: Iterable[Array], health: Mapping[str, Health]) -> Iterator[Sample]:
-    """Of every array, by its stable name. ``health``: of the members, where the daemon watches them."""
+def arrays(
+    found: Iterable[Array],
+    health: Mapping[str, Health],
+    healed: Mapping[str, int],
+    standings: Mapping[str, Standing],
+) -> Iterator[Sample]:
+    """Of every array, by its stable name. ``health``: of the members, ``healed`` and ``standings``: of
+    differences between copies, by UUID, where the daemon watches them.
+    """
     for array in found:
         yield from _array(array, health)
+        standing = standing_of(array, standings)
+        yield HEALED.sample(healed.get(array.uuid, 0), array.name)
+        yield UNDECIDED.sample(standing.undecided + standing.peer_differs if standing else 0, array.name)
 
 
 def _array(array: Array, health: Mapping[str, Health]) -> Iterator[Sample]:

@@ -70,6 +70,19 @@ def arrays_below(path: Path) -> frozenset[str]:
     return frozenset() if under is None else frozenset(_arrays(under))
 
 
+def place_on(path: Path, array: str) -> int | None:
+    """Where a device that is the array of that kernel name, or a partition of it, begins on it, in bytes;
+    None for any other.
+    """
+    number = _device_number(path)
+    if number is None:
+        return None
+    folder = (_SYSFS / f"{os.major(number)}:{os.minor(number)}").resolve()
+    if _whole(folder).name != array:
+        return None
+    return attribute_number(folder / "start") * _SECTOR
+
+
 def _arrays(folder: Path, depth: int = 0) -> Iterator[str]:
     whole = _whole(folder)
     if (whole / "md").is_dir():

@@ -6,7 +6,7 @@ Slots are the numbers of an array's places for members, from 0.
 from __future__ import annotations
 
 import re
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from functools import cache
 
@@ -96,25 +96,72 @@ def mirrors(shape: Geometry) -> tuple[frozenset[int], ...]:
 
 
 def _slots_of(shape: Geometry, chunk: int) -> frozenset[int]:
-    """The slots of all copies of a chunk, as drivers/md/raid10.c places them."""
+    """The slots of all copies of a chunk."""
+    return frozenset(slot for slot, _, _ in _copies(shape, chunk))
+
+
+def _copies(shape: Geometry, chunk: int) -> list[tuple[int, int, int]]:
+    """Every copy of a chunk of a raid10, as drivers/md/raid10.c places them: its slot, the chunk of the
+    member that it is in, and in which of the far parts, from 0: each begins a stride behind the one before.
+    """
     size = _far_set_size(shape)
     left_over = shape.slots % size
     last_size = size + left_over
     last_start = (shape.slots // size - 1) * size
-    found = set()
-    first = chunk * shape.near
+    found = []
+    stripe, first = divmod(chunk * shape.near, shape.slots)
+    if shape.offset:
+        stripe *= shape.far
     for near in range(shape.near):
-        slot = (first + near) % shape.slots
-        found.add(slot)
-        for _ in range(1, shape.far):
+        further, slot = divmod(first + near, shape.slots)
+        found.append((slot, stripe + further, 0))
+        for part in range(1, shape.far):
             start = slot // size * size
             slot += shape.near
             if left_over and slot > last_start:
                 slot = last_start + (slot - last_start) % last_size
             else:
                 slot = start + slot % size
-            found.add(slot)
-    return frozenset(found)
+            found.append((slot, stripe + further, part))
+    return found
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Bytes of an array that lie in one piece on each of their members. ``copies``: of each its slot, and
+    where it is in what the member gives to the array.
+    """
+
+    offset: int
+    length: int
+    copies: tuple[tuple[int, int], ...]
+
+
+def stretches(
+    shape: Geometry, chunk_bytes: int, component_bytes: int, offset: int, length: int
+) -> Iterator[Stretch]:
+    """Where the copies of ``length`` bytes of a raid1 or raid10 are."""
+    end = offset + length
+    if shape.level == "raid1":
+        yield Stretch(offset, length, tuple((slot, offset) for slot in range(shape.slots)))
+        return
+    stride = (
+        chunk_bytes if shape.offset else _used_chunks(shape, component_bytes // chunk_bytes) * chunk_bytes
+    )
+    while offset < end:
+        chunk, within = divmod(offset, chunk_bytes)
+        piece = min(chunk_bytes - within, end - offset)
+        copies = tuple(
+            (slot, at * chunk_bytes + part * stride + within) for slot, at, part in _copies(shape, chunk)
+        )
+        yield Stretch(offset, piece, copies)
+        offset += piece
+
+
+def _used_chunks(shape: Geometry, chunks: int) -> int:
+    """Of a member with so many chunks, those in each of its far parts."""
+    of_array = chunks // shape.far * shape.slots // shape.near
+    return -(-of_array * shape.near * shape.far // shape.slots) // shape.far
 
 
 def _far_set_size(shape: Geometry) -> int:

@@ -7,11 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from blockpair.raid.health import Health
 from blockpair.raid.model import Array, Part
 from blockpair.raid.outlook import degraded, lost, survival, until_whole
+from blockpair.raid.standing import Standing, standing_of
 from blockpair.status.report import Advice
 
 
-def advice_on_arrays(arrays: Iterable[Array], health: Mapping[str, Health]) -> Iterator[Advice]:
-    """Of each array below the resource. ``health``: of the members, by their kernel names."""
+def advice_on_arrays(
+    arrays: Iterable[Array], health: Mapping[str, Health], standings: Mapping[str, Standing]
+) -> Iterator[Advice]:
+    """Of each array below the resource. ``health``: of the members, by their kernel names; ``standings``: of
+    the differences that scrubs found, by the arrays' UUIDs.
+    """
     for array in sorted(arrays, key=lambda array: array.name):
         if lost(array):
             yield Advice(
@@ -24,6 +29,9 @@ def advice_on_arrays(arrays: Iterable[Array], health: Mapping[str, Health]) -> I
             continue
         if degraded(array):
             yield _degraded(array)
+        standing = standing_of(array, standings)
+        if standing is not None and not standing.settled:
+            yield _differing(array, standing)
         for member in array.having(Part.FAULTY):
             yield Advice(
                 "warning",
@@ -41,6 +49,18 @@ def advice_on_arrays(arrays: Iterable[Array], health: Mapping[str, Health]) -> I
                     f"{member.device} of the array {array.name} below it is likely to fail: {found.why}",
                     f"blockpair raid replace {array.name} {member.device} --wait",
                 )
+
+
+def _differing(array: Array, standing: Standing) -> Advice:
+    return Advice(
+        "warning",
+        "array-copies-differ",
+        f"copies in the array {array.name} below it may differ: {standing.words}",
+        "it is decided by itself once both copies are in step"
+        if standing.pending
+        else "compare both nodes: blockpair verify; then look at the members: "
+        f"blockpair raid status {array.name} --health",
+    )
 
 
 def _degraded(array: Array) -> Advice:

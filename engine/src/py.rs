@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyException, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 use crate::io::bundle;
 use crate::io::engine;
@@ -217,6 +218,12 @@ impl Engine {
     /// What comparing both copies has shown since the last call, as JSON.
     fn verified(&self) -> String {
         self.0.verified()
+    }
+
+    /// Holds a range for a decision between this disk's own copies: the hold's number, and the peer's copy.
+    fn hold<'py>(&self, py: Python<'py>, offset: u64, length: u64) -> PyResult<(u64, Bound<'py, PyBytes>)> {
+        let (ticket, data) = detached(py, || self.0.hold(offset, length))?;
+        Ok((ticket, PyBytes::new(py, &data)))
     }
 
     /// Until when this node may serve, in seconds of CLOCK_BOOTTIME: 0 when it may not, infinity without a lease.

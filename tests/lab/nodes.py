@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -90,8 +90,8 @@ class Node:
     that they outlive a power cut as those of an installed system do.
     """
 
-    def __init__(self, guest: Guest, device: str) -> None:
-        self.guest, self.name, self.device = guest, guest.name, device
+    def __init__(self, guest: Guest, device: str, *, dusty: bool = False) -> None:
+        self.guest, self.name, self.device, self.dusty = guest, guest.name, device, dusty
         self.log: list[Command] = []
         self.program = ""
 
@@ -112,6 +112,9 @@ class Node:
             f"mkdir {MOUNT}",
         ]
         if self.device == ARRAY:
+            if self.dusty:
+                steps += _dust(disks[:2])
+                disks = ["/dev/mapper/dust0", "/dev/mapper/dust1", *disks[2:]]
             make = f"--create {ARRAY} --run --level=10 --layout=n2 --raid-devices=4 --metadata=1.2"
             steps.append(f"mdadm {make if first else f'--assemble --run {ARRAY}'} {' '.join(disks)}")
             steps.append(f"[ -b {ARRAY} ]")
@@ -234,19 +237,22 @@ def make_pair(
     memory_mib: tuple[int, int] = (256, 256),
     array: bool = True,
     mapped: bool = False,
+    dusty: bool = False,
     metadata: Metadata = "internal",
     links: int = 1,
 ) -> tuple[Node, Node]:
     """Two nodes n1 and n2 with r0 in sync on both, on a RAID10 of four disks or a plain disk; no Primary.
 
-    With ``mapped``, which goes with a plain disk, n1 sees its disk through the device-mapper. ``links``: the
-    networks, and so the paths, between them.
+    With ``mapped``, which goes with a plain disk, n1 sees its disk through the device-mapper. ``dusty``: the
+    first two members of n1's array, a mirror, can be told that sectors are bad. ``links``: the networks, and
+    so the paths, between them.
     """
     disks = [disk_mib] * (4 if array else 1) + [16]
     guests = lab.boot(
         *(GuestSpec(f"n{i + 1}", disks_mib=disks, memory_mib=memory_mib[i], links=links) for i in range(2))
     )
     n1, n2 = (Node(guest, ARRAY if array else guest.disks[0]) for guest in guests)
+    n1.dusty = dusty
     if mapped:
         n1.device = MAPPED
     for command in [node.guest.start(node.prepare(first=True)) for node in (n1, n2)]:
@@ -261,6 +267,16 @@ def make_pair(
     n1.wait("connected")
     n1.cli("sync r0 --from n1 --wait", 120)
     return n1, n2
+
+
+def _dust(disks: Sequence[str]) -> list[str]:
+    """Shell commands that put a device below which sectors can be bad, until they are written, over each."""
+    tables = [f"0 $(blockdev --getsz {disk}) dust {disk} 0 512" for disk in disks]
+    made = [
+        f'DM_DISABLE_UDEV=1 dmsetup create dust{number} --table "{table}"'
+        for number, table in enumerate(tables)
+    ]
+    return ["modprobe dm-dust", *made]
 
 
 def make_lone(lab: Lab, *, disk_mib: int = 64) -> Node:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tests.lab.harness import Lab
-from tests.lab.nodes import ARRAY, LINK, eventually, make_pair
+from tests.lab.nodes import ARRAY, LINK, Node, eventually, make_pair
 from tests.metric_rules import alerts, dashboard_queries, names
 
 TOOL = "python -m tests.lab.blocks_tool"
@@ -65,3 +65,108 @@ def test_the_metrics_tell_of_the_array_under_the_replica(lab: Lab) -> None:
     assert after[f'blockpair_array_missing_members{{array="{name}"}}'] == 1
     device = first.rpartition("/")[2]
     assert after[f'blockpair_array_member{{array="{name}",device="{device}",part="faulty"}}'] == 1
+
+
+_SECTOR = 512
+# Of the tool's blocks, those of which a test makes copies wrong: chunks of 512 KiB, eight blocks, alternate
+# between the mirror of the first two members and that of the others.
+_LEFT, _RIGHT, _OTHER_MIRROR, _BOTH = 1, 2, 9, 3
+_VERSION_1 = " ".join(map(str, range(64)))
+
+
+class Copies:
+    """The members of a node's array, each on its own."""
+
+    def __init__(self, node: Node) -> None:
+        self.node, self.run = node, node.guest.run
+        first = ["/dev/mapper/dust0", "/dev/mapper/dust1"] if node.dusty else node.guest.disks[:2]
+        self.members = [*first, *node.guest.disks[2:4]]
+        md = self.run(f"readlink -f {ARRAY}").strip().removeprefix("/dev/")
+        self.begin = int(self.run(f"cat /sys/block/{md}/md/dev-*/offset | sort -u")) * _SECTOR
+
+    def at(self, block: int) -> int:
+        """Where the members of its mirror have the tool's block, in bytes; one of the first two chunks."""
+        return self.begin + block % 8 * (64 << 10)
+
+    def corrupt(self, member: int, block: int) -> None:
+        """Have 4 KiB of it decay, and nobody told."""
+        where = f"of={self.members[member]} bs=4096 seek={self.at(block) // 4096}"
+        self.run(f"dd if=/dev/urandom {where} count=1 oflag=direct conv=notrunc status=none")
+
+    def content(self, member: int, block: int) -> str:
+        """The checksum of what one member has of the tool's block."""
+        where = f"if={self.members[member]} bs=4096 skip={self.at(block) // 4096} count=16"
+        return self.run(f"dd {where} iflag=direct status=none | sha256sum").split()[0]
+
+    def make_bad(self, member: int, block: int) -> None:
+        """Have a sector of it be one that cannot be read, until it is written."""
+        self.run(f"dmsetup message dust{member} 0 addbadblock {self.at(block) // _SECTOR + 3}")
+        self.run(f"dmsetup message dust{member} 0 enable")
+
+    def bad(self) -> list[int]:
+        """How many bad sectors each of the two has."""
+        count = "dmsetup message dust{} 0 countbadblocks | grep -o '[0-9]*'"
+        return [int(self.run(count.format(number))) for number in (0, 1)]
+
+    def scrub(self) -> int:
+        """All copies are read and compared; the exit code."""
+        return self.node.guest.execute("blockpair raid scrub start r0 --wait", 120, check=False).returncode
+
+    def await_told(self, what: str, times: int = 1) -> str:
+        """Wait until the daemon has logged that, so many times; the line."""
+
+        def told() -> list[str]:
+            return [line for line in self.node.daemon.stderr.splitlines() if what in line]
+
+        eventually(lambda: len(told()) >= times, f"{what}: {self.node.daemon.stderr[-3000:]}", 90)
+        return told()[-1]
+
+
+def test_the_peer_decides_what_the_copies_of_an_array_cannot(lab: Lab) -> None:
+    n1, n2 = make_pair(lab, disk_mib=24, dusty=True)
+    n1.cli("promote r0")
+    n1.guest.run(f"{TOOL} write {LINK} 1 0 64 1")
+    here, there = Copies(n1), Copies(n2)
+
+    # A bad sector is mended from its partner, below the resource; both bad: from the peer.
+    here.make_bad(0, _LEFT)
+    here.make_bad(0, _BOTH)
+    here.make_bad(1, _BOTH)
+    n1.guest.run(f"{TOOL} check {LINK} 1 {_VERSION_1}")
+    n1.guest.run(f"{TOOL} check {LINK} 1 {_VERSION_1}")
+    assert n1.io_errors() == []
+    engine = n1.report()["engine"]
+    assert engine["disk"] == "UpToDate" and engine["io"]["healed_reads"] >= 1
+    assert here.scrub() == 0
+    assert here.bad() == [0, 0]
+
+    # Either copy may be the wrong one, on the Primary and on the Secondary, under a writer.
+    writer = n1.guest.start(f"exec {TOOL} write {LINK} 2 64 300 1")
+    writer.wait_output("ok 70\n")
+    here.corrupt(0, _LEFT)
+    here.corrupt(1, _RIGHT)
+    here.corrupt(2, _OTHER_MIRROR)
+    there.corrupt(1, _RIGHT)
+    assert (here.scrub(), there.scrub()) == (4, 4)
+    healed = here.await_told("raid.copies-healed")
+    assert "4 KiB of dm-0, 4 KiB of dm-1, 4 KiB of ubdc" in healed, healed
+    assert "4 KiB of ubdb" in there.await_told("raid.copies-healed")
+    writer.wait(120)
+    assert writer.stdout.splitlines() == [f"ok {block}" for block in range(64, 300)]
+    for block, (left, right) in ((_LEFT, (0, 1)), (_RIGHT, (0, 1)), (_OTHER_MIRROR, (2, 3))):
+        contents = {copies.content(leg, block) for copies in (here, there) for leg in (left, right)}
+        assert len(contents) == 1, block
+    n1.guest.run(f"{TOOL} check {LINK} 1 {_VERSION_1}")
+    assert "12 KiB healed by the peer's copy" in n1.cli("raid scrub status r0")
+    assert not [entry for entry in n1.report()["advice"] if entry["code"] == "array-copies-differ"]
+    assert (here.scrub(), there.scrub()) == (0, 0)
+
+    # Three copies, three contents: nothing is changed, and somebody is told.
+    here.corrupt(0, _BOTH)
+    here.corrupt(1, _BOTH)
+    before = [here.content(leg, _BOTH) for leg in (0, 1)]
+    assert here.scrub() == 4
+    assert "no two copies agree" in here.await_told("raid.copies-undecided")
+    assert [here.content(leg, _BOTH) for leg in (0, 1)] == before
+    (advice,) = [entry for entry in n1.report()["advice"] if entry["code"] == "array-copies-differ"]
+    assert "blockpair verify" in advice["remedy"]

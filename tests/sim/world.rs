@@ -811,7 +811,7 @@ impl World {
             }
             Action::DropBundle { token } => self.drop_bundle(n, token),
             // Nothing is verified here, but for what a peer says of it.
-            Action::Verified(_) => {}
+            Action::Verified(_) | Action::Held { .. } => {}
             Action::Ask { .. } | Action::Withdraw { .. } if self.settings.arbitrated.is_none() => {
                 self.fail("no arbiter is configured".into())
             }

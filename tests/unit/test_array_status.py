@@ -26,7 +26,9 @@ from blockpair.raid.events import Event, Severity
 from blockpair.raid.health import Health, Reason
 from blockpair.raid.model import Array, Sync
 from blockpair.raid.rules import Rules
+from blockpair.raid.standing import Standing, with_tally
 from blockpair.raid.turn import Turn
+from blockpair.raid.vote import Tally
 from blockpair.status.arrays import advice_on_arrays
 from blockpair.status.report import Advice
 from tests.unit.raid_samples import FAULTY, GIB, SPARE, array, member
@@ -40,7 +42,7 @@ ILL = Health(40, (Reason("pending", "3 sectors on probation", 60, ""),))
 
 
 def _codes(known: Array, health: dict[str, Health] | None = None) -> list[tuple[str, str]]:
-    return [(one.severity, one.code) for one in advice_on_arrays([known], health or {})]
+    return [(one.severity, one.code) for one in advice_on_arrays([known], health or {}, {})]
 
 
 def test_what_is_said_of_an_array_in_each_state() -> None:
@@ -48,16 +50,27 @@ def test_what_is_said_of_an_array_in_each_state() -> None:
     assert _codes(LOST) == [("critical", "array-failed")]
     assert _codes(FAILED) == [("warning", "array-degraded"), ("warning", "array-member-failed")]
     assert _codes(WHOLE, {"sda": ILL}) == [("warning", "array-member-ill")]
-    degraded, failed = advice_on_arrays([FILLS], {})
+    degraded, failed = advice_on_arrays([FILLS], {}, {})
     assert degraded.text == (
         "the array data below it lacks a member: 1.0 s to full redundancy; "
         "survives any one more failure except sdd"
     )
     assert degraded.remedy.startswith("it heals by itself")
     assert "spare remove data sdc" in failed.remedy
-    (needs, _) = advice_on_arrays([FAILED], {})
+    (needs, _) = advice_on_arrays([FAILED], {}, {})
     assert "spare add data" in needs.remedy
-    (ill,) = advice_on_arrays([WHOLE], {"sda": ILL})
+    (ill,) = advice_on_arrays([WHOLE], {"sda": ILL}, {})
+    differs = replace(WHOLE, mismatch_bytes=4096)
+    standing = Standing(4096)
+    (waits,) = advice_on_arrays([differs], {}, {WHOLE.uuid: standing})
+    assert waits.code == "array-copies-differ" and "by itself" in waits.remedy
+    left = with_tally(standing, Tally(undecided=4096), ended=True)
+    (differ,) = advice_on_arrays([differs], {}, {WHOLE.uuid: left})
+    assert "no two copies agree" in differ.text and "blockpair verify" in differ.remedy
+    healed = with_tally(standing, Tally(healed=4096), ended=True)
+    # Healed, or of a scrub before the last one.
+    assert not list(advice_on_arrays([differs], {}, {WHOLE.uuid: healed}))
+    assert not list(advice_on_arrays([WHOLE], {}, {WHOLE.uuid: left}))
     assert "sda" in ill.text and "3 sectors on probation" in ill.text and "replace data sda" in ill.remedy
 
 
@@ -72,7 +85,7 @@ def _codes_in(file: Path) -> set[str]:
     return found
 
 
-SUBJECTS = ("array", "member", "spare", "scrub", "resync", "reshape", "sync", "watch")
+SUBJECTS = ("array", "copies", "member", "spare", "scrub", "resync", "reshape", "sync", "watch")
 
 
 def test_every_event_of_an_array_is_a_kind_of_the_stream() -> None:

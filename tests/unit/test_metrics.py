@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from blockpair.metrics.fencing import fencing
 from blockpair.metrics.health import health
 from blockpair.metrics.services import services
 from blockpair.raid.model import Sync
+from blockpair.raid.standing import Standing
 from blockpair.status.engine import EngineStatus
 from blockpair.status.report import (
     SCHEMA,
@@ -311,7 +313,11 @@ def test_the_health_of_the_node() -> None:
 def test_arrays() -> None:
     lost = (member("sda", 0), member("sdb", None, FAULTY), member("sdc", 2, errors=3), member("sdd", None))
     broken = array("data", lost, slots=3, sync=Sync("recover", 10, 100, 5), state="read-auto")
-    found = values(arrays([broken], {}))
+    left = Standing(4096, undecided=4096, peer_differs=512)
+    broken = replace(broken, mismatch_bytes=4096)
+    found = values(arrays([broken], {}, {broken.uuid: 8192}, {broken.uuid: left}))
+    assert found["blockpair_array_healed_bytes_total"] == {("data",): 8192}
+    assert found["blockpair_array_undecided_bytes"] == {("data",): 4608}
     assert found["blockpair_array_state"]["data", "read-auto"] == 1
     assert found["blockpair_array_missing_members"] == found["blockpair_array_spares"] == {("data",): 1}
     assert found["blockpair_array_member"]["data", "sdb", "faulty"] == 1

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from blockpair.blocks import runs_of
 from blockpair.bridge import Shown
 from blockpair.cli.status_text import verify_line
 from blockpair.cli.verify import byte_range, exit_code
 from blockpair.cli.verify_text import lines, overwritten
-from blockpair.daemon.verifying import Verifying, joined, report_of
+from blockpair.daemon.verifying import Verifying, report_of
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.status.advice import advice
 from blockpair.status.engine import EngineStatus
@@ -273,7 +274,7 @@ def test_a_damaged_record_is_named_and_stops_nothing_else(tmp_path: Path) -> Non
 
 
 def test_blocks_become_runs() -> None:
-    assert joined([1, 2, 3, 7, 9, 10]) == [(1, 3), (7, 1), (9, 2)]
+    assert runs_of([1, 2, 3, 7, 9, 10]) == [(1, 3), (7, 1), (9, 2)]
 
 
 def resource(status: EngineStatus) -> ResourceReport:

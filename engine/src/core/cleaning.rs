@@ -89,6 +89,10 @@ impl Replica {
             let (offset, len) = heal.range();
             busy.extend(self.extents_of(offset, len));
         }
+        if let Some(hold) = &self.hold {
+            let (offset, len) = hold.range();
+            busy.extend(self.extents_of(offset, len));
+        }
         for (offset, len) in self.remote_ranges() {
             busy.extend(self.extents_of(offset, len));
         }

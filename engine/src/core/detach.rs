@@ -149,6 +149,7 @@ impl Replica {
             self.fail_command(Some(id));
         }
         self.retry_heals();
+        self.write_decided();
         self.retry_unlogged();
     }
 

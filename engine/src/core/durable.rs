@@ -151,6 +151,7 @@ impl Replica {
                 self.retry_starts();
                 self.retry_sources();
                 self.retry_heals();
+                self.write_decided();
                 self.retry_unlogged();
             }
             MetaPurpose::IntentCleared => {}

@@ -90,6 +90,9 @@ impl Replica {
     }
 
     pub(super) fn on_read_data(&mut self, slot: PeerSlot, id: u64, offset: u64, payload: Payload) {
+        if self.hold_answered(slot, id, Some((offset, payload.clone()))) {
+            return;
+        }
         let fits = |heal: &Heal| (offset, payload.len() as u64) == heal.range();
         let Some(index) = self
             .asked_for(slot, id)
@@ -114,6 +117,9 @@ impl Replica {
     }
 
     pub(super) fn on_read_failed(&mut self, slot: PeerSlot, id: u64, _status: Status) {
+        if self.hold_answered(slot, id, None) {
+            return;
+        }
         match self.asked_for(slot, id) {
             Some(index) => self.fail_heal(index),
             None => self.protocol_error(slot, "an answer to a read that nobody asked for"),

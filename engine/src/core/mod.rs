@@ -13,6 +13,7 @@ mod durable;
 pub mod fault;
 pub mod handshake;
 mod heal;
+mod hold;
 mod links;
 mod mark_exchange;
 mod marks;

@@ -3,7 +3,7 @@
 //! This file holds the state and the dispatch of events. The behaviour stands beside it, one concern a file:
 //! `requests` (the application's I/O), `remote` (a peer's I/O), `links` (connections and handshake), `source` and
 //! `target` (resync), `resolve` (split brain), `commands`, `durable` (superblock, write-intent log, generations), `detach`
-//! (failed disks), `heal` (reads through the peer), `serve` (standing in for a peer), `cleaning`, `verify` (comparing both copies), `warm_up` (what
+//! (failed disks), `heal` (reads through the peer), `hold` (deciding between an array's copies), `serve` (standing in for a peer), `cleaning`, `verify` (comparing both copies), `warm_up` (what
 //! a take-over will read).
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -15,6 +15,7 @@ use super::detach::{Attachment, BeforeDetach};
 use super::durable::MetaPurpose;
 use super::fault::{planted, Fault};
 use super::heal::Heal;
+use super::hold::Hold;
 use super::links::Peer;
 use super::ranges::RangeQueue;
 use super::remote::RemoteWrite;
@@ -44,6 +45,7 @@ pub(super) enum Holder {
     Answer(usize),
     Verify(u64),
     Compare(usize),
+    Hold(u64),
 }
 
 /// Why a disk operation was started.
@@ -84,6 +86,8 @@ pub(super) enum Purpose {
     /// Of this chunk, that this node compares with the peer's, or the peer with its own.
     Verify(u64),
     Compare(usize),
+    /// Of what is held.
+    Hold,
 }
 
 impl Purpose {
@@ -221,6 +225,8 @@ pub struct Replica {
     pub(super) verify: Option<Box<Verify>>,
     /// Chunks of one that a peer drives.
     pub(super) compares: Slab<Compare>,
+    /// A range that is held for a decision between this disk's own copies.
+    pub(super) hold: Option<Box<Hold>>,
     /// What a peer is about to repair here.
     pub(super) saving: Option<Saving>,
 
@@ -337,6 +343,7 @@ impl Replica {
             latency: DiskLatency::default(),
             warm_up: WarmUp::new(),
             verify: None,
+            hold: None,
             compares: Slab::new(),
             saving: None,
             now,
@@ -390,6 +397,7 @@ impl Replica {
             self.arbitration_due(),
             self.warm_up_due(),
             self.verify_due(),
+            self.hold_due(),
         ];
         links.chain(own.into_iter().flatten()).min()
     }
@@ -451,6 +459,7 @@ impl Replica {
         self.clean_on_time();
         self.warm_up_on_time();
         self.verify_on_time();
+        self.hold_on_time();
     }
 
     // ---- small shared pieces -------------------------------------------------------------------------
@@ -620,6 +629,7 @@ impl Replica {
             Purpose::WarmUp(region) => self.region_read(region, result),
             Purpose::Verify(chunk) => self.verify_read(chunk, result),
             Purpose::Compare(index) => self.compare_read(index, result),
+            Purpose::Hold => self.settled(result.map(drop)),
         }
     }
 
@@ -642,6 +652,7 @@ impl Replica {
             Holder::Answer(index) => self.start_answer(index),
             Holder::Verify(chunk) => self.start_verify_in_order(chunk),
             Holder::Compare(index) => self.start_compare(index),
+            Holder::Hold(ticket) => self.ask_for_hold(ticket),
         }
     }
 }

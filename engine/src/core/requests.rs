@@ -787,7 +787,7 @@ impl Replica {
     }
 
     pub(super) fn has_requests_in_flight(&self) -> bool {
-        self.reads_in_flight > 0 || self.writes.len() > 0 || self.has_open_flushes()
+        self.reads_in_flight > 0 || self.writes.len() > 0 || self.has_open_flushes() || self.hold_writes()
     }
 
     /// Whether somebody waits for a write or a flush: one that was failed may be in flight still, and has its answer.

@@ -134,6 +134,19 @@ pub enum Command {
     Repair {
         runs: Vec<BlockRun>,
     },
+    /// Holds these blocks, so that nothing is written to them, and fetches the peer's copy of them. Done with
+    /// [`Action::Held`], or not at all.
+    Hold {
+        offset: u64,
+        len: u64,
+    },
+    /// Writes these blocks of what is held as the peer has them, and lets go. In rising order, apart from each other.
+    Settle {
+        ticket: u64,
+        runs: Vec<BlockRun>,
+        /// For the history.
+        why: String,
+    },
     /// Reads what the Primary reads most, so that a switchover to this node finds it in memory.
     WarmUp,
     /// Ends all activity and makes the metadata clean; the driver stops afterwards.
@@ -349,6 +362,11 @@ pub enum Action {
     },
     /// For the record of what is proved and found.
     Verified(Verified),
+    /// The peer's copy of the range that is held; before its command is done.
+    Held {
+        ticket: u64,
+        data: Payload,
+    },
     /// Ask the arbiter, for as long as it takes. One ask is open at a time: this one supersedes any before it.
     Ask {
         ask: u64,

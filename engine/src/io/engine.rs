@@ -36,6 +36,7 @@ use crate::core::{
     ReplicaConfig, ReplicaMetadata, Severity, SyncSource, Time, Victim,
 };
 use crate::front::nbd::{Export, ExportInfo};
+use crate::payload::Payload;
 use crate::wire::{BlockRun, Protocol, SplitBrainPolicy};
 
 /// How long a status may take while the thread is busy; then the last published one has to do.
@@ -187,6 +188,11 @@ enum CommandSpec {
         /// First block and number of blocks of each.
         runs: Vec<(u64, u64)>,
     },
+    Settle {
+        ticket: u64,
+        runs: Vec<(u64, u64)>,
+        why: String,
+    },
     Readdress {
         peer: String,
         addresses: Vec<PeerAddress>,
@@ -238,6 +244,13 @@ fn parse_call(text: &str) -> Result<(CommandSpec, String), serde_json::Error> {
         None => "the control plane".into(),
     };
     Ok((serde_json::from_value(value)?, by))
+}
+
+/// First block and number of blocks of each.
+fn block_runs(runs: Vec<(u64, u64)>) -> Vec<BlockRun> {
+    runs.into_iter()
+        .map(|(first, count)| BlockRun { first, count })
+        .collect()
 }
 
 impl Engine {
@@ -540,9 +553,12 @@ impl Engine {
             },
             CommandSpec::VerifyStop {} => Command::VerifyStop,
             CommandSpec::Repair { runs } => Command::Repair {
-                runs: (runs.into_iter())
-                    .map(|(first, count)| BlockRun { first, count })
-                    .collect(),
+                runs: block_runs(runs),
+            },
+            CommandSpec::Settle { ticket, runs, why } => Command::Settle {
+                ticket,
+                runs: block_runs(runs),
+                why,
             },
             CommandSpec::Readdress { peer, addresses } => return self.readdress(&peer, addresses),
             CommandSpec::Fault { what: Fault::Panic } => {
@@ -558,6 +574,22 @@ impl Engine {
             }
         };
         self.ask(command, by, Duration::MAX)
+    }
+
+    /// Holds these bytes, so that nothing is written to them, until a `settle` or for two seconds: the hold's number, and
+    /// the peer's copy of them.
+    ///
+    /// # Errors
+    /// `failed` where the peer cannot decide, or another range is held.
+    pub fn hold(&self, offset: u64, len: u64) -> Result<(u64, Payload), Failure> {
+        self.ask(Command::Hold { offset, len }, String::new(), Duration::MAX)?;
+        self.shared.take_held().ok_or_else(|| {
+            Failure::new(
+                FailureKind::Failed,
+                "what is held was taken by somebody else",
+                "hold one range at a time",
+            )
+        })
     }
 
     /// From here on `peer` is at these addresses; none: it is lost, and what stands to it ends.

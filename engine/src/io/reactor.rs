@@ -497,6 +497,7 @@ impl Reactor {
                         self.drop_bundle(token);
                     }
                     Action::Verified(what) => self.shared.verified(&what),
+                    Action::Held { ticket, data } => self.shared.held(ticket, data),
                     Action::Ask { ask, request } => self.ask_arbiter(ask, request),
                     Action::Withdraw { ask } => self.withdraw_from_arbiter(ask),
                 }

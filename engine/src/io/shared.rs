@@ -11,6 +11,7 @@ use serde_json::{json, Value};
 
 use super::event::EventFd;
 use crate::core::{AskRequest, Notice, Severity, Time, Verified};
+use crate::payload::Payload;
 
 /// Events kept for a reader that is slow; older ones are dropped first.
 const EVENTS_MAX: usize = 1000;
@@ -80,6 +81,8 @@ pub struct Shared {
     ask: Mutex<Option<(u64, Value)>>,
     /// What was proved and found since somebody looked, in order.
     verified: Mutex<Vec<Value>>,
+    /// The peer's copy of the range that is held, and the hold's number, until somebody takes them.
+    held: Mutex<Option<(u64, Payload)>>,
     /// Until when this node may serve, on CLOCK_BOOTTIME; 0: it may not.
     serves_until: AtomicU64,
 }
@@ -100,6 +103,7 @@ impl Shared {
             events: Events::new()?,
             ask: Mutex::default(),
             verified: Mutex::default(),
+            held: Mutex::default(),
             serves_until: AtomicU64::new(0),
         })
     }
@@ -230,6 +234,14 @@ impl Shared {
     /// Those since the last call, as JSON.
     pub fn take_verified(&self) -> String {
         Value::from(std::mem::take(&mut *lock(&self.verified))).to_string()
+    }
+
+    pub fn held(&self, ticket: u64, data: Payload) {
+        *lock(&self.held) = Some((ticket, data));
+    }
+
+    pub fn take_held(&self) -> Option<(u64, Payload)> {
+        lock(&self.held).take()
     }
 
     pub fn take_events(&self) -> Vec<EventRecord> {

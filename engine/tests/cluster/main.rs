@@ -3,6 +3,7 @@
 
 mod arbitration;
 mod disk;
+mod hold;
 mod resolution;
 #[path = "../../../tests/sim/rng.rs"]
 mod rng;

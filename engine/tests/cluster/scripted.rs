@@ -4,6 +4,7 @@
 mod detach;
 mod ending;
 mod heal;
+mod hold;
 mod latency;
 mod resolve;
 mod serve;
@@ -48,6 +49,8 @@ struct Bench {
     /// Discards without a bundle whose records are not durable yet.
     discards: Vec<Token>,
     verified: Vec<Verified>,
+    /// What was held, and its number.
+    held: Vec<(u64, Payload)>,
 }
 
 /// What a test may want otherwise.
@@ -193,6 +196,7 @@ impl Bench {
             dropped: Vec::new(),
             discards: Vec::new(),
             verified: Vec::new(),
+            held: Vec::new(),
         };
         bench.command(Command::Connect { peer: 0 });
         bench
@@ -261,6 +265,7 @@ impl Bench {
                 }
                 Action::DropBundle { token } => self.dropped.push(token),
                 Action::Verified(what) => self.verified.push(what),
+                Action::Held { ticket, data } => self.held.push((ticket, data)),
                 Action::SaveBundle { token, bundle } => self.bundles.push((token, bundle)),
                 Action::Notice(notice) => self.notices.push(notice.name),
                 Action::Ask { .. } | Action::Withdraw { .. } => panic!("no arbiter is configured"),

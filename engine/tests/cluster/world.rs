@@ -149,6 +149,8 @@ pub struct Node {
     pub records: Vec<&'static str>,
     /// What comparing both copies has shown.
     pub verified: Vec<Verified>,
+    /// The peer's copy of what is held, and the hold's number.
+    pub held: Option<(u64, Payload)>,
     pub asking: Option<(u64, AskRequest)>,
     pub reach: Reach,
     /// Until then nothing happens in it: a virtual machine that is paused, or a process that is stopped.
@@ -255,6 +257,7 @@ impl World {
                 bundle: None,
                 records: Vec::new(),
                 verified: Vec::new(),
+                held: None,
                 asking: None,
                 reach: Reach::Fine,
                 frozen: 0,
@@ -669,6 +672,7 @@ impl World {
                 self.note(format!("{}: {what:?}", NAMES[n]));
                 self.nodes[n].verified.push(what);
             }
+            Action::Held { ticket, data } => self.nodes[n].held = Some((ticket, data)),
             Action::Ask { ask, request } => {
                 assert!(self.arbitration.is_some(), "no arbiter is configured");
                 self.check_promise(n, &request);

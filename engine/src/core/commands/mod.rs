@@ -84,6 +84,8 @@ impl Replica {
             } => self.verify_command(id, offset, len, max_rate),
             Command::VerifyStop => self.verify_stop(id),
             Command::Repair { runs } => self.repair_command(id, runs),
+            Command::Hold { offset, len } => self.hold_command(id, offset, len),
+            Command::Settle { ticket, runs, why } => self.settle_command(id, ticket, &runs, why),
             Command::Stop => self.quiesce(id, true),
         }
     }

@@ -19,12 +19,12 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::commands::failed;
 use super::durable::{METADATA_FAILED, METADATA_REMEDY};
-use super::links::Phase;
+use super::links::Peer;
 use super::replica::{describe, Holder, Purpose, Replica};
 use super::source::CHUNK_BYTES;
 use super::types::*;
 use crate::payload::Payload;
-use crate::wire::{feature, DiskState, Message, Role, Status, CHUNK_BLOCKS_MAX};
+use crate::wire::{feature, Message, Role, Status, CHUNK_BLOCKS_MAX};
 
 pub(super) use follower::{Compare, Saving};
 use pace::Pace;
@@ -196,27 +196,12 @@ impl Replica {
 
     /// What keeps the two copies from being compared now.
     fn why_no_verify(&self, slot: PeerSlot) -> Option<String> {
-        let peer = &self.peers[slot];
-        let name = &peer.name;
-        let resyncs = |phase: Option<&Phase>| matches!(phase, Some(Phase::Source(_) | Phase::Target(_)));
-        if self.peers.iter().any(|peer| resyncs(peer.phase())) {
-            return Some("a resync is under way".into());
+        if let Some(why) = self.why_not_in_step(slot) {
+            return Some(why);
         }
-        if !peer.is_established() || peer.draining.is_some() {
-            return Some(format!("{name} is not connected, or not in step"));
-        }
-        if self.quiescing.is_some() || self.stopped {
-            return Some("a demote or stop is under way".into());
-        }
-        if !self.is_attached() || self.superblock.disk != DiskState::UpToDate {
-            return Some(format!("the copy of {} is not UpToDate", self.config.node));
-        }
-        let known = peer.known.as_ref();
-        if known.is_none_or(|known| known.disk != DiskState::UpToDate) {
-            return Some(format!("the copy of {name} is not UpToDate"));
-        }
+        let Peer { name, known, .. } = &self.peers[slot];
         // Its writes would not be in the order of ours.
-        let leads = self.allowing || known.is_some_and(|known| known.role == Role::Primary);
+        let leads = self.allowing || known.as_ref().is_some_and(|known| known.role == Role::Primary);
         leads.then(|| format!("{name} is Primary: the comparison is for it to drive"))
     }
 

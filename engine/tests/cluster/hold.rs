@@ -1,0 +1,89 @@
+//! While a range is held, this disk and the peer's answer have the same writes: what differs then does differ.
+
+use _engine::core::*;
+use _engine::payload::Payload;
+use _engine::wire::{BlockRun, Protocol};
+
+use crate::world::{World, BLOCK};
+use crate::{pair, MS};
+
+/// The application writes all over the blocks that are looked at.
+const BLOCKS: u64 = 64;
+const HELD: u64 = 8;
+
+fn load(world: &mut World) {
+    let open = world.status(0).map_or(0, |status| status.requests.in_flight);
+    if open < 32 {
+        let block = world.rng.below(BLOCKS);
+        let stamp = 1 + world.rng.below(200) as u8;
+        let fua = world.rng.chance(4);
+        world.request(
+            0,
+            RequestKind::Write {
+                offset: block * BLOCK,
+                payload: Payload::copy_from(&[stamp; BLOCK as usize]),
+                fua,
+            },
+        );
+    }
+}
+
+#[test]
+fn under_load_nothing_is_imagined_to_differ_and_nothing_that_was_written_is_lost() {
+    for seed in 1..=40 {
+        let protocol = [Protocol::A, Protocol::B, Protocol::C][(seed % 3) as usize];
+        let mut world = pair(seed, protocol);
+        let mut decided = 0;
+        for _ in 0..60 {
+            // The Primary or the Secondary: either one's array may be looked at.
+            let n = world.rng.below(2) as usize;
+            let first = world.rng.below(BLOCKS - HELD);
+            let (offset, len) = (first * BLOCK, HELD * BLOCK);
+            let id = world.command(n, Command::Hold { offset, len });
+            while !world.commands.contains_key(&id) {
+                load(&mut world);
+                let pause = world.rng.below(MS / 10);
+                world.run(pause);
+            }
+            // A write under way on the other node may hold the answer up for too long.
+            let Some((ticket, data)) = world.nodes[n].held.take() else {
+                assert!(world.commands[&id].is_err());
+                continue;
+            };
+            let own = world.nodes[n].data.read(offset, len as usize);
+            assert!(
+                own[..] == data[..],
+                "seed {seed}: a write in flight seems to differ"
+            );
+            // As a member that lies does: only this node's disk.
+            let block = first + world.rng.below(HELD);
+            world.nodes[n]
+                .data
+                .write(block * BLOCK, &[0xEE; BLOCK as usize], true);
+            for _ in 0..world.rng.below(4) {
+                load(&mut world);
+                let pause = world.rng.below(MS / 10);
+                world.run(pause);
+            }
+            let runs = vec![BlockRun {
+                first: block,
+                count: 1,
+            }];
+            let why = "a member differed".into();
+            let id = world.command(n, Command::Settle { ticket, runs, why });
+            world.run_until("the decision", |w| w.commands.contains_key(&id));
+            assert!(
+                world.commands[&id].is_ok(),
+                "seed {seed}: {:?}",
+                world.commands[&id]
+            );
+            decided += 1;
+        }
+        assert!(decided > 30, "seed {seed}: {decided} of 60");
+        world.run(2_000 * MS);
+        assert!(
+            world.nodes[0].data.contents() == world.nodes[1].data.contents(),
+            "seed {seed}"
+        );
+    }
+}
