@@ -123,6 +123,11 @@ class Settling:
             if not healed:
                 return
             blocks, failure = sorted(healed), ""
+        if failure and len(blocks) > 1:
+            # One that the peer cannot read does not keep the others from it.
+            for block in blocks:
+                self._decide([block])
+            return
         if failure:
             raise Interrupted(failure, *self._place(blocks))
         if wrote and (stubborn := [b for b in self._differing(*self._place(blocks)) if b in wrote]):

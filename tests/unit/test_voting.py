@@ -132,8 +132,9 @@ def test_it_waits_for_what_has_to_be_first_and_says_for_what(daemon: Daemon) -> 
 
 def test_what_cannot_be_decided_for_long_is_left_to_a_person_and_the_rest_is_done(daemon: Daemon) -> None:
     daemon.members.write(3 * BLOCK, b"decayed", 1)
-    daemon.members.write(90 * BLOCK // 2, b"decayed", 0)
-    daemon.members.fails = 9
+    daemon.members.write(45 * BLOCK, b"decayed", 0)
+    # Of three passes: both at once, and then the first alone, three times each.
+    daemon.members.fails = 18
     daemon.voting.want(daemon.array)
     daemon.until(lambda: daemon.standing is not None and not daemon.standing.pending)
     assert [event.code for event in daemon.told] == ["copies.healed", "copies.undecided"]

@@ -2,7 +2,7 @@
 //!
 //! Copies that differ in an array cannot decide it between themselves: the peer's does. The range is held from before
 //! the peer is asked until its blocks are written here, or not: so nothing is written to it meanwhile on this node, and
-//! what the peer says has every write that this disk has. Who decides reads the array's members in that time. However
+//! what the peer says has every write that this disk has, and no other. Who decides reads the array's members in that time. However
 //! long that takes, no write waits longer than [`PATIENCE`]: then the range is free again, and nothing was changed.
 
 use super::commands::failed;
@@ -93,9 +93,10 @@ impl Replica {
 
     pub(super) fn hold_command(&mut self, id: CommandId, offset: u64, len: u64) {
         let block_size = u64::from(self.superblock.block_size_bytes);
-        let whole = offset.is_multiple_of(block_size)
+        let whole = self.is_inside(offset, len)
+            && offset.is_multiple_of(block_size)
             && (len.is_multiple_of(block_size) || offset + len == self.superblock.data_size_bytes);
-        if !self.is_inside(offset, len) || !whole || len > CHUNK_BYTES.max(block_size) {
+        if !whole || len > CHUNK_BYTES.max(block_size) {
             let error = failed(
                 format!("{len} bytes from {offset} on are no blocks of the device, or too many to hold"),
                 "use a control plane and an engine of the same version".into(),
@@ -168,6 +169,16 @@ impl Replica {
         };
         if (offset, data.len() as u64) != hold.range() {
             self.protocol_error(slot, "data that were not asked for");
+            return true;
+        }
+        // The Primary may have read its own disk after a write that waits here for this range.
+        let (start, end) = (offset, offset + data.len() as u64);
+        if self
+            .ranges
+            .waiting(start, end)
+            .any(|holder| matches!(holder, Holder::Remote(_)))
+        {
+            self.end_hold(Err("a write to it has come meanwhile"));
             return true;
         }
         hold.stage = Stage::Held(data.clone());

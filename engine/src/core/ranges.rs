@@ -52,6 +52,13 @@ impl<H: Copy + Eq> RangeQueue<H> {
         !(self.places.iter()).any(|place| place.start < end && start < place.end)
     }
 
+    /// Those who wait for any of it.
+    pub(super) fn waiting(&self, start: u64, end: u64) -> impl Iterator<Item = H> + '_ {
+        (self.places.iter())
+            .filter(move |place| !place.granted && place.start < end && start < place.end)
+            .map(|place| place.holder)
+    }
+
     /// Takes `holder` out, waiting or granted, and appends those who may go on now, oldest first.
     pub(super) fn release(&mut self, holder: H, ready: &mut Vec<H>) {
         let Some(index) = self.places.iter().position(|place| place.holder == holder) else {

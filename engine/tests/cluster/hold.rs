@@ -8,7 +8,7 @@ use crate::world::{World, BLOCK};
 use crate::{pair, MS};
 
 /// The application writes all over the blocks that are looked at.
-const BLOCKS: u64 = 64;
+const BLOCKS: u64 = 512;
 const HELD: u64 = 8;
 
 fn load(world: &mut World) {
@@ -30,10 +30,10 @@ fn load(world: &mut World) {
 
 #[test]
 fn under_load_nothing_is_imagined_to_differ_and_nothing_that_was_written_is_lost() {
-    for seed in 1..=40 {
+    for seed in 1..=16 {
         let protocol = [Protocol::A, Protocol::B, Protocol::C][(seed % 3) as usize];
         let mut world = pair(seed, protocol);
-        let mut decided = 0;
+        let mut decided = [0, 0];
         for _ in 0..60 {
             // The Primary or the Secondary: either one's array may be looked at.
             let n = world.rng.below(2) as usize;
@@ -45,7 +45,7 @@ fn under_load_nothing_is_imagined_to_differ_and_nothing_that_was_written_is_lost
                 let pause = world.rng.below(MS / 10);
                 world.run(pause);
             }
-            // A write under way on the other node may hold the answer up for too long.
+            // A write that came to the Secondary meanwhile may be in the answer: it is asked for again.
             let Some((ticket, data)) = world.nodes[n].held.take() else {
                 assert!(world.commands[&id].is_err());
                 continue;
@@ -77,9 +77,12 @@ fn under_load_nothing_is_imagined_to_differ_and_nothing_that_was_written_is_lost
                 "seed {seed}: {:?}",
                 world.commands[&id]
             );
-            decided += 1;
+            decided[n] += 1;
         }
-        assert!(decided > 30, "seed {seed}: {decided} of 60");
+        assert!(
+            decided.iter().all(|count| *count > 5),
+            "seed {seed}: {decided:?} of 60"
+        );
         world.run(2_000 * MS);
         assert!(
             world.nodes[0].data.contents() == world.nodes[1].data.contents(),
