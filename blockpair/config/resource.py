@@ -61,10 +61,13 @@ class TimeoutsTable(Struct, forbid_unknown_fields=True, frozen=True):
 
 class NbdTable(Struct, forbid_unknown_fields=True, frozen=True):
     """``[nbd]``. ``queues``: connections of the kernel device; 0: one, see ADR 4.
-    ``dead_connection_timeout``: how long I/O on it waits for a daemon that is away before it fails."""
+    ``sector_size``: its logical block, in bytes. ``dead_connection_timeout``: how long I/O on it waits for a
+    daemon that is away before it fails.
+    """
 
     kernel_device: KernelDevice | None = None
     queues: int = 0
+    sector_size: int = 4096
     dead_connection_timeout: str = "10m"
 
 
@@ -131,6 +134,7 @@ class ResourceConfig:
     resume_wait: float = 5.0
     kernel_device: KernelDevice | None = None
     queues: int = 0
+    sector_size: int = 4096
     dead_connection_timeout: float = 600.0
 
     @property
@@ -153,6 +157,7 @@ _KEYS = {
     "resume_wait": "timeouts.resume_wait",
     "kernel_device": "nbd.kernel_device",
     "queues": "nbd.queues",
+    "sector_size": "nbd.sector_size",
     "dead_connection_timeout": "nbd.dead_connection_timeout",
 }
 
@@ -179,6 +184,13 @@ def resource_config(content: ResourceFile, file: Path, node: str) -> ResourceCon
     if not 0 <= nbd.queues <= 16:
         raise ConfigError(
             file, "nbd.queues", f"{nbd.queues} is not from 0 to 16", "write 0 for the default: one"
+        )
+    if nbd.sector_size not in (512, 4096):
+        raise ConfigError(
+            file,
+            "nbd.sector_size",
+            f"{nbd.sector_size} is neither 512 nor 4096",
+            "write 4096, or 512 for what was made on a disk of such sectors",
         )
     if not 0 <= content.priority <= MAX_PRIORITY:
         raise ConfigError(
@@ -209,6 +221,7 @@ def resource_config(content: ResourceFile, file: Path, node: str) -> ResourceCon
         resume_wait=_duration(file, "timeouts.resume_wait", content.timeouts.resume_wait, 0, 3600),
         kernel_device=nbd.kernel_device,
         queues=nbd.queues,
+        sector_size=nbd.sector_size,
         dead_connection_timeout=_duration(
             file, "nbd.dead_connection_timeout", nbd.dead_connection_timeout, 1, 7 * 24 * 3600
         ),

@@ -74,6 +74,7 @@ class ResourceDevice:
         link: Path,
         mode: KernelDevice,
         queues: int,
+        sector_size: int,
         dead_connection_timeout: float,
         locked: LockedMemory,
     ) -> None:
@@ -82,6 +83,7 @@ class ResourceDevice:
         self._marker = marker
         self._link = link
         self._queues = queues
+        self._sector_size = sector_size
         self._timeout = max(1, round(dead_connection_timeout))
         self._locked = locked
         self._device: nbd.Device | None = None
@@ -147,13 +149,14 @@ class ResourceDevice:
             if live is not None:
                 attachment = nbd.reattach(live)
             else:
+                nbd.check_sector(self._sector_size, Path(status.backing.path))
                 # Another one each time: who has an older one mounted still gets errors from that.
                 identity = f"{self._identity}/{secrets.token_hex(4)}"
                 self._marker.set(identity)
                 attachment = nbd.attach(
                     identity,
                     status.size_bytes,
-                    block_size=min(status.block_size_bytes, nbd.MAX_BLOCK_SIZE),
+                    block_size=self._sector_size,
                     flags=_FLAGS,
                     # A connection more makes the kernel send an answer's request again when it is late
                     # (writes that are suspended are), so more than one is for those who ask for it.

@@ -91,6 +91,7 @@ class Runtime:
             link=places.device_link(config.name),
             mode=kernel_device,
             queues=config.queues,
+            sector_size=config.sector_size,
             dead_connection_timeout=config.dead_connection_timeout,
             locked=locked,
         )

@@ -41,6 +41,7 @@ from blockpair.kernel_device.holders import Holder, Use, holders
 MIN_BLOCK_SIZE = 512
 MAX_BLOCK_SIZE = 4096
 _SECTOR = 512
+_SYS_DEV_BLOCK = Path("/sys/dev/block")
 _SYS_BLOCK = Path("/sys/block")
 _BACKEND = re.compile(r"blockpair:(\d+):(.+)")
 _POLL_S = 0.01
@@ -202,6 +203,31 @@ def attach(
         for end in kernels:
             end.close()
     return Attachment(device, ours)
+
+
+def check_sector(sector_size: int, backing: Path) -> None:
+    """Raises `KernelDeviceError` where a device with such sectors would ask for less than a sector of the
+    disk below it.
+    """
+    try:
+        found = backing.stat()
+    except OSError:
+        # A node without its disk serves through its peer, which reads and writes whole sectors by itself.
+        return
+    number = found.st_rdev if stat.S_ISBLK(found.st_mode) else found.st_dev
+    folder = (_SYS_DEV_BLOCK / f"{os.major(number)}:{os.minor(number)}").resolve()
+    # A partition has none of its own.
+    for queue in (folder / "queue", folder.parent / "queue"):
+        try:
+            below = int((queue / "logical_block_size").read_text())
+        except (OSError, ValueError):
+            continue
+        if sector_size < below:
+            raise KernelDeviceError(
+                f"nbd.sector_size is {sector_size}, and {backing} has sectors of {below} bytes: "
+                f"set it to {below}"
+            )
+        return
 
 
 def reattach(device: Device, *, dead: int | None = None, deadline_s: float = 10.0) -> Attachment:

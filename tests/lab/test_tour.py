@@ -12,5 +12,5 @@ from tests.lab.harness import Lab
 
 # Beside others on two processors; alone it takes a minute and a half.
 @pytest.mark.timeout(600)
-def test_each_step_ends_as_the_tour_says(lab: Lab) -> None:
+def test_every_step_ends_as_the_tour_says(lab: Lab) -> None:
     tour.run(lab, steps(SOURCE.read_text()), Console(soft_wrap=True))

@@ -76,6 +76,7 @@ def test_a_whole_resource_file_is_read(tmp_path: Path) -> None:
         ('peer = "500ms"', 'peer = "1h"', "timeouts.peer", "not from 0.1 to 300"),
         ('peer = "500ms"', 'pear = "1h"', "timeouts.pear", "no such key"),
         ('kernel_device = "off"', "queues = 99", "nbd.queues", "not from 0 to 16"),
+        ('kernel_device = "off"', "sector_size = 1024", "nbd.sector_size", "neither 512 nor 4096"),
         ('name = "b"', 'name = "B"', "peer[0].name", "is not a name"),
         ('name = "b"', 'name = "a"', "peer[0].name", "is this node itself"),
         ('"10.0.0.2:7788"', '"10.0.0.2"', "peer[0].address", "not HOST:PORT"),
@@ -173,7 +174,7 @@ def test_what_is_written_is_read_back(  # noqa: PLR0917 - an argument, a key
         priority=priority,
         on_io_error=on_io_error,  # type: ignore[arg-type]
         timeouts=TimeoutsTable(peer=timeout),
-        nbd=NbdTable(queues=queues),
+        nbd=NbdTable(queues=queues, sector_size=512 if queues % 2 else 4096),
     )
     file = tmp_path_factory.mktemp("config") / "r0.toml"
     write_resource(file, content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -131,6 +132,7 @@ def test_connections_are_replaced_when_two_looks_miss_them_and_the_fault_goes_wi
         link=tmp_path / "r0",
         mode="auto",
         queues=1,
+        sector_size=4096,
         dead_connection_timeout=60,
         locked=LockedMemory(),
     )
@@ -153,3 +155,19 @@ def test_connections_are_replaced_when_two_looks_miss_them_and_the_fault_goes_wi
     assert asked == [1] and device.status().error == "another process still serves it"
     device.mend(running, connected)
     assert device.status().error is None
+
+
+def test_sectors_smaller_than_the_disk_s_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = tmp_path / "disk"
+    disk.touch()
+    number = disk.stat().st_dev
+    queue = tmp_path / f"{os.major(number)}:{os.minor(number)}/queue"
+    monkeypatch.setattr(kernel_device, "_SYS_DEV_BLOCK", tmp_path)
+    # Nothing is known of it; it has gone.
+    kernel_device.check_sector(512, disk)
+    kernel_device.check_sector(512, tmp_path / "none")
+    queue.mkdir(parents=True)
+    (queue / "logical_block_size").write_text("4096\n")
+    kernel_device.check_sector(4096, disk)
+    with pytest.raises(KernelDeviceError, match="has sectors of 4096 bytes: set it to 4096"):
+        kernel_device.check_sector(512, disk)
