@@ -23,6 +23,7 @@ from blockpair.daemon.desired import DaemonLock, DesiredState, boot_id
 from blockpair.daemon.event_methods import EventMethods
 from blockpair.daemon.health import watch_health
 from blockpair.daemon.judges import Judges
+from blockpair.daemon.late import Late
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.methods import Methods
 from blockpair.daemon.metrics import Metrics
@@ -167,8 +168,9 @@ async def _serve(node: NodeConfig, places: Locations, desired: DesiredState, str
         )
         notify(f"READY=1\nSTATUS=node {node.name}, {len(manager.names())} resources")
         supervisor = asyncio.create_task(manager.supervise())
+        late = Late(manager)
         metrics = Metrics(node, manager, part.cluster, watchdog, health=health, arrays=arrays, audits=audits)
-        beside = [asyncio.create_task(each.run()) for each in (part, health, care, metrics, arrays)]
+        beside = [asyncio.create_task(each.run()) for each in (part, health, care, metrics, arrays, late)]
         services.start()
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({supervisor, stopping}, return_when=asyncio.FIRST_COMPLETED)
