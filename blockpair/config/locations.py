@@ -159,6 +159,10 @@ class Locations:
     def stale_marker(self, name: str) -> Path:
         return self.state / "stale" / _part(name)
 
+    def disk_marker(self, name: str) -> Path:
+        """Which disk a resource had when it was up last."""
+        return self.state / "disk" / _part(name)
+
     def device_link(self, name: str) -> Path:
         return self.dev / _part(name)
 

@@ -22,7 +22,9 @@ from blockpair.daemon.checks import Checks
 from blockpair.daemon.desired import DaemonLock, DesiredState, boot_id
 from blockpair.daemon.event_methods import EventMethods
 from blockpair.daemon.health import watch_health
+from blockpair.daemon.health_file import HealthFile
 from blockpair.daemon.judges import Judges
+from blockpair.daemon.late import Late
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.method_list import NAME as METHOD_LIST
 from blockpair.daemon.method_list import method_list
@@ -149,8 +151,7 @@ async def _serve(node: NodeConfig, places: Locations, desired: DesiredState, str
         arrays = watch_arrays(node, places, manager)
         own = Methods(manager, logs.place(), part.creations, services)
         events = EventMethods(node, places, stream)
-        parts = (part, health, checks, audits)
-        tables = (own.table(), events.table(), *(each.methods() for each in parts))
+        tables = (own.table(), events.table(), *(each.methods() for each in (part, health, checks, audits)))
         methods = {name: method for table in tables for name, method in table.items()}
         methods[METHOD_LIST] = method_list(methods, part.cluster.methods)
         server = Server(methods, logs.place())
@@ -171,7 +172,9 @@ async def _serve(node: NodeConfig, places: Locations, desired: DesiredState, str
         notify(f"READY=1\nSTATUS=node {node.name}, {len(manager.names())} resources")
         supervisor = asyncio.create_task(manager.supervise())
         metrics = Metrics(node, manager, part.cluster, watchdog, health=health, arrays=arrays, audits=audits)
-        beside = [asyncio.create_task(each.run()) for each in (part, health, care, metrics, arrays)]
+        health_file = HealthFile(places.node_file, node.health, (health.adopt, care.adopt))
+        tasks = (part, health, health_file, care, metrics, arrays, Late(manager))
+        beside = [asyncio.create_task(each.run()) for each in tasks]
         services.start()
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({supervisor, stopping}, return_when=asyncio.FIRST_COMPLETED)

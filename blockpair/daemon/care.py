@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 
 import structlog
 
+from blockpair.config.health import HealthConfig
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.events.event import Event, Filter
 from blockpair.failover.reach import ReachMemory, ReachPolicy, judge_reach
@@ -147,6 +148,10 @@ class Care:
         now = clock()
         for move in moves:
             self._count(move.name, move.cause, now - move.age)
+
+    def adopt(self, config: HealthConfig) -> None:
+        """Go by this from the next look on; what is remembered stays."""
+        self._policy, self._hand_over = config.policy, config.hand_over
 
     async def run(self) -> None:
         """Until cancelled; then what was begun is given up."""

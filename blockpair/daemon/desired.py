@@ -121,6 +121,31 @@ class DeviceMarker:
         _remove(self._file)
 
 
+class DiskMarker:
+    """Which disk a resource had when it was up last: another one in its place is not started by itself."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def note(self, identity: str | None) -> None:
+        """Durable; None where nothing tells one disk from another. Raises `OSError`."""
+        if identity is None:
+            self.clear()
+        elif self.get() != identity:
+            write_atomically(self._file, identity + "\n")
+
+    def get(self) -> str | None:
+        """What was noted last; None where that is not known."""
+        try:
+            return self._file.read_text().strip() or None
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    def clear(self) -> None:
+        """Raises `OSError`."""
+        _remove(self._file)
+
+
 class StaleMarker:
     """The generation of this node's copy when a peer went on from there, while the metadata might not say so:
     they must not be believed, should they come back to life and still call it the newest.

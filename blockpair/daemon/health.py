@@ -77,6 +77,10 @@ class HealthWatch:
                 self._log.exception("health.failed")
             await asyncio.sleep(EVERY_SECONDS)
 
+    def adopt(self, config: HealthConfig) -> None:
+        """Go by this from the next look on."""
+        self._config = config
+
     async def look(self) -> None:
         """Measure once."""
         async with self._looking:

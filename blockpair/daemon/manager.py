@@ -30,6 +30,7 @@ from blockpair.daemon.desired import (
     Desired,
     DesiredState,
     DeviceMarker,
+    DiskMarker,
     StaleMarker,
 )
 from blockpair.daemon.fencing import CALL_SECONDS
@@ -172,6 +173,7 @@ class Manager:
         StaleMarker(self.places.stale_marker(name)).clear()
         remove_record(self.places.verify_file(name))
         DeviceMarker(self.places.device_marker(name)).clear()
+        DiskMarker(self.places.disk_marker(name)).clear()
         for what in SERVICE_FILES:
             self.places.service_file(name, what).unlink(missing_ok=True)
         self._locks.pop(name, None)
@@ -179,21 +181,43 @@ class Manager:
     async def start_all(self) -> None:
         """Start what was up when the last daemon ended. A resource that cannot start fails alone."""
         for name in self.names():
-            desired = self._desired.get(name)
-            if not desired.up:
-                continue
-            async with self.lock(name):
-                try:
-                    runtime = self._runtime(self.config(name))
-                    self._runtimes[name] = runtime
-                    await runtime.start(self._listener, desired)
-                    await runtime.reconcile()
-                except BlockpairError as error:
-                    self._log.error("resource.start-failed", resource=name, text=error.message)
-                except Exception:
-                    # Whatever it is, the other resources shall be up.
-                    self._log.exception("resource.start-failed", resource=name)
+            if self._desired.get(name).up:
+                async with self.lock(name):
+                    await self._start(name)
         await self._settle_watchdog()
+
+    def unstarted(self) -> list[Runtime]:
+        """Those that shall be up, and could not be started."""
+        return [
+            runtime
+            for name, runtime in self._runtimes.items()
+            if not runtime.running and runtime.failure is not None and self._desired.get(name).up
+        ]
+
+    async def start_late(self, name: str) -> None:
+        """Try once more to start one of the `unstarted`."""
+        async with self.lock(name):
+            former = self._runtimes.get(name)
+            if former is not None and not former.running:
+                await self._start(name)
+
+    async def _start(self, name: str) -> None:
+        """With its lock held."""
+        former = self._runtimes.get(name)
+        try:
+            runtime = self._runtime(self.config(name))
+            # What was told already is not told again.
+            runtime.failure = None if former is None else former.failure
+            self._runtimes[name] = runtime
+            await runtime.start(self._listener, self._desired.get(name))
+            await runtime.reconcile()
+        except BlockpairError as error:
+            present = self._runtimes.get(name)
+            if present is None or present.failure is not error:
+                self._log.error("resource.start-failed", resource=name, text=error.message)
+        except Exception:
+            # Whatever it is, the other resources shall be up.
+            self._log.exception("resource.start-failed", resource=name)
 
     async def stop_all(self) -> None:
         """Stop every engine; roles and kernel devices stay for the next daemon. Then let go of the
@@ -523,6 +547,7 @@ class Manager:
             events=runtime.recent_events(),
             socket=socket,
             runs=True,
+            waits=runtime in self.unstarted(),
             pending=pending,
             misconfigured=misconfigured,
             outside=self._outside(config),
@@ -640,6 +665,7 @@ def _report(
     events: Sequence[EventRecord] = (),
     socket: str | None = None,
     runs: bool = False,
+    waits: bool = False,
     pending: Sequence[str] = (),
     misconfigured: str | None = None,
     outside: Outside | None = None,
@@ -655,6 +681,7 @@ def _report(
         failure,
         engine,
         device,
+        waits=waits,
         pending=pending,
         misconfigured=misconfigured,
         outside=outside or Outside(),

@@ -24,8 +24,9 @@ from blockpair.config.node import KernelDevice
 from blockpair.config.resource import Peer, ResourceConfig
 from blockpair.daemon.arbitration import Arbitration, arbiter_report
 from blockpair.daemon.asker import asked_by
+from blockpair.daemon.backing import look_at
 from blockpair.daemon.clients import describe
-from blockpair.daemon.desired import BootMarker, Desired, DeviceMarker, StaleMarker
+from blockpair.daemon.desired import BootMarker, Desired, DeviceMarker, DiskMarker, StaleMarker
 from blockpair.daemon.fencing import Call, Fencing
 from blockpair.daemon.judges import Judges
 from blockpair.daemon.kernel import LockedMemory, ResourceDevice
@@ -70,6 +71,8 @@ class Runtime:
         self._marker = marker
         self._fencing = Fencing(config.name, judges, met, call) if config.arbiter == "fence" else None
         self._stale = StaleMarker(places.stale_marker(config.name))
+        self.disk = DiskMarker(places.disk_marker(config.name))
+        """Which disk it had when it was up last."""
         self._running: Running | None = None
         self._judges = judges
         self._watchdog = watchdog
@@ -174,10 +177,15 @@ class Runtime:
                 watchdog=self._watchdog,
             )
         except BlockpairError as error:
-            self.failure = error
-            self._log.error("resource.start-failed", text=error.message, remedy=error.remedy)
+            told, self.failure = self.failure, error
+            if told is None or told.message != error.message:
+                self._log.error("resource.start-failed", text=error.message, remedy=error.remedy)
             raise
         self.failure = None
+        try:
+            await asyncio.to_thread(lambda: self.disk.note(look_at(self.config.device).identity))
+        except OSError as error:
+            self._log.error("resource.marker-not-written", text=f"{error.filename}: {error.strerror}")
         if self.config.arbiter != MANUAL:
             self._arbitration = Arbitration(self.config, self._running, self._judges)
         self._watched = self._running.event_fd()

@@ -226,6 +226,12 @@ KINDS: dict[str, Kind] = {
     "health.sick": Kind("this node is sick", "blockpair health"),
     "health.recovered": Kind("this node is well again"),
     "health.failed": Kind("this node's health could not be measured", _LOG),
+    "health.configured": Kind("a changed [health] of blockpair.toml is in use"),
+    "health.misconfigured": Kind(
+        "blockpair.toml was changed and cannot be used: health goes on by what was read before",
+        "correct the file",
+        "the daemon would not start with it",
+    ),
     "care.unit-restart": Kind("a unit of the service is down: it is restarted", "journalctl -u the unit"),
     "care.unit-recovered": Kind("the service's units are active again"),
     "care.unit-unseen": Kind("systemd cannot be asked about the service's units", "systemctl status"),

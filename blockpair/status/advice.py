@@ -42,6 +42,7 @@ def advice(
     engine: EngineStatus | None,
     kernel_device: KernelDeviceStatus | None = None,
     *,
+    waits: bool = False,
     pending: Sequence[str] = (),
     misconfigured: str | None = None,
     outside: Outside = Outside(),
@@ -51,10 +52,11 @@ def advice(
     verify: VerifyStatus | None = None,
 ) -> list[Advice]:
     """What is wrong or worth knowing of the resource ``name``, the gravest first; empty when all is well.
-    ``pending``: keys whose values in its file are not those in use; ``misconfigured``: why the file of a
-    resource that is up cannot be used; ``arrays``: what there is to say of those below it.
+    ``waits``: it is started as soon as its device comes; ``pending``: keys whose values in its file are not
+    those in use; ``misconfigured``: why the file of a resource that is up cannot be used; ``arrays``: what
+    there is to say of those below it.
     """
-    found = [*_advice(name, state, failure, engine, outside), *arrays]
+    found = [*_advice(name, state, failure, engine, outside, waits=waits), *arrays]
     if state == "running" and engine is not None:
         found += advice_on(name, engine, arbiter)
     if service is not None:
@@ -101,7 +103,13 @@ def healthy(entries: Iterable[Advice]) -> bool:
 
 
 def _advice(
-    name: str, state: State, failure: str | None, engine: EngineStatus | None, outside: Outside
+    name: str,
+    state: State,
+    failure: str | None,
+    engine: EngineStatus | None,
+    outside: Outside,
+    *,
+    waits: bool,
 ) -> Iterator[Advice]:
     if state == "down" and outside.no_cluster:
         yield Advice(
@@ -116,11 +124,16 @@ def _advice(
         yield Advice("warning", "down", "the resource is down: nothing is replicated", f"blockpair up {name}")
         return
     if state == "failed" or engine is None:
+        again = (
+            f"see the daemon's log, put the cause right, then: blockpair down {name} && blockpair up {name}"
+        )
+        if waits:
+            again = (
+                "attach the disk, or assemble the array or volume that it is: the resource is started by "
+                f"itself when the device comes, or its size changes; at once: blockpair up {name}"
+            )
         yield Advice(
-            "critical",
-            "failed",
-            f"the resource has failed: {failure or 'no reason is known'}",
-            f"see the daemon's log, put the cause right, then: blockpair down {name} && blockpair up {name}",
+            "critical", "failed", f"the resource has failed: {failure or 'no reason is known'}", again
         )
         return
     yield from _local(name, engine)

@@ -1,0 +1,94 @@
+"""When a start that failed is tried again, and what tells one disk from another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from blockpair.daemon.backing import look_at, look_at_device
+from blockpair.daemon.desired import DiskMarker
+from blockpair.daemon.late import Tried, may_try
+from blockpair.status.advice import advice
+
+
+def test_it_is_tried_at_once_when_something_changed_and_then_a_few_times() -> None:
+    tried = Tried("none", 100.0)
+    assert may_try(tried, "a disk", 100.0)
+    now, starts = 100.0, []
+    tried = Tried("a disk", now)
+    while now < 1000:
+        if may_try(tried, "a disk", now):
+            starts.append(now)
+            tried = Tried("a disk", now, tried.failures + 1)
+        now += 0.5
+    assert starts == [101.0, 105.0, 120.0, 180.0]
+    assert may_try(tried, "a disk of another size", now)
+
+
+def test_a_file_is_known_by_its_place_and_not_by_its_name_or_size(tmp_path: Path) -> None:
+    file = tmp_path / "disk"
+    assert not look_at(file).there and look_at(file).identity is None
+    file.touch()
+    empty = look_at(file)
+    assert not empty.there
+    file.write_bytes(b"x" * 4096)
+    filled = look_at(file)
+    assert filled.there and filled.look != empty.look and filled.identity == empty.identity
+    other = tmp_path / "other"
+    other.write_bytes(b"x" * 4096)
+    other.replace(file)
+    assert look_at(file).look != filled.look and look_at(file).identity != filled.identity
+
+
+def test_a_block_device_is_there_when_it_has_a_size(tmp_path: Path) -> None:
+    assert not look_at_device(tmp_path).there
+    looks = set()
+    for size, there in (("0", False), ("32768", True), ("65536", True)):
+        (tmp_path / "size").write_text(f"{size}\n")
+        found = look_at_device(tmp_path)
+        assert found.there is there and found.identity is None
+        looks.add(found.look)
+    assert len(looks) == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"wwid": "naa.5000c500a\n", "device/serial": "S1"}, "wwid naa.5000c500a"),
+        ({"device/serial": "  S1  Y \n"}, "serial S1 Y"),
+        ({"dm/uuid": "LVM-abc", "wwid": "x"}, "uuid LVM-abc"),
+        ({"md/uuid": "0f:1"}, "uuid 0f:1"),
+        ({"serial": ""}, None),
+        ({"loop/backing_file": "/nowhere"}, None),
+        ({"loop/backing_file": "/"}, f"loop of file {Path('/').stat().st_ino}"),
+    ],
+)
+def test_a_block_device_is_known_by_what_names_it(
+    tmp_path: Path, files: dict[str, str], expected: str | None
+) -> None:
+    whole = tmp_path / "whole"
+    for name, text in files.items():
+        (whole / name).parent.mkdir(parents=True, exist_ok=True)
+        (whole / name).write_text(text)
+    assert look_at_device(whole).identity == expected
+    part = whole / "part"
+    part.mkdir()
+    (part / "partition").write_text("2\n")
+    (tmp_path / "259:7").symlink_to(part)
+    of_part = None if expected is None else f"{expected}, partition 2"
+    assert look_at_device(tmp_path / "259:7").identity == of_part
+
+
+def test_what_was_noted_is_kept_and_what_nothing_tells_is_forgotten(tmp_path: Path) -> None:
+    marker = DiskMarker(tmp_path / "state/r0")
+    assert marker.get() is None
+    for identity in ("wwid a", "wwid b", None):
+        marker.note(identity)
+        assert DiskMarker(tmp_path / "state/r0").get() == identity
+
+
+def test_status_says_that_it_is_started_by_itself() -> None:
+    for waits, words in ((True, "started by itself"), (False, "blockpair down r0")):
+        (entry,) = advice("r0", "failed", "the device does not exist", None, waits=waits)
+        assert entry.code == "failed" and words in entry.remedy
