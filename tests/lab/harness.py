@@ -189,7 +189,7 @@ class Guest:
         # setpriv: a test run that is killed takes its guests with it.
         return [
             *("setpriv", "--pdeathsig", "KILL", "nsenter", f"--net=/run/netns/{self.lab.namespace}"),
-            str(self.lab.kernel.program),
+            *self.lab.kernel.command,
             f"mem={self.spec.memory_mib}M",
             f"umid={self.lab.namespace}-{self.name}",
             f"uml_dir={self.lab.folder}",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ from pathlib import Path
 
 PACKAGE = "user-mode-linux"
 _STAMP = ".complete"
+_WHOLE_STATE = Path(__file__).with_name("whole_state.c")
 
 
 class KernelUnavailable(RuntimeError):
@@ -40,10 +42,13 @@ class Kernel:
 
     root: Path
     release: str
+    preloaded: Path | None = None
 
     @property
-    def program(self) -> Path:
-        return self.root / "usr/bin/linux.uml"
+    def command(self) -> list[str]:
+        """What starts it, without its arguments."""
+        shim = ["env", f"LD_PRELOAD={self.preloaded}"] if self.preloaded else []
+        return [*shim, str(self.root / "usr/bin/linux.uml")]
 
 
 def cache_dir() -> Path:
@@ -53,12 +58,31 @@ def cache_dir() -> Path:
 
 
 def cached(where: Path | None = None) -> Kernel | None:
-    """The kernel in the cache folder; None where there is none, or half of one."""
+    """The kernel in the cache folder; None where there is none, or half of one.
+
+    Raises `KernelUnavailable`.
+    """
     root = where or cache_dir()
     stamp = root / _STAMP
     if not stamp.is_file():
         return None
-    return Kernel(root, stamp.read_text().strip())
+    shim = root.parent / f"whole-state-{hashlib.sha256(_WHOLE_STATE.read_bytes()).hexdigest()[:16]}.so"
+    if not needs_shim(Path("/proc/cpuinfo").read_text()):
+        return Kernel(root, stamp.read_text().strip())
+    if not shim.exists():
+        if shutil.which("cc", path=_PATH) is None:
+            raise KernelUnavailable(f"a kernel in {root} that needs a C compiler here: apt-get install gcc")
+        with tempfile.TemporaryDirectory(dir=root.parent, prefix="uml-build-") as scratch:
+            made = Path(scratch) / shim.name
+            build = ["cc", "-shared", "-fPIC", "-O2", "-o", str(made), str(_WHOLE_STATE), "-ldl"]
+            _run(build, root.parent, "check that the C compiler works")
+            made.rename(shim)
+    return Kernel(root, stamp.read_text().strip(), shim)
+
+
+def needs_shim(processors: str) -> bool:
+    """Whether the processors of /proc/cpuinfo have more state than User-Mode Linux keeps (whole_state.c)."""
+    return "amx_tile" in processors.split()
 
 
 def ensure(where: Path | None = None) -> Kernel:
@@ -82,11 +106,13 @@ def ensure(where: Path | None = None) -> Kernel:
         if found is not None:
             return found
         with tempfile.TemporaryDirectory(dir=root.parent, prefix="uml-fetch-") as scratch:
-            release = _unpack(Path(scratch))
+            _unpack(Path(scratch))
             # The rename publishes a whole tree or none, whenever this process is killed.
             shutil.rmtree(root, ignore_errors=True)
             (Path(scratch) / "root").rename(root)
-        return Kernel(root, release)
+        made = cached(root)
+        assert made is not None
+        return made
 
 
 _PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
@@ -99,7 +125,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _unpack(scratch: Path) -> str:
+def _unpack(scratch: Path) -> None:
     try:
         _run(["apt-get", "-q", "download", PACKAGE], scratch)
     except KernelUnavailable:
@@ -115,10 +141,11 @@ def _unpack(scratch: Path) -> str:
     (root / "usr/lib/uml/modules" / release).rename(modules / release)
     _run(["depmod", "-b", str(root), release], scratch)
     (root / _STAMP).write_text(release + "\n")
-    return release
 
 
-def _run(command: list[str], cwd: Path) -> None:
+def _run(
+    command: list[str], cwd: Path, remedy: str = "check that Debian's package archive can be reached"
+) -> None:
     done = subprocess.run(
         command,
         cwd=cwd,
@@ -129,8 +156,7 @@ def _run(command: list[str], cwd: Path) -> None:
     )
     if done.returncode:
         raise KernelUnavailable(
-            f"'{' '.join(command)}' failed ({done.returncode}): {done.stderr.strip()[-400:]}; "
-            "check that Debian's package archive can be reached"
+            f"'{' '.join(command)}' failed ({done.returncode}): {done.stderr.strip()[-400:]}; {remedy}"
         )
 
 
