@@ -249,6 +249,19 @@ def test_one_at_a_time_and_only_what_there_is(node: Node) -> None:
         asyncio.run(node.verifying.repair(node.status, [0]))
 
 
+def test_on_the_secondary_it_is_refused_with_the_command_for_the_primary(node: Node) -> None:
+    node.status = engine(peer(role="Primary"), role="Secondary")
+    with pytest.raises(BlockpairError) as refused:
+        node.start(offset=MIB, length=2 * MIB, max_rate=7)
+    assert refused.value.message.startswith("b is Primary")
+    assert refused.value.remedy == ("on b: blockpair verify r0 --wait --range 1048576-3145728 --max-rate 7")
+    assert node.asked() == [] and not node.verifying.report().running
+    # Where nobody is, either may.
+    node.status = engine(peer(role="Secondary"), role="Secondary")
+    node.start()
+    assert node.asked() == [(0, SIZE)]
+
+
 def test_the_record_of_other_data_says_nothing(node: Node) -> None:
     node.start()
     node.show(proved(0, SIZE), found(0), ENDED)
