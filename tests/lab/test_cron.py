@@ -17,7 +17,7 @@ from tests.lab.nodes import Node, eventually, make_pair
 _LINE = "/etc/cron.d/blockpair-audit"
 _LOG = "/var/log/blockpair-audit.log"
 # For a daemon that has begun shortly before the minute, on a busy machine.
-_AHEAD_S = 5
+_AHEAD_S = 4
 _BLOCK = 4096
 
 
@@ -49,18 +49,19 @@ class Cron:
         """Have an audit scheduled for the minute that comes, and be run by cron; its exit code."""
         guest, since = self._node.guest, len(self._log.stdout)
         # The guest's clock is its own: nobody waits for the minute.
-        minute = (int(guest.run("date +%s")) // 60 + 1) * 60
-        at = guest.run(f"date -d @{minute} +%H:%M").strip()
-        installed = self._node.cli(f"audit schedule --cron --at {at} {options}")
+        installed = guest.run(
+            "set -e; minute=$((($(date +%s) / 60 + 1) * 60))\n"
+            f"blockpair audit schedule --cron --at $(date -d @$minute +%H:%M) {options}\n"
+            f"date -s @$((minute - {_AHEAD_S}))"
+        )
         assert _LINE in installed
-        guest.run(f"date -s @{minute - _AHEAD_S}")
         daemon = guest.start("exec cron -f -L 15")
-        told = lambda: self._log.stdout[since:]  # noqa: E731
-        eventually(lambda: "END (" in told(), "cron has run the audit", 120)
+        eventually(lambda: "END (" in self._log.stdout[since:], "cron has run the audit", 120)
         daemon.signal("TERM")
         daemon.wait(check=False)
-        assert len(re.findall(r"CMD \(.*blockpair audit run", told())) == 1, told()
-        failed = re.search(r"failed with exit status (\d+)", told())
+        told = self._log.stdout[since:]
+        assert len(re.findall(r"CMD \(.*blockpair audit run", told)) == 1, told
+        failed = re.search(r"failed with exit status (\d+)", told)
         return int(failed[1]) if failed else 0
 
     def said(self) -> str:
@@ -98,15 +99,13 @@ def test_each_exit_code_and_the_report_are_right(cron: Path) -> None:
         report = _report(n1)
         assert _outcome(report)[:2] == (0, "identical")
         assert None not in report["resources"][0]["proved"]
-        assert "Proved identical: 100 %" in n1.cli("audit report")
 
         # It could not run.
-        n2.guest.unplug()
-        n1.wait("disconnected")
+        n2.cli("down r0")
         assert daemon.audit("--max-time 1h") == 1
         assert "n2 is not connected" in daemon.said()
         assert _outcome(_report(n1)) == (1, "failed", "n2 is not connected")
-        n2.guest.plug()
+        n2.cli("up r0")
         n1.wait("synced")
 
         # A block of one disk has changed by itself.
@@ -120,10 +119,3 @@ def test_each_exit_code_and_the_report_are_right(cron: Path) -> None:
         (finding,) = report["resources"][0]["findings"]
         assert (finding["offset"], finding["length"]) == (1000 * _BLOCK, _BLOCK)
         assert "audit.finished" in n1.cli("events --json")
-
-        # No daemon to ask: cron's own record is all that there is, and the log says why.
-        n1.end("TERM")
-        assert daemon.audit("--max-time 1h") == 1
-        assert "blockpaird" in daemon.said()
-        n1.cli("audit schedule --remove")
-        assert n1.guest.execute(f"[ -e {_LINE} ]", check=False).returncode == 1
