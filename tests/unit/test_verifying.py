@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import itertools
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import pytest
 from blockpair.bridge import Shown
 from blockpair.cli.status_text import verify_line
 from blockpair.cli.verify import byte_range, exit_code
+from blockpair.cli.verify_progress import follow
 from blockpair.cli.verify_text import lines, overwritten
 from blockpair.daemon.verifying import Verifying, joined, report_of
 from blockpair.errors import BlockpairError, ErrorKind
@@ -321,6 +326,37 @@ def test_whose_copy_wins_is_said_before_and_refused_where_nobody_can_say(node: N
             overwritten(resource(engine(peer(role=theirs), role=role)), report)
         assert refused.value.kind is ErrorKind.UNSAFE
         assert remedy in refused.value.remedy
+
+
+class Terminal(io.StringIO):
+    """A screen, as far as a program can tell."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("screen", [Terminal(), io.StringIO()])
+def test_who_follows_it_sees_how_far_it_is(
+    node: Node, monkeypatch: pytest.MonkeyPatch, screen: io.StringIO
+) -> None:
+    node.start()
+    reports = []
+    for part in range(4):
+        node.show(proved(part * SIZE // 4, SIZE // 4))
+        reports.append(node.verifying.report())
+    node.show(ENDED)
+    reports.append(node.verifying.report())
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    seconds = itertools.count()
+    last, in_time = follow(iter(reports).__next__, None, 0, lambda: float(next(seconds)))
+    assert in_time and last.ended == "identical"
+    told = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    if screen.isatty():
+        assert "━" in told and "100.0 %  1 GiB of 1 GiB  256 MiB/s" in told
+    else:
+        assert "r0: comparing, 25.0 % of 1 GiB" in told and "━" not in told
 
 
 def test_a_range_is_two_sizes() -> None:
