@@ -27,6 +27,7 @@ _SYSTEMCTL_SECONDS = 60
     "--at", metavar="[DAY] TIME", help=f"Local time: 02:30, or 'Sun 02:30'.  [default: {_DEFAULT_AT}]"
 )
 @click.option("--max-time", metavar="TIME", help="Each stops after this long, and the next goes on: 4h, 90m.")
+@click.option("--max-rate", metavar="SIZE", help="Bytes a second at most, such as 100M.")
 @click.option("--remove", is_flag=True, help="Take away what is scheduled.")
 @json_option
 @click.pass_obj
@@ -36,6 +37,7 @@ def command(
     kind: str | None,
     at: str | None,
     max_time: str | None,
+    max_rate: str | None,
     remove: bool,
     as_json: bool,
 ) -> None:
@@ -53,11 +55,11 @@ def command(
     """
     from blockpair.audit.schedule import KINDS, files
 
-    if remove and (kind or at or max_time):
+    if remove and (kind or at or max_time or max_rate):
         raise BlockpairError(
             ErrorKind.USAGE, "--remove goes with no other option", "blockpair audit schedule --remove"
         )
-    if kind is None and (at or max_time):
+    if kind is None and (at or max_time or max_rate):
         raise BlockpairError(
             ErrorKind.USAGE, "--timer or --cron is missing", "blockpair audit schedule --timer --at '02:30'"
         )
@@ -66,7 +68,7 @@ def command(
         _remove(root)
     elif kind is not None:
         chosen: Kind = "timer" if kind == "timer" else "cron"
-        _install(chosen, root, directory, at or _DEFAULT_AT, max_time)
+        _install(chosen, root, at or _DEFAULT_AT, _bounds(max_time, max_rate))
     there = [file for each in KINDS for file in files(each, root) if file.exists()]
     if as_json:
         print_json({"files": [{"path": str(file), "content": file.read_text()} for file in there]})
@@ -87,21 +89,35 @@ def _root(directory: str | None) -> Path:
     return Path("/") if config == locations({}).config else config.parent
 
 
-def _install(kind: Kind, root: Path, directory: str | None, at: str, max_time: str | None) -> None:
+def _bounds(max_time: str | None, max_rate: str | None) -> list[str]:
+    """As `audit run` takes them."""
+    from blockpair.units import parse_duration, parse_size
+
+    words: list[str] = []
+    try:
+        if max_time is not None:
+            parse_duration(max_time)
+            words += ["--max-time", max_time]
+        if max_rate is not None:
+            parse_size(max_rate)
+            words += ["--max-rate", max_rate]
+    except ValueError as error:
+        raise BlockpairError(ErrorKind.USAGE, str(error), "blockpair audit schedule --help") from None
+    return words
+
+
+def _install(kind: Kind, root: Path, at: str, bounds: list[str]) -> None:
     from blockpair.audit.schedule import KINDS, contents, files, moment
     from blockpair.config.files import write_atomically
-    from blockpair.units import parse_duration
 
     try:
         when = moment(at)
-        if max_time is not None:
-            parse_duration(max_time)
     except ValueError as error:
         raise BlockpairError(ErrorKind.USAGE, str(error), "blockpair audit schedule --help") from None
     own = Path(sys.argv[0]).absolute() if Path(sys.argv[0]).name == "blockpair" else shutil.which("blockpair")
     program = [str(own)] if own else [sys.executable, "-m", "blockpair.cli.main"]
     words = [*program, *([] if root == Path("/") else ["--dir", str(root)]), "audit", "run"]
-    words += ["--max-time", max_time] if max_time is not None else []
+    words += bounds
     log = "/var/log/blockpair-audit.log" if root == Path("/") else str(root / "audit.log")
     try:
         for file, content in zip(files(kind, root), contents(kind, when, words, log), strict=True):

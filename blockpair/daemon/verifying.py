@@ -176,9 +176,8 @@ class Verifying:
         self._take(early)
 
     async def _go_on(self, record: Record, run: Run, status: EngineStatus) -> None:
-        leads = next((peer.name for peer in status.peers if peer.role == "Primary"), None)
-        rest = run.rest(record.size)
-        if leads is not None and status.role != "Primary":
+        leads, rest = _leader(status), run.rest(record.size)
+        if leads is not None:
             reason = f"{leads} is Primary now: go on there"
             self._record = records.end(record, "stopped", reason, self._now())
             self._note("warning", "verify.stopped", reason)
@@ -232,6 +231,13 @@ class Verifying:
         """Begin to compare. Raises `BlockpairError`, and then nothing has begun."""
         record = await self._usable(status)
         check_range(record.size, offset, length, max_rate)
+        leads = _leader(status)
+        if leads is not None:
+            raise BlockpairError(
+                ErrorKind.FAILED,
+                f"{leads} is Primary: the order of the writes is its own, and so is the comparison",
+                f"on {leads}: {_as_command(self._name, offset, length, max_rate)}",
+            )
         if record.wanted is not None:
             raise BlockpairError(
                 ErrorKind.BUSY,
@@ -371,6 +377,20 @@ class Verifying:
             findings=proof.findings,
             first_finding=next((f.offset for f in record.open_findings), None),
         )
+
+
+def _leader(status: EngineStatus) -> str | None:
+    """The other node that is Primary; None where this one is, or nobody."""
+    leads = next((peer.name for peer in status.peers if peer.role == "Primary"), None)
+    return None if status.role == "Primary" else leads
+
+
+def _as_command(name: str, offset: int | None, length: int | None, max_rate: int | None) -> str:
+    """The command that asks for it, to be typed on another node."""
+    command = f"blockpair verify {name} --wait"
+    if length is not None:
+        command += f" --range {offset or 0}-{(offset or 0) + length}"
+    return command if max_rate is None else f"{command} --max-rate {max_rate}"
 
 
 def report_of(name: str, record: Record, waits_for: str | None = None) -> VerifyReport:

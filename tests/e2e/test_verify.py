@@ -50,7 +50,8 @@ def test_what_differs_on_either_side_is_found_kept_and_mended(cluster: Cluster) 
     assert "r0: identical, 16 MiB compared" in told
     for node in cluster.nodes:
         assert "(100 %), 0 findings" in node.ok("status", "r0").out
-    assert "is Primary" in b.refused(1, "verify", "r0")
+    refused = b.refused(1, "verify", "r0", "--range", "4K-8K")
+    assert "a is Primary" in refused and "on a: blockpair verify r0 --wait --range 4096-8192" in refused
     assert "nothing to repair" in a.refused(1, "verify", "r0", "--repair")
     # One bit, one block, a region; on either side.
     flip(b.disk, 5 * BLOCK + 17, 1)

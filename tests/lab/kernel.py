@@ -6,30 +6,22 @@ unpacked once, and its module index is written beside it so that ``modprobe`` fi
 
 Run as a program, it fetches the kernel and prints where it is::
 
-    python3 tests/lab/kernel.py
+    python3 -m tests.lab.kernel
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
-import os
-import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import unpacked
+
 PACKAGE = "user-mode-linux"
-_STAMP = ".complete"
 _WHOLE_STATE = Path(__file__).with_name("whole_state.c")
-
-
-class KernelUnavailable(RuntimeError):
-    """The kernel is not cached and cannot be fetched; the message says why and what to do."""
+KernelUnavailable = unpacked.PackageUnavailable
 
 
 @dataclass(frozen=True)
@@ -52,9 +44,8 @@ class Kernel:
 
 
 def cache_dir() -> Path:
-    """Where the unpacked kernel lives: ``$BLOCKPAIR_CACHE/uml``, by default below ``~/.cache/blockpair``."""
-    base = os.environ.get("BLOCKPAIR_CACHE")
-    return (Path(base) if base else Path.home() / ".cache/blockpair") / "uml"
+    """Where the unpacked kernel lives: ``uml`` in the cache folder."""
+    return unpacked.cache_dir() / "uml"
 
 
 def cached(where: Path | None = None) -> Kernel | None:
@@ -63,21 +54,19 @@ def cached(where: Path | None = None) -> Kernel | None:
     Raises `KernelUnavailable`.
     """
     root = where or cache_dir()
-    stamp = root / _STAMP
-    if not stamp.is_file():
+    release = unpacked.stamp(root)
+    if release is None:
         return None
     shim = root.parent / f"whole-state-{hashlib.sha256(_WHOLE_STATE.read_bytes()).hexdigest()[:16]}.so"
     if not needs_shim(Path("/proc/cpuinfo").read_text()):
-        return Kernel(root, stamp.read_text().strip())
+        return Kernel(root, release)
     if not shim.exists():
-        if shutil.which("cc", path=_PATH) is None:
-            raise KernelUnavailable(f"a kernel in {root} that needs a C compiler here: apt-get install gcc")
         with tempfile.TemporaryDirectory(dir=root.parent, prefix="uml-build-") as scratch:
             made = Path(scratch) / shim.name
             build = ["cc", "-shared", "-fPIC", "-O2", "-o", str(made), str(_WHOLE_STATE), "-ldl"]
-            _run(build, root.parent, "check that the C compiler works")
+            unpacked.run(build, root.parent, "check that the C compiler works: apt-get install gcc")
             made.rename(shim)
-    return Kernel(root, stamp.read_text().strip(), shim)
+    return Kernel(root, release, shim)
 
 
 def needs_shim(processors: str) -> bool:
@@ -91,73 +80,19 @@ def ensure(where: Path | None = None) -> Kernel:
     Safe to call from several processes at once. Raises `KernelUnavailable`.
     """
     root = where or cache_dir()
-    found = cached(root)
-    if found is not None:
-        return found
-    for tool, package in (("apt-get", "apt"), ("dpkg", "dpkg"), ("depmod", "kmod")):
-        if shutil.which(tool, path=_PATH) is None:
-            raise KernelUnavailable(
-                f"no kernel in {root} and no '{tool}' to fetch one with: "
-                f"install the package {package} on a Debian host, or point BLOCKPAIR_CACHE at a filled cache"
-            )
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(root.parent / "uml.lock"):
-        found = cached(root)
-        if found is not None:
-            return found
-        with tempfile.TemporaryDirectory(dir=root.parent, prefix="uml-fetch-") as scratch:
-            _unpack(Path(scratch))
-            # The rename publishes a whole tree or none, whenever this process is killed.
-            shutil.rmtree(root, ignore_errors=True)
-            (Path(scratch) / "root").rename(root)
-        made = cached(root)
-        assert made is not None
-        return made
+    unpacked.ensure(PACKAGE, root, _with_module_index)
+    made = cached(root)
+    assert made is not None
+    return made
 
 
-_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def _unpack(scratch: Path) -> None:
-    try:
-        _run(["apt-get", "-q", "download", PACKAGE], scratch)
-    except KernelUnavailable:
-        # A fresh machine has no package lists yet.
-        _run(["apt-get", "-q", "update"], scratch)
-        _run(["apt-get", "-q", "download", PACKAGE], scratch)
-    archive = next(scratch.glob(f"{PACKAGE}_*.deb"))
-    root = scratch / "root"
-    _run(["dpkg", "-x", str(archive), str(root)], scratch)
+def _with_module_index(root: Path) -> str:
     release = next((root / "usr/lib/uml/modules").iterdir()).name
     modules = root / "lib/modules"
     modules.mkdir(parents=True)
     (root / "usr/lib/uml/modules" / release).rename(modules / release)
-    _run(["depmod", "-b", str(root), release], scratch)
-    (root / _STAMP).write_text(release + "\n")
-
-
-def _run(
-    command: list[str], cwd: Path, remedy: str = "check that Debian's package archive can be reached"
-) -> None:
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env={**os.environ, "PATH": _PATH, "LC_ALL": "C"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise KernelUnavailable(
-            f"'{' '.join(command)}' failed ({done.returncode}): {done.stderr.strip()[-400:]}; {remedy}"
-        )
+    unpacked.run(["depmod", "-b", str(root), release], root)
+    return release
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import unpacked
 from tests.lab import kernel
 from tests.lab.harness import (
     SOURCE,
@@ -161,7 +162,7 @@ def test_without_root_the_lab_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_kernel_and_apt_the_lab_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(kernel, "_PATH", str(tmp_path))
+    monkeypatch.setattr(unpacked, "_PATH", str(tmp_path))
     with pytest.raises(kernel.KernelUnavailable, match="BLOCKPAIR_CACHE"):
         kernel.ensure(tmp_path / "uml")
     (tmp_path / "uml").mkdir()  # as an interrupted copy leaves it

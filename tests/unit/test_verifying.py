@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import itertools
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ from blockpair.blocks import runs_of
 from blockpair.bridge import Shown
 from blockpair.cli.status_text import verify_line
 from blockpair.cli.verify import byte_range, exit_code
+from blockpair.cli.verify_progress import follow
 from blockpair.cli.verify_text import lines, overwritten
 from blockpair.daemon.verifying import Verifying, report_of
 from blockpair.errors import BlockpairError, ErrorKind
@@ -250,6 +255,19 @@ def test_one_at_a_time_and_only_what_there_is(node: Node) -> None:
         asyncio.run(node.verifying.repair(node.status, [0]))
 
 
+def test_on_the_secondary_it_is_refused_with_the_command_for_the_primary(node: Node) -> None:
+    node.status = engine(peer(role="Primary"), role="Secondary")
+    with pytest.raises(BlockpairError) as refused:
+        node.start(offset=MIB, length=2 * MIB, max_rate=7)
+    assert refused.value.message.startswith("b is Primary")
+    assert refused.value.remedy == ("on b: blockpair verify r0 --wait --range 1048576-3145728 --max-rate 7")
+    assert node.asked() == [] and not node.verifying.report().running
+    # Where nobody is, either may.
+    node.status = engine(peer(role="Secondary"), role="Secondary")
+    node.start()
+    assert node.asked() == [(0, SIZE)]
+
+
 def test_the_record_of_other_data_says_nothing(node: Node) -> None:
     node.start()
     node.show(proved(0, SIZE), found(0), ENDED)
@@ -309,6 +327,37 @@ def test_whose_copy_wins_is_said_before_and_refused_where_nobody_can_say(node: N
             overwritten(resource(engine(peer(role=theirs), role=role)), report)
         assert refused.value.kind is ErrorKind.UNSAFE
         assert remedy in refused.value.remedy
+
+
+class Terminal(io.StringIO):
+    """A screen, as far as a program can tell."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("screen", [Terminal(), io.StringIO()])
+def test_who_follows_it_sees_how_far_it_is(
+    node: Node, monkeypatch: pytest.MonkeyPatch, screen: io.StringIO
+) -> None:
+    node.start()
+    reports = []
+    for part in range(4):
+        node.show(proved(part * SIZE // 4, SIZE // 4))
+        reports.append(node.verifying.report())
+    node.show(ENDED)
+    reports.append(node.verifying.report())
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    seconds = itertools.count()
+    last, in_time = follow(iter(reports).__next__, None, 0, lambda: float(next(seconds)))
+    assert in_time and last.ended == "identical"
+    told = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    if screen.isatty():
+        assert "━" in told and "100.0 %  1 GiB of 1 GiB  256 MiB/s" in told
+    else:
+        assert "r0: comparing, 25.0 % of 1 GiB" in told and "━" not in told
 
 
 def test_a_range_is_two_sizes() -> None:

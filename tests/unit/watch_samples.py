@@ -22,12 +22,26 @@ from blockpair.status.report import (
     ResourceReport,
     ServiceStatus,
     StatusReport,
+    VerifyStatus,
 )
 from tests.unit.raid_samples import array, member
 from tests.unit.status_samples import ARBITRATION, engine, peer, resync
 
 _BOUNDS = [(8 << power) / 1e6 for power in range(22)]
 _DEVICE = KernelDeviceStatus(attached=True, link="/dev/blockpair/mail", path="/dev/nbd0")
+# By an audit of the evening before.
+_PROVED = VerifyStatus(
+    running=False,
+    done_bytes=200 << 30,
+    total_bytes=200 << 30,
+    ended="identical",
+    reason=None,
+    ended_at=1777573200,
+    proved_share=1.0,
+    oldest_proof_at=1777573200,
+    findings=0,
+    first_finding=None,
+)
 _EVENTS = [
     EventRecord(f"2026-05-01T08:{moment}Z", severity, name, text)
     for moment, severity, name, text in (
@@ -109,6 +123,7 @@ def _at_work(seconds: int) -> ResourceReport:
         _EVENTS,
         arbiter,
         ServiceStatus("up", None, None, ["192.0.2.10/24@eth0"], None),
+        _PROVED,
     )
 
 
@@ -128,7 +143,7 @@ def looks() -> tuple[Look, Look]:
 def picture() -> str:
     """The screen, as SVG."""
     before, now = looks()
-    console = Console(record=True, width=96, height=32, file=io.StringIO(), force_terminal=True)
+    console = Console(record=True, width=96, height=33, file=io.StringIO(), force_terminal=True)
     console.print(View(now, before))
     return console.export_svg(title="blockpair status --watch", unique_id="status-watch")
 
