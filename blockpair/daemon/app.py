@@ -26,8 +26,7 @@ from blockpair.daemon.health_file import HealthFile
 from blockpair.daemon.judges import Judges
 from blockpair.daemon.late import Late
 from blockpair.daemon.manager import Manager
-from blockpair.daemon.method_list import NAME as METHOD_LIST
-from blockpair.daemon.method_list import method_list
+from blockpair.daemon.method_list import all_methods
 from blockpair.daemon.methods import Methods
 from blockpair.daemon.metrics import Metrics
 from blockpair.daemon.part import Part
@@ -152,9 +151,7 @@ async def _serve(node: NodeConfig, places: Locations, desired: DesiredState, str
         own = Methods(manager, logs.place(), part.creations, services)
         events = EventMethods(node, places, stream)
         tables = (own.table(), events.table(), *(each.methods() for each in (part, health, checks, audits)))
-        methods = {name: method for table in tables for name, method in table.items()}
-        methods[METHOD_LIST] = method_list(methods, part.cluster.methods)
-        server = Server(methods, logs.place())
+        server = Server(all_methods(tables, part.cluster.methods), logs.place())
         stop = told_to_stop()
         asyncio.get_running_loop().add_reader(listener.event_fd(), tell, listener)
         # Before the resources: they connect by what it trusts.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -24,7 +24,16 @@ class MethodList(Struct, frozen=True):
     members: list[Description]
 
 
-def method_list(own: Mapping[str, Method], members: Mapping[str, PeerMethod]) -> Method:
+def all_methods(
+    tables: Iterable[Mapping[str, Method]], members: Mapping[str, PeerMethod]
+) -> dict[str, Method]:
+    """Those of all tables, and one that lists them, itself and what members may call."""
+    methods = {name: method for table in tables for name, method in table.items()}
+    methods[NAME] = _method_list(methods, members)
+    return methods
+
+
+def _method_list(own: Mapping[str, Method], members: Mapping[str, PeerMethod]) -> Method:
     """The method that lists what is in both, and itself."""
 
     async def listed(_: Caller, __: NoParams) -> Any:
