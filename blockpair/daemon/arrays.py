@@ -53,6 +53,7 @@ class Arrays:
         self.watching = node.raid.watch if node.raid.watch is not None else places == locations({})
         self._watch: Watch | None = None
         self._ending = Flag()
+        self._misread: set[str] = set()
         self.voting: Voting | None = None
         """What becomes of differences that a scrub found."""
         self._log = structlog.get_logger().bind(part="raid")
@@ -129,9 +130,24 @@ class Arrays:
             for event in watch.events():
                 self.tell(event)
                 array = (watch.arrays or {}).get(event.uuid)
-                ended = array if event.code == "scrub.ended" and self._rules.heal else None
-                if ended is not None and self.voting is not None and turn.take():
-                    self.voting.want(ended)
+                if (
+                    array is not None
+                    and self._finds(event, array)
+                    and turn.take()
+                    and self.voting is not None
+                ):
+                    self.voting.want(array)
+
+    def _finds(self, event: Event, array: Array) -> bool:
+        """Whether it is the end of a scrub after which the copies have to be looked at one by one."""
+        if event.code == "member.read-errors":
+            # Where no copy could be read, md has nothing to write anew, and says no more of it.
+            self._misread.add(array.uuid)
+        if event.code != "scrub.ended" or not self._rules.heal:
+            return False
+        misread = array.uuid in self._misread
+        self._misread.discard(array.uuid)
+        return misread or array.mismatch_bytes > 0
 
     def tell(self, event: Event) -> None:
         """Log what happened to an array. For any thread but the loop's: it looks at devices."""

@@ -77,7 +77,7 @@ class Voting:
         return self._standings
 
     def want(self, array: Array) -> None:
-        """A scrub of it has ended. For any thread."""
+        """A scrub of it has ended that found differences, or what it could not read. For any thread."""
         self._wanted.append(array)
 
     async def run(self) -> None:
@@ -95,10 +95,8 @@ class Voting:
 
     def _begin(self, array: Array) -> None:
         self._forget(array.uuid)
-        if array.mismatch_bytes and array.geometry.level in LEVELS:
-            self._keep(array.uuid, Standing(array.mismatch_bytes))
-        else:
-            self._keep(array.uuid, None)
+        known = array.geometry.level in LEVELS
+        self._keep(array.uuid, Standing(array.mismatch_bytes) if known else None)
 
     def _forget(self, uuid: str) -> None:
         self._reached = {key: at for key, at in self._reached.items() if key[0] != uuid}

@@ -41,7 +41,7 @@ class Standing(msgspec.Struct, frozen=True):
             parts.append(f"{format_size(self.undecided)} that no two copies agree on")
         if self.peer_differs:
             parts.append(f"{format_size(self.peer_differs)} that differ from the peer's copy")
-        return "; ".join(parts) or "the copies are the same: it had counted writes under way"
+        return "; ".join(parts) or "the copies are the same"
 
 
 def with_tally(before: Standing, tally: Tally, *, ended: bool, waits: str = "") -> Standing:
@@ -124,6 +124,6 @@ def told(array: Array, standing: Standing) -> Sequence[Event]:
             "copies.same",
             Severity.INFO,
             f"the copies in {array.name} are the same",
-            "the scrub had counted writes under way",
+            "the scrub had counted writes under way" if standing.mismatch else "all of it can be read",
         )
     ]
