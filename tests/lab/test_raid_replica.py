@@ -70,7 +70,7 @@ def test_the_metrics_tell_of_the_array_under_the_replica(lab: Lab) -> None:
 _SECTOR = 512
 # Of the tool's blocks, those of which a test makes copies wrong: chunks of 512 KiB, eight blocks, alternate
 # between the mirror of the first two members and that of the others.
-_LEFT, _RIGHT, _OTHER_MIRROR, _BOTH = 1, 2, 9, 3
+_LEFT, _RIGHT, _OTHER_MIRROR, _BOTH, _UNREAD = 1, 2, 9, 3, 4
 _VERSION_1 = " ".join(map(str, range(64)))
 
 
@@ -137,7 +137,11 @@ def test_the_peer_decides_what_the_copies_of_an_array_cannot(lab: Lab) -> None:
     assert n1.io_errors() == []
     engine = n1.report()["engine"]
     assert engine["disk"] == "UpToDate" and engine["io"]["healed_reads"] >= 1
+    # Nobody has read it: the scrub could not, and so it is looked at.
+    here.make_bad(0, _UNREAD)
+    here.make_bad(1, _UNREAD)
     assert here.scrub() == 0
+    here.await_told("raid.copies-healed")
     assert here.bad() == [0, 0]
 
     # Either copy may be the wrong one, on the Primary and on the Secondary, under a writer.
@@ -148,7 +152,7 @@ def test_the_peer_decides_what_the_copies_of_an_array_cannot(lab: Lab) -> None:
     here.corrupt(2, _OTHER_MIRROR)
     there.corrupt(1, _RIGHT)
     assert (here.scrub(), there.scrub()) == (4, 4)
-    healed = here.await_told("raid.copies-healed")
+    healed = here.await_told("raid.copies-healed", 2)
     assert "4 KiB of dm-0, 4 KiB of dm-1, 4 KiB of ubdc" in healed, healed
     assert "4 KiB of ubdb" in there.await_told("raid.copies-healed")
     writer.wait(120)

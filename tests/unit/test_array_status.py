@@ -182,6 +182,54 @@ def test_a_node_with_a_directory_of_its_own_leaves_the_machines_arrays_alone(tmp
     assert not _arrays(tmp_path, 'watch = "off"').watching
 
 
+class Scrubbed(Played):
+    """A watch of an array that is scrubbed three times: in doubt, clean, and with differences."""
+
+    def events(self) -> Iterator[Event]:
+        def event(code: str) -> Event:
+            return Event("data", WHOLE.uuid, code, Severity.INFO, "", "")
+
+        self.arrays = {WHOLE.uuid: WHOLE}
+        yield from map(event, ("member.read-errors", "scrub.ended", "scrub.ended"))
+        self.arrays = {WHOLE.uuid: replace(WHOLE, mismatch_bytes=512)}
+        yield event("scrub.ended")
+        self.all_told.set()
+        assert self.over.wait(10)
+
+
+class Wanting:
+    """Has nothing decided, and remembers what was to be."""
+
+    def __init__(self) -> None:
+        self.mismatches: list[int] = []
+
+    def want(self, array: Array) -> None:
+        self.mismatches.append(array.mismatch_bytes)
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(("heal", "wanted"), [("on", [0, 512]), ("off", [])])
+def test_after_a_scrub_with_doubts_the_peer_is_to_decide(
+    tmp_path: Path, resource: ResourceConfig, monkeypatch: pytest.MonkeyPatch, heal: str, wanted: list[int]
+) -> None:
+    monkeypatch.setattr(eye, "Watch", Scrubbed)
+    made = _arrays(tmp_path, f'watch = "on"\nheal = "{heal}"\n')
+    voting: Any = Wanting()
+    made.voting = voting
+
+    async def live() -> None:
+        running = asyncio.create_task(made.run())
+        assert await asyncio.to_thread(Played.all_told.wait, 10)
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+    asyncio.run(live())
+    assert voting.mismatches == wanted
+
+
 def made_node(tmp_path: Path) -> NodeConfig:
     return read_node(locations(directory=str(tmp_path)).node_file)
 
