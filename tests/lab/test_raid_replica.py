@@ -110,7 +110,7 @@ class Copies:
 
     def scrub(self) -> int:
         """All copies are read and compared; the exit code."""
-        return self.node.guest.execute("blockpair raid scrub start r0 --wait", 120, check=False).returncode
+        return self.node.guest.execute("blockpair raid scrub start r0 --wait", 240, check=False).returncode
 
     def await_told(self, what: str, times: int = 1) -> str:
         """Wait until the daemon has logged that, so many times; the line."""
@@ -118,22 +118,22 @@ class Copies:
         def told() -> list[str]:
             return [line for line in self.node.daemon.stderr.splitlines() if what in line]
 
-        eventually(lambda: len(told()) >= times, f"{what}: {self.node.daemon.stderr[-3000:]}", 90)
+        eventually(lambda: len(told()) >= times, f"{what}: {self.node.daemon.stderr[-3000:]}", 240)
         return told()[-1]
 
 
 def test_the_peer_decides_what_the_copies_of_an_array_cannot(lab: Lab) -> None:
     n1, n2 = make_pair(lab, disk_mib=24, dusty=True)
-    n1.cli("promote r0")
-    n1.guest.run(f"{TOOL} write {LINK} 1 0 64 1")
+    n1.cli("promote r0", 240)
+    n1.guest.run(f"{TOOL} write {LINK} 1 0 64 1", 240)
     here, there = Copies(n1), Copies(n2)
 
     # A bad sector is mended from its partner, below the resource; both bad: from the peer.
     here.make_bad(0, _LEFT)
     here.make_bad(0, _BOTH)
     here.make_bad(1, _BOTH)
-    n1.guest.run(f"{TOOL} check {LINK} 1 {_VERSION_1}")
-    n1.guest.run(f"{TOOL} check {LINK} 1 {_VERSION_1}")
+    n1.guest.run(f"{TOOL} check {LINK} 1 {_VERSION_1}", 240)
+    n1.guest.run(f"{TOOL} check {LINK} 1 {_VERSION_1}", 240)
     assert n1.io_errors() == []
     engine = n1.report()["engine"]
     assert engine["disk"] == "UpToDate" and engine["io"]["healed_reads"] >= 1
@@ -155,12 +155,12 @@ def test_the_peer_decides_what_the_copies_of_an_array_cannot(lab: Lab) -> None:
     healed = here.await_told("raid.copies-healed", 2)
     assert "4 KiB of dm-0, 4 KiB of dm-1, 4 KiB of ubdc" in healed, healed
     assert "4 KiB of ubdb" in there.await_told("raid.copies-healed")
-    writer.wait(120)
+    writer.wait(240)
     assert writer.stdout.splitlines() == [f"ok {block}" for block in range(64, 300)]
     for block, (left, right) in ((_LEFT, (0, 1)), (_RIGHT, (0, 1)), (_OTHER_MIRROR, (2, 3))):
         contents = {copies.content(leg, block) for copies in (here, there) for leg in (left, right)}
         assert len(contents) == 1, block
-    n1.guest.run(f"{TOOL} check {LINK} 1 {_VERSION_1}")
+    n1.guest.run(f"{TOOL} check {LINK} 1 {_VERSION_1}", 240)
     assert "12 KiB healed by the peer's copy" in n1.cli("raid scrub status r0")
     assert not [entry for entry in n1.report()["advice"] if entry["code"] == "array-copies-differ"]
     assert (here.scrub(), there.scrub()) == (0, 0)
