@@ -516,6 +516,7 @@ impl Run {
                     self.world.start(other, false);
                 }
             }
+            Op::Verify { who, first, count } => self.compare(self.node(who), first, count),
             Op::Heal => self.heal_arbitrated(),
         }
         self.check()

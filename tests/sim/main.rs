@@ -2,7 +2,8 @@
 //!
 //! No file, no socket, no thread below a run: the same seed does the same again. `plan` makes what a seed does,
 //! `run` does it, `world`, `network` and `disk` are what it is done to, `oracle` and `durable` know what must hold,
-//! `resolution` and `bundles` are about split brains and their end, `witness`, `runner` and `arbitrated` about who may write,
+//! `resolution` and `bundles` are about split brains and their end, `verify` about comparing the copies,
+//! `witness`, `runner` and `arbitrated` about who may write,
 //! `campaign` runs many seeds, `shrink` makes a failing one short.
 
 mod arbitrated;
@@ -25,6 +26,7 @@ mod run;
 mod runner;
 mod scenarios;
 mod shrink;
+mod verify;
 mod witness;
 mod world;
 

@@ -89,6 +89,12 @@ pub enum Op {
         who: Who,
         road: Road,
     },
+    /// Both copies of so many pages are compared.
+    Verify {
+        who: Who,
+        first: usize,
+        count: usize,
+    },
     /// Everything that is down comes up, and the cable is mended.
     Heal,
 }
@@ -117,6 +123,8 @@ pub struct Plan {
     pub priority: [u32; 2],
     /// Whether an arbiter says who may write, or a person.
     pub arbitrated: Option<Arbitrated>,
+    /// Whether both copies are compared now and then, and differences planted in the end.
+    pub verifies: bool,
 }
 
 /// Places that the workload writes: few, so that writes overlap, and across two borders of extents.
@@ -273,6 +281,46 @@ fn arbitration(seed: u64, protocol: Protocol) -> Option<Arbitrated> {
     })
 }
 
+/// In one of four seeds both copies are compared now and then, mostly where the workload writes. By chances of their own,
+/// as above.
+fn with_verifies(seed: u64, steps: Vec<Step>) -> (Vec<Step>, bool) {
+    let mut rng = Rng::new(seed ^ 0x7E51);
+    if !rng.chance(4) {
+        return (steps, false);
+    }
+    let mut all = Vec::new();
+    for step in steps {
+        if rng.chance(12) {
+            let op = compare(&mut rng);
+            all.push(Step {
+                op,
+                pause_us: 0,
+                seed: rng.next(),
+                ..step
+            });
+        }
+        all.push(step);
+    }
+    for (number, step) in all.iter_mut().enumerate() {
+        step.number = number;
+    }
+    (all, true)
+}
+
+fn compare(rng: &mut Rng) -> Op {
+    let who = if rng.chance(6) {
+        Who::Secondary
+    } else {
+        Who::Primary
+    };
+    let (first, count) = match rng.below(6) {
+        0 => (0, PAGES),
+        1 | 2 => (PAGES - 64, 64),
+        _ => (960, 128),
+    };
+    Op::Verify { who, first, count }
+}
+
 impl Plan {
     pub fn new(seed: u64) -> Plan {
         let mut rng = Rng::new(seed ^ 0x5EED);
@@ -323,6 +371,7 @@ impl Plan {
             add(&mut rng, op, pause);
         }
         let count = 2 * steps.len() as u64;
+        let (steps, verifies) = with_verifies(seed, steps);
         Plan {
             seed,
             protocol,
@@ -331,6 +380,7 @@ impl Plan {
             steps,
             split: rng.chance(6).then(|| rng.below(count) as usize),
             arbitrated,
+            verifies,
             policy: [
                 SplitBrainPolicy::Manual,
                 SplitBrainPolicy::DiscardZeroChanges,

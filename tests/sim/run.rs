@@ -9,6 +9,7 @@ use crate::durable::{prospect, would_be_found};
 use crate::oracle::{Oracle, Promise};
 use crate::plan::{places, Op, Plan, Who};
 use crate::resolution::Apart;
+use crate::verify::Comparing;
 use crate::world::{Part, Settings, Violation, World, MS, NAMES};
 
 pub struct Run {
@@ -20,6 +21,7 @@ pub struct Run {
     pub one_writer: bool,
     pub apart: Apart,
     pub register: Register,
+    pub comparing: Comparing,
     /// The stand-in of a Primary without a disk lost power: answers of its that are on their way promise less.
     pub dark: bool,
     /// The Secondary lost power and has not been in sync since: what it had not flushed is on the Primary's disk alone.
@@ -64,6 +66,7 @@ impl Run {
             written_off: false,
             apart: Apart::default(),
             register: Register::default(),
+            comparing: Comparing::default(),
         }
     }
 
@@ -95,6 +98,9 @@ impl Run {
         self.converge()?;
         if split.is_some() {
             self.split_and_resolve(plan.seed)?;
+        }
+        if plan.verifies {
+            self.plant_and_find()?;
         }
         Ok(())
     }
@@ -191,6 +197,7 @@ impl Run {
     }
 
     pub fn check(&mut self) -> Result<(), Violation> {
+        self.check_verified()?;
         if self.is_arbitrated() {
             return self.check_arbitrated();
         }
@@ -405,6 +412,7 @@ impl Run {
                 times,
             } => self.fail_storage(who, part, errno, times),
             Op::Replace => self.replace(),
+            Op::Verify { who, first, count } => self.compare(self.node(who), first, count),
             Op::Heal => self.heal(),
             Op::Promote { .. }
             | Op::Demote { .. }
@@ -768,6 +776,7 @@ impl Run {
 
     /// The two are one: every request is answered, both copies are equal, and right.
     pub fn settle_down(&mut self) -> Result<(), Violation> {
+        self.verifies_end()?;
         for first in [1015, 1020, 1030] {
             self.issue(Op::Write {
                 first,

@@ -224,6 +224,8 @@ pub struct World {
     pub starts_forgotten: bool,
     /// Nodes that began to be targets since they were last looked at.
     pub resyncs_begun: Vec<usize>,
+    /// What came of comparisons since it was last looked at: on which node, and what.
+    pub verified: Vec<(usize, Verified)>,
     /// A handshake has found one.
     pub split_brain_found: bool,
     /// A disk or its metadata changed since the invariants were last checked.
@@ -296,6 +298,7 @@ impl World {
             bids: Vec::new(),
             starts_forgotten: false,
             resyncs_begun: Vec::new(),
+            verified: Vec::new(),
             split_brain_found: false,
             changed: false,
             trace: traced.then(Vec::new),
@@ -810,8 +813,9 @@ impl World {
                 self.record_discard(n, token);
             }
             Action::DropBundle { token } => self.drop_bundle(n, token),
-            // Nothing is verified here, but for what a peer says of it.
-            Action::Verified(_) | Action::Held { .. } => {}
+            Action::Verified(what) => self.verified.push((n, what)),
+            // Nobody asks for a hold here.
+            Action::Held { .. } => {}
             Action::Ask { .. } | Action::Withdraw { .. } if self.settings.arbitrated.is_none() => {
                 self.fail("no arbiter is configured".into())
             }
