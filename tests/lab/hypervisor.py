@@ -40,6 +40,8 @@ class Hypervisor:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=said,
+            # A Ctrl-C is for whoever made this.
+            start_new_session=True,
         )
         assert self._process.stdout is not None
         if self._process.stdout.readline() != b"ready\n":

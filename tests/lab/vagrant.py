@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import signal
@@ -25,6 +26,8 @@ from tests.lab.tour_stage import Outcome, Stage, perform
 
 _ROOT = Path(__file__).parents[2]
 _PLACE = "vagrant"
+_MACHINES = ("alpha", "beta", "witness")
+_UNCHANGED = "every file was there already"  # as scripts/install says it
 _PYTHON = {"bookworm": "3.11", "trixie": "3.13"}  # of Debian's releases
 _DISK_MIB = 128
 _BOOT_S = 1800.0
@@ -37,15 +40,15 @@ class Machines(Stage):
     def __init__(self, host: Hypervisor, patience: float) -> None:
         self._host, self.patience = host, patience
         self.words = dict(vagrant_words.WORDS)
-        self._ssh = host.folder / "ssh_config"
+        self.ssh = host.folder / "ssh_config"
         # One connection a machine is kept: to make one takes seconds where a processor is emulated.
         kept = "  ControlMaster auto\n  ControlPath /run/ssh-%n\n  ControlPersist yes\n"
         known = host.must("vagrant", "ssh-config", timeout=_BOOT_S)
-        self._ssh.write_text(known + f"\nHost *\n{kept}  ServerAliveInterval 20\n  ConnectTimeout 60\n")
+        self.ssh.write_text(known + f"\nHost *\n{kept}  ServerAliveInterval 20\n  ConnectTimeout 60\n")
 
     def execute(self, machine: str, command: str, timeout: float) -> Result:
         return self._host.run(
-            *("ssh", "-F", str(self._ssh), machine, "sudo bash -s"), text=command + "\n", timeout=timeout
+            *("ssh", "-F", str(self.ssh), machine, "sudo bash -s"), text=command + "\n", timeout=timeout
         )
 
     def logs(self) -> dict[str, str]:
@@ -53,13 +56,13 @@ class Machines(Stage):
         units = "-u blockpaird -u blockpair-witness -u tour-web -u systemd-udevd"
         return {
             name: self.execute(name, f"journalctl -q --no-pager -n 60 {units}", 120 * self.patience).stdout
-            for name in ("alpha", "beta", "witness")
+            for name in _MACHINES
         }
 
     def act(self, deed: Deed) -> None:
         if deed.act == "power-off":
             # Its end of the connection will never say that it is gone.
-            self._host.run("ssh", "-F", str(self._ssh), "-O", "exit", deed.machine)
+            self._host.run("ssh", "-F", str(self.ssh), "-O", "exit", deed.machine)
         for command in vagrant_words.commands(deed.act, deed.machine, deed.disk, _DISK_MIB):
             self._host.must(*command)
         if deed.act == "power-on":
@@ -121,21 +124,19 @@ def run(
     host.environment = environment(host, suite)
     outcomes: list[Outcome] = []
 
-    def timed(title: str, *command: str) -> str:
+    def timed(title: str, *words: str, thrice: str = "") -> None:
+        """A command of Vagrant's, which must say ``thrice`` of each machine."""
         began = time.monotonic()
         console.print(f"\n[bold]{title}[/]")
-        try:
-            return host.must(*command, timeout=_UP_S)
-        finally:
-            outcomes.append(Outcome(title, time.monotonic() - began))
-            console.print(f"[green]{outcomes[-1].seconds:5.1f} s[/]  {shlex.join(command)}", highlight=False)
+        said = host.must("vagrant", *words, "--no-tty", timeout=_UP_S)
+        wrong = f"vagrant {words[0]}" if thrice and said.count(thrice) != len(_MACHINES) else ""
+        outcomes.append(Outcome(title, time.monotonic() - began, wrong, wrong and said))
+        console.print(said, markup=False, highlight=False)
+        console.print(f"[green]{outcomes[-1].seconds:5.1f} s[/]  vagrant {words[0]}", highlight=False)
 
     host.must("vagrant", "box", "add", "--name", f"blockpair/{suite}", "--provider", "libvirt", str(box))
-    console.print(
-        timed("`vagrant up`: three machines, array, cluster, resource, service", "vagrant", "up"),
-        highlight=False,
-    )
-    timed("`vagrant provision`: again, and nothing is changed", "vagrant", "provision")
+    timed("`vagrant up`: three machines, arrays, cluster, resource, service", "up")
+    timed("`vagrant provision`: again, and nothing is changed", "provision", thrice=_UNCHANGED)
     stage = Machines(host, 6.0 if emulated() else 1.0)
     where = where_it_ran(stage)
     outcomes += perform((step for step in steps(TOUR.read_text()) if not step.setup), stage, console)
@@ -145,11 +146,11 @@ def run(
             for name, log in stage.logs().items():
                 console.print(f"{name}\n{log}", markup=False, highlight=False)
     if keep:
-        console.print(
-            f"\nkept until Ctrl-C: nsenter -t {host.pid} -n -m -p ssh -F {host.folder}/ssh_config alpha"
-        )
-        signal.pause()
-    timed("`vagrant destroy`", "vagrant", "destroy", "-f")
+        enter = shlex.join(host.enter(["ssh", "-F", str(stage.ssh), "alpha"]))
+        console.print(f"\nkept until Ctrl-C: {enter}", markup=False, highlight=False)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.pause()
+    timed("`vagrant destroy`", "destroy", "-f")
     return outcomes, where
 
 
