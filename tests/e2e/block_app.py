@@ -3,12 +3,15 @@
 block_app NAME NBD_SOCKET READY_FILE WRITES_FILE
 
 A datagram to port 7000 is a number; the block of that number is written and flushed, and the answer is NAME
-and the number. WRITES_FILE gets a line for each block that the disk has acknowledged: the number, and when
-the write began and ended on CLOCK_MONOTONIC. It ends with the disk.
+and the number. Of several that wait the last one counts: a client asks again and again for one number, and
+then for the next. WRITES_FILE gets a line for each block that the disk has acknowledged: the number, when the
+write began and ended on CLOCK_MONOTONIC, and, of the first one, the number that its block held before; "-" of
+all others. It ends with the disk.
 """
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import sys
@@ -41,6 +44,15 @@ def lost(disk: bytes, numbers: Iterable[int]) -> list[int]:
     return found
 
 
+def last_question(asked: socket.socket) -> tuple[int, tuple[str, int]]:
+    """The last question that waits, and who asked."""
+    question, who = asked.recvfrom(16)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            question, who = asked.recvfrom(16, socket.MSG_DONTWAIT)
+    return int(question), who
+
+
 def _main(name: str, export: Path, ready: Path, writes: Path) -> None:
     with (
         NbdClient(export) as disk,
@@ -50,13 +62,18 @@ def _main(name: str, export: Path, ready: Path, writes: Path) -> None:
         asked.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         asked.bind(("0.0.0.0", PORT))
         ready.touch()
+        first = True
         while select.select([asked, disk.socket], [], [])[0] == [asked]:
-            question, who = asked.recvfrom(16)
-            number = int(question)
+            number, who = last_question(asked)
+            at = number % BLOCKS * BLOCK
+            # What its predecessor, on whichever node, has left. No more than once: a read may have to wait
+            # where a write, which must not be acknowledged, would not.
+            held = str(int.from_bytes(disk.read(at, BLOCK)[:8], "big")) if first else "-"
+            first = False
             began = time.monotonic()
-            disk.write(number % BLOCKS * BLOCK, content(number))
+            disk.write(at, content(number))
             disk.flush()
-            told.write(f"{number} {began} {time.monotonic()}\n")
+            told.write(f"{number} {began} {time.monotonic()} {held}\n")
             asked.sendto(f"{name} {number}".encode(), who)
 
 

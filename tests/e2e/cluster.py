@@ -56,12 +56,14 @@ def eventually(condition: Callable[[], bool], what: str, deadline: float = DEADL
 
 
 def freeze(pid: int) -> None:
-    """Stop a process; none of its threads runs any more when this returns: the signal takes its time."""
+    """Stop a process; none of its threads runs any more when this returns: the signal takes its time. One
+    that has ended, and whose parent is perhaps stopped too, runs no more either.
+    """
     os.kill(pid, signal.SIGSTOP)
 
     def stopped() -> bool:
         stats = [file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/stat")]
-        return all(text.rpartition(")")[2].split()[0] == "T" for text in stats)
+        return all(text.rpartition(")")[2].split()[0] in "TZX" for text in stats)
 
     eventually(stopped, f"every thread of {pid} is stopped")
 

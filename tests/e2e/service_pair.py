@@ -38,8 +38,14 @@ shift
 while [ "${1#-}" != "$1" ]; do shift; done
 lives() {
     [ -s "$1" ] || { [ -e "$1" ]; return; }
-    # Its number may be another's by now, and one that has ended has no words left; at first it has ours.
-    grep -aqF -e 'SOCKET' -e "$0" "/proc/$(cat "$1")/cmdline" 2>/dev/null
+    pid="$(cat "$1")"
+    # Its number may be another's by now. At first it has our own words.
+    case "$(tr '\\0' ' ' 2>/dev/null <"/proc/$pid/cmdline")" in
+        *'SOCKET'* | *"$0"*) return 0 ;;
+        *[!\\ ]*) return 1 ;;
+    esac
+    # One has no words while it becomes another program, and when it has ended and nobody has waited for it.
+    grep -q '^State:.[^ZX]' "/proc/$pid/status" 2>/dev/null
 }
 case "$verb" in
     is-system-running) cat ../system-is ;;

@@ -66,16 +66,17 @@ def staying(host: Namespace, *words: str) -> Iterator[tuple[subprocess.Popen[str
         process.wait()
 
 
-def mac(host: Namespace) -> str:
-    found = re.search(r"link/ether (\S+)", host.shows("link", "eth0"))
+def mac(host: Namespace, interface: str = "eth0") -> str:
+    found = re.search(r"link/ether (\S+)", host.shows("link", interface))
     assert found
     return found[1]
 
 
 def neighbour(client: Namespace, vip: str) -> str:
     """The MAC address that a client has in its cache for it."""
-    address = vip.partition("/")[0]
-    found = re.search(rf"^{re.escape(address)} .*lladdr (\S+)", client.shows("neigh", "eth0"), re.MULTILINE)
+    address, _, interface = vip.replace("@", "/").split("/")
+    shown = client.shows("neigh", interface)
+    found = re.search(rf"^{re.escape(address)} .*lladdr (\S+)", shown, re.MULTILINE)
     return found[1] if found else ""
 
 
@@ -111,6 +112,38 @@ def test_an_address_moves_and_the_clients_cache_follows_at_once(net: Net, vip: s
     with staying(net.b, "announce", vip) as (_, said):
         assert said == "announced"
         wait_for(lambda: neighbour(net.client, vip) == mac(net.b), "the client knows b", seconds=5.0)
+
+
+# On top of eth0, of every host.
+_KINDS = {
+    "bridge": ("link add v7 type bridge", "link set eth0 master v7"),
+    "VLAN": ("link add link eth0 name v7 type vlan id 7",),
+    "bond": ("link add v7 type bond mode active-backup", "link set eth0 down", "link set eth0 master v7"),
+}
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_it_may_be_on_a_bridge_a_vlan_or_a_bond(net: Net, kind: str) -> None:
+    for number, host in enumerate((net.a, net.b, net.client), 1):
+        for command in (*_KINDS[kind], f"address add 198.51.100.{number}/24 dev v7", "link set v7 up"):
+            try:
+                host.ip(*command.split())
+            except OSError as error:
+                if "Unknown device type" in str(error):
+                    pytest.skip(f"this kernel has no {kind}")
+                raise
+        host.ip("link", "set", "eth0", "up")
+    vip = "198.51.100.10/24@v7"
+    assert tool(net.b, "probe", vip) == "free"
+    tool(net.a, "claim", vip)
+    assert tool(net.b, "probe", vip) == mac(net.a, "v7")
+    tool(net.client, "poke", "198.51.100.10")
+    wait_for(lambda: neighbour(net.client, vip) == mac(net.a, "v7"), "the client knows a")
+    tool(net.a, "withdraw", vip)
+    tool(net.b, "claim", vip)
+    with staying(net.b, "announce", vip) as (_, said):
+        assert said == "announced"
+        wait_for(lambda: neighbour(net.client, vip) == mac(net.b, "v7"), "the client knows b", seconds=5.0)
 
 
 def test_an_ipv6_address_can_be_used_as_soon_as_it_is_there(net: Net) -> None:

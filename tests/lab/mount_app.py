@@ -12,7 +12,7 @@ import socket
 import sys
 from pathlib import Path
 
-from tests.e2e.block_app import BLOCK, BLOCKS, PORT, content, lost
+from tests.e2e.block_app import BLOCK, BLOCKS, PORT, content, last_question, lost
 
 
 def _serve(name: str, file: Path) -> None:
@@ -20,8 +20,7 @@ def _serve(name: str, file: Path) -> None:
         asked.bind(("0.0.0.0", PORT))
         print("serving", flush=True)
         while True:
-            question, who = asked.recvfrom(16)
-            number = int(question)
+            number, who = last_question(asked)
             try:
                 opened = os.open(file, os.O_WRONLY)
             except FileNotFoundError:

@@ -155,13 +155,16 @@ def _save_logs(base: Path, folder: Path, stage: ServiceStage | None) -> None:
         words = ["ps", "-L", "-o", "pid,tid,stat,wchan:24,etimes,args", "-p", pids or "0"]
         shown = subprocess.run(words, capture_output=True, text=True, check=False).stdout
         (folder / f"{node.name}.processes").write_text(shown)
-    print(f"    logs: {folder}", flush=True)
+    if stage is not None:
+        (folder / "told").write_text(stage.told())
+    print(f"    logs, and what was told of writes: {folder}", flush=True)
 
 
 def _tell(who: str, one: ServiceRound) -> None:
     waited = "nothing measured" if one.waited_s is None else f"waited {one.waited_s:.2f} s"
     head = f"{time.strftime('%H:%M:%S')} {who}{one.scenario} {one.number}"
-    print(f"{head}: {waited}, {one.acknowledged} writes", flush=True)
+    late = f", {one.late} confirmed before and told late" if one.late else ""
+    print(f"{head}: {waited}, {one.acknowledged} writes{late}", flush=True)
     found = {"lost": one.lost, "two holders": one.two_holders, "two writers": one.two_writers}
     for what, count in found.items():
         if count:

@@ -5,7 +5,6 @@ The application writes what the client sends, one number after the other, and fl
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -69,9 +68,8 @@ SERVICE_BY_NAME = {str(scenario.fault): scenario for scenario in SERVICE_SCENARI
 class ServiceRound:
     """``waited_s``: the longest time without an acknowledged write of the client's, from the fault to the
     mending; ``acknowledged``: its writes in the round; ``lost``: those of them that a disk lacks in the end;
-    ``two_holders``: whether two nodes were seen with the address; ``two_writers``: writes that the old
-    Primary's disk acknowledged though they began after one of the new one's; ``wrong``: all else that must
-    not have been.
+    ``two_holders``: whether two nodes were seen with the address; ``two_writers``, ``late``: as `Late` has
+    them; ``wrong``: all else that must not have been.
     """
 
     scenario: str
@@ -81,6 +79,7 @@ class ServiceRound:
     lost: int = 0
     two_holders: bool = False
     two_writers: int = 0
+    late: int = 0
     wrong: list[str] = field(default_factory=list)
 
     @property
@@ -95,27 +94,55 @@ class ServiceRound:
 
 @dataclass(frozen=True)
 class Written:
-    """A write that a node's disk acknowledged to the application; times on one clock of all nodes."""
+    """A write that a node's disk acknowledged to the application; times on one clock of all nodes. ``held``:
+    the number that its block had before, where that was looked at.
+    """
 
     node: str
     number: int
     began: float
     ended: float
+    held: int | None = None
 
 
 def parse_writes(node: str, text: str) -> list[Written]:
     """What an application told; the last line may be cut by its end."""
     lines = [line.split() for line in text.splitlines()[: text.count("\n")]]
-    return [Written(node, int(number), float(began), float(ended)) for number, began, ended in lines]
+    return [
+        Written(node, int(number), float(began), float(ended), None if held == "-" else int(held))
+        for number, began, ended, held in lines
+    ]
 
 
-def two_writers(primary: str, writes: Iterable[Written]) -> int:
-    """How many of the old Primary's were acknowledged though they began after the first that the other node
-    had acknowledged. One that was under way then may have been acknowledged before, and told afterwards.
+@dataclass(frozen=True)
+class Late:
+    """Of the writes that the old Primary's disk acknowledged after the new one's application had begun one.
+
+    ``second_writer``: those that must not have been: begun after it too, or under way and not on the new
+    Primary's disk when that took over. ``confirmed``: those that were under way, and on it: the peer had
+    confirmed them before it took over, and the old Primary heard of that only afterwards.
     """
+
+    second_writer: int
+    confirmed: int
+
+
+def late_writes(primary: str, writes: Iterable[Written]) -> Late:
+    """Judge what both nodes' applications told of a round that began with this Primary."""
     told = list(writes)
-    taken_over = min((write.ended for write in told if write.node != primary), default=math.inf)
-    return sum(write.node == primary and write.began > taken_over for write in told)
+    first = min((write for write in told if write.node != primary), key=lambda one: one.began, default=None)
+    if first is None:
+        return Late(0, 0)
+    late = [write for write in told if write.node == primary and write.ended > first.began]
+    # The client asks for a number until that is answered: those before it were answered, and are looked for
+    # on the disks; its own is on the survivor's disk before the survivor writes it, or was not confirmed.
+    confirmed = [
+        write
+        for write in late
+        if write.began <= first.began
+        and (write.number < first.number or write.number == first.number == first.held)
+    ]
+    return Late(len(late) - len(confirmed), len(confirmed))
 
 
 def not_as_expected(goes_on: GoesOn, primary: str, other: str, writes: Iterable[Written]) -> list[str]:

@@ -21,9 +21,9 @@ from tests.lab.service_rounds import (
     ServiceRound,
     ServiceScenario,
     Written,
+    late_writes,
     not_as_expected,
     parse_writes,
-    two_writers,
 )
 
 _PAUSE_S = 0.005  # of the client between two writes
@@ -103,14 +103,16 @@ class ServiceStage:
         self.pair = TwoNetworks(base, stack, arbitrated=True)
         self.pair.a.ok("promote", "r0")
         self._client = stack.enter_context(contextlib.closing(Client(self.pair.elsewhere, _PAUSE_S)))
+        self._first = 0
+        self._marks = dict.fromkeys(self.pair.nodes, 0)
 
     def play(self, scenario: ServiceScenario, number: int) -> ServiceRound:
         """One round. Raises `AssertionError` where something does not come about in time."""
         pair, client = self.pair, self._client
         primary = self._settle()
         other = pair.other(primary)
-        first = len(client.answers)
-        marks = {node: _size(node.writes) for node in pair.nodes}
+        first = self._first = len(client.answers)
+        self._marks = {node: _size(node.writes) for node in pair.nodes}
         eventually(lambda: len(client.answers) >= first + _STEADY, "the client is answered", _READY_S)
 
         fault = time.monotonic()
@@ -128,8 +130,9 @@ class ServiceStage:
             self._settle()
         with self._at_rest(survivor):
             answers = client.answers[first:]
-            writes = [one for node in pair.nodes for one in _written(node, marks[node])]
+            writes = self._writes()
             missing = {n for node in copies for n in lost(node.disk.read_bytes(), client.acknowledged())}
+        late = late_writes(primary.name, writes)
         return ServiceRound(
             str(scenario.fault),
             number,
@@ -137,9 +140,25 @@ class ServiceStage:
             len(answers),
             len(missing),
             pair.holders.most > 1,
-            two_writers(primary.name, writes),
+            late.second_writer,
+            late.confirmed,
             not_as_expected(scenario.goes_on, primary.name, other.name, writes),
         )
+
+    def told(self) -> str:
+        """What the applications and the client told of the last round, in the order of time."""
+        lines = [
+            (one.began, f"{one.began:.6f} {one.node} writes {one.number}, until {one.ended:.6f}{_over(one)}")
+            for one in self._writes()
+        ]
+        lines += [
+            (at, f"{at:.6f} the client hears from {who} of {number}")
+            for who, number, at in self._client.answers[self._first :]
+        ]
+        return "".join(f"{line}\n" for _, line in sorted(lines))
+
+    def _writes(self) -> list[Written]:
+        return [one for node in self.pair.nodes for one in _written(node, self._marks[node])]
 
     def _settle(self) -> NetNode:
         """Wait until all is in order; who serves."""
@@ -245,6 +264,10 @@ def _fill(place: Path) -> None:
     with (place / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
         while True:
             filler.write(bytes(1 << 16))
+
+
+def _over(write: Written) -> str:
+    return "" if write.held is None else f", over {write.held}"
 
 
 def _size(file: Path) -> int:

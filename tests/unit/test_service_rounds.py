@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
-from tests.e2e.block_app import BLOCK, BLOCKS, content, lost
+from tests.e2e.block_app import BLOCK, BLOCKS, content, last_question, lost
 from tests.lab.scenarios import GoesOn
 from tests.lab.service_rounds import (
     SERVICE_BY_NAME,
     SERVICE_SCENARIOS,
     Fault,
+    Late,
     ServiceRound,
     Written,
+    late_writes,
     not_as_expected,
     parse_writes,
     service_table,
-    two_writers,
 )
 
 
@@ -24,18 +27,32 @@ def _written(node: str, *times: tuple[float, float]) -> list[Written]:
 
 
 def test_what_an_application_told_ends_with_its_last_whole_line() -> None:
-    assert parse_writes("a", "7 1.5 1.75\n8 2.0 2.5\n9 3.") == [
-        Written("a", 7, 1.5, 1.75), Written("a", 8, 2.0, 2.5),
+    assert parse_writes("a", "7 1.5 1.75 6\n8 2.0 2.5 -\n9 3.") == [
+        Written("a", 7, 1.5, 1.75, 6), Written("a", 8, 2.0, 2.5),
     ]  # fmt: skip
     assert parse_writes("a", "") == []
 
 
 def test_who_writes_on_though_another_has_taken_over_is_found() -> None:
-    a, b = _written("a", (1, 2), (3, 4)), _written("b", (5, 6), (7, 8))
-    assert two_writers("a", a + b) == two_writers("a", a) == two_writers("a", b) == 0
-    # Under way when it was frozen, and told when it was thawed.
-    assert two_writers("a", [*_written("a", (4.5, 9)), *a, *b]) == 0
-    assert two_writers("a", [*a, *b, *_written("a", (6.1, 6.2), (9, 10))]) == 2
+    a, b = _written("a", (1, 2), (3, 4)), [Written("b", 3, 5, 6, held=3), Written("b", 4, 7, 8)]
+    assert late_writes("a", a + b) == late_writes("a", a) == late_writes("a", b) == Late(0, 0)
+    assert late_writes("a", [*a, *b, Written("a", 3, 6.1, 6.2), Written("a", 4, 9, 10)]) == Late(2, 0)
+    # Begun while the survivor's first write was under way: nobody can have confirmed it.
+    assert late_writes("a", [*a, *b, Written("a", 3, 5.1, 5.2)]) == Late(1, 0)
+
+
+def test_a_write_under_way_at_a_takeover_may_be_acknowledged_late_only_if_the_survivor_had_it() -> None:
+    a = _written("a", (1, 2), (3, 4))
+    for held, number, expected in (
+        (3, 3, Late(0, 1)),
+        (2, 3, Late(1, 0)),
+        (None, 3, Late(1, 0)),
+        # Asked for twice, and answered before.
+        (2, 2, Late(0, 1)),
+        (3, 4, Late(1, 0)),
+    ):
+        b = [Written("b", 3, 5, 6, held), Written("b", 4, 7, 8)]
+        assert late_writes("a", [*a, *b, Written("a", number, 4.5, 9)]) == expected
 
 
 def test_who_wrote_in_turn() -> None:
@@ -59,6 +76,20 @@ def test_a_number_is_lost_unless_it_or_a_later_one_is_whole_in_its_block() -> No
     put(8, content(9))
     numbers = [5, 6, 6 + BLOCKS, 6 + 2 * BLOCKS, 7, 8, 10]
     assert lost(bytes(disk), numbers) == [6 + 2 * BLOCKS, 7, 8, 10]
+
+
+def test_of_questions_that_wait_the_last_one_is_answered() -> None:
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        asked.bind(("127.0.0.1", 0))
+        client.bind(("127.0.0.1", 0))
+        for number in (7, 7, 7, 8):
+            client.sendto(str(number).encode(), asked.getsockname())
+        assert last_question(asked) == (8, client.getsockname())
+        client.sendto(b"9", asked.getsockname())
+        assert last_question(asked) == (9, client.getsockname())
 
 
 def test_the_table_has_both_side_by_side() -> None:
