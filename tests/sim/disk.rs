@@ -144,8 +144,12 @@ impl Disk {
 
     /// What could not be written back is dropped and said once. It is gone for readers too: what a page cache may go on
     /// to show of it is a lie that no comparison sees through, so the driver must not believe one after such an error.
-    pub fn fail_flush(&mut self, upto: u64, rng: &mut Rng) {
-        for (page, stamp) in self.take(upto) {
+    /// The pages that show something else since.
+    pub fn fail_flush(&mut self, upto: u64, rng: &mut Rng) -> Vec<usize> {
+        let taken = self.take(upto);
+        let shown: Vec<(usize, Stamp)> =
+            taken.iter().map(|(n, _)| (*n, self.current[*n])).collect();
+        for (page, stamp) in taken {
             if rng.chance(2) {
                 self.stable[page] = stamp;
             }
@@ -154,6 +158,11 @@ impl Disk {
         for (page, stamp) in self.cache.iter().flatten() {
             self.current[*page] = *stamp;
         }
+        shown
+            .into_iter()
+            .filter(|(page, stamp)| self.current[*page] != *stamp)
+            .map(|(page, _)| page)
+            .collect()
     }
 
     /// Each page keeps what is stable, or any of what was written since.

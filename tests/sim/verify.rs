@@ -67,15 +67,20 @@ impl Run {
         });
         for (n, what) in std::mem::take(&mut world.verified) {
             match what {
-                Verified::Found { offset, .. } => {
-                    if !comparing.planted.contains(&offset) {
-                        let page = offset / PAGE;
-                        let [a, b] = [0, 1].map(|n| world.nodes[n].data.current(page as usize));
+                Verified::Found { offset, len, .. } => {
+                    let first = (offset / PAGE) as usize;
+                    let pages = first..first + len as usize / PAGE as usize;
+                    let lost = world.lost.range(pages).next().is_some();
+                    if !lost && !comparing.planted.contains(&offset) {
+                        let [a, b] = [0, 1].map(|n| world.nodes[n].data.current(first));
                         return Err(format!(
-                            "V: {} says that the block at page {page} differs ({a}, {b} there), and nothing changed by itself",
+                            "V: {} says that the block at page {first} differs ({a}, {b} there), and nothing changed by itself",
                             NAMES[n]
                         ));
                     }
+                    world
+                        .counts
+                        .add("findings of what a disk had lost", u64::from(lost));
                     comparing.found[n].insert(offset);
                 }
                 Verified::Proved { len, .. } => comparing.proved[n] += len,
@@ -111,7 +116,7 @@ impl Run {
         };
         self.verifies_end()?;
         self.plant();
-        self.comparing.proved = [0; 2];
+        (self.comparing.proved, self.comparing.found) = Default::default();
         self.compare(n, 0, PAGES);
         let to_the_end = self.world.counts.get("verifies to the end");
         self.wait(60_000 * MS, |run| {

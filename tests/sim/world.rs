@@ -1,7 +1,7 @@
 //! Two replicas on a virtual clock, network and disks.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use _engine::core::*;
@@ -211,6 +211,8 @@ pub struct World {
     pub opened: Vec<usize>,
     /// Flushes that the disk of a node failed since they were last looked at.
     pub failed_flushes: Vec<usize>,
+    /// Pages that a disk has lost by one: a verify may find them, for they differ.
+    pub lost: BTreeSet<usize>,
     pub commands: BTreeMap<CommandId, Result<(), CommandError>>,
     /// Connects and disconnects that are not answered yet: where, in which life, and which of them.
     connects: BTreeMap<CommandId, (usize, u32, bool)>,
@@ -291,6 +293,7 @@ impl World {
             replies: Vec::new(),
             opened: Vec::new(),
             failed_flushes: Vec::new(),
+            lost: BTreeSet::new(),
             commands: BTreeMap::new(),
             connects: BTreeMap::new(),
             answered: BTreeMap::new(),
@@ -639,7 +642,8 @@ impl World {
                     Part::Write => drop(self.apply(n, op, flush_point, true)),
                     Part::Flush => {
                         self.failed_flushes.push(n);
-                        self.nodes[n].data.fail_flush(flush_point, &mut self.rng);
+                        let lost = self.nodes[n].data.fail_flush(flush_point, &mut self.rng);
+                        self.lost.extend(lost);
                     }
                     _ => {}
                 }
