@@ -11,18 +11,10 @@ from pathlib import Path
 import pytest
 
 from blockpair.ocf import Code
+from tests import unpacked
 from tests.e2e.cluster import Cluster, Node, eventually
 
 AGENT = Path(__file__).parents[2] / "packaging/ocf/blockpair"
-# Where the package resource-agents is installed, or was unpacked by scripts/setup --for test.
-TESTER = next(
-    (
-        root
-        for root in (Path("/"), Path(__file__).parents[2] / ".cache/resource-agents")
-        if (root / "usr/sbin/ocf-tester").exists()
-    ),
-    None,
-)
 # The tester runs the agent as the user "nobody", who may not enter every home directory that a checkout or an
 # interpreter is in. So that user may search directories here; whether it may execute the agent is still seen.
 _SU = """\
@@ -99,21 +91,31 @@ def test_a_primary_whose_daemon_is_gone_has_failed_and_comes_back_as_secondary(c
     assert act(a, "monitor") is Code.SUCCESS
 
 
+@pytest.fixture(scope="module")
+def resource_agents() -> Path:
+    """The package that has ocf-tester, unpacked."""
+    root = unpacked.cache_dir() / "resource-agents"
+    try:
+        unpacked.ensure("resource-agents", root, lambda _: "resource-agents")
+    except unpacked.PackageUnavailable as error:
+        pytest.skip(str(error))
+    return root
+
+
 @pytest.mark.skipif(
-    TESTER is None or not all(map(shutil.which, ("xmllint", "setpriv"))),
-    reason="needs ocf-tester, xmllint and setpriv: ./scripts/setup --for test",
+    not all(map(shutil.which, ("xmllint", "setpriv"))),
+    reason="needs xmllint and setpriv: ./scripts/setup --for test",
 )
-def test_it_passes_the_checks_of_ocf_tester(cluster: Cluster, base: Path) -> None:
+def test_it_passes_the_checks_of_ocf_tester(cluster: Cluster, base: Path, resource_agents: Path) -> None:
     cluster.synced()
     a = cluster.a
-    assert TESTER is not None
     programs = base / "bin"
     programs.mkdir()
     tester = programs / "ocf-tester"
     # It looks for the DTD where the package is installed.
-    text = (TESTER / "usr/sbin/ocf-tester").read_text()
+    text = (resource_agents / "usr/sbin/ocf-tester").read_text()
     assert "DATADIR=/usr/share\n" in text
-    tester.write_text(text.replace("DATADIR=/usr/share\n", f"DATADIR={TESTER}/usr/share\n"))
+    tester.write_text(text.replace("DATADIR=/usr/share\n", f"DATADIR={resource_agents}/usr/share\n"))
     (programs / "su").write_text(_SU)
     agent_program = programs / "blockpair-ocf"
     agent_program.write_text(f'#!/bin/sh\nexec {sys.executable} -m blockpair.ocf "$@"\n')
@@ -125,7 +127,7 @@ def test_it_passes_the_checks_of_ocf_tester(cluster: Cluster, base: Path) -> Non
         **a.environment,
         "PATH": f"{programs}:{os.environ['PATH']}",
         "PYTHONPATH": str(AGENT.parents[2]),
-        "OCF_ROOT": str(TESTER / "usr/lib/ocf"),
+        "OCF_ROOT": str(resource_agents / "usr/lib/ocf"),
     }
     done = subprocess.run(
         words, env=environment, capture_output=True, text=True, timeout=120, check=False, cwd="/"
