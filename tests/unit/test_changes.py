@@ -25,8 +25,12 @@ def test_who_reads_the_event_of_a_refused_command_is_told_what_to_do() -> None:
         raise BlockpairError(ErrorKind.IN_USE, "fio uses r0", "stop fio")
 
     method = change("resource.demote", _Named, refuse)
+
+    async def run() -> None:
+        await method.run(Caller(os.getpid(), 0, 0), _Named("r0"))
+
     with capture_logs() as records, pytest.raises(BlockpairError):
-        asyncio.run(method.run(Caller(os.getpid(), 0, 0), _Named("r0")))
+        asyncio.run(run())
     [record] = records
     assert (record["event"], record["resource"], record["method"]) == (
         "command.refused",
