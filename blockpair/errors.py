@@ -4,6 +4,7 @@ code.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum, StrEnum
 
 
@@ -57,6 +58,15 @@ def kind_of(name: str) -> ErrorKind:
         return ErrorKind(name)
     except ValueError:
         return ErrorKind.FAILED
+
+
+def nearest(wrong: str, right: Iterable[str]) -> str | None:
+    """The one of ``right`` that ``wrong`` may be a typing mistake for; None where none is near."""
+    # Costly to import, and rarely wanted.
+    import difflib
+
+    found = difflib.get_close_matches(wrong, list(right), n=1, cutoff=0.7)
+    return found[0] if found else None
 
 
 class BlockpairError(Exception):

@@ -36,7 +36,7 @@ def sentence(report: AuditReport) -> tuple[Severity, str, str]:
     if report.last is None:
         return "note", "No audit has ended on this node yet", checks
     tone, words = VERDICTS.get(report.last.code, ("warning", "The last audit ended unexpectedly"))
-    return tone, words, f"{format_ago(report.last.ended_at, report.time)}. {checks}"
+    return tone, words, f"That was {format_ago(report.last.ended_at, report.time)}. {checks}"
 
 
 def format_ago(then: str, now: str) -> str:

@@ -20,6 +20,12 @@ _PATIENCE_SECONDS = 120.0
 def command() -> None:
     """Prove that both copies of every resource are the same, from cron or a timer, and show how long ago each
     part was last proved to be.
+
+    \b
+    Examples:
+      blockpair audit schedule --timer --at 'Sun 02:00' --max-time 4h     # on both nodes
+      blockpair audit run
+      blockpair audit report
     """
 
 

@@ -23,6 +23,12 @@ def command() -> None:
     """What a split brain's loser lost: every bundle has its blocks as they were.
 
     BUNDLE is a name that `list` shows, RES a resource (its newest bundle), FILE a path (with a slash).
+
+    \b
+    Examples:
+      blockpair bundle list r0
+      blockpair bundle show r0
+      blockpair bundle restore r0 --to /srv/r0-as-it-was.img
     """
 
 

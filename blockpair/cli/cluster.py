@@ -24,6 +24,13 @@ address_option = click.option(
 def command() -> None:
     """Which nodes trust each other: a cluster has an authority of its own, which gives every member a
     certificate. Replication and calls between the nodes are encrypted, and for members alone.
+
+    \b
+    Examples:
+      blockpair cluster init east --address 10.0.0.1        # on the first node
+      blockpair cluster token                               # there: what to type on the other
+      blockpair cluster join 10.0.0.1:7789 bpj1-... --address 10.0.0.2
+      blockpair cluster status
     """
 
 

@@ -21,6 +21,12 @@ from blockpair.errors import BlockpairError, ErrorKind, ExitCode
 def command() -> None:
     """The cluster's configuration: its nodes and resources, the same text on all of them. A change is made on
     all nodes or on none; a node that is away gets it when it is back.
+
+    \b
+    Examples:
+      blockpair config show
+      blockpair config edit --set resource.r0.protocol=A --why "the other site is far"
+      blockpair config history
     """
 
 

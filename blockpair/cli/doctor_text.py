@@ -36,7 +36,7 @@ def _lines(finding: Finding) -> Iterator[Text]:
     where = f" ({finding.node})"
     yield Text.assemble(
         (f"{finding.severity:<8}", _STYLES[finding.severity]),
-        f"{finding.id:<14}",
+        f"{finding.id:<13} ",
         finding.what,
         (where, "dim"),
     )

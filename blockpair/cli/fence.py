@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 def command() -> None:
     """Whether this node could switch the others off, by the devices under [fence.NODE] in the cluster's
     configuration. A resource whose arbiter is "fence" goes on without its peer only once that is seen off.
+
+    \b
+    Examples:
+      blockpair fence status
+      blockpair fence test beta
     """
 
 

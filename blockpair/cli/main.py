@@ -10,7 +10,7 @@ import click
 
 from blockpair import __version__
 from blockpair.cli.output import print_error, report_crash
-from blockpair.errors import BlockpairError, ErrorKind, ExitCode
+from blockpair.errors import BlockpairError, ErrorKind, ExitCode, nearest
 
 _COMMANDS = (
     "create",
@@ -56,6 +56,8 @@ class _LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
+            if near := nearest(cmd_name, _COMMANDS):
+                ctx.fail(f"there is no command {cmd_name!r}; did you mean {near!r}?")
             return None
         command = importlib.import_module(f"blockpair.cli.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
@@ -74,6 +76,13 @@ def group(ctx: click.Context, directory: str | None) -> None:
     \b
     Exit codes: 0 fine, 1 failed, 2 usage, 3 refused because it would be
     unsafe, 4 degraded: something needs attention, 5 no daemon.
+
+    \b
+    Examples:
+      blockpair status          # who is Primary, and what to do next
+      blockpair doctor          # is everything as it should be
+      blockpair plan r0         # what a connect would do
+      blockpair events          # what happened
     """
     ctx.obj = directory
 

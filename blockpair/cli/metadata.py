@@ -12,7 +12,13 @@ from blockpair.errors import BlockpairError, ErrorKind
 
 @click.group("metadata")
 def command() -> None:
-    """Read a resource's metadata on the disk; nothing is changed."""
+    """Read a resource's metadata on the disk; nothing is changed.
+
+    \b
+    Examples:
+      blockpair metadata show r0
+      blockpair metadata dump r0
+    """
 
 
 @command.command("show", short_help="Sizes, generations, what is out of sync.")

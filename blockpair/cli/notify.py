@@ -12,7 +12,12 @@ from blockpair.errors import ExitCode
 
 @click.group("notify", short_help="Deliveries of events to programs, URLs and by mail.")
 def command() -> None:
-    """Events are delivered as [notify] in blockpair.toml says; see docs/events.md."""
+    """Events are delivered as [notify] in blockpair.toml says; see docs/events.md.
+
+    \b
+    Examples:
+      blockpair notify test
+    """
 
 
 @command.command("test", short_help="Sends a test event through each delivery.")

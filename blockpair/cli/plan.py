@@ -22,7 +22,8 @@ def command(
 ) -> int:
     """What a connect of NAME would do now: which copy would be synced from, how much, and what would be lost.
     With a WISH (promote, demote, hand-over, take-over, follow, stop): the steps of this node's service,
-    from what is up now, with what would undo each. Nothing is done.
+    from what is up now, with what would undo each, and whether a promotion would be refused, as far as this
+    node knows. Nothing is done.
 
     Without a WISH it asks the peer, also one that is StandAlone, and decides as a handshake does.
 

@@ -118,7 +118,7 @@ def _demote(resource: str, sides: dict[str, Side]) -> str:
     if not in_use:
         return ""
     if len(in_use) == len(sides):
-        return f"; NODE is Primary, whichever it is: on it, first: blockpair demote {resource}"
+        return f"; both are Primary, so first, on NODE: blockpair demote {resource}"
     return f"; first, if that is {in_use[0]}, there: blockpair demote {resource}"
 
 

@@ -135,11 +135,14 @@ def _cause(client: Client, name: str) -> BlockpairError | None:
 def _confirm(client: Client, name: str, *, yes: bool, as_json: bool) -> None:
     """Say what is at risk, and have the name typed. Raises `BlockpairError` where it is not."""
     from blockpair.status.report import ResourceReport
-    from blockpair.status.risk import lines, risk
+    from blockpair.status.risk import in_vain, lines, risk
 
     # An unknown name is told before anything is asked, and one that is down has nothing to be said of.
     report = client.call("resource.status", {"name": name}, ResourceReport)
     if report.engine is not None:
+        # Before anybody weighs a risk that is not there to be taken.
+        if (refusal := in_vain(report.engine)) is not None:
+            raise refusal
         click.echo("\n".join(lines(risk(report.engine))), err=True)
     if yes:
         return

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 def command() -> None:
     """The RAID arrays of this node (Linux md) and their spares: make them, watch them, heal them. Arrays that
     were made otherwise are shown and cared for as well. Needs root; the daemon is not asked.
+
+    \b
+    Examples:
+      blockpair raid create data --devices /dev/sdb,/dev/sdc,/dev/sdd,/dev/sde --plan
+      blockpair raid status
+      blockpair raid spare add data /dev/sdf
     """
 
 
@@ -161,7 +167,13 @@ def watch(heal: bool, as_json: bool) -> None:
 
 @command.group("scrub", short_help="Read and compare all copies.")
 def scrub() -> None:
-    """Read all copies of an array and compare them, while it is in use."""
+    """Read all copies of an array and compare them, while it is in use.
+
+    \b
+    Examples:
+      blockpair raid scrub start data --wait
+      blockpair raid scrub status data
+    """
 
 
 @scrub.command("start", short_help="Begin one.")

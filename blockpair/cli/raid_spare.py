@@ -26,6 +26,11 @@ from blockpair.errors import BlockpairError, ErrorKind
 def spare() -> None:
     """Hot spares: disks that take over at once when a member fails. Those of a spare group serve all arrays
     of it (mdadm.conf's spare-group).
+
+    \b
+    Examples:
+      blockpair raid spare add data /dev/sdf
+      blockpair raid spare remove data /dev/sdc     # one that failed
     """
 
 

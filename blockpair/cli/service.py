@@ -26,6 +26,12 @@ def command() -> None:
     addresses, hooks. It is part of the cluster's configuration. `blockpair promote`, `demote` and
     `switchover` carry it out, and so does whoever becomes Primary by itself; `blockpair plan NAME promote`
     shows the steps.
+
+    \b
+    Examples:
+      blockpair service set r0 --mount /srv --unit postgresql.service --vip 192.0.2.10/24@eth0
+      blockpair plan r0 promote
+      blockpair promote r0
     """
 
 

@@ -14,6 +14,7 @@ from blockpair.cli.service import table_of
 
 if TYPE_CHECKING:
     from blockpair.config.service import Service
+    from blockpair.errors import BlockpairError
     from blockpair.failover.plan import Ladder, State, Step
 
 _FILE = Path("cluster.toml")
@@ -26,6 +27,8 @@ class _Seen:
     service: Service
     state: State
     problem: str
+    refusal: BlockpairError | None
+    """Why a promotion would be refused already by what this node knows."""
 
 
 def show(directory: str | None, name: str, wish: str, *, kill_users: bool, as_json: bool) -> None:
@@ -34,11 +37,13 @@ def show(directory: str | None, name: str, wish: str, *, kill_users: bool, as_js
 
     seen = _look(directory, name)
     steps = plan(seen.service, seen.state, Wish(wish), kill_users=kill_users)
+    refusal = seen.refusal if wish == Wish.PROMOTE else None
     if as_json:
         print_json(
             {
                 "resource": name,
                 "wish": wish,
+                "refused": None if refusal is None else refusal.message,
                 "problem": seen.problem or None,
                 "steps": [_as_json(step, seen.service) for step in steps],
             }
@@ -55,6 +60,8 @@ def show(directory: str | None, name: str, wish: str, *, kill_users: bool, as_js
             click.echo(f"        undone by: {_words(step.undo, seen.service)}")
     if seen.problem:
         click.echo(f"not seen: {seen.problem}")
+    if refusal is not None:
+        click.echo(f"it would be refused now: {refusal.message}\n  next: {refusal.remedy}")
 
 
 def _lines(steps: tuple[Step, ...]) -> list[Step]:
@@ -67,6 +74,7 @@ def _look(directory: str | None, name: str) -> _Seen:
     from blockpair.config.service import service_config
     from blockpair.failover.observe import observe
     from blockpair.failover.plan import Role
+    from blockpair.status.risk import in_vain
 
     with daemon(directory) as client:
         service = service_config(table_of(client, name), _FILE, f"resource.{name}.service")
@@ -75,7 +83,7 @@ def _look(directory: str | None, name: str) -> _Seen:
     kernel = report.kernel_device
     device = Path(kernel.path) if kernel is not None and kernel.path is not None else None
     state, problem = asyncio.run(observe(service, role, device))
-    return _Seen(service, state, problem)
+    return _Seen(service, state, problem, None if report.engine is None else in_vain(report.engine))
 
 
 def _words(ladder: Ladder, service: Service) -> str:

@@ -12,7 +12,8 @@ from blockpair.rpc.client import LOOK_SECONDS, Client, Program
 
 _PROGRAM = Program(
     "witness",
-    "`systemctl start blockpair-witness`, or `blockpair witness serve` with the same BLOCKPAIR_DIR",
+    "blockpair witness serve",
+    "blockpair-witness",
     "`journalctl -u blockpair-witness`",
 )
 

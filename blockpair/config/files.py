@@ -8,11 +8,14 @@ import re
 import tempfile
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.errors import BlockpairError, ErrorKind, nearest
+
+if TYPE_CHECKING:
+    from msgspec import inspect
 
 _MAX_BYTES = 1 << 20
 _UNFINISHED = ".unfinished"
@@ -66,8 +69,10 @@ def explain(text: str, form: type[Any] | None = None) -> tuple[str, str, str]:
     reason, _, path = text.partition(" - at ")
     key = re.sub(r"^\$\.?", "", path.strip("`"))
     if match := re.fullmatch(r"Object contains unknown field `(.+)`", reason):
+        near = None if form is None else nearest(match[1], _keys(form, key))
         key = f"{key}.{match[1]}" if key else match[1]
-        return key, "there is no such key", "remove it, or look for a typing mistake"
+        meant = "remove it, or look for a typing mistake" + (f": did you mean {near}?" if near else "")
+        return key, "there is no such key", meant
     if match := re.fullmatch(r"Object missing required field `(.+)`", reason):
         key = f"{key}.{match[1]}" if key else match[1]
         return key, "is missing", "add it"
@@ -88,15 +93,33 @@ def explain(text: str, form: type[Any] | None = None) -> tuple[str, str, str]:
     return key, reason[:1].lower() + reason[1:], "correct the value"
 
 
+def _type_at(form: type[Any], key: str) -> inspect.Type | None:
+    """The type of a key of a form; None where its tables are not of one form each, as in a list."""
+    from msgspec import inspect
+
+    found: inspect.Type = inspect.type_info(form)
+    for part in filter(None, key.split(".")):
+        if not isinstance(found, inspect.StructType):
+            return None
+        found = next((field.type for field in found.fields if field.encode_name == part), inspect.AnyType())
+    return found
+
+
+def _keys(form: type[Any], key: str) -> list[str]:
+    """What the table at ``key`` of a form may have in it, where that is known."""
+    from msgspec import inspect
+
+    found = _type_at(form, key)
+    options = found.types if isinstance(found, inspect.UnionType) else (found,)
+    structs = [one for one in options if isinstance(one, inspect.StructType)]
+    return [field.encode_name for one in structs for field in one.fields]
+
+
 def _choices(form: type[Any], key: str) -> list[str]:
     """The values that a key of a form may have, where they are few."""
     from msgspec import inspect
 
-    found: inspect.Type = inspect.type_info(form)
-    for part in key.split("."):
-        if not isinstance(found, inspect.StructType):
-            return []
-        found = next(field.type for field in found.fields if field.encode_name == part)
+    found = _type_at(form, key)
     options = found.types if isinstance(found, inspect.UnionType) else (found,)
     return [f'"{value}"' for one in options if isinstance(one, inspect.LiteralType) for value in one.values]
 

@@ -286,7 +286,8 @@ class Runtime:
             raise BlockpairError(
                 ErrorKind.UNSAFE,
                 f"{peer} is Primary of {name}: it is not connected, and said so when it was asked just now",
-                f"demote it there first: blockpair demote {name} (on {peer}); "
+                f"connect them, and it can be moved: blockpair connect {name} (on both), then blockpair "
+                f"switchover {name}; or demote it there first: blockpair demote {name} (on {peer}); "
                 f"what a connect would do: blockpair plan {name}",
             )
 

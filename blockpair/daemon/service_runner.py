@@ -116,7 +116,8 @@ class ServiceRunner:
     def status(self) -> ServiceStatus | None:
         """For the report; None where nothing follows the data."""
         configured = self._configured()
-        if configured is None and self._in_use is None and self._problem is None:
+        # A failure of a service that is defined no more, and of which nothing is here, is nobody's concern.
+        if configured is None and not self.present:
             return None
         state, why, remedy = self._state()
         return ServiceStatus(

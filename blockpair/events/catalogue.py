@@ -51,7 +51,7 @@ KINDS: dict[str, Kind] = {
         "when the peer is back, look for a split brain: " + _STATUS,
         "writes that only the peer has may be lost",
     ),
-    "role.superseded": Kind("another node is Primary now", "find it: " + _STATUS),
+    "role.superseded": Kind("another node is Primary now", "see which, and how this copy is: " + _STATUS),
     "epoch.won": Kind("the arbiter let this node go on"),
     "epoch.entered": Kind("a new epoch has begun"),
     "arbiter.asked": Kind("this node asks the arbiter: writes wait", _STATUS),

@@ -15,6 +15,7 @@ from blockpair.errors import BlockpairError
 from blockpair.failover import arp, mount, units, vip
 from blockpair.failover.commands import run
 from blockpair.failover.executor import StepFailed
+from blockpair.failover.frames import Claim
 from blockpair.failover.guard import VipGuard
 from blockpair.failover.plan import Action, FileSystemState, MountState, Role, State, Verb, Watchdog
 
@@ -281,7 +282,7 @@ class Machine:
     async def _probe(self) -> None:
         held = await asyncio.to_thread(vip.held, self._service.vips)
         wanted = [one for one in self._service.vips if str(one) not in held]
-        claims = await asyncio.gather(*(arp.probe(one) for one in wanted))
+        claims = await asyncio.gather(*(_asked(one) for one in wanted))
         for one, claim in zip(wanted, claims, strict=True):
             if claim is not None:
                 raise StepFailed(
@@ -331,6 +332,16 @@ class Machine:
 
     async def _holds(self, one: Vip) -> bool:
         return bool(await asyncio.to_thread(vip.held, [one]))
+
+
+async def _asked(one: Vip) -> Claim | None:
+    """Raises `StepFailed` that names an interface by which nothing can be asked."""
+    try:
+        return await arp.probe(one)
+    except OSError as error:
+        raise StepFailed(
+            f"{one.interface} cannot be used for {one.address}: {error.strerror or error}"
+        ) from None
 
 
 async def _to_its_end(change: Callable[[Vip], None], one: Vip) -> None:

@@ -260,7 +260,7 @@ def _stale(service: Service, state: State, limits: Limits) -> tuple[Step, ...]:
             f"stale {name}",
             (_rung(Verb.WITHDRAW, limits.vip, name),),
             (),
-            f"it is no longer so that this node holds {name}",
+            f"this node no longer holds {name}",
         )
         for name in sorted(state.vips)
     )
@@ -272,7 +272,7 @@ def _stale(service: Service, state: State, limits: Limits) -> tuple[Step, ...]:
             f"stale unit {unit}",
             (_rung(Verb.STOP_UNIT, times.stop, unit), _rung(Verb.KILL_UNIT, limits.kill, unit)),
             (),
-            f"it is no longer so that {unit} is active",
+            f"{unit} is no longer active",
         )
         for unit in reversed(service.units)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,18 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Program:
-    """Whom a client speaks to, for its messages: name, how it is started, where its log is."""
+    """Whom a client speaks to, for its messages: name, command, unit, where its log is."""
 
     name: str
-    start: str
+    command: str
+    unit: str
     log: str
+
+    def start(self, socket: Path) -> str:
+        """How the one whose socket this is would be started."""
+        if socket.is_relative_to("/run"):
+            return f"`systemctl start {self.unit}`"
+        return f"`BLOCKPAIR_DIR={shlex.quote(str(socket.parent.parent))} {self.command}`"
 
 
 # What only looks at memory is answered at once by a daemon that works at all.
@@ -32,7 +40,8 @@ LOOK_SECONDS = 10.0
 
 DAEMON = Program(
     "blockpaird",
-    "`systemctl start blockpaird`, or `blockpaird` with the same BLOCKPAIR_DIR",
+    "blockpaird",
+    "blockpaird",
     "`journalctl -u blockpaird`",
 )
 
@@ -62,7 +71,7 @@ class Client:
             raise BlockpairError(
                 ErrorKind.NO_DAEMON,
                 f"no {program.name} answers on {path}: {error.strerror or error}",
-                f"start it: {program.start}",
+                f"start it: {program.start(path)}; for another node: BLOCKPAIR_DIR, or `blockpair --dir`",
             ) from None
 
     def __enter__(self) -> Client:

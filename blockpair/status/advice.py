@@ -202,7 +202,7 @@ def _local(name: str, engine: EngineStatus) -> Iterator[Advice]:
                 "warning",
                 "outdated",
                 "this node's copy is intact but old: the peer went on without it",
-                f"connect to that peer, the resync begins by itself: blockpair connect {name}",
+                _resynced_by(name, engine),
             )
         # One that resumes goes on by itself, and no --force decides a split brain.
         case "Consistent" if not (engine.resuming or _superseded(engine)) and not any(
@@ -349,6 +349,17 @@ def _outside(engine: EngineStatus, peer: PeerStatus, outside: Outside) -> Advice
             f"join the cluster of {peer.name}, by the command that `blockpair cluster token` prints there",
         )
     return None
+
+
+def _resynced_by(name: str, engine: EngineStatus) -> str:
+    """What brings an old copy up to date: a connect, on the node that does not want to be connected."""
+    if any(peer.connection == "StandAlone" for peer in engine.peers):
+        return f"connect to that peer, the resync begins by itself: blockpair connect {name}"
+    others = " and ".join(peer.name for peer in engine.peers)
+    return (
+        f"the resync begins by itself once {others} is connected; if it was disconnected by command, on "
+        f"{others}: blockpair connect {name}"
+    )
 
 
 def _unconnected(name: str, engine: EngineStatus, peer: PeerStatus) -> Advice:

@@ -49,10 +49,9 @@ def _obstacle(report: ResourceReport) -> Obstacle | None:
         # Down by a person's will, or failed: nothing is served, and no stop makes that worse.
         return None
     name = report.name
-    hand_over = (
-        f"stop or unmount what uses it, then here: blockpair demote {name}; and on the other node: "
-        f"blockpair promote {name}"
-    )
+    move = f"blockpair switchover {name}"
+    # A service's mount goes with it; what was mounted by hand does not.
+    hand_over = move if report.service is not None else f"stop or unmount what uses it, then: {move}"
     alone = _good(engine) and not any(_has_it_all(engine, peer) for peer in engine.peers)
     if engine.role == "Primary" or engine.resuming:
         text = f"{engine.node} is Primary of {name}{_users(report, engine)}"

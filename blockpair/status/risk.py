@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.status.conditions import had_data
 from blockpair.status.engine import EngineStatus, PeerStatus
 from blockpair.units import format_duration, format_size
@@ -54,6 +55,20 @@ def risk(engine: EngineStatus) -> Risk:
         epoch=None if state is None else state.epoch,
         peers=[_peer(engine, peer) for peer in engine.peers],
     )
+
+
+def in_vain(engine: EngineStatus) -> BlockpairError | None:
+    """Why force is of no use: a peer that is connected says that it is Primary. None where that is not so."""
+    if engine.role == "Primary":
+        return None
+    for peer in engine.peers:
+        if peer.connection == "Connected" and peer.role == "Primary":
+            return BlockpairError(
+                ErrorKind.UNSAFE,
+                f"{peer.name} is connected, and Primary of {engine.resource}: no force counts against that",
+                f"to move it here: blockpair switchover {engine.resource}",
+            )
+    return None
 
 
 def _peer(engine: EngineStatus, peer: PeerStatus) -> PeerRisk:

@@ -59,7 +59,10 @@ def remedy_for(name: str, wish: str, step: str) -> str:
                 f"the device that it names; then: blockpair promote {name}"
             )
         case "probe" | "vip" if wish in ("promote", "take-over", "follow"):
-            return f"take the address away from whoever has it; then: blockpair promote {name}"
+            return (
+                "take the address away from whoever has it, or correct the interface (`ip link`, "
+                f"`service set`); then: blockpair promote {name}"
+            )
         case "mount" if wish in ("demote", "hand-over"):
             return f"stop those programs, or have them killed: blockpair {_again(wish)} {name} --kill-users"
         case "health":

@@ -42,7 +42,7 @@ def test_a_node_may_stop_when_nothing_is_lost_by_it(cluster: Cluster) -> None:
     a.ok("promote", "r0")
     assert codes(a) == ["in-use"] and codes(b) == []
     said = a.cli("may-stop")
-    assert said.code == 3 and "blockpair demote r0" in said.out
+    assert said.code == 3 and "blockpair switchover r0" in said.out
     # The other one has gone: now this copy is the only one.
     a.ok("demote", "r0")
     b.stop()

@@ -54,6 +54,7 @@ def script() -> str:
     """All of it, in order, waiting where a reader does."""
     [make, use] = blocks("On one machine, to look at it")
     [witness] = blocks("With a witness")
+    [back] = blocks("The lost node comes back")
     assert make.startswith(f"{_DONE}\n") and _STARTED in make and "some-image" in use
     make = make.removeprefix(f"{_DONE}\n")
     make = re.sub(f"(?m)^(.*{_STARTED})$", lambda match: f"{match[0]}\n{_READY}", make)
@@ -62,7 +63,7 @@ def script() -> str:
     witness = witness.replace(f"{serve}\n", f"{serve}\n{_WITNESS_READY}")
     witness = witness.replace(f"{kill}\n", f"{kill}\n{_TAKEN_OVER}")
     # A status that tells of something degraded ends with 4: that is no failure here.
-    text = make + "truncate -s 1G some-image && mkfs.ext4 -q some-image\n" + use + witness
+    text = make + "truncate -s 1G some-image && mkfs.ext4 -q some-image\n" + use + witness + back
     return re.sub(r"(?m)(\bblockpair status(?! --json)[^\n|#]*)", r"\1 || [ $? = 4 ] ", text)
 
 

@@ -50,6 +50,10 @@ def test_a_service_is_set_on_both_shown_planned_and_cleared(cluster: Cluster) ->
     a.ok("promote", "r0", "--without-service")
     plan = a.ok("plan", "r0", "promote", "--json").json()
     assert [step["name"] for step in plan["steps"] if step["satisfied"]] == ["epoch", "promote"]
+    assert plan["refused"] is None
+    refused = b.ok("plan", "r0", "promote").out.splitlines()[-2:]
+    assert "a is connected, and Primary of r0" in refused[0] and "blockpair switchover r0" in refused[1]
+    assert "a is connected" in b.ok("plan", "r0", "promote", "--json").json()["refused"]
     text = a.ok("plan", "r0", "demote").out
     assert "become Secondary" in text and "SIGKILL" not in text
     assert "kill who uses /srv/r0 (SIGKILL)" in a.ok("plan", "r0", "demote", "--kill-users").out

@@ -56,7 +56,11 @@ CASES: list[tuple[str, EngineStatus, str, str, str]] = [
     ("diskless", engine(disk="Diskless", disk_error="EIO"), "diskless", "critical", "blockpair up r0"),
     ("disk-error", engine(disk_error="EIO at 4096"), "disk-error", "warning", "smartctl"),
     ("inconsistent", engine(away(), **NEW), "inconsistent", "critical", "blockpair connect r0"),
-    ("outdated", engine(away(), role="Secondary", disk="Outdated"), "outdated", "warning", "connect r0"),
+    ("outdated", engine(away(), role="Secondary", disk="Outdated"), "outdated", "warning",
+     "on b: blockpair connect r0"),
+    ("outdated-and-disconnected-here", engine(
+        peer(connection="StandAlone", replication="Off"), role="Secondary", disk="Outdated"),
+        "outdated", "warning", "begins by itself: blockpair connect r0"),
     ("consistent", engine(away(), role="Secondary", disk="Consistent"), "consistent", "warning", "--force"),
     ("first-sync", engine(peer(replication="Waiting", disk="Inconsistent"), **NEW), "first-sync", "warning",
      "sync r0 --from NODE"),

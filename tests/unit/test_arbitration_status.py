@@ -20,8 +20,15 @@ from blockpair.status.arbitration import (
 from blockpair.status.conditions import holds
 from blockpair.status.engine import ArbitrationStatus, EngineStatus, PeerStatus
 from blockpair.status.may_stop import exit_code, may_stop
-from blockpair.status.report import Advice, ArbiterReport, KernelDeviceStatus, ResourceReport, State
-from blockpair.status.risk import lines, risk
+from blockpair.status.report import (
+    Advice,
+    ArbiterReport,
+    KernelDeviceStatus,
+    ResourceReport,
+    ServiceStatus,
+    State,
+)
+from blockpair.status.risk import in_vain, lines, risk
 from tests.unit.status_samples import ARBITRATION, engine, peer, resync
 
 ANSWERS = ArbiterReport("witness", "witness 10.0.0.3:7790", True, None, "answers", 4.0)
@@ -311,6 +318,16 @@ def test_force_on_a_copy_that_never_had_data_says_that_it_counts_from_now_on() -
     assert "never had data" in text and "mixture" not in text
 
 
+def test_force_is_in_vain_against_a_peer_that_says_it_is_primary() -> None:
+    refusal = in_vain(engine(peer(role="Primary"), role="Secondary"))
+    assert refusal is not None and refusal.exit_code is ExitCode.UNSAFE
+    assert refusal.remedy == "to move it here: blockpair switchover r0"
+    # Out of sight, it may be dead; and a Primary's own force is for its waiting writes.
+    assert in_vain(engine(away(role="Primary"), role="Secondary")) is None
+    assert in_vain(engine(peer(role="Secondary"), role="Secondary")) is None
+    assert in_vain(engine(peer(role="Primary"))) is None
+
+
 def test_force_says_that_nobody_was_heard_of() -> None:
     text = "\n".join(lines(risk(engine(peer(connection="Connecting", last_contact_seconds=None)))))
     assert "not heard of since this daemon started" in text
@@ -369,7 +386,11 @@ def test_a_primary_alone_hands_over_once_there_is_somebody_to_hand_over_to() -> 
     assert "the only good copy" in alone.text and alone.remedy.startswith("wait until")
     for status in (engine(), engine(disk="Diskless", served_by="b")):
         [found] = may_stop("a", [report(status)]).obstacles
-        assert "only good copy" not in found.text and found.remedy.startswith("stop or unmount")
+        assert "only good copy" not in found.text
+        assert found.remedy == "stop or unmount what uses it, then: blockpair switchover r0"
+    # The service takes its mount along.
+    served = report(engine(), service=ServiceStatus("up", None, None, [], None))
+    assert may_stop("a", [served]).obstacles[0].remedy == "blockpair switchover r0"
 
 
 def test_what_is_down_or_has_failed_keeps_no_node_up() -> None:

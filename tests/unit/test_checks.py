@@ -259,6 +259,13 @@ def test_a_person_reads_what_to_do() -> None:
     assert told[-1].startswith("0 errors, 1 warning, 0 notes; ")
 
 
+def test_a_long_code_is_kept_from_the_text() -> None:
+    report = examined(WELL)
+    long = replace(report.findings[0], id="service-failed", what="r0: the service is not up")
+    told = [line.plain for line in lines(replace(report, findings=[long]))]
+    assert "service-failed r0: the service is not up" in told[1]
+
+
 def test_facts_cross_to_the_other_node_as_they_are() -> None:
     assert msgspec.convert(msgspec.to_builtins(WELL), NodeFacts) == WELL
     assert msgspec.convert(msgspec.to_builtins(WAYS), list[Way]) == WAYS

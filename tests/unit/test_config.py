@@ -99,6 +99,23 @@ def test_a_bad_value_is_told_with_file_key_reason_and_remedy(
     assert caught.value.exit_code == 1
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "meant"),
+    [
+        ('protocol = "B"', 'protokol = "B"', "protocol"),
+        ('peer = "500ms"', 'pear = "1s"', "peer"),
+        ('protocol = "B"', "xyzzy = 1", None),
+    ],
+)
+def test_a_key_that_is_nearly_one_is_told(tmp_path: Path, old: str, new: str, meant: str | None) -> None:
+    file = tmp_path / "r0.toml"
+    file.write_text(GOOD.replace(old, new))
+    with pytest.raises(ConfigError) as caught:
+        read_resource(file, "a")
+    wanted = "" if meant is None else f": did you mean {meant}?"
+    assert caught.value.remedy == f"remove it, or look for a typing mistake{wanted}"
+
+
 def test_a_number_where_a_text_belongs_is_put_in_quotes(tmp_path: Path) -> None:
     file = tmp_path / "r0.toml"
     file.write_text(GOOD.replace('peer = "500ms"', "peer = 500"))

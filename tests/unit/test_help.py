@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from blockpair.cli.main import group
+from blockpair.cli.main import group, run
 
 
 def _all(command: click.Command, context: click.Context) -> Iterator[tuple[str, click.Context]]:
@@ -24,7 +24,9 @@ COMMANDS = dict(_all(group, click.Context(group, info_name="blockpair", terminal
 
 
 @pytest.mark.parametrize(
-    "path", [path for path, at in COMMANDS.items() if not isinstance(at.command, click.Group)]
+    "path",
+    # The witness's are a list of steps on several machines.
+    [path for path in COMMANDS if path != "blockpair witness"],
 )
 def test_examples_are_one_a_line(path: str) -> None:
     context = COMMANDS[path]
@@ -49,3 +51,13 @@ def test_no_short_help_is_cut(path: str) -> None:
     rows = context.get_help().partition("Commands:\n")[2].splitlines()
     assert rows
     assert [row for row in rows if row.endswith("...")] == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("stauts", "status"), ("switchovr", "switchover"), ("xyz", None)]
+)
+def test_a_typing_mistake_is_told(typed: str, meant: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([typed, "r0"]) == 2
+    told = capsys.readouterr().err
+    assert typed in told and ("did you mean" in told) is (meant is not None)
+    assert meant is None or f"did you mean '{meant}'?" in told

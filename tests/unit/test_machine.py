@@ -13,8 +13,9 @@ import pytest
 
 from blockpair import vip_guard
 from blockpair.config.service import ServiceTable, service_config
+from blockpair.failover.executor import StepFailed
 from blockpair.failover.machine import Machine, Replica
-from blockpair.failover.plan import Role, Watchdog
+from blockpair.failover.plan import Action, Role, Verb, Watchdog
 
 # An interface that no machine has.
 VIP = "192.0.2.10/24@bp-none0"
@@ -127,5 +128,14 @@ def test_the_guards_program_needs_no_disk_once_it_runs(tmp_path: Path) -> None:
         (guard,) = guards() - before
         assert locked_kib(guard) > 1000
         await machine.drop()
+
+    asyncio.run(run())
+
+
+def test_an_interface_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    async def run() -> None:
+        machine = machine_of(tmp_path, cast(Replica, None))
+        with pytest.raises(StepFailed, match=r"bp-none0 cannot be used for 192\.0\.2\.10: "):
+            await machine.perform(Action(Verb.PROBE))
 
     asyncio.run(run())

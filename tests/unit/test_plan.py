@@ -91,7 +91,7 @@ def test_a_primary_must_be_demoted_before_it_gives_up_its_changes() -> None:
     assert found.other is not None
     both = msgspec.structs.replace(found, other=msgspec.structs.replace(found.other, role="Primary"))
     told = "\n".join(outcome(both))
-    assert "--discard NODE; NODE is Primary, whichever it is: on it, first: blockpair demote r0" in told
+    assert "--discard NODE; both are Primary, so first, on NODE: blockpair demote r0" in told
 
 
 def test_without_an_answer_this_side_is_shown() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from blockpair.errors import BlockpairError, ErrorKind, ExitCode
 from blockpair.rpc import messages
-from blockpair.rpc.client import Client
+from blockpair.rpc.client import DAEMON, Client
 from blockpair.rpc.framing import LineSplitter, LineTooLong
 from blockpair.rpc.messages import RpcError, decode_request, decode_response
 
@@ -123,6 +123,13 @@ def test_each_kind_has_a_code_of_its_own() -> None:
 )
 def test_exit_codes(kind: ErrorKind, code: ExitCode) -> None:
     assert BlockpairError(kind, "x").exit_code == code
+
+
+def test_who_finds_no_daemon_is_told_how_this_one_is_started(tmp_path: Path) -> None:
+    with pytest.raises(BlockpairError, match="no blockpaird answers") as found:
+        Client(tmp_path / "run" / "blockpaird.sock")
+    assert f"`BLOCKPAIR_DIR={tmp_path} blockpaird`" in found.value.remedy
+    assert DAEMON.start(Path("/run/blockpair/blockpaird.sock")) == "`systemctl start blockpaird`"
 
 
 @pytest.mark.parametrize("line", [b"", b"{}", b'{"jsonrpc":"2.0","id":1}', b"[]", b"\xff"])

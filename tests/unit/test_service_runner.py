@@ -267,6 +267,18 @@ def test_a_way_up_that_failed_by_itself_is_told_and_tried_again(node: Node) -> N
     asyncio.run(run())
 
 
+def test_a_failure_is_forgotten_with_the_definition(node: Node) -> None:
+    async def run() -> None:
+        (node.directory / "refuse-promoted").touch()
+        node.engine.primary = True
+        async with node.life() as runner:
+            await until(lambda: state(runner) == "failed" and not runner.present)
+            node.defined = False
+            assert runner.status() is None
+
+    asyncio.run(run())
+
+
 def test_a_stop_that_cannot_even_begin_is_tried_again_after_a_pause(node: Node) -> None:
     async def run() -> None:
         async with node.life() as runner:

@@ -119,14 +119,20 @@ impl Replica {
     }
 
     pub(in crate::core) fn commands_on_time(&mut self) {
-        if self
-            .promotion
-            .as_ref()
-            .is_some_and(|promotion| self.now >= promotion.deadline)
-        {
+        if let Some(promotion) = self.promotion.as_ref().filter(|p| self.now >= p.deadline) {
+            let silent = |slot: &usize| promotion.waiting & (1 << slot) != 0;
+            let names: Vec<&str> = (0..self.peers.len())
+                .filter(silent)
+                .map(|slot| self.peers[slot].name.as_str())
+                .collect();
+            let (node, resource) = (&self.config.node, &self.config.resource);
             self.promotion_failed(failed(
-                "the peer did not answer in time".into(),
-                "try again".into(),
+                format!(
+                    "{} did not answer in time whether {node} may be Primary of {resource}: it notes that on its disk \
+                     first, which may be slow",
+                    names.join(" and ")
+                ),
+                format!("try again: blockpair promote {resource}"),
             ));
         }
         if self

@@ -279,7 +279,10 @@ impl Replica {
         let resource = &self.config.resource;
         let error = refused(
             format!("{name} is Primary of {resource} meanwhile"),
-            format!("demote it there first: blockpair demote {resource} (on {name})"),
+            format!(
+                "to move it here: blockpair switchover {resource}; or demote it there first: \
+                 blockpair demote {resource} (on {name})"
+            ),
         );
         self.done(command, Err(error));
     }
@@ -358,7 +361,10 @@ impl Replica {
             let resource = &self.config.resource;
             self.promotion_failed(refused(
                 format!("{name} is Primary of {resource}, or is just becoming it"),
-                format!("demote it there first: blockpair demote {resource} (on {name})"),
+                format!(
+                    "to move it here: blockpair switchover {resource}; or demote it there first: \
+                     blockpair demote {resource} (on {name})"
+                ),
             ));
         }
     }

@@ -202,7 +202,7 @@ impl Replica {
         let Peer { name, known, .. } = &self.peers[slot];
         // Its writes would not be in the order of ours.
         let leads = self.allowing || known.as_ref().is_some_and(|known| known.role == Role::Primary);
-        leads.then(|| format!("{name} is Primary: the comparison is for it to drive"))
+        leads.then(|| format!("{name} is Primary, and drives the comparison: run it on {name}"))
     }
 
     // ---- time ----------------------------------------------------------------------------------------
