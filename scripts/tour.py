@@ -53,14 +53,11 @@ class Deed:
     keep: str = ""
     disk: int = 0
 
-    @property
-    def told(self) -> str:
-        """What is done, in words."""
-        return (
-            ACTS[self.act].format(of=self.machine, disk=self.disk)
-            if self.act
-            else f"{self.machine}# {self.run}"
-        )
+    def told(self, words: dict[str, str]) -> str:
+        """What is done, for a person: an act in words, a command as it is typed."""
+        if self.act:
+            return ACTS[self.act].format(of=self.machine, disk=self.disk)
+        return f"{self.machine}# {self.command(words)}"
 
     def command(self, words: dict[str, str]) -> str:
         """The command with the lab's own words. Raises `KeyError` for one that is not known."""
@@ -94,9 +91,9 @@ def page(text: str, present: str) -> str:
         lines += [f"## {number}. {step.title}", "", step.text, ""]
         for deed in step.deeds:
             if deed.act:
-                lines.append(f"    # {deed.told}")
+                lines.append(f"    # {deed.told(SHOWN)}")
             else:
-                lines.append(f"    {deed.machine}# {deed.command(SHOWN)}")
+                lines.append(f"    {deed.told(SHOWN)}")
         lines.append("")
     _, run, _ = _split(present, RUN)
     return "\n".join([*lines, said["machines"].strip(), "", RUN + run + END, ""])

@@ -77,13 +77,16 @@ def perform(tour: Iterable[Step], stage: Stage, console: Console) -> list[Outcom
         console.print(f"\n[bold]{number}. {step.title}[/]")
         for deed in step.deeds:
             at = time.monotonic()
+            told = deed.told(stage.words)
             try:
-                stage.carry_out(deed)
+                # Seen on a terminal: one can take a minute on a busy machine.
+                with console.status(escape(told)):
+                    stage.carry_out(deed)
             except LabError as error:
-                console.print(f"[red]failed[/]   {escape(deed.told)}", highlight=False)
-                return [*outcomes, Outcome(step.title, time.monotonic() - began, deed.told, str(error))]
+                console.print(f"[red]failed[/]   {escape(told)}", highlight=False)
+                return [*outcomes, Outcome(step.title, time.monotonic() - began, told, str(error))]
             seconds = time.monotonic() - at
-            console.print(f"[green]{seconds:5.1f} s[/]  {escape(deed.told)}", highlight=False)
+            console.print(f"[green]{seconds:5.1f} s[/]  {escape(told)}", highlight=False)
         outcomes.append(Outcome(step.title, time.monotonic() - began))
     return outcomes
 

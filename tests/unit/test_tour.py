@@ -45,6 +45,13 @@ def test_every_deed_has_words_that_are_known_and_a_name_in_the_page() -> None:
             assert bool(deed.act) != bool(deed.command(tour.SHOWN))
 
 
+def test_a_deed_is_told_as_it_is_typed() -> None:
+    told = [deed.told(tour.SHOWN) for step in tour.steps(TEXT) for deed in step.deeds]
+    assert "alpha# blockpair cluster init lab --address 10.0.0.1" in told
+    assert "pull beta's cable to the other node" in told
+    assert not any(name in line for line in told for name in ("{disk1}", "{alpha}", "{token}"))
+
+
 @pytest.mark.parametrize(
     "deed",
     [
@@ -107,7 +114,7 @@ class Here(Stage):
         return Result(done.returncode, done.stdout, done.stderr)
 
     def act(self, deed: tour.Deed) -> None:
-        self.acts.append(deed.told)
+        self.acts.append(deed.told(self.words))
 
 
 def step(title: str, *deeds: tour.Deed) -> tour.Step:
@@ -126,11 +133,11 @@ def test_a_tour_ends_at_what_is_not_as_it_should_be_and_says_what_that_was() -> 
     outcomes = perform([good, bad, step("never")], stage, Console(file=said))
     assert [(each.title, each.wrong) for each in outcomes] == [
         ("good", ""),
-        ("bad", "alpha# echo {word}; exit 3"),
+        ("bad", "alpha# echo hello; exit 3"),
     ]
     assert stage.acts == ["pull alpha's disk 2 out"]
     assert "ended with 3, expected 0 and 'hello'" in outcomes[1].why
-    assert "failed" in said.getvalue()
+    assert "failed" in said.getvalue() and "beta# echo 1 >&2; exit 4" in said.getvalue()
 
 
 def test_what_may_take_its_time_is_tried_again(tmp_path: Path) -> None:
