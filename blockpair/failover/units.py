@@ -9,8 +9,9 @@ from blockpair.failover.commands import run
 
 _ACTIVE = frozenset({"active", "reloading"})
 _DOWN = frozenset({"inactive", "failed", "unknown"})
-# What a daemon that is to end can wait for the answer.
-_ASK_SECONDS = 3.0
+# What a daemon that is to end can wait for the answer. A machine that goes down is busy, and one that is
+# taken for running loses its disk under what is mounted.
+_ASK_SECONDS = 15.0
 
 
 class UnitError(Exception):

@@ -121,9 +121,13 @@ def test_stop_fails_only_where_the_unit_is_not_down(systemctl: Callable[[str], N
         asyncio.run(units.stop("a.service"))
 
 
-def test_whether_the_machine_stops_is_not_waited_for_without_end(systemctl: Callable[[str], None]) -> None:
-    systemctl("echo stopping; exit 1")
+def test_whether_the_machine_stops_is_not_waited_for_without_end(
+    systemctl: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It is busy, going down.
+    systemctl("sleep 4; echo stopping; exit 1")
     assert asyncio.run(units.machine_stops())
+    monkeypatch.setattr(units, "_ASK_SECONDS", 0.5)
     systemctl("exec sleep 600")
     began = time.monotonic()
     assert not asyncio.run(units.machine_stops())
