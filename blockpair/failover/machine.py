@@ -291,11 +291,12 @@ class Machine:
 
     async def _claim(self, one: Vip) -> None:
         guard = await self._started_guard()
+        # First the guard, then the address: there is no moment at which nobody would take it away.
+        await guard.hold(one)
+        # Only now: one that has just been started answers when it is up, and the node's word may be shorter.
         until = await self._replica.addresses_until()
         if not until:
             raise StepFailed(f"this node may not write at this moment, so it may not have {one.address}")
-        # First the guard, then the address: there is no moment at which nobody would take it away.
-        await guard.hold(one)
         await guard.until(until)
         guarded = False
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.raid import conf, mdadm, sysfs
 from blockpair.raid.devices import sysfs_folder
 from blockpair.raid.steps import Attribute, Command, Remember, Step, Writable
+
+# A machine that is busy with something else, or emulated, names its devices late.
+_NAME_SECONDS, _LOOK_SECONDS = 60.0, 0.1
 
 
 def carry_out(steps: Sequence[Step], done: Callable[[Step], None] = lambda _: None) -> None:
@@ -39,8 +43,16 @@ def _do(step: Step) -> None:
         case Attribute():
             sysfs.write_attribute(step.device, step.name, step.value)
         case Writable():
-            if sysfs.state(sysfs_folder(Path(step.path)).name) == "read-auto":
+            if sysfs.state(sysfs_folder(_named(Path(step.path))).name) == "read-auto":
                 mdadm.run(["mdadm", "--readwrite", step.path])
+
+
+def _named(path: Path) -> Path:
+    """An array's path, once udev has made it: mdadm waits for that itself, but for a few seconds only."""
+    deadline = time.monotonic() + _NAME_SECONDS
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(_LOOK_SECONDS)
+    return path
 
 
 def _failure(step: Step, finished: Sequence[Step], error: BlockpairError | OSError) -> BlockpairError:

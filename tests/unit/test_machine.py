@@ -90,6 +90,25 @@ def test_a_guard_that_hangs_is_found_within_the_lease_and_does_not_keep_anybody(
     asyncio.run(run())
 
 
+def test_a_guard_that_is_slow_to_start_does_not_use_up_the_time_for_the_address(tmp_path: Path) -> None:
+    async def run() -> None:
+        machine = machine_of(tmp_path, cast(Replica, Leased()))
+        before = guards()
+        await machine.warm_up()
+        (guard,) = guards() - before
+        os.kill(guard, signal.SIGSTOP)
+        # Longer than the node's word holds.
+        asyncio.get_running_loop().call_later(1.0, os.kill, guard, signal.SIGCONT)
+        # The guard obeyed; what fails is the address, on an interface that is not there.
+        with pytest.raises(StepFailed, match="bp-none0") as failed:
+            await machine.perform(Action(Verb.CLAIM, VIP))
+        assert "guard" not in str(failed.value)
+        await machine.drop()
+        assert guards() == before
+
+    asyncio.run(run())
+
+
 class Away:
     """Not Primary."""
 

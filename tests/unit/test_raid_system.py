@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.raid import apply, conf, devices, mdadm, sysfs
 from blockpair.raid.conf import Entry
 from blockpair.raid.model import Part, Speed, Sync
-from blockpair.raid.steps import Attribute, Command, Remember, Step
+from blockpair.raid.steps import Attribute, Command, Remember, Step, Writable
 from blockpair.raid.sysfs import Identity, Place, SpeedLimit
 
 IDENTITY = Identity("80ee8b2b:f91b4708:9079a2fa:e035d617", "data")
@@ -400,3 +401,13 @@ def test_who_is_not_root_is_told(capsys: pytest.CaptureFixture[str], monkeypatch
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert run(["raid", "list"]) == 1
     assert "root" in capsys.readouterr().err
+
+
+def test_an_array_whose_name_udev_makes_late_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    naming = threading.Timer(0.4, path.touch)
+    naming.start()
+    # What appears is no array: so it was seen.
+    with pytest.raises(BlockpairError, match="data is not a block device"):
+        apply.carry_out([Writable(str(path))])
+    naming.join()
