@@ -851,9 +851,9 @@ impl World {
             "handshake.verdict" => {
                 let rule = notice
                     .text
-                    .split("rule ")
+                    .split("(rule ")
                     .nth(1)
-                    .and_then(|text| text.split(',').next());
+                    .and_then(|text| text.split(')').next());
                 self.split_brain_found |= rule == Some("split-brain");
                 self.counts
                     .add(&format!("verdicts {}", rule.unwrap_or("?")), 1);

@@ -52,8 +52,9 @@ def test_an_entry_for_a_person_says_who_and_with_what() -> None:
 
 def test_what_was_said_in_a_handshake_is_shown_when_asked_for() -> None:
     fields = {"own": "Secondary/UpToDate current 0000", "rule": "same"}
-    entry = {**json.loads(line("handshake with b: rule same")), "what": "handshake.verdict", "fields": fields}
-    short = ["2026-11-24T10:00:00.000Z  handshake.verdict: handshake with b: rule same"]
+    said = json.loads(line("b: both copies are the same (rule same)"))
+    entry = {**said, "what": "handshake.verdict", "fields": fields}
+    short = ["2026-11-24T10:00:00.000Z  handshake.verdict: b: both copies are the same (rule same)"]
     assert entry_lines(entry) == short
     assert entry_lines(entry, verbose=True) == [*short, "    own=Secondary/UpToDate current 0000, rule=same"]
 

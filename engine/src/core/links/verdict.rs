@@ -157,19 +157,6 @@ impl Replica {
         let peer = Side::new(&peer_hello, peer_state);
         let plan = plan(&own, &peer);
         let verdict = &plan.verdict;
-        let name = self.peers[slot].name.clone();
-        self.notice(
-            Severity::Info,
-            "handshake.verdict",
-            format!(
-                "{name}: rule {}, {:?}; own {}; peer {}; nonce {:016x}",
-                verdict.rule,
-                verdict.direction,
-                summary(&own.state),
-                summary(&peer.state),
-                peer_hello.nonce
-            ),
-        );
         let fields = vec![
             ("rule", verdict.rule.to_owned()),
             ("direction", format!("{:?}", verdict.direction)),
@@ -177,8 +164,9 @@ impl Replica {
             ("peer", summary(&peer.state)),
             ("nonce", format!("{:016x}", peer_hello.nonce)),
         ];
-        let text = format!("handshake with {name}: rule {}", verdict.rule);
-        self.record("handshake.verdict", text, None, Some(slot), fields);
+        let name = self.peers[slot].name.clone();
+        let text = format!("{name}: {} (rule {})", in_words(&verdict.direction), verdict.rule);
+        self.tell(Severity::Info, "handshake.verdict", text, Some(slot), fields);
         let state = &mut self.peers[slot];
         state.rule = Some(verdict.rule);
         if !matches!(verdict.direction, Direction::Source(_) | Direction::Target(_)) {
@@ -320,6 +308,20 @@ impl Replica {
             self.out.push(Action::Export { open: false });
             self.fail_all_requests(Errno::EIO);
         }
+    }
+}
+
+/// What a person makes of it.
+fn in_words(direction: &Direction) -> &'static str {
+    match direction {
+        Direction::Established => "both copies are the same",
+        Direction::Source(Scope::Marked) => "this node's copy is newer, and what is marked goes there",
+        Direction::Source(Scope::Whole) => "this node's copy is newer, and all of it is compared",
+        Direction::Target(Scope::Marked) => "its copy is newer, and what is marked comes from there",
+        Direction::Target(Scope::Whole) => "its copy is newer, and all of it is compared",
+        Direction::Wait => "neither copy has data yet, a person says which one counts",
+        Direction::SplitBrain => "both were written apart from each other: a split brain",
+        Direction::Refuse => "no connection, by that rule",
     }
 }
 
