@@ -25,7 +25,7 @@ def change(name: str, params: type[Any], run: Callable[[Any], Awaitable[Any]]) -
         try:
             result = await run(given)
         except BlockpairError as error:
-            log.warning("command.refused", kind=error.kind.value, text=error.message, remedy=error.remedy)
+            log.info("command.refused", kind=error.kind.value, text=error.message, remedy=error.remedy)
             raise
         log.info("command.done")
         return result

@@ -39,3 +39,5 @@ def test_who_reads_the_event_of_a_refused_command_is_told_what_to_do() -> None:
     )
     found = event_of({**record, "level": record["log_level"]}, "a")
     assert found is not None and (found.text, found.next) == ("fio uses r0", "stop fio")
+    # Who typed it was told; nobody else has to look.
+    assert found.severity == "info"
