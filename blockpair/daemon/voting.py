@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event as Flag
 
+import structlog
+
 from blockpair.bridge import Running
 from blockpair.config.locations import Locations
 from blockpair.daemon.manager import Manager
@@ -68,6 +70,7 @@ class Voting:
         self._reached: dict[tuple[str, str], int] = {}
         self._stuck: Counter[tuple[str, str, int]] = Counter()
         self._ending = Flag()
+        self._log = structlog.get_logger().bind(part="raid")
         self.healed: Counter[str] = Counter()
         """Bytes written anew since this daemon began, by the array's UUID."""
 
@@ -88,7 +91,12 @@ class Voting:
                     self._begin(self._wanted.popleft())
                 for uuid, standing in list(self._standings.items()):
                     if standing.pending and time.monotonic() >= self._retry_at.get(uuid, 0.0):
-                        await self._go_on(uuid)
+                        try:
+                            await self._go_on(uuid)
+                        except Exception:
+                            # The others are decided on all the same, and this one is tried again.
+                            self._retry_at[uuid] = time.monotonic() + _REST_SECONDS
+                            self._log.exception("raid.vote-failed", uuid=uuid)
                 await asyncio.sleep(_LOOK_SECONDS)
         finally:
             self._ending.set()
@@ -132,12 +140,14 @@ class Voting:
 
     async def _place(self, array: Array, name: str) -> _Place:
         """Raises `_Waits`."""
-        config = self._manager.config(name)
-        start = await asyncio.to_thread(place_on, config.device, array.device)
-        if start is None:
-            raise _Waits(f"{name} is on it through the device mapper or a file, where no block can be placed")
         try:
+            # What its engine writes to, which its file may not say any more.
             runtime = self._manager.runtime(name)
+            start = await asyncio.to_thread(place_on, runtime.config.device, array.device)
+            if start is None:
+                raise _Waits(
+                    f"{name} is on it through the device mapper or a file, where no block can be placed"
+                )
             status = await runtime.status()
             engine = runtime.engine()
         except BlockpairError as error:

@@ -13,9 +13,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from blockpair.config.locations import locations
 from blockpair.daemon import voting
+from blockpair.daemon.manager import Manager
 from blockpair.daemon.voting import Voting
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.raid.events import Event
@@ -49,10 +51,7 @@ class Daemon:
 
     def begun(self) -> Voting:
         """As after a start of the daemon."""
-        manager: Any = SimpleNamespace(
-            config=lambda name: SimpleNamespace(device=Path("/dev/md127")),
-            runtime=lambda name: self._runtime(),
-        )
+        manager: Any = SimpleNamespace(runtime=lambda name: self._runtime())
         return Voting(self._places, manager, lambda: self.known, self.told.append)
 
     def _runtime(self) -> Any:
@@ -64,7 +63,8 @@ class Daemon:
                 disk="UpToDate", peers=[self.peer], size_bytes=self.members.size, block_size_bytes=BLOCK
             )
 
-        return SimpleNamespace(status=status, engine=lambda: self.members)
+        config = SimpleNamespace(device=Path("/dev/md127"))
+        return SimpleNamespace(config=config, status=status, engine=lambda: self.members)
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Run it until something holds."""
@@ -149,3 +149,26 @@ def test_without_a_resource_on_it_nobody_can_say(daemon: Daemon, monkeypatch: py
     looks = itertools.count()
     daemon.until(lambda: next(looks) > 100 and daemon.standing is None)
     assert daemon.told == [] and daemon.members.writes == []
+
+
+def test_a_resource_that_is_deleted_meanwhile_or_what_sysfs_says_does_not_end_it_for_all(
+    tmp_path: Path, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.members.write(3 * BLOCK, b"decayed", 1)
+    odd = daemon.members.sysfs / daemon.array.device / "md" / f"dev-{daemon.members.names[0]}" / "bad_blocks"
+    odd.write_text("nobody knows\n")
+    daemon.voting.want(daemon.array)
+    with capture_logs() as logs:
+        daemon.until(lambda: len(logs) > 1)
+    assert {log["event"] for log in logs} == {"raid.vote-failed"} and daemon.standing.pending
+    odd.unlink()
+    # Defined when the files were looked at, and not any more when it is asked for.
+    manager: Any = Manager.__new__(Manager)
+    places, node = locations(directory=str(tmp_path)), SimpleNamespace(name="alpha")
+    manager.places, manager.node, manager._runtimes = places, node, {}
+    runtime = daemon.voting._manager
+    daemon.voting._manager = manager
+    daemon.until(lambda: "there is no resource" in daemon.standing.waits)
+    daemon.voting._manager = runtime
+    daemon.until(lambda: daemon.standing.settled)
+    assert daemon.members.equal()
