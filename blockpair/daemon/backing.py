@@ -7,6 +7,9 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from blockpair.config.resource import ResourceConfig
+from blockpair.errors import BlockpairError, ErrorKind
+
 _SYSFS = Path("/sys/dev/block")
 # What names a device over a restart of the machine, the most telling first, below its folder in sysfs.
 _NAMES = ("dm/uuid", "md/uuid", "wwid", "device/wwid", "device/serial", "serial")
@@ -43,6 +46,20 @@ def look_at_device(folder: Path) -> Backing:
     """The same of a block device by its ``folder`` in sysfs."""
     size = _attribute(folder / "size")
     return Backing(size not in (None, "0"), f"{folder.name}:{size}", _identity(folder))
+
+
+def another(config: ResourceConfig, known: str | None, found: str | None) -> BlockpairError | None:
+    """Why a resource whose disk was ``known`` when it was up last is not started by itself on the one that is
+    ``found`` in its place: its metadata, if they are elsewhere, say that the data of the former one are here.
+    None where nothing tells the two apart.
+    """
+    if None in (known, found) or known == found:
+        return None
+    return BlockpairError(
+        ErrorKind.MISMATCH,
+        f"{config.device} is not what it was when {config.name} was up ({known}, and now {found})",
+        f"bring the former one back, or begin this copy anew: `blockpair create {config.name} --anew`",
+    )
 
 
 def _identity(folder: Path) -> str | None:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import structlog
 
 from blockpair.config.resource import ResourceConfig
-from blockpair.daemon.backing import Backing, look_at
+from blockpair.daemon.backing import Backing, another, look_at
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.runtime import Runtime
-from blockpair.errors import BlockpairError, ErrorKind
 
 _LOOK_SECONDS = 1.0
 _PAUSES = (1.0, 4.0, 15.0, 60.0)
@@ -71,10 +70,9 @@ class Late:
         if not device.there or not may_try(tried, look, now):
             return
         known = await asyncio.to_thread(runtime.disk.get)
-        if None not in (known, device.identity) and known != device.identity:
-            # Its metadata, if they are elsewhere, say that the data of the former one are here.
-            runtime.failure = _another(config, known, device.identity)
-            self._log.error("resource.start-failed", resource=name, text=runtime.failure.message)
+        if (failure := another(config, known, device.identity)) is not None:
+            runtime.failure = failure
+            self._log.error("resource.start-failed", resource=name, text=failure.message)
             self._tried[name] = Tried(look, now, len(_PAUSES))
             return
         self._tried[name] = Tried(look, now, tried.failures + 1 if look == tried.look else 0)
@@ -87,11 +85,3 @@ def _look(config: ResourceConfig) -> tuple[Backing, str]:
     device = look_at(config.device)
     metadata = "" if config.metadata is None else look_at(config.metadata).look
     return device, f"{device.look} {metadata}"
-
-
-def _another(config: ResourceConfig, known: str | None, found: str | None) -> BlockpairError:
-    return BlockpairError(
-        ErrorKind.MISMATCH,
-        f"{config.device} is not what it was when {config.name} was up ({known}, and now {found})",
-        f"bring the former one back, or begin this copy anew: `blockpair create {config.name} --anew`",
-    )

@@ -209,6 +209,7 @@ class Manager:
             # What was told already is not told again.
             runtime.failure = None if former is None else former.failure
             self._runtimes[name] = runtime
+            await runtime.check_disk()
             await runtime.start(self._listener, self._desired.get(name))
             await runtime.reconcile()
         except BlockpairError as error:

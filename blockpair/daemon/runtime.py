@@ -24,7 +24,7 @@ from blockpair.config.node import KernelDevice
 from blockpair.config.resource import Peer, ResourceConfig
 from blockpair.daemon.arbitration import Arbitration, arbiter_report
 from blockpair.daemon.asker import asked_by
-from blockpair.daemon.backing import look_at
+from blockpair.daemon.backing import another, look_at
 from blockpair.daemon.clients import describe
 from blockpair.daemon.desired import BootMarker, Desired, DeviceMarker, DiskMarker, StaleMarker
 from blockpair.daemon.fencing import Call, Fencing
@@ -152,6 +152,21 @@ class Runtime:
             status = await self.status()
             if self._fencing is not None and status is not None:
                 await self._fencing.tell(key, status, entered)
+
+    async def check_disk(self) -> None:
+        """Raises `BlockpairError`, also kept as `failure`, where another disk than the last one is in the
+        place of one whose metadata are elsewhere: names of devices change from one boot to the next.
+        """
+        if self.config.metadata is None:
+            return
+        known = await asyncio.to_thread(self.disk.get)
+        found = await asyncio.to_thread(look_at, self.config.device)
+        failure = another(self.config, known, found.identity)
+        if failure is not None:
+            told, self.failure = self.failure, failure
+            if told is None or told.message != failure.message:
+                self._log.error("resource.start-failed", text=failure.message, remedy=failure.remedy)
+            raise failure
 
     async def start(self, listener: _engine.Listener, desired: Desired) -> None:
         """Start the engine, Primary again if it was in this boot. Raises `BlockpairError`, also kept as

@@ -77,6 +77,23 @@ def test_another_disk_in_its_place_is_not_taken_for_it(cluster: Cluster) -> None
     _comes_up(b)
 
 
+def test_names_that_two_disks_have_exchanged_while_the_daemon_was_away(cluster: Cluster) -> None:
+    cluster.synced()
+    b = cluster.b
+    b.stop()
+    away = b.disk.rename(b.disk.with_name("away"))
+    others = os.urandom(1 << 20) + bytes(away.stat().st_size - (1 << 20))
+    b.disk.write_bytes(others)
+    b.start()
+    # Its metadata, which are elsewhere, call this UpToDate.
+    assert "is not what it was" in _failure(b)
+    cluster.a.write(0, b"newer" * 512)
+    assert b.disk.read_bytes() == others
+    b.disk.unlink()
+    away.rename(b.disk)
+    _comes_up(b)
+
+
 def test_what_was_taken_down_stays_down_when_its_disk_comes(cluster: Cluster) -> None:
     cluster.synced()
     b = cluster.b
