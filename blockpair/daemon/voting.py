@@ -63,7 +63,7 @@ class Voting:
     ) -> None:
         self._places, self._manager, self._known, self._tell = places, manager, known, tell
         self._memory = Memory(places.array_votes)
-        self._standings = standings.read(self._memory.all())
+        self._standings = standings.begun_anew(standings.read(self._memory.all()))
         self._wanted: deque[Array] = deque()
         self._retry_at: dict[str, float] = {}
         # Where a pass that was interrupted goes on.

@@ -77,6 +77,14 @@ def read(texts: Mapping[str, str]) -> dict[str, Standing]:
     return found
 
 
+def begun_anew(known: Mapping[str, Standing]) -> dict[str, Standing]:
+    """After a restart: a pass that had not ended begins anew, and finds what it left once more."""
+    return {
+        uuid: msgspec.structs.replace(standing, undecided=0, peer_differs=0) if standing.pending else standing
+        for uuid, standing in known.items()
+    }
+
+
 def text_of(standing: Standing) -> str:
     """As it is kept."""
     return msgspec.json.encode(standing).decode()

@@ -142,6 +142,20 @@ def test_what_cannot_be_decided_for_long_is_left_to_a_person_and_the_rest_is_don
     assert (daemon.standing.healed, daemon.standing.undecided) == (BLOCK, BLOCK)
 
 
+def test_what_it_left_before_a_restart_is_not_counted_twice(daemon: Daemon) -> None:
+    daemon.members.write(3 * BLOCK, b"decayed", 0)
+    daemon.members.write(3 * BLOCK, b"another", 1)
+    daemon.members.write(45 * BLOCK, b"decayed", 0)
+    daemon.members.on_hold = lambda: setattr(daemon.members, "fails", 10**6)
+    daemon.voting.want(daemon.array)
+    daemon.until(lambda: daemon.standing is not None and daemon.standing.undecided)
+    assert daemon.standing.pending
+    daemon.members.on_hold, daemon.members.fails = (lambda: None), 0
+    daemon.voting = daemon.begun()
+    daemon.until(lambda: not daemon.standing.pending)
+    assert (daemon.standing.healed, daemon.standing.undecided) == (BLOCK, BLOCK)
+
+
 def test_without_a_resource_on_it_nobody_can_say(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voting, "resources_above", lambda device, folder: [])
     daemon.members.write(3 * BLOCK, b"decayed", 1)
