@@ -234,16 +234,18 @@ impl Replica {
         self.write_decided();
     }
 
-    /// Should this node die in the middle of it, the log says that the blocks may differ.
+    /// Should this node die in the middle of it, the log says that the blocks may differ: where the peer's copy would
+    /// win then. After the death of the last Primary its own wins, which may be the wrong one still, over the only one
+    /// that is known to be right; unlogged, the two differ as they did before.
     pub(super) fn write_decided(&mut self) {
-        let (offset, len) = match self.hold.as_deref() {
-            Some(hold) if matches!(hold.stage, Stage::Logging(_)) => hold.range(),
+        let (peer, (offset, len)) = match self.hold.as_deref() {
+            Some(hold) if matches!(hold.stage, Stage::Logging(_)) => (hold.peer, hold.range()),
             _ => return,
         };
         if !self.is_attached() {
             return self.end_hold(Err("the disk was given up"));
         }
-        if !self.intent_is_durable(offset, len) {
+        if self.follows(peer) && !self.intent_is_durable(offset, len) {
             return;
         }
         for extent in self.extents_of(offset, len) {

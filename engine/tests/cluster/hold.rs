@@ -5,7 +5,7 @@ use _engine::payload::Payload;
 use _engine::wire::{BlockRun, Protocol};
 
 use crate::world::{World, BLOCK};
-use crate::{pair, MS};
+use crate::{both_established, pair, MS};
 
 /// The application writes all over the blocks that are looked at.
 const BLOCKS: u64 = 512;
@@ -89,4 +89,45 @@ fn under_load_nothing_is_imagined_to_differ_and_nothing_that_was_written_is_lost
             "seed {seed}"
         );
     }
+}
+
+#[test]
+fn who_dies_while_it_is_healed_takes_no_good_copy_with_it() {
+    const AT: u64 = 5 * BLOCK;
+    const GOOD: [u8; BLOCK as usize] = [7; BLOCK as usize];
+    let mut half_done = 0;
+    for seed in 1..=60 {
+        for n in [0, 1] {
+            let mut world = pair(seed, Protocol::C);
+            let payload = Payload::copy_from(&GOOD);
+            let kind = RequestKind::Write {
+                offset: AT,
+                payload,
+                fua: true,
+            };
+            world.request(0, kind);
+            // The write-intent log has forgotten it.
+            world.run(10_000 * MS);
+            world.nodes[n].data.write(AT, &[0xEE; BLOCK as usize], true);
+            let (offset, len) = (AT, BLOCK);
+            let id = world.command(n, Command::Hold { offset, len });
+            world.run_until("the peer's data", |w| w.commands.contains_key(&id));
+            let (ticket, _) = world.nodes[n].held.take().expect("nothing else is written");
+            let (first, count) = (AT / BLOCK, 1);
+            let runs = vec![BlockRun { first, count }];
+            let why = "a member differed".into();
+            world.command(n, Command::Settle { ticket, runs, why });
+            let pause = world.rng.below(2 * MS);
+            world.run(pause);
+            world.crash(n, seed % 2 == 0);
+            half_done += u64::from(world.nodes[n].data.read(AT, BLOCK as usize)[..] != GOOD[..]);
+            world.run(100 * MS);
+            world.start(n, n == 0);
+            world.run_until("both again", both_established);
+            world.run(1_000 * MS);
+            let peers = world.nodes[1 - n].data.read(AT, BLOCK as usize);
+            assert!(peers[..] == GOOD[..], "seed {seed}: what decided was overwritten");
+        }
+    }
+    assert!(half_done > 10, "{half_done}");
 }
