@@ -66,8 +66,12 @@ class Late:
         name = config.name
         now = asyncio.get_running_loop().time()
         device, look = await asyncio.to_thread(_look, config)
+        if not device.there:
+            # What was tried with one that was there before says nothing of the next.
+            self._tried[name] = Tried(look, now)
+            return
         tried = self._tried.setdefault(name, Tried(look, now))
-        if not device.there or not may_try(tried, look, now):
+        if not may_try(tried, look, now):
             return
         known = await asyncio.to_thread(runtime.disk.get)
         if (failure := another(config, known, device.identity)) is not None:
@@ -84,4 +88,5 @@ def _look(config: ResourceConfig) -> tuple[Backing, str]:
     """The device, and what there is of all that a start needs."""
     device = look_at(config.device)
     metadata = "" if config.metadata is None else look_at(config.metadata).look
-    return device, f"{device.look} {metadata}"
+    # Disks of one kind and size follow each other in one place.
+    return device, f"{device.look} {device.identity} {metadata}"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from blockpair.daemon.backing import look_at, look_at_device
+from blockpair.daemon import late
+from blockpair.daemon.backing import Backing, look_at, look_at_device
 from blockpair.daemon.desired import DiskMarker
-from blockpair.daemon.late import Tried, may_try
+from blockpair.daemon.late import Late, Tried, may_try
 from blockpair.status.advice import advice
 
 
@@ -24,6 +28,45 @@ def test_it_is_tried_at_once_when_something_changed_and_then_a_few_times() -> No
         now += 0.5
     assert starts == [101.0, 105.0, 120.0, 180.0]
     assert may_try(tried, "a disk of another size", now)
+
+
+@pytest.mark.parametrize("absent", [True, False], ids=["pulled between", "not seen without"])
+def test_the_former_disk_is_taken_after_one_of_the_same_size_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absent: bool
+) -> None:
+    right, wrong = (Backing(there=True, look="8:16:32768", identity=f"wwid {name}") for name in "ab")
+    gone = Backing(there=False, look="", identity=None)
+    runtime: Any = SimpleNamespace(
+        config=SimpleNamespace(name="r0", device=Path("/dev/sdb"), metadata=None),
+        disk=DiskMarker(tmp_path / "r0"),
+        failure=None,
+    )
+    runtime.disk.note(right.identity)
+    started = []
+
+    async def start_late(name: str) -> None:
+        started.append(name)
+
+    found = Late(cast("Any", SimpleNamespace(start_late=start_late)))
+
+    def see(what: Backing) -> None:
+        monkeypatch.setattr(late, "look_at", lambda path: what)
+        asyncio.run(found._see_to(runtime))
+
+    see(gone)
+    see(wrong)
+    assert not started and "is not what it was" in runtime.failure.message
+    if absent:
+        see(gone)
+    see(right)
+    assert started == ["r0"]
+    # It fails each time, for one that holds it, until that one's disk is pulled.
+    monkeypatch.setattr(late, "_PAUSES", ())
+    see(right)
+    assert started == ["r0"]
+    see(gone)
+    see(right)
+    assert started == ["r0", "r0"]
 
 
 def test_a_file_is_known_by_its_place_and_not_by_its_name_or_size(tmp_path: Path) -> None:
