@@ -58,7 +58,8 @@ def another(config: ResourceConfig, known: str | None, found: str | None) -> Blo
     return BlockpairError(
         ErrorKind.MISMATCH,
         f"{config.device} is not what it was when {config.name} was up ({known}, and now {found})",
-        f"bring the former one back, or begin this copy anew: `blockpair create {config.name} --anew`",
+        f"bring the former one back; if its data were moved to this one: `blockpair up {config.name}`;"
+        f" otherwise begin this copy anew: `blockpair create {config.name} --anew`",
     )
 
 

@@ -1,10 +1,11 @@
 """Resources that could not be started with the daemon, for their disk was not there yet: each is started when
-the disk comes, if it is the one that it was.
+the disk comes, if it is the one that it was. One that was Primary is that again only if it comes soon.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 
 import structlog
@@ -45,6 +46,7 @@ class Late:
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
         self._tried: dict[str, Tried] = {}
+        self._began = time.monotonic()
         self._log = structlog.get_logger()
 
     async def run(self) -> None:
@@ -81,7 +83,9 @@ class Late:
             return
         self._tried[name] = Tried(look, now, tried.failures + 1 if look == tried.look else 0)
         # It is not given up in the middle where the daemon ends: who stops it waits for it.
-        await asyncio.shield(self._manager.start_late(name))
+        # Whoever uses the kernel device has had errors by then, and a person may have promoted the peer.
+        resume = time.monotonic() - self._began < config.dead_connection_timeout
+        await asyncio.shield(self._manager.start_late(name, resume=resume))
 
 
 def _look(config: ResourceConfig) -> tuple[Backing, str]:

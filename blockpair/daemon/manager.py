@@ -194,12 +194,18 @@ class Manager:
             if not runtime.running and runtime.failure is not None and self._desired.get(name).up
         ]
 
-    async def start_late(self, name: str) -> None:
-        """Try once more to start one of the `unstarted`."""
+    async def start_late(self, name: str, *, resume: bool) -> None:
+        """Try once more to start one of the `unstarted`; Primary again only where it may ``resume``."""
         async with self.lock(name):
             former = self._runtimes.get(name)
-            if former is not None and not former.running:
-                await self._start(name)
+            if former is None or former.running:
+                return
+            marker = self.marker(name)
+            if not resume and await asyncio.to_thread(marker.is_set):
+                await asyncio.to_thread(marker.clear)
+                text = f"{name} was Primary here: too long ago to be that again by itself"
+                self._log.warning("role.not_resumed", resource=name, text=text)
+            await self._start(name)
 
     async def _start(self, name: str) -> None:
         """With its lock held."""

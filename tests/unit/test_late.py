@@ -37,14 +37,17 @@ def test_the_former_disk_is_taken_after_one_of_the_same_size_was_there(
     right, wrong = (Backing(there=True, look="8:16:32768", identity=f"wwid {name}") for name in "ab")
     gone = Backing(there=False, look="", identity=None)
     runtime: Any = SimpleNamespace(
-        config=SimpleNamespace(name="r0", device=Path("/dev/sdb"), metadata=None),
+        config=SimpleNamespace(
+            name="r0", device=Path("/dev/sdb"), metadata=None, dead_connection_timeout=600.0
+        ),
         disk=DiskMarker(tmp_path / "r0"),
         failure=None,
     )
     runtime.disk.note(right.identity)
     started = []
 
-    async def start_late(name: str) -> None:
+    async def start_late(name: str, *, resume: bool) -> None:
+        assert resume
         started.append(name)
 
     found = Late(cast("Any", SimpleNamespace(start_late=start_late)))
@@ -67,6 +70,28 @@ def test_the_former_disk_is_taken_after_one_of_the_same_size_was_there(
     see(gone)
     see(right)
     assert started == ["r0", "r0"]
+
+
+@pytest.mark.parametrize(("after", "resumes"), [(599.0, True), (600.0, False)])
+def test_one_that_comes_when_its_users_have_had_errors_is_no_primary_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: float, resumes: bool
+) -> None:
+    there = Backing(there=True, look="8:16:32768", identity="wwid a")
+    monkeypatch.setattr(late, "look_at", lambda path: there)
+    monkeypatch.setattr(late, "_PAUSES", (0.0,))
+    config = SimpleNamespace(name="r0", device=Path("/dev/sdb"), metadata=None, dead_connection_timeout=600.0)
+    runtime: Any = SimpleNamespace(config=config, disk=DiskMarker(tmp_path / "r0"), failure=None)
+    started = []
+
+    async def start_late(name: str, *, resume: bool) -> None:
+        started.append((name, resume))
+
+    clock = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    found = Late(cast("Any", SimpleNamespace(start_late=start_late)))
+    clock[0] += after
+    asyncio.run(found._see_to(runtime))
+    assert started == [("r0", resumes)]
 
 
 def test_a_file_is_known_by_its_place_and_not_by_its_name_or_size(tmp_path: Path) -> None:
