@@ -273,6 +273,7 @@ KINDS: dict[str, Kind] = {
     "raid.copies-healed": Kind("copies of a member were wrong, and healed as the peer has them", _RAID),
     "raid.copies-undecided": Kind("copies differ, and the peer's does not decide", "blockpair verify"),
     "raid.copies-same": Kind("copies that a scrub had doubts about are the same"),
+    "raid.vote-failed": Kind("comparing copies with the peer's failed, and is tried again", _LOG),
     "raid.resync-started": Kind("the copies of an array are made equal"),
     "raid.resync-ended": Kind("the copies of an array are equal"),
     "raid.reshape-started": Kind("an array grows, or changes its layout"),
