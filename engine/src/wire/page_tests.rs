@@ -78,20 +78,21 @@ fn told(field: &str) -> std::ops::Range<usize> {
 #[test]
 fn each_field_of_the_header_is_where_the_table_has_it() {
     let plain = || Header::new(Kind::Write, 0);
-    let set = |change: &dyn Fn(&mut Header)| {
+    type Change = fn(&mut Header);
+    let set = |change: Change| {
         let mut header = plain();
         change(&mut header);
         header.to_bytes()
     };
-    let all: &[(&str, &dyn Fn(&mut Header))] = &[
-        ("flags", &|header| header.flags = !0),
-        ("status", &|header| header.status = !0),
-        ("payload_len", &|header| header.payload_len = !0),
-        ("epoch", &|header| header.epoch = !0),
-        ("seq", &|header| header.seq = !0),
-        ("offset", &|header| header.offset = !0),
-        ("length", &|header| header.length = !0),
-        ("payload_digest", &|header| header.payload_digest = !0),
+    let all: [(&str, Change); 8] = [
+        ("flags", |header| header.flags = !0),
+        ("status", |header| header.status = !0),
+        ("payload_len", |header| header.payload_len = !0),
+        ("epoch", |header| header.epoch = !0),
+        ("seq", |header| header.seq = !0),
+        ("offset", |header| header.offset = !0),
+        ("length", |header| header.length = !0),
+        ("payload_digest", |header| header.payload_digest = !0),
     ];
     let before = plain().to_bytes();
     let check = told("header_check");
