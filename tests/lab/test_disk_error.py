@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.lab.harness import Lab
 from tests.lab.nodes import LINK, MAPPED, Node, assert_same_content, eventually, make_pair
 
@@ -73,6 +75,7 @@ def _assert_status_tells(node: Node) -> None:
     assert advice["remedy"] in text.stdout
 
 
+@pytest.mark.long
 def test_a_disk_fails_under_the_primary_and_then_under_the_secondary(lab: Lab) -> None:
     n1, n2 = make_pair(lab, disk_mib=_DISK_MIB, array=False, mapped=True)
     n1.cli("promote r0")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.lab.harness import Lab
 from tests.lab.nodes import LINK, MOUNT, Node, assert_same_content, make_pair
 
@@ -13,6 +15,7 @@ def _written(node: Node) -> int:
     return int(node.report()["engine"]["io"]["written_bytes"])
 
 
+@pytest.mark.long
 def test_link_pull_and_frozen_secondary(lab: Lab) -> None:
     n1, n2 = make_pair(lab, disk_mib=96, array=False)
     n1.cli("promote r0")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from tests.lab.harness import Lab
 from tests.lab.nodes import LINK, MOUNT, Node, Writer, assert_same_content, eventually, make_pair
 
@@ -28,6 +30,7 @@ def _stall(writer: Writer, files: int) -> float:
     return longest
 
 
+@pytest.mark.long
 def test_one_of_two_links_is_cut_under_a_writer(lab: Lab) -> None:
     n1, n2 = make_pair(lab, disk_mib=96, array=False, links=2)
     n1.cli("promote r0")
