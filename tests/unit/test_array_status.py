@@ -94,7 +94,7 @@ def test_every_event_of_an_array_is_a_kind_of_the_stream() -> None:
     told = {kind_of(code) for code in found} | {
         f"raid.{what}-{when}" for what in ("resync", "reshape") for when in ("started", "ended")
     }
-    assert told | {"raid.failed"} == {kind for kind in KINDS if kind.startswith("raid.")}
+    assert told | {"raid.failed", "raid.vote-failed"} == {kind for kind in KINDS if kind.startswith("raid.")}
 
 
 class Played:
