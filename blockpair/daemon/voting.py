@@ -88,7 +88,7 @@ class Voting:
         try:
             while True:
                 while self._wanted:
-                    self._begin(self._wanted.popleft())
+                    await self._begin(self._wanted.popleft())
                 for uuid, standing in list(self._standings.items()):
                     if standing.pending and time.monotonic() >= self._retry_at.get(uuid, 0.0):
                         try:
@@ -101,23 +101,24 @@ class Voting:
         finally:
             self._ending.set()
 
-    def _begin(self, array: Array) -> None:
+    async def _begin(self, array: Array) -> None:
         self._forget(array.uuid)
         known = array.geometry.level in LEVELS
-        self._keep(array.uuid, Standing(array.mismatch_bytes) if known else None)
+        await self._keep(array.uuid, Standing(array.mismatch_bytes) if known else None)
 
     def _forget(self, uuid: str) -> None:
         self._reached = {key: at for key, at in self._reached.items() if key[0] != uuid}
         self._stuck = Counter({key: count for key, count in self._stuck.items() if key[0] != uuid})
 
-    def _keep(self, uuid: str, standing: Standing | None) -> None:
+    async def _keep(self, uuid: str, standing: Standing | None) -> None:
         if standing is None:
             self._standings.pop(uuid, None)
         else:
             self._standings[uuid] = standing
         # What is not written is looked at once more after a restart.
         with suppress(OSError):
-            self._memory.set(uuid, None if standing is None else standings.text_of(standing))
+            text = None if standing is None else standings.text_of(standing)
+            await asyncio.to_thread(self._memory.set, uuid, text)
 
     async def _go_on(self, uuid: str) -> None:
         array = (self._known() or {}).get(uuid)
@@ -126,7 +127,7 @@ class Voting:
         names = await asyncio.to_thread(resources_above, array.device, self._places.resources)
         if not names:
             # Nobody can say which copy is right.
-            return self._keep(uuid, None)
+            return await self._keep(uuid, None)
         self._retry_at[uuid] = time.monotonic() + _REST_SECONDS
         try:
             for place in [await self._place(array, name) for name in names]:
@@ -134,7 +135,7 @@ class Voting:
         except _Waits as why:
             standing = self._standings[uuid]
             if standing.waits != str(why):
-                self._keep(uuid, standings.with_tally(standing, Tally(), ended=False, waits=str(why)))
+                await self._keep(uuid, standings.with_tally(standing, Tally(), ended=False, waits=str(why)))
             return
         await self._ended(array)
 
@@ -173,7 +174,7 @@ class Voting:
                 tally.undecided += stopped.stuck
                 self._reached[key] += stopped.stuck
         before = self._standings[array.uuid]
-        self._keep(array.uuid, standings.with_tally(before, tally, ended=False, waits=waits))
+        await self._keep(array.uuid, standings.with_tally(before, tally, ended=False, waits=waits))
         if stopped is not None:
             raise _Waits(waits)
 
@@ -216,7 +217,7 @@ class Voting:
         self._forget(array.uuid)
         for event in standings.told(array, ended):
             await asyncio.to_thread(self._tell, event)
-        self._keep(array.uuid, ended)
+        await self._keep(array.uuid, ended)
 
 
 def why_not(status: EngineStatus) -> str | None:
