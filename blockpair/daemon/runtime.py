@@ -163,10 +163,14 @@ class Runtime:
         found = await asyncio.to_thread(look_at, self.config.device)
         failure = another(self.config, known, found.identity)
         if failure is not None:
-            told, self.failure = self.failure, failure
-            if told is None or told.message != failure.message:
-                self._log.error("resource.start-failed", text=failure.message, remedy=failure.remedy)
+            self._start_failed(failure)
             raise failure
+
+    def _start_failed(self, error: BlockpairError) -> None:
+        """Keep why, and log what was not told already."""
+        told, self.failure = self.failure, error
+        if told is None or told.message != error.message:
+            self._log.error("resource.start-failed", text=error.message, remedy=error.remedy)
 
     async def start(self, listener: _engine.Listener, desired: Desired) -> None:
         """Start the engine, Primary again if it was in this boot. Raises `BlockpairError`, also kept as
@@ -192,9 +196,7 @@ class Runtime:
                 watchdog=self._watchdog,
             )
         except BlockpairError as error:
-            told, self.failure = self.failure, error
-            if told is None or told.message != error.message:
-                self._log.error("resource.start-failed", text=error.message, remedy=error.remedy)
+            self._start_failed(error)
             raise
         self.failure = None
         try:
