@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from statistics import median
 from rich.console import Console
 
 from . import images, options
-from .host import BenchFailed, cpu_seconds, require, wait_until_quiet, workplace
+from .host import BenchFailed, Sampler, cpu_seconds, require, wait_until_quiet, workplace
 from .pair import RESOURCE, Pair
 from .report import Figure, Report, Target
 
@@ -96,25 +95,16 @@ def lap(pair: Pair, size: int, laps: Laps) -> None:
     laps.cpu.append((sum(map(cpu_seconds, pids)) - before) / (size >> 20) * 1e6)
 
 
-class DiskWatch:
+class DiskWatch(Sampler):
     """Samples every 10 ms how much each of some processes has read of its disk."""
 
     def __init__(self, pids: list[int], size: int) -> None:
+        super().__init__()
         self._pids = pids
         self._size = size
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="disk-watch")
         self._start = [disk_bytes(pid) for pid in pids]
         self._began: float | None = None
         self._ended: dict[int, float] = {}
-
-    def __enter__(self) -> DiskWatch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def _watch(self) -> None:
         # The checks before and after read some pages of metadata.

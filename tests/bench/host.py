@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 CLONE_NEWNET = 0x40000000
 SIOCGIFFLAGS = 0x8913
@@ -75,22 +76,32 @@ def loopback_bytes() -> int:
     raise BenchFailed("there is no loopback interface")
 
 
-class LoopbackWatch:
-    """Samples `lo` every 10 ms: how many bytes moved, and for how long traffic flowed."""
+class Sampler:
+    """A thread that samples something for as long as the block runs; `_watch` ends when `_stop` is set."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="loopback-watch")
-        self.bytes = 0
-        self.seconds = 0.0
+        self._thread = threading.Thread(target=self._watch, name=type(self).__name__)
 
-    def __enter__(self) -> LoopbackWatch:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+
+    def _watch(self) -> None:
+        raise NotImplementedError
+
+
+class LoopbackWatch(Sampler):
+    """Samples `lo` every 10 ms: how many bytes moved, and for how long traffic flowed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+        self.seconds = 0.0
 
     def _watch(self) -> None:
         # Less than this in a sample is a heartbeat, not a transfer.

@@ -28,13 +28,13 @@ from blockpair.failover.machine import Machine
 from blockpair.failover.plan import Role, Watchdog, Wish
 
 
-def loops(image: Path) -> list[Path]:
-    """The loop devices of a file; not those that were detached and wait for somebody who still looks into
-    them.
+def loops(image: Path, *, ending: bool = False) -> list[Path]:
+    """The loop devices of a file; those that were detached and wait for somebody who still looks into them
+    only where ``ending`` is.
     """
     words = ["losetup", "--noheadings", "--output", "NAME,AUTOCLEAR", "--associated", str(image)]
     done = subprocess.run(words, check=True, capture_output=True, text=True).stdout
-    return [Path(name) for name, autoclear in map(str.split, done.splitlines()) if autoclear == "0"]
+    return [Path(name) for name, autoclear in map(str.split, done.splitlines()) if ending or autoclear == "0"]
 
 
 @dataclass

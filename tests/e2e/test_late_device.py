@@ -24,6 +24,15 @@ def _comes_up(node: Node) -> None:
     node.wait("synced")
 
 
+def _taken_away(node: Node) -> Path:
+    return node.disk.rename(node.disk.with_name("away"))
+
+
+def _comes_back(node: Node, away: Path) -> None:
+    away.rename(node.disk)
+    _comes_up(node)
+
+
 def _starts_failed(node: Node) -> int:
     return node.log.read_text().count("resource.start-failed")
 
@@ -32,7 +41,7 @@ def test_a_secondary_whose_disk_comes_late_is_synced_by_itself(cluster: Cluster)
     cluster.synced()
     a, b = cluster.nodes
     b.stop()
-    away = b.disk.rename(b.disk.with_name("away"))
+    away = _taken_away(b)
     b.start()
     assert f"{b.disk} does not exist" in _failure(b)
     assert "started by itself" in b.cli("status").out
@@ -40,8 +49,7 @@ def test_a_secondary_whose_disk_comes_late_is_synced_by_itself(cluster: Cluster)
     assert "does not exist" in b.cli("up", "r0").err
     a.write(0, b"late" * 1024)
     told = _starts_failed(b)
-    away.rename(b.disk)
-    _comes_up(b)
+    _comes_back(b, away)
     assert b.disk.read_bytes()[:4096] == b"late" * 1024
     assert _starts_failed(b) == told
 
@@ -51,11 +59,10 @@ def test_a_primary_whose_disk_comes_late_goes_on(cluster: Cluster) -> None:
     a = cluster.a
     a.write(0, b"before" * 512)
     a.kill()
-    away = a.disk.rename(a.disk.with_name("away"))
+    away = _taken_away(a)
     a.start()
     assert "does not exist" in _failure(a)
-    away.rename(a.disk)
-    _comes_up(a)
+    _comes_back(a, away)
     a.wait("primary")
     assert a.read(0, 3072) == b"before" * 512
 
@@ -64,7 +71,7 @@ def test_another_disk_in_its_place_is_not_taken_for_it(cluster: Cluster) -> None
     cluster.synced()
     b = cluster.b
     b.stop()
-    away = b.disk.rename(b.disk.with_name("away"))
+    away = _taken_away(b)
     b.start()
     blank = b.disk.with_name("blank")
     with blank.open("wb") as file:
@@ -73,15 +80,14 @@ def test_another_disk_in_its_place_is_not_taken_for_it(cluster: Cluster) -> None
     eventually(lambda: "is not what it was" in _failure(b), "it says that the disk is another one")
     assert b.rpc("resource.status", name="r0")["engine"] is None
     b.disk.unlink()
-    away.rename(b.disk)
-    _comes_up(b)
+    _comes_back(b, away)
 
 
 def test_names_that_two_disks_have_exchanged_while_the_daemon_was_away(cluster: Cluster) -> None:
     cluster.synced()
     b = cluster.b
     b.stop()
-    away = b.disk.rename(b.disk.with_name("away"))
+    away = _taken_away(b)
     others = os.urandom(1 << 20) + bytes(away.stat().st_size - (1 << 20))
     b.disk.write_bytes(others)
     b.start()
@@ -90,15 +96,14 @@ def test_names_that_two_disks_have_exchanged_while_the_daemon_was_away(cluster: 
     cluster.a.write(0, b"newer" * 512)
     assert b.disk.read_bytes() == others
     b.disk.unlink()
-    away.rename(b.disk)
-    _comes_up(b)
+    _comes_back(b, away)
 
 
 def test_what_was_taken_down_stays_down_when_its_disk_comes(cluster: Cluster) -> None:
     cluster.synced()
     b = cluster.b
     b.stop()
-    away = b.disk.rename(b.disk.with_name("away"))
+    away = _taken_away(b)
     b.start()
     assert "does not exist" in _failure(b)
     b.ok("down", "r0")

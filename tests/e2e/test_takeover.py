@@ -140,7 +140,7 @@ class Place:
 
     def debugfs(self, request: str) -> None:
         # A device that somebody still looked into is let go of a moment later, and keeps what it has read.
-        eventually(lambda: not associated(self.image), "the disk is free")
+        eventually(lambda: not loops(self.image, ending=True), "the disk is free")
         subprocess.run(["debugfs", "-w", "-R", request, str(self.image)], check=True, capture_output=True)
 
     def left_as(self) -> FileSystemState:
@@ -378,12 +378,6 @@ def test_a_promotion_killed_in_the_middle_is_finished_by_the_next_life(place: Pl
     with place.carries("promote") as result:
         assert result["outcome"] == "done" and place.up() and place.active("slow.service")
     os.kill(int((place.directory / "starting").read_text()), 9)
-
-
-def associated(image: Path) -> list[str]:
-    """Every loop device of a file, one that is being let go of too."""
-    words = ["losetup", "--noheadings", "--output", "NAME", "--associated", str(image)]
-    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
 
 
 def test_a_file_system_left_on_an_earlier_device_is_unmounted_and_the_present_one_mounted(

@@ -197,6 +197,19 @@ class Scrubbed(Played):
         assert self.over.wait(10)
 
 
+def play(made: Arrays) -> None:
+    """Have it run until its watch has told all."""
+
+    async def live() -> None:
+        running = asyncio.create_task(made.run())
+        assert await asyncio.to_thread(Played.all_told.wait, 10)
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+    asyncio.run(live())
+
+
 class Wanting:
     """Has nothing decided, and remembers what was to be."""
 
@@ -219,14 +232,7 @@ def test_after_a_scrub_with_doubts_the_peer_is_to_decide(
     voting: Any = Wanting()
     made.voting = voting
 
-    async def live() -> None:
-        running = asyncio.create_task(made.run())
-        assert await asyncio.to_thread(Played.all_told.wait, 10)
-        running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
-
-    asyncio.run(live())
+    play(made)
     assert voting.mismatches == wanted
 
 
@@ -253,13 +259,6 @@ def test_a_watch_that_breaks_is_told_and_begun_again(
 
     monkeypatch.setattr(eye, "Watch", broken)
 
-    async def live() -> None:
-        running = asyncio.create_task(made.run())
-        assert await asyncio.to_thread(Played.all_told.wait, 10)
-        running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
-
     with capture_logs() as told:
-        asyncio.run(live())
+        play(made)
     assert [one["event"] for one in told[:2]] == ["raid.failed", "raid.member-failed"]
