@@ -111,14 +111,14 @@ class Voting:
         self._stuck = Counter({key: count for key, count in self._stuck.items() if key[0] != uuid})
 
     async def _keep(self, uuid: str, standing: Standing | None) -> None:
+        # Before anybody sees it; what cannot be written is looked at once more after a restart.
+        with suppress(OSError):
+            text = None if standing is None else standings.text_of(standing)
+            await asyncio.to_thread(self._memory.set, uuid, text)
         if standing is None:
             self._standings.pop(uuid, None)
         else:
             self._standings[uuid] = standing
-        # What is not written is looked at once more after a restart.
-        with suppress(OSError):
-            text = None if standing is None else standings.text_of(standing)
-            await asyncio.to_thread(self._memory.set, uuid, text)
 
     async def _go_on(self, uuid: str) -> None:
         array = (self._known() or {}).get(uuid)

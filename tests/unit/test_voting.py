@@ -146,11 +146,13 @@ def test_what_it_left_before_a_restart_is_not_counted_twice(daemon: Daemon) -> N
     daemon.members.write(3 * BLOCK, b"decayed", 0)
     daemon.members.write(3 * BLOCK, b"another", 1)
     daemon.members.write(45 * BLOCK, b"decayed", 0)
-    daemon.members.on_hold = lambda: setattr(daemon.members, "fails", 10**6)
+    # Another sync begins in the middle of the pass, and the daemon ends before it is over.
+    syncing = {daemon.array.uuid: replace(daemon.array, sync=Sync("recover", 0, 1, 1))}
+    daemon.members.on_hold = lambda: setattr(daemon, "known", syncing)
     daemon.voting.want(daemon.array)
     daemon.until(lambda: daemon.standing is not None and daemon.standing.undecided)
     assert daemon.standing.pending
-    daemon.members.on_hold, daemon.members.fails = (lambda: None), 0
+    daemon.members.on_hold, daemon.known = (lambda: None), {daemon.array.uuid: daemon.array}
     daemon.voting = daemon.begun()
     daemon.until(lambda: not daemon.standing.pending)
     assert (daemon.standing.healed, daemon.standing.undecided) == (BLOCK, BLOCK)
