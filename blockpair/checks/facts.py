@@ -79,6 +79,13 @@ class FenceFacts(Struct, frozen=True):
     problem: str | None
 
 
+class ServiceFacts(Struct, frozen=True):
+    """Of the service that follows resource ``name``. ``lacks``: what is not on this node, in words."""
+
+    name: str
+    lacks: list[str]
+
+
 class NodeFacts(Struct, frozen=True):
     """Of one node. ``member``: whether it is in a cluster; ``unreadable``: configuration files that cannot be
     used, in words; ``unseen``: what could not be looked at, and why.
@@ -94,6 +101,7 @@ class NodeFacts(Struct, frozen=True):
     arrays: list[ArrayFacts] = []
     copies: list[CopyFacts] = []
     fences: list[FenceFacts] = []
+    services: list[ServiceFacts] = []
     unreadable: list[str] = []
     unseen: list[str] = []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from blockpair.checks.facts import ArrayFacts, CopyFacts, FenceFacts, NodeFacts
+from blockpair.checks.facts import ArrayFacts, CopyFacts, FenceFacts, NodeFacts, ServiceFacts
 from blockpair.checks.finding import Finding, Severity
 from blockpair.units import format_size
 
@@ -29,6 +29,8 @@ def node_findings(facts: NodeFacts) -> Iterator[Finding]:
         yield _metadata(facts.node, copy)
     for fence in facts.fences:
         yield _fence(facts.node, fence)
+    for service in facts.services:
+        yield _service(facts.node, service)
     for text in facts.unseen:
         yield Finding("unseen", facts.node, "note", text, "it was left out", "run it as root")
 
@@ -201,4 +203,17 @@ def _fence(node: str, fence: FenceFacts) -> Finding:
         f"{name} does not work: {fence.problem}",
         f"if {fence.node} were lost, its peer would not go on without it",
         f"blockpair fence test {fence.node}",
+    )
+
+
+def _service(node: str, service: ServiceFacts) -> Finding:
+    if not service.lacks:
+        return Finding("service", node, "ok", f"{service.name}: all that its service wants is here")
+    return Finding(
+        "service",
+        node,
+        "error",
+        f"{service.name}: {'; '.join(service.lacks)}",
+        "the service does not come up here: a take-over by this node would get stuck there",
+        f"put it there, or correct the service (`blockpair service show {service.name}`)",
     )

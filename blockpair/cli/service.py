@@ -58,7 +58,8 @@ def set_(directory: str | None, /, name: str, as_json: bool, **given: Any) -> in
     several times replaces the whole list, and units start in the order in which they are given.
 
     What is up goes on as it was brought up: a change is taken up by the next switchover or promotion. On a
-    node that is Primary already, a first definition is brought up by `blockpair promote NAME`.
+    node that is Primary already, a first definition is brought up by `blockpair promote NAME`. Whether both
+    nodes have what it wants (directory, units, interfaces, hooks) is told by `blockpair doctor`.
 
     Ends with 4 if the change is made, and some node does not have it yet.
 

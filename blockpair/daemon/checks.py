@@ -16,7 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from blockpair.checks.examine import Others, examine
-from blockpair.checks.facts import Clocks, FenceFacts, NodeFacts, Way
+from blockpair.checks.facts import Clocks, FenceFacts, NodeFacts, ServiceFacts, Way
 from blockpair.checks.finding import Examination
 from blockpair.checks.machine import gather
 from blockpair.checks.members import cluster_findings, status_findings
@@ -27,8 +27,11 @@ from blockpair.cluster.report import ClusterReport, concerns
 from blockpair.cluster.server import PeerMethod
 from blockpair.config.cluster import addresses, control_addresses
 from blockpair.config.names import Address
+from blockpair.config.service import service_config
 from blockpair.daemon.manager import Manager
 from blockpair.errors import BlockpairError
+from blockpair.failover.lacking import lacking
+from blockpair.failover.units import UnitError
 from blockpair.rpc.messages import NoParams
 from blockpair.rpc.server import Caller, Method
 from blockpair.units import utc
@@ -132,7 +135,24 @@ class Checks:
         arbiter = self._manager.judges.fencing()
         states = [] if arbiter is None else arbiter.monitor.states
         fences = [FenceFacts(each.node, each.device, each.works, each.problem) for each in states]
-        return replace(facts, fences=fences)
+        services, unseen = await self._services()
+        return replace(facts, fences=fences, services=services, unseen=[*facts.unseen, *unseen])
+
+    async def _services(self) -> tuple[list[ServiceFacts], list[str]]:
+        """Of those that this node may have to bring up; and what could not be seen."""
+        found, unseen = [], []
+        for name, entry in self._cluster.content.resource.items() if self._cluster.member else ():
+            if self._manager.node.name not in entry.on:
+                continue
+            try:
+                service = service_config(
+                    entry.service, self._manager.places.cluster_file, f"resource.{name}.service"
+                )
+                if not service.empty:
+                    found.append(ServiceFacts(name, await lacking(service)))
+            except (BlockpairError, OSError, UnitError) as error:
+                unseen.append(f"what the service of {name} wants: {error}")
+        return found, unseen
 
     async def _ask(self, node: str, method: str, form: type[_Answer]) -> _Answer | str:
         """What a member answers, or why it does not."""

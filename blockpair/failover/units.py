@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from blockpair.failover.commands import run
 
@@ -32,6 +32,21 @@ async def _states(wanted: list[str]) -> dict[str, str]:
     if len(states) != len(wanted):
         raise UnitError(f"systemd cannot be asked: {done.reason}")
     return dict(zip(wanted, states, strict=True))
+
+
+async def unknown(wanted: Sequence[str]) -> list[str]:
+    """Those of ``wanted`` that could not be started, and why, in words. Raises `OSError`, `UnitError`."""
+    if not wanted:
+        return []
+    done = await run("systemctl", "show", "--property=LoadState", "--value", "--", *wanted)
+    states = done.text.split()
+    if len(states) != len(wanted):
+        raise UnitError(f"systemd cannot be asked: {done.reason}")
+    return [
+        f"systemd has no unit {unit}" if state == "not-found" else f"the unit {unit} is {state}"
+        for unit, state in zip(wanted, states, strict=True)
+        if state != "loaded"
+    ]
 
 
 async def start(unit: str) -> None:

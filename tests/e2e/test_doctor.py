@@ -58,6 +58,27 @@ def test_a_pair_that_is_well_and_then_not(wired: Duo) -> None:
     # Whoever only looks whether a port is open is no stranger.
     assert refused() == before
 
+    hook = a.dir / "not-a-program"
+    hook.write_text("#!/bin/sh\n")
+    wants = ["--mount", str(a.dir / "data"), "--vip", "192.0.2.10/24@eth9", "--promoted", str(hook)]
+    a.ok("service", "set", "r0", *wants)
+    eventually(lambda: ("service", "b") in told(b.rpc("node.checks")), "the other node knows the service")
+    findings = b.rpc("node.checks")["findings"]
+    lacks = {each["node"]: each["what"] for each in findings if each["id"] == "service"}
+    for node in "ab":
+        for what in (f"{a.dir}/data is not there", "no interface eth9", f"the hook {hook} is not"):
+            assert what in lacks[node]
+    (a.dir / "data").mkdir()
+    hook.chmod(0o755)
+    a.ok("service", "set", "r0", "--vip", "192.0.2.10/24@lo")
+
+    def services() -> set[str]:
+        return {severity for (check, _), severity in told(b.rpc("node.checks")).items() if check == "service"}
+
+    eventually(lambda: services() == {"ok"}, "what the service wants is there")
+    a.ok("service", "clear", "r0")
+    eventually(lambda: not_well(a) == not_well(b) == {}, "there is no service any more")
+
     offset = b.rpc("resource.metadata", name="r0")["metadata"]["layout"]["superblock"][1]
     with (b.dir / "state/metadata/r0.meta").open("r+b") as metadata:
         metadata.seek(offset)

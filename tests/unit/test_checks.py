@@ -21,6 +21,7 @@ from blockpair.checks.facts import (
     FenceFacts,
     KernelFacts,
     NodeFacts,
+    ServiceFacts,
     SpaceFacts,
     WatchdogFacts,
     Way,
@@ -48,6 +49,7 @@ WELL = NodeFacts(
     arrays=[ArrayFacts("data", False, True, "survives any one failure", "", 0, False)],
     copies=[COPY],
     fences=[FenceFacts("b", "ipmi", True, None)],
+    services=[ServiceFacts("r0", [])],
 )
 PEER = replace(WELL, node="b", fences=[FenceFacts("a", "ipmi", True, None)])
 
@@ -81,7 +83,7 @@ def test_where_all_is_well_every_check_says_so() -> None:
     assert (report.worst, sound(report.worst)) == ("ok", True)
     assert {each.id for each in report.findings} == {
         *("files", "nbd", "io_uring", "watchdog", "clock", "space", "array", "metadata", "fencing"),
-        *("version", "size", "port", "latency", "link-rate", "mtu", "clock-offset"),
+        *("service", "version", "size", "port", "latency", "link-rate", "mtu", "clock-offset"),
     }
 
 
@@ -128,6 +130,7 @@ def copy(**more: Any) -> dict[str, Any]:
         ("metadata", "warning", copy(superblocks=["absent", "valid"]), "(absent)"),
         ("fencing", "error", {"fences": [FenceFacts("b", "ipmi", False, "no route")]}, "no route"),
         ("fencing", "note", {"fences": [FenceFacts("b", "ipmi", None, None)]}, "not been asked"),
+        ("service", "error", {"services": [ServiceFacts("r0", ["there is no interface eth9"])]}, "eth9"),
         ("unseen", "note", {"unseen": ["arrays: for root alone"]}, "for root"),
     ],
 )

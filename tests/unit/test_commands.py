@@ -90,6 +90,16 @@ def test_active_is_a_line_a_unit(systemctl: Callable[[str], None]) -> None:
     assert asyncio.run(units.active([])) == frozenset()
 
 
+def test_a_unit_that_could_not_be_started_is_told_before(systemctl: Callable[[str], None]) -> None:
+    systemctl("printf 'loaded\\n\\nnot-found\\n\\nmasked\\n'")
+    found = asyncio.run(units.unknown(["a.service", "b.service", "c.service"]))
+    assert found == ["systemd has no unit b.service", "the unit c.service is masked"]
+    assert asyncio.run(units.unknown([])) == []
+    systemctl("echo 'System has not been booted with systemd as init system' >&2; exit 1")
+    with pytest.raises(units.UnitError, match="not been booted"):
+        asyncio.run(units.unknown(["a.service"]))
+
+
 def test_a_system_without_systemd_is_an_error_and_not_inactive(systemctl: Callable[[str], None]) -> None:
     systemctl("echo 'System has not been booted with systemd as init system' >&2; exit 1")
     with pytest.raises(units.UnitError, match="not been booted"):
