@@ -1,9 +1,11 @@
-"""The book: what it says is there, is there. scripts/docs build checks the links between its pages."""
+"""The book: what it says is there, is there, and every link leads somewhere."""
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from blockpair.cli.main import group
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
+# What is read beside the book, on the page of the repository.
+OTHERS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "vagrant/README.md")]
 
 
 def rows(text: str) -> list[list[str]]:
@@ -54,12 +58,43 @@ def test_every_page_is_in_the_contents() -> None:
     assert set(named) == {str(page.relative_to(DOCS)) for page in PAGES} | {book.COMMANDS}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
-def test_links_lead_to_files(page: Path) -> None:
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page: Path) -> None:
     text = page.read_text()
-    book.without_outside_links(text, page)
-    for target in re.findall(r"\]\(([^)\s#:]+)(?:#[^)]*)?\)", text):
-        assert (page.parent / target).exists(), target
+    if page in PAGES:
+        book.without_outside_links(text, page)
+    for link in re.findall(r"\]\(([^)\s:]+)\)", text):
+        target, _, anchor = link.partition("#")
+        file = (page.parent / target).resolve() if target else page
+        assert file.exists(), link
+        if anchor:
+            assert anchor in anchors(file), link
+
+
+@functools.cache
+def anchors(page: Path) -> frozenset[str]:
+    """What a link may name in a page: of each heading what both the book (mkdocs) and the repository's page
+    make of it. One that is there twice has a number, in each its own way.
+    """
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    found: Counter[str] = Counter()
+    for heading in re.findall(r"^#+ (.+)$", prose, re.MULTILINE):
+        words = re.sub(r"[^\w\s-]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)).strip().lower()
+        found[words.replace(" ", "-")] += 1
+    return frozenset(name for name, count in found.items() if count == 1 and _in_both(name))
+
+
+def _in_both(name: str) -> bool:
+    """mkdocs joins dashes that follow each other, and leaves out what is not ASCII."""
+    return name.isascii() and "--" not in name
+
+
+def test_an_anchor_is_a_heading_s_words(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# `a.toml`: the Node\n\n## Twice\n## [Twice](x.md)\n```\n# no\n```\n## A - b\n### x_y-z\n# Är\n"
+    )
+    assert anchors(page) == {"atoml-the-node", "x_y-z"}
 
 
 def test_a_link_out_of_the_book_keeps_its_words_and_one_to_nothing_is_an_error() -> None:
