@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from blockpair.cli.output import confirm, daemon, json_option, name_argument, print_json
-from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.errors import BlockpairError, ErrorKind, ExitCode
 
 if TYPE_CHECKING:
     from blockpair.rpc.client import Client
     from blockpair.verify.messages import VerifyReport
 
 _POLL_SECONDS = 0.2
-IDENTICAL, DIFFERENCES, UNFINISHED = 0, 3, 4
 
 
 @click.command("verify", short_help="Compare both copies of NAME while they are in use; mend what differs.")
@@ -118,12 +117,12 @@ def _start(
             print_json(report)
         else:
             click.echo(f"{name}: comparing both copies; to follow it: blockpair verify {name} --wait")
-        return IDENTICAL
+        return ExitCode.FINE
     from blockpair.cli.verify_progress import follow as show
 
     report, in_time = show(lambda: _report(client, name), limit, _POLL_SECONDS, time.monotonic)
     ended = _tell(report, asked=True, as_json=as_json)
-    return ended if in_time else UNFINISHED
+    return ended if in_time else ExitCode.DEGRADED
 
 
 def byte_range(text: str) -> tuple[int, int]:
@@ -161,10 +160,10 @@ def exit_code(report: VerifyReport, *, asked: bool) -> int:
     what was compared last; otherwise of all that is known.
     """
     if any(finding.open for finding in report.findings) and not (asked and report.ended == "identical"):
-        return DIFFERENCES
+        return ExitCode.UNSAFE
     if report.running or report.ended in (None, "stopped"):
-        return UNFINISHED
-    return 1 if report.ended == "failed" else IDENTICAL
+        return ExitCode.DEGRADED
+    return ExitCode.FAILED if report.ended == "failed" else ExitCode.FINE
 
 
 def _tell(report: VerifyReport, *, asked: bool = False, as_json: bool) -> int:
@@ -185,7 +184,7 @@ def _stop(client: Client, name: str, *, as_json: bool) -> int:
         print_json(report)
     else:
         click.echo(f"{name}: nothing is compared; the next comparison goes on where this one stopped")
-    return IDENTICAL
+    return ExitCode.FINE
 
 
 def _repair(client: Client, name: str, *, yes: bool, as_json: bool) -> int:
@@ -215,7 +214,7 @@ def _waive(client: Client, name: str, *, yes: bool, as_json: bool) -> int:
         print_json(report)
     else:
         click.echo(f"{name}: {blocks} waived, on this node")
-    return IDENTICAL
+    return ExitCode.FINE
 
 
 def _open(client: Client, name: str) -> VerifyReport:
