@@ -1,6 +1,6 @@
 //! The loser's bundle: the blocks that a split brain's victim is about to lose, in one file.
 //!
-//! The bytes are described in `docs/reference/bundle-format.md`. Everything here is over `Read`, `Write` and
+//! The bytes are described in `docs/reference/bundles.md`. Everything here is over `Read`, `Write` and
 //! `Seek`; files, devices and their durability are [`io::bundle`](crate::io)'s.
 //!
 //! * [`write()`]: blocks in, a file out, in one pass and bounded memory.
