@@ -24,6 +24,7 @@ from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.rpc.client import Client
 from blockpair.rpc.described import Description, describe
 from blockpair.rpc.messages import CODES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES
+from blockpair.status.schema import status_schema
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs/reference"
@@ -46,7 +47,7 @@ prints the results; that of `resource.status` has [a page of its own](status-jso
     echo '{{"jsonrpc":"2.0","id":1,"method":"resource.status","params":{{}}}}' |
         socat - UNIX-CONNECT:/run/blockpair/blockpaird.sock
 
-`{NAME}` answers with the methods of this page, their parameters as JSON schemas.
+`{NAME}` answers with the methods of this page, their parameters and results as JSON schemas.
 
 ## Errors
 
@@ -60,7 +61,7 @@ _SOCKET = """
 
 What is marked so, *anyone* who may use the socket may call: it only looks, and tells nothing of what the disk
 holds. Everything else is for root, or the daemon's own user. A parameter without a default must be given; one
-that is not known is refused.
+that is not known is refused. Where no result is told of, it is an object whose form is not published.
 """
 _NODES = """\
 ## Between nodes
@@ -75,15 +76,22 @@ On the witness's port (7790), over TLS 1.3 with certificates of the cluster's au
 has at most {MAX_LINE_BYTES >> 10} KiB. A configuration is `{{epoch, primary, in_sync}}`; `register.swap`
 changes it only where it is what was `expected`.
 """
+_RESULTS = """\
+## Results
+
+What the methods on the daemon's socket answer with. Ignore fields that you do not know.
+"""
 
 
 def rpc(methods: MethodList) -> str:
     """The page of every remote procedure call."""
     codes = [f"| `{kind.value}` | {code} | {_exit(kind)} |" for kind, code in CODES.items()]
+    forms = Forms(methods.socket)
     witness = [describe(name, form, anyone=False) for name, form in FORMS.items()]
     parts = [
-        *(_RPC, *codes, _SOCKET, *_methods(methods.socket)),
+        *(_RPC, *codes, _SOCKET, *_methods(methods.socket, forms)),
         *(_NODES, *_methods(methods.members), _WITNESS, *_methods(witness)),
+        *(_RESULTS, *forms.lines()),
     ]
     return "\n".join(parts)
 
@@ -92,7 +100,7 @@ def _exit(kind: ErrorKind) -> int:
     return int(BlockpairError(kind, "", "").exit_code)
 
 
-def _methods(described: Iterable[Description]) -> Iterator[str]:
+def _methods(described: Iterable[Description], forms: Forms | None = None) -> Iterator[str]:
     for method in described:
         yield f"### `{method.name}`"
         yield ""
@@ -103,6 +111,8 @@ def _methods(described: Iterable[Description]) -> Iterator[str]:
         told = [text for text in (who, about if fields else "No parameters.") if text]
         yield " ".join(told)
         yield ""
+        if method.result is not None:
+            yield from (f"Result: {_type(method.result, method.result, forms)}.", "")
         if not fields:
             continue
         yield from ("| Parameter | | Default |", "| --- | --- | --- |")
@@ -121,21 +131,76 @@ def _named(schema: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def _type(field: dict[str, Any], whole: dict[str, Any]) -> str:
-    """A parameter's type, for people."""
+class Forms:
+    """The objects that results are made of. Two of one name are told apart by what they are part of; those of
+    the status have a page of their own.
+    """
+
+    def __init__(self, described: Iterable[Description]) -> None:
+        self._titles: dict[str, str] = {}
+        self._found: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+        status = set(map(_content, status_schema()["$defs"].values()))
+        for whole in [method.result for method in described if method.result is not None]:
+            for name, form in whole.get("$defs", {}).items():
+                content, short = _content(form), name.rpartition(".")[2]
+                if "properties" not in form or content in status or content in self._titles:
+                    continue
+                owner = next((o for o, of in whole["$defs"].items() if f'/{name}"' in _encoded(of)), "")
+                taken = short in self._found
+                title = f"{short} of {owner.rpartition('.')[2]}" if taken else short
+                assert title not in self._found, f"two forms are called {title}"
+                self._titles[content] = title
+                self._found[title] = form, whole
+
+    def link(self, form: dict[str, Any], name: str) -> str:
+        """A link to where ``form`` is told of."""
+        title = self._titles.get(_content(form))
+        if title is None:
+            return f"[`{name.rpartition('.')[2]}`](status-json.md)"
+        return f"[`{title}`](#object-{title.lower().replace(' ', '-')})"
+
+    def lines(self) -> Iterator[str]:
+        """All of them, by name."""
+        for title, (form, whole) in sorted(self._found.items()):
+            yield from (f"### Object `{title}`", "", *_about(form), "| Field | |", "| --- | --- |")
+            for field, of in form["properties"].items():
+                yield f"| `{field}` | {_type(of, whole, self)} |"
+            yield ""
+
+
+def _about(form: dict[str, Any]) -> list[str]:
+    about = form.get("description")
+    return [_markdown(about), ""] if about else []
+
+
+def _encoded(form: dict[str, Any]) -> str:
+    return msgspec.json.encode(form).decode()
+
+
+def _content(form: dict[str, Any]) -> str:
+    """The same for the same form, whichever others are beside it."""
+    return re.sub(r"#/\$defs/(?:\w+\.)*", "", _encoded(form))
+
+
+def _type(field: dict[str, Any], whole: dict[str, Any], forms: Forms | None = None) -> str:
+    """A parameter's type, for people; with ``forms``, a form is a link to where it is told of."""
     match field:
         case {"anyOf": several}:
-            return " or ".join(_type(each, whole) for each in several)
+            return " or ".join(_type(each, whole, forms) for each in several)
         case {"enum": values}:
             return ", ".join(f"`{value}`" for value in values)
         case {"$ref": _}:
             form = _named(field, whole)
+            if forms is not None and "properties" in form:
+                return forms.link(form, field["$ref"].rpartition("/")[2])
             inner = ", ".join(f"`{name}`" for name in form.get("properties", {}))
-            found = f"object of {inner}" if inner else _type(form, whole)
+            found = f"object of {inner}" if inner else _type(form, whole, forms)
+        case {"type": "array", "prefixItems": several}:
+            return f"list of {', '.join(_type(each, whole, forms) for each in several)}"
         case {"type": "array"}:
-            found = f"list of {_type(field.get('items', {}), whole)}"
+            found = f"list of {_type(field.get('items', {}), whole, forms)}"
         case {"type": "object", "additionalProperties": dict() as of}:
-            found = f"object, each value {_type(of, whole)}"
+            found = f"object, each value {_type(of, whole, forms)}"
         case _:
             found = str(field.get("type", "anything"))
     return found

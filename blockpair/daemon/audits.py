@@ -99,10 +99,10 @@ class Audits:
     def methods(self) -> dict[str, Method]:
         """What the daemon's socket offers of it."""
 
-        async def run(_caller: Caller, params: RunParams) -> Any:
+        async def run(_caller: Caller, params: RunParams) -> AuditRecord:
             return await self.run(params)
 
-        async def report(_caller: Caller, _params: NoParams) -> Any:
+        async def report(_caller: Caller, _params: NoParams) -> AuditReport:
             return await self.report()
 
         return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import wraps
 from typing import Any
 
 import structlog
@@ -18,6 +19,7 @@ def change(name: str, params: type[Any], run: Callable[[Any], Awaitable[Any]]) -
     Never the parameters, which may hold a token; but the resource they name.
     """
 
+    @wraps(run)
     async def logged(caller: Caller, given: Any) -> Any:
         about = {} if name.startswith("cluster.") else {"resource": getattr(given, "name", None)}
         log = structlog.get_logger().bind(part="rpc", method=name, **about, uid=caller.uid, pid=caller.pid)

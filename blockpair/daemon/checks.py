@@ -74,7 +74,7 @@ class Checks:
     def methods(self) -> dict[str, Method]:
         """What the daemon's socket offers of it."""
 
-        async def tell(_caller: Caller, _params: NoParams) -> Any:
+        async def tell(_caller: Caller, _params: NoParams) -> Examination:
             return await self.examine()
 
         return {"node.checks": Method(NoParams, tell, interruptible=True, read_only=True)}

@@ -8,10 +8,10 @@ from typing import Any
 from msgspec import Struct
 
 from blockpair.cluster.cluster import Cluster
-from blockpair.cluster.membership import Membership
+from blockpair.cluster.membership import MadeToken, Membership
 from blockpair.cluster.rekey import Rekey
 from blockpair.cluster.removal import Removal
-from blockpair.cluster.report import Reporter
+from blockpair.cluster.report import ClusterReport, Reporter
 from blockpair.config.names import parse_address
 from blockpair.daemon.changes import change
 from blockpair.daemon.local import LocalResources
@@ -88,14 +88,14 @@ class ClusterMethods:
             "cluster.rotate": change("cluster.rotate", RotateParams, self._rotate),
         }
 
-    async def _status(self, _caller: Caller, _params: NoParams) -> Any:
+    async def _status(self, _caller: Caller, _params: NoParams) -> ClusterReport:
         return await self._reporter.look()
 
-    async def _init(self, params: InitParams) -> Any:
+    async def _init(self, params: InitParams) -> ClusterReport:
         await self._membership.init(params.name, params.addresses)
         return await self._reporter.look()
 
-    async def _token(self, params: TokenParams) -> Any:
+    async def _token(self, params: TokenParams) -> MadeToken:
         return await self._membership.token(timedelta(seconds=params.ttl_seconds))
 
     async def _join(self, params: JoinParams) -> Any:

@@ -51,7 +51,7 @@ class EventMethods:
             "notify.test": Method(NoParams, self._test),
         }
 
-    async def _read(self, caller: Caller, params: EventsParams) -> Any:
+    async def _read(self, caller: Caller, params: EventsParams) -> query.Answer:
         most = min(max(1, params.limit), query.MOST)
         chosen = Filter(params.severity, tuple(params.kinds), params.resource)
         after = params.after

@@ -167,7 +167,7 @@ class HealthWatch:
     def methods(self) -> dict[str, Method]:
         """What the daemon's socket offers of it."""
 
-        async def tell(_caller: Caller, _params: NoParams) -> Any:
+        async def tell(_caller: Caller, _params: NoParams) -> HealthReport:
             return await self.report()
 
         return {"node.health": Method(NoParams, tell, read_only=True)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from msgspec import Struct
 
@@ -36,9 +35,12 @@ def all_methods(
 def _method_list(own: Mapping[str, Method], members: Mapping[str, PeerMethod]) -> Method:
     """The method that lists what is in both, and itself."""
 
-    async def listed(_: Caller, __: NoParams) -> Any:
+    async def listed(_: Caller, __: NoParams) -> MethodList:
         return MethodList(
-            [describe(name, each.params, anyone=each.read_only) for name, each in sorted(own.items())],
+            [
+                describe(name, each.params, each.run, anyone=each.read_only)
+                for name, each in sorted(own.items())
+            ],
             [describe(name, each.params, anyone=False) for name, each in sorted(members.items())],
         )
 

@@ -19,11 +19,15 @@ from blockpair.daemon.creations import Creations
 from blockpair.daemon.exports import Exports
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.services import Services
+from blockpair.daemon.switchover import Switched
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.history import read_history
 from blockpair.rpc.messages import NoParams
 from blockpair.rpc.server import Caller, Method
 from blockpair.status.conditions import CONDITIONS
+from blockpair.status.loss import BothLosses
+from blockpair.status.plan import Plan
+from blockpair.status.report import ResourceReport, StatusReport
 from blockpair.verify import messages as verify
 
 
@@ -203,12 +207,12 @@ class Methods:
             "log": self._log_place,
         }
 
-    async def _status(self, caller: Caller, params: StatusParams) -> Any:
+    async def _status(self, caller: Caller, params: StatusParams) -> StatusReport | ResourceReport:
         if params.name is None:
             return await self._manager.status()
         return await self._manager.report(params.name)
 
-    async def _wait(self, caller: Caller, params: WaitParams) -> Any:
+    async def _wait(self, caller: Caller, params: WaitParams) -> ResourceReport:
         unknown = [condition for condition in params.until if condition not in CONDITIONS]
         if unknown or not params.until:
             raise BlockpairError(
@@ -223,7 +227,7 @@ class Methods:
         read = await asyncio.to_thread(bridge.read_metadata, config, dump=params.dump)
         return {"up": self._manager.is_up(params.name), "metadata": read}
 
-    async def _bundles(self, caller: Caller, params: BundlesParams) -> Any:
+    async def _bundles(self, caller: Caller, params: BundlesParams) -> list[bundles.Entry]:
         found = await asyncio.to_thread(bundles.listing, self._manager.places, params.resource)
         if not found and params.resource is not None:
             # A resource that does not exist is told apart from one without bundles.
@@ -243,14 +247,14 @@ class Methods:
             )
         return await asyncio.to_thread(bundles.find, self._manager.places, which)
 
-    async def _bundle_show(self, caller: Caller, params: NameParams) -> Any:
+    async def _bundle_show(self, caller: Caller, params: NameParams) -> bundles.BundleFile:
         path = await self._find(caller, params.name)
         return await asyncio.to_thread(bundles.read, path, verify=True)
 
-    async def _exports_start(self, params: NameParams) -> Any:
+    async def _exports_start(self, params: NameParams) -> bundles.Exported:
         return await self._exports.start(params.name)
 
-    async def _exports_hold(self, caller: Caller, params: HoldParams) -> Any:
+    async def _exports_hold(self, caller: Caller, params: HoldParams) -> None:
         await self._exports.hold(params.socket)
 
     async def _bundle_restore(self, params: NameParams) -> Any:
@@ -262,39 +266,39 @@ class Methods:
         self._exports.check_unheld(path)
         return {"path": str(await asyncio.to_thread(bundles.delete, self._manager.places, str(path)))}
 
-    async def _loss(self, caller: Caller, params: PeerParams) -> Any:
+    async def _loss(self, caller: Caller, params: PeerParams) -> BothLosses:
         return await self._manager.losses(params.name, params.peer)
 
-    async def _plan(self, caller: Caller, params: PeerParams) -> Any:
+    async def _plan(self, caller: Caller, params: PeerParams) -> Plan:
         return await self._manager.plan(params.name, params.peer)
 
-    async def _resolve(self, params: ResolveParams) -> Any:
+    async def _resolve(self, params: ResolveParams) -> ResourceReport:
         await self._manager.resolve(params.name, params.victim, bundle=params.bundle)
         return await self._manager.report(params.name)
 
-    async def _verify_report(self, caller: Caller, params: verify.ReportParams) -> Any:
+    async def _verify_report(self, caller: Caller, params: verify.ReportParams) -> verify.VerifyReport:
         return await self._manager.verify_report(params.name)
 
-    async def _verify_start(self, params: verify.StartParams) -> Any:
+    async def _verify_start(self, params: verify.StartParams) -> verify.VerifyReport:
         async with self._manager.verifying(params.name) as (verifying, status):
             await verifying.start(
                 status, offset=params.offset, length=params.length, max_rate=params.max_rate
             )
             return verifying.report()
 
-    async def _verify_stop(self, params: verify.StopParams) -> Any:
+    async def _verify_stop(self, params: verify.StopParams) -> verify.VerifyReport:
         async with self._manager.verifying(params.name) as (verifying, _):
             await verifying.stop()
             return verifying.report()
 
-    async def _verify_repair(self, params: verify.FindingsParams) -> Any:
+    async def _verify_repair(self, params: verify.FindingsParams) -> verify.VerifyReport:
         # Without the lock: to save a bundle may take long, and a `down` ends it.
         runtime = self._manager.runtime(params.name)
         status = await asyncio.to_thread(runtime.engine().status)
         await runtime.verifying.repair(status, params.offsets)
         return runtime.verifying.report()
 
-    async def _verify_waive(self, params: verify.FindingsParams) -> Any:
+    async def _verify_waive(self, params: verify.FindingsParams) -> verify.VerifyReport:
         async with self._manager.verifying(params.name) as (verifying, _):
             await verifying.waive(params.offsets)
             return verifying.report()
@@ -353,42 +357,42 @@ class Methods:
             return {"done": done, "pending": changed.pending}
         return {"done": await provision.delete(self._manager, params.name)}
 
-    async def _up(self, params: NameParams) -> Any:
+    async def _up(self, params: NameParams) -> ResourceReport:
         await self._manager.up(params.name)
         return await self._manager.report(params.name)
 
-    async def _down(self, params: NameParams) -> Any:
+    async def _down(self, params: NameParams) -> ResourceReport:
         await self._services.down(params.name)
         return await self._manager.report(params.name)
 
-    async def _connect(self, params: PeerParams) -> Any:
+    async def _connect(self, params: PeerParams) -> ResourceReport:
         await self._manager.connect(params.name, params.peer, connect=True)
         return await self._manager.report(params.name)
 
-    async def _disconnect(self, params: PeerParams) -> Any:
+    async def _disconnect(self, params: PeerParams) -> ResourceReport:
         await self._manager.connect(params.name, params.peer, connect=False)
         return await self._manager.report(params.name)
 
-    async def _promote(self, params: PromoteParams) -> Any:
+    async def _promote(self, params: PromoteParams) -> ResourceReport:
         await self._services.promote(params.name, force=params.force, without_service=params.without_service)
         return await self._manager.report(params.name)
 
-    async def _demote(self, params: DemoteParams) -> Any:
+    async def _demote(self, params: DemoteParams) -> ResourceReport:
         await self._services.demote(params.name, kill_users=params.kill_users)
         return await self._manager.report(params.name)
 
-    async def _switchover(self, params: SwitchoverParams) -> Any:
+    async def _switchover(self, params: SwitchoverParams) -> Switched:
         return await self._services.switchover(
             params.name, to=params.to, why=asked_by.get(), kill_users=params.kill_users
         )
 
-    async def _warm_up(self, params: NameParams) -> Any:
+    async def _warm_up(self, params: NameParams) -> ResourceReport:
         await self._manager.warm_up(params.name)
         return await self._manager.report(params.name)
 
-    async def _sync(self, params: SyncParams) -> Any:
+    async def _sync(self, params: SyncParams) -> ResourceReport:
         await self._manager.sync(params.name, params.source)
         return await self._manager.report(params.name)
 
-    async def _fault(self, params: FaultParams) -> Any:
+    async def _fault(self, params: FaultParams) -> None:
         await self._manager.runtime(params.name).call("fault", what=params.what)
