@@ -15,6 +15,7 @@ import manual
 import pytest
 
 from blockpair.cli.main import group
+from blockpair.status.conditions import CONDITIONS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -29,6 +30,7 @@ def rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if "---" not in line]
 
 
+REFERENCE = (DOCS / "reference/cli.md").read_text()
 FAILURES = rows((DOCS / "failures.md").read_text())[1:]
 
 
@@ -108,13 +110,65 @@ def test_a_link_out_of_the_book_keeps_its_words_and_one_to_nothing_is_an_error()
 
 
 def test_the_reference_names_every_command() -> None:
-    reference = (DOCS / "reference/cli.md").read_text()
     for page in manual.pages():
         if page.children or page.name == "blockpaird":
             continue
         *above, name = page.name.split()[1:]
         # "`cluster init …`", or "`bundle list`, `show`" and the like.
-        assert re.search(rf"`({' '.join([*above, name])}|{name})\b", reference), page.name
+        assert re.search(rf"`({' '.join([*above, name])}|{name})\b", REFERENCE), page.name
+
+
+OPTIONS = {
+    page.name.removeprefix("blockpair "): set(
+        re.findall(r"--[a-z-]+", " ".join(name for name, _ in page.options))
+    )
+    for page in manual.pages()
+}
+LEAVES = {page.name.removeprefix("blockpair ") for page in manual.pages() if not page.children} - {
+    "blockpaird"
+}
+
+
+def commands_of(cell: str) -> list[str]:
+    """The commands that a row of the reference is about: "`bundle list`, `show NAME`" are two of a group."""
+    found: list[str] = []
+    for words in (span.split() for span in re.findall(r"`([^`]+)`", cell)):
+        group_ = found[-1].rpartition(" ")[0] if found else ""
+        tries = [" ".join(words[:end]) for end in range(len(words), 0, -1)]
+        known = [one for one in (*tries, *(f"{group_} {one}".strip() for one in tries)) if one in OPTIONS]
+        assert known, f"{cell}: there is no command {words[0]}"
+        found.append(known[0])
+    return found
+
+
+COMMAND_ROWS = rows(REFERENCE.partition("| Command | ")[2].partition("\n## ")[0])
+
+
+@pytest.mark.parametrize("row", COMMAND_ROWS, ids=lambda row: row[0][:40])
+def test_the_reference_names_no_option_that_its_command_has_not(row: list[str]) -> None:
+    about = commands_of(row[0])
+    known = {"--json"}.union(
+        *(
+            its
+            for name, its in OPTIONS.items()
+            if name in about or name.startswith(tuple(f"{a} " for a in about))
+        )
+    )
+    named = re.findall(r"(?<![\w-])--[a-z][a-z-]*", " ".join(re.findall(r"`([^`]+)`", " ".join(row))))
+    assert set(named) <= known
+
+
+def test_every_command_but_one_takes_json() -> None:
+    told = re.search(r"Every command but `([a-z ]+)` takes `--json`", REFERENCE)
+    assert told is not None
+    assert {name for name in LEAVES if "--json" not in OPTIONS[name]} == {told[1]}
+
+
+def test_the_reference_has_every_state_that_can_be_waited_for() -> None:
+    part = REFERENCE.partition("## States of `wait`\n")[2].partition("\n## ")[0]
+    # A state, or states, and what they mean; between dots.
+    told = [span for each in part.split(" · ") for span in re.findall(r"`(\w+)`", each.partition(":")[0])]
+    assert sorted(told) == sorted(CONDITIONS)
 
 
 def test_the_commands_own_page_has_their_options() -> None:
