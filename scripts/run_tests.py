@@ -30,7 +30,9 @@ SIDE_BY_SIDE = ("-n", str(min(8, (os.cpu_count() or 1) + 2)))
 # More failures than that are no accident.
 AGAIN_STAGES = ("e2e", "lab")
 AGAIN_MOST = 3
-CARGO = ("--manifest-path", "engine/Cargo.toml", "--locked")
+# All that cargo does here in one profile and with the same features: what the engine rests on is compiled once.
+CARGO = ("--manifest-path", "engine/Cargo.toml", "--locked", "--profile", "sim")
+FAULTS = ("--features", "faults")
 
 
 @dataclass(frozen=True)
@@ -90,26 +92,10 @@ def checks() -> list[Check]:
             )
             for name, what in LINTED.items()
         ),
-        Check("rust", "cargo test", ["cargo", "test", "--quiet", *CARGO]),
+        # With each rule of the arbitration switched off once: a test can plant faults.
+        Check("rust", "cargo test", ["cargo", "test", "--quiet", *CARGO, *FAULTS]),
         # Here and not in a test: a build takes what time it takes.
         Check("sim", "build", [ROOT / "scripts/sim", "--scenarios"]),
-        # With each rule of the arbitration switched off once.
-        Check(
-            "sim",
-            "arbitration",
-            [
-                "cargo",
-                "test",
-                "--quiet",
-                *CARGO,
-                "--profile",
-                "sim",
-                "--features",
-                "faults",
-                "--test",
-                "arbitration",
-            ],
-        ),
     ]
 
 

@@ -79,6 +79,7 @@ def _outcome(report: dict[str, Any]) -> tuple[int, str, str | None]:
     return report["last"]["code"], result["outcome"], result["why"]
 
 
+@pytest.mark.long
 def test_each_exit_code_and_the_report_are_right(cron: Path) -> None:
     with Lab(shown=[cron]) as lab:
         n1, n2 = make_pair(lab, array=False)

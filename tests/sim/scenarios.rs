@@ -85,7 +85,7 @@ const ALL: [Scenario; 21] = [
     scenario("refused-plan-is-not-retried-for-ever", 5, refused_plan),
     scenario("damaged-frames", 60, damaged_frames),
     scenario("disk-errors-on-either-side", 48, disk_errors),
-    scenario("primary-without-a-disk", 5 * 6 * 60, primary_without_a_disk),
+    scenario("primary-without-a-disk", 5 * 6 * 20, primary_without_a_disk),
     scenario("split-brain-ends-by-policy", 60, split_brain_by_policy)
         .with(SplitBrainPolicy::DiscardYoungerPrimary),
     scenario("split-brain-ends-by-hand", 120, split_brain_by_hand),
@@ -406,7 +406,8 @@ fn disk_errors(run: &mut Run, k: u64) -> Result<(), Violation> {
 /// The Primary's disk fails at each kind of operation, and in the middle of handing over to its peer, after each event of
 /// it, either node dies, or the cable does. What was acknowledged is on whatever serves next.
 fn primary_without_a_disk(run: &mut Run, k: u64) -> Result<(), Violation> {
-    let (part, end, steps) = (k % 5, k / 5 % 6, k / 30 % 60);
+    // Each third instant, another third for each way to fail and end.
+    let (part, end, steps) = (k % 5, k / 5 % 6, k / 30 % 20 * 3 + k % 30 % 3);
     write(run, 1015, 4)?;
     run.act(Op::Flush)?;
     run.pass(20 * MS)?;
