@@ -30,7 +30,7 @@ SIDE_BY_SIDE = ("-n", str(min(8, (os.cpu_count() or 1) + 2)))
 # More failures than that are no accident.
 AGAIN_STAGES = ("e2e", "lab")
 AGAIN_MOST = 3
-# All that cargo does here in one profile and with the same features: what the engine rests on is compiled once.
+# All of cargo in one profile, with the same features: what the engine rests on is compiled once.
 CARGO = ("--manifest-path", "engine/Cargo.toml", "--locked", "--profile", "sim")
 FAULTS = ("--features", "faults")
 
