@@ -26,8 +26,8 @@ def command(directory: str | None, *, name: str, limit: int, verbose: bool, as_j
     """What was decided about NAME on this node, oldest first: promotions, syncs, handshakes, connects and
     disconnects, and who asked.
 
-    It is on the disk before what it tells of is done. A resource that is down, or deleted, still has its
-    history. Nothing is changed. --json has all there is of each entry.
+    Each entry is on the disk before the command that caused it is answered. A resource that is down, or
+    deleted, still has its history. Nothing is changed. --json has all there is of each entry.
 
     \b
     Examples:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
+import pytest
+
+from blockpair.config.arbitration import PROFILES
 from tests.e2e.cluster import Cluster
+from tests.e2e.trio import Trio
 
 
 def test_the_engine_keeps_its_history_file_and_the_command_reads_it(cluster: Cluster) -> None:
@@ -65,3 +72,23 @@ def test_decisions_are_kept_on_both_nodes_with_who_asked(cluster: Cluster) -> No
     # What the forced promotion decided was durable before the handshake that it changed.
     verdicts = [entry["fields"]["rule"] for entry in on_b if entry["what"] == "handshake.verdict"]  # type: ignore[index]
     assert verdicts[-1] == "self-ahead"
+
+
+def test_a_state_disk_that_is_slow_costs_no_connection(trio: Trio, cluster: Cluster) -> None:
+    """Each record takes the disk longer than a peer may be silent: once, no resync got to its first chunk."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("there is no strace")
+    slow_us = round(PROFILES["default"].patience * 1e6) + 250_000
+    for node in cluster.nodes:
+        path = node.dir / "state/history/r0.jsonl"
+        delay = ("-P", str(path), "-e", "trace=fdatasync", "-e", f"inject=fdatasync:delay_enter={slow_us}")
+        # The daemon stays this process's child.
+        node.prefix = (strace, "-D", "-f", "--seccomp-bpf", "-qq", "-o", str(node.dir / "trace"), *delay)
+    trio.synced()
+    for node in cluster.nodes:
+        records = [
+            json.loads(line) for line in (node.dir / "state/history/r0.jsonl").read_text().splitlines()
+        ]
+        assert [one["what"] for one in records if one["what"] == "sync.cut"] == []
+        assert "DELAYED" in (node.dir / "trace").read_text()

@@ -34,10 +34,7 @@ pub(super) enum Then {
         command: CommandId,
         stop: bool,
     },
-    PromotionAllowed {
-        peer: PeerSlot,
-        connection: ConnectionId,
-    },
+    PromotionAllowed,
     FirstSyncChosen {
         command: Option<CommandId>,
         asked_by: Option<(PeerSlot, ConnectionId)>,
@@ -170,7 +167,7 @@ impl Replica {
             Then::Promised => self.promised(),
             Then::Demoted { command } => self.demoted(command),
             Then::MarksSaved { command, stop } => self.marks_saved(command, stop),
-            Then::PromotionAllowed { peer, connection } => self.promotion_allowed(peer, connection),
+            Then::PromotionAllowed => self.promotion_allowed(),
             Then::FirstSyncChosen {
                 command,
                 asked_by,
@@ -207,7 +204,7 @@ impl Replica {
             Then::Stopped { command } | Then::MarksSaved { command, stop: true } => {
                 self.done(command, Ok(()))
             }
-            Then::PromotionAllowed { .. } => self.allowing = false,
+            Then::PromotionAllowed => self.allowing = None,
             Then::Nothing
             | Then::EpochAdopted { .. }
             | Then::Promised

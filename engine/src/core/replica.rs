@@ -155,8 +155,9 @@ pub struct Replica {
     pub(super) promoted_when_drained: Option<HeldPromotion>,
     /// No Primary any more; its metadata do not say so yet.
     pub(super) demoting: bool,
-    /// The permission for a peer to be Primary is on its way to the metadata: this node must not ask now.
-    pub(super) allowing: bool,
+    /// The permission for a peer to be Primary is on its way to the metadata: this node must not ask now. Where it was asked
+    /// last.
+    pub(super) allowing: Option<(PeerSlot, ConnectionId)>,
     /// A write of the peer was lost here since the last handshake.
     pub(super) has_hole: bool,
     /// No new requests: demote or stop is under way.
@@ -295,7 +296,7 @@ impl Replica {
             promoting: false,
             promoted_when_drained: None,
             demoting: false,
-            allowing: false,
+            allowing: None,
             has_hole: false,
             quiescing: None,
             sync_asked: None,
@@ -356,6 +357,7 @@ impl Replica {
         debug_assert!(now >= self.now, "time went backwards");
         self.now = self.now.max(now);
         std::mem::swap(&mut self.out, actions);
+        let all_heard = matches!(event, Event::Timeout);
         match event {
             Event::Request { id, kind } => self.on_request(id, kind),
             Event::DiskDone { token, result } => self.on_disk_done(token, result),
@@ -378,7 +380,7 @@ impl Replica {
             Event::ArbiterSays { ask, configuration } => self.on_arbiter_says(ask, configuration),
             Event::Timeout => {}
         }
-        self.on_time();
+        self.on_time(all_heard);
         self.arbitrate();
         self.save_intent();
         std::mem::swap(&mut self.out, actions);
@@ -450,11 +452,11 @@ impl Replica {
         self.stopped
     }
 
-    fn on_time(&mut self) {
+    fn on_time(&mut self, all_heard: bool) {
         self.resolve_on_time();
         self.resolutions_on_time();
         self.save_bundles();
-        self.links_on_time();
+        self.links_on_time(all_heard);
         self.commands_on_time();
         self.clean_on_time();
         self.warm_up_on_time();
@@ -472,7 +474,7 @@ impl Replica {
         }));
     }
 
-    /// For the history: durable before any action that is put out after it.
+    /// For the history: durable before the command that caused it is answered.
     pub(super) fn record(
         &mut self,
         what: &'static str,

@@ -289,7 +289,8 @@ pub enum Event {
         ask: u64,
         configuration: Option<Configuration>,
     },
-    /// Time has reached [`next_timeout`](super::Replica::next_timeout).
+    /// Time has reached [`next_timeout`](super::Replica::next_timeout), and all that had arrived by then was handed in before:
+    /// only here is silence held against a peer.
     Timeout,
 }
 
@@ -342,8 +343,8 @@ pub enum Action {
         result: Result<(), CommandError>,
     },
     Notice(Notice),
-    /// For the history. It comes before the actions it tells of: a driver that makes it durable first never has
-    /// done what its history does not say.
+    /// For the history. It comes before the answer to the command that caused it: a driver that makes it durable first
+    /// never tells a person of what its history does not say. Nothing else waits for it.
     Record(Record),
     /// Copy these blocks of this node's device to a safe place; ends in [`Event::BundleSaved`].
     SaveBundle {

@@ -23,6 +23,7 @@ use super::dial::{Destination, PeerAddress};
 use super::disk::{self, Device, Driver};
 use super::failure::{Failure, FailureKind};
 use super::history::History;
+use super::history_writer::HistoryWriter;
 use super::inbox::{Inbox, Input};
 use super::listener::{Expected, Listener, Registration};
 use super::meta_writer::MetaWriter;
@@ -430,6 +431,10 @@ impl Engine {
         let answers = Answers::new(reports.clone());
         let names: Vec<String> = peers.iter().map(|peer| peer.name.clone()).collect();
         let meta = MetaWriter::new(metadata, device.clone(), inbox.clone()).map_err(system)?;
+        let history = history
+            .map(|history| HistoryWriter::new(history, inbox.clone(), shared.clone()))
+            .transpose()
+            .map_err(system)?;
         let wanted = spec.disk_driver;
         let present = Present {
             device: device.clone(),

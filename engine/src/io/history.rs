@@ -1,4 +1,4 @@
-//! The durable history of a resource on this node: one JSON object a line, stable before what it tells of is done.
+//! The durable history of a resource on this node: one JSON object a line.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};

@@ -77,6 +77,11 @@ pub enum Input {
         token: Token,
         result: Result<Saved, String>,
     },
+    /// A record of the history is stable, or was not written and why, for people. `token`: of whoever waits for it.
+    Recorded {
+        token: Option<Token>,
+        result: Result<(), String>,
+    },
     /// What the arbiter holds, as the answer to this ask.
     ArbiterSays {
         ask: u64,

@@ -10,6 +10,7 @@ pub mod engine;
 mod event;
 pub mod failure;
 mod history;
+mod history_writer;
 mod inbound;
 mod inbox;
 pub mod listener;

@@ -6,6 +6,7 @@ mod bundles;
 mod clients;
 mod links;
 mod paths;
+mod records;
 mod report;
 mod watch;
 
@@ -14,7 +15,7 @@ use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::bundle::{Saver, Since};
 use super::client::Client;
@@ -22,7 +23,7 @@ use super::consult::Answers;
 use super::dial::Destination;
 use super::disk::{Completion, Device, Disk};
 use super::failure::{Failure, FailureKind};
-use super::history::History;
+use super::history_writer::HistoryWriter;
 use super::inbox::{CommandReply, Inbox, Input};
 use super::meta_writer::MetaWriter;
 use super::peer::{PeerConnection, WireCounters};
@@ -30,7 +31,7 @@ use super::poll::{Interest, Poll, Ready};
 use super::shared::Shared;
 use super::watchdog::{boottime, Watchdog};
 use crate::core::{
-    Action, Command, CommandId, ConnectionId, DiskOp, Event, Notice, Record, Replica, Severity, Time, Token,
+    Action, Command, CommandId, ConnectionId, DiskOp, Event, Notice, Replica, Severity, Time, Token,
 };
 use crate::front::nbd::Export;
 use crate::session::Output;
@@ -38,6 +39,7 @@ use crate::wire::Role;
 use answered::Answered;
 use clients::Outstanding;
 use paths::{Frame, Several};
+use records::HeldAnswer;
 use watch::Watch;
 
 /// How long the thread looks for new work before it sleeps, while looking pays: a wake-up costs more than this
@@ -75,7 +77,7 @@ pub struct Parts {
     pub shared: Arc<Shared>,
     pub connect: bool,
     pub bundles: Bundles,
-    pub history: Option<History>,
+    pub history: Option<HistoryWriter>,
     pub answers: Answers,
     /// Only where an arbiter decides: what it waits for is a lease.
     pub watchdog: Option<Arc<Watchdog>>,
@@ -119,7 +121,9 @@ pub struct Reactor {
     meta: MetaWriter,
     inbox: Arc<Inbox>,
     shared: Arc<Shared>,
-    history: Option<History>,
+    history: Option<HistoryWriter>,
+    /// Answers to commands that wait for it, in order.
+    held_answers: VecDeque<HeldAnswer>,
     actions: Vec<Action>,
     batch: Vec<Action>,
     disk_ops: VecDeque<(Token, DiskOp)>,
@@ -185,6 +189,7 @@ impl Reactor {
             inbox: parts.inbox,
             shared: parts.shared,
             history: parts.history,
+            held_answers: VecDeque::new(),
             actions: Vec::new(),
             batch: Vec::new(),
             disk_ops: VecDeque::new(),
@@ -252,6 +257,11 @@ impl Reactor {
                 self.attend(ready);
             }
             if self.replica.next_timeout().is_some_and(|due| due <= self.now) {
+                // This thread may have been held up since it looked: what has come until `now` is heard first.
+                self.poll.wait(Some(Duration::ZERO), &mut ready)?;
+                for ready in ready.drain(..) {
+                    self.attend(ready);
+                }
                 self.tell(Event::Timeout);
             }
             self.sessions_on_time();
@@ -266,24 +276,6 @@ impl Reactor {
 
     fn notice(&self, severity: Severity, name: &'static str, text: String) {
         self.shared.record(Notice { severity, name, text });
-    }
-
-    /// Makes a record durable before anything that it tells of is done.
-    ///
-    /// # Errors
-    /// When it could not be. A full disk of the state must not stop the data: for most records the log, which has
-    /// it at least, is enough then.
-    fn remember(&mut self, record: &Record) -> io::Result<()> {
-        let Some(history) = &mut self.history else {
-            return Ok(());
-        };
-        history.append(record, SystemTime::now()).inspect_err(|error| {
-            self.notice(
-                Severity::Error,
-                "history.unwritten",
-                format!("the history lacks {}: {error}", record.what),
-            );
-        })
     }
 
     fn attend(&mut self, ready: Ready) {
@@ -394,6 +386,7 @@ impl Reactor {
                 }
                 Input::MetaDone { token, result } => self.tell(Event::MetaDone { token, result }),
                 Input::BundleSaved { token, result } => self.bundle_saved(token, result),
+                Input::Recorded { token, result } => self.recorded(token, result),
                 Input::PeerProcessGone { peer, connection } => {
                     self.tell(Event::PeerProcessGone { peer, connection });
                 }
@@ -474,23 +467,12 @@ impl Reactor {
                             if stop && result.is_err() && self.replica.role() == Role::Primary {
                                 self.open_export();
                             }
-                            let _ = reply.try_send(result.map_err(Failure::from));
+                            self.answer_command(reply, result.map_err(Failure::from));
                         }
                     }
                     Action::Notice(notice) => self.shared.record(notice),
-                    Action::Record(record) => {
-                        // What came before it must not wait for the history's disk.
-                        if std::mem::take(&mut sent) {
-                            self.flush_peers();
-                        }
-                        let _ = self.remember(&record);
-                    }
-                    Action::RecordDiscard { token, record } => {
-                        if std::mem::take(&mut sent) {
-                            self.flush_peers();
-                        }
-                        self.remember_discard(token, &record);
-                    }
+                    Action::Record(record) => self.remember(record),
+                    Action::RecordDiscard { token, record } => self.remember_discard(token, record),
                     Action::SaveBundle { token, bundle } => unsaved.push((token, bundle)),
                     Action::DropBundle { token } => {
                         unsaved.retain(|(unsaved, _)| *unsaved != token);
@@ -565,6 +547,7 @@ impl Reactor {
     fn close_down(&mut self) {
         self.close_export();
         self.detach();
+        self.finish_history();
         self.publish();
         self.sessions.clear();
         for (_, connection) in std::mem::take(&mut self.connections) {
@@ -597,6 +580,9 @@ impl Reactor {
     }
 
     fn refuse_commands(&mut self, message: &str, remedy: &str) {
+        for (_, reply, result) in self.held_answers.drain(..) {
+            let _ = reply.try_send(result);
+        }
         for (_, (reply, _)) in self.commands.drain() {
             let _ = reply.try_send(Err(Failure::new(FailureKind::Failed, message, remedy)));
         }

@@ -238,9 +238,10 @@ impl Bench {
 
     fn event(&mut self, event: Event) {
         let mut actions = Vec::new();
+        let is_time = matches!(event, Event::Timeout);
         self.replica.handle(self.now, event, &mut actions);
-        let timeout = self.replica.next_timeout();
-        assert!(timeout.is_none_or(|at| at > self.now), "a timer that stays due");
+        let due = self.replica.next_timeout().is_some_and(|at| at <= self.now);
+        assert!(!is_time || !due, "a timer that stays due");
         for action in actions {
             match action {
                 Action::Disk { token, op } => self.disk.push_back((token, op)),
@@ -974,6 +975,29 @@ fn the_application_hears_of_a_flush_that_failed_behind_its_back() {
 }
 
 #[test]
+fn a_thread_that_was_held_up_hears_what_has_come_before_it_calls_a_peer_silent() {
+    let mut bench = Bench::primary();
+    let write = bench.write(0);
+    bench.settle_meta();
+    let seq = bench.find(|message| match message {
+        Message::Write { seq, .. } => Some(*seq),
+        _ => None,
+    });
+    bench.now += 10_000 * MS;
+    // Its disk's answer is looked at first; the peer's words wait in the socket.
+    bench.disk_done();
+    assert_eq!(bench.replication(), "Established");
+    let seq = seq.expect("the peer was sent the write");
+    bench.receive(Message::Done { seq, status: 0 });
+    bench.event(Event::Timeout);
+    assert_eq!(bench.replication(), "Established");
+    assert!(bench.replies.contains(&(write, true)));
+    // Without such words it is silent.
+    bench.pass(10_000 * MS);
+    assert_ne!(bench.replication(), "Established");
+}
+
+#[test]
 fn a_peer_whose_messages_are_not_read_is_not_silent() {
     let mut bench = Bench::new(superblock(5), false);
     bench.handshake(state(Role::Primary, 5));
@@ -1320,4 +1344,33 @@ fn a_peer_that_asks_again_and_again_to_be_primary_costs_one_metadata_write() {
     bench.settle();
     let allowed = |message: &&Message| matches!(message, Message::PromoteReply { allowed: true });
     assert_eq!(bench.sent.iter().filter(allowed).count(), 1);
+    // Nor is one that tries again, while that write takes its time, told that this node is Primary.
+    let denied = |message: &&Message| matches!(message, Message::PromoteReply { allowed: false });
+    assert_eq!(bench.sent.iter().filter(denied).count(), 0);
+}
+
+#[test]
+fn who_asks_again_to_be_primary_on_a_new_connection_hears_the_yes_there() {
+    let mut bench = Bench::with(superblock(5), false, OnIoError::PassOn);
+    bench.handshake(state(Role::Secondary, 5));
+    bench.settle();
+    bench.receive(Message::PromoteRequest);
+    let (token, _) = bench.meta.pop_front().expect("the permission is on its way");
+    bench.lose();
+    bench.handshake(state(Role::Secondary, 5));
+    bench.sent.clear();
+    bench.receive(Message::PromoteRequest);
+    let replies = |bench: &Bench| -> Vec<bool> {
+        let reply = |message: &Message| match message {
+            Message::PromoteReply { allowed } => Some(*allowed),
+            _ => None,
+        };
+        bench.sent.iter().filter_map(reply).collect()
+    };
+    assert!(replies(&bench).is_empty(), "not before it is durable");
+    bench.event(Event::MetaDone {
+        token,
+        result: Ok(()),
+    });
+    assert_eq!(replies(&bench), [true]);
 }

@@ -100,7 +100,7 @@ impl Replica {
         self.resuming.is_none()
             && self.promotion.is_none()
             && !self.promoting
-            && !self.allowing
+            && self.allowing.is_none()
             && !self.demoting
             && self.quiescing.is_none()
     }

@@ -53,8 +53,11 @@ impl Replica {
         // A person who forces does not wait for what another one waits for.
         let forces = matches!(command, Command::Promote { force: true });
         let campaigns = self.is_asked_to_campaign() && !forces;
-        let busy =
-            handshaking || self.promotion.is_some() || self.promoting || self.allowing || self.demoting;
+        let busy = handshaking
+            || self.promotion.is_some()
+            || self.promoting
+            || self.allowing.is_some()
+            || self.demoting;
         if decides && !self.stopped && (busy || campaigns) {
             return self.deferred.push((id, command, by));
         }
@@ -152,7 +155,7 @@ impl Replica {
     /// whether it may, and not at all where an arbiter is asked, or was: it may have named the peer meanwhile.
     pub(in crate::core) fn resumes_alone_at(&self) -> Option<Time> {
         let handshaking = |p: &Peer| matches!(p.phase(), Some(Phase::Hello | Phase::State { .. }));
-        let deciding = self.promotion.is_some() || self.promoting || self.allowing;
+        let deciding = self.promotion.is_some() || self.promoting || self.allowing.is_some();
         let arbitrated = self.arbitration.is_some() || self.superblock.epoch > 0;
         let may = !arbitrated && !deciding && !self.peers.iter().any(handshaking);
         self.resuming.filter(|_| may)

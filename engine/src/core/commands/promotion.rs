@@ -318,33 +318,32 @@ impl Replica {
         let busy = self.role == Role::Primary
             || self.promoting
             // One permission at a time: each costs a metadata write.
-            || self.allowing
+            || self.allowing.is_some_and(|(peer, _)| peer != slot)
             || self.resuming.is_some()
             || self.quiescing.is_some()
             || self.is_staked()
             || self.superblock.role_primary && !self.crashed_primary;
-        if busy || mine_wins || connection.is_none() {
+        let Some(connection) = connection.filter(|_| !busy && !mine_wins) else {
             return self.send(slot, Message::PromoteReply { allowed: false });
+        };
+        if self.allowing.replace((slot, connection)).is_some() {
+            // Its first try ran out of patience: the yes that is on its way to the disk answers this one.
+            return;
         }
         self.superblock.last_primary = false;
-        self.allowing = true;
-        let connection = connection.unwrap_or(ConnectionId(0));
-        self.save_superblock(Then::PromotionAllowed {
-            peer: slot,
-            connection,
-        });
+        self.save_superblock(Then::PromotionAllowed);
     }
 
-    pub(in crate::core) fn promotion_allowed(&mut self, slot: PeerSlot, connection: ConnectionId) {
-        if self.peers[slot].is_on(connection) {
+    pub(in crate::core) fn promotion_allowed(&mut self) {
+        // What was asked of this node meanwhile comes after the permission, on the same connection.
+        let asked = self.allowing.take();
+        if let Some((slot, _)) = asked.filter(|(slot, connection)| self.peers[*slot].is_on(*connection)) {
             self.send(slot, Message::PromoteReply { allowed: true });
             if let Some(a) = self.arbitration.as_mut() {
                 a.yielded = true;
                 a.put_down = false;
             }
         }
-        // What was asked of this node meanwhile comes after the permission, on the same connection.
-        self.allowing = false;
         self.run_deferred();
     }
 

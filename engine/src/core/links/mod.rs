@@ -25,7 +25,8 @@ const REFUSALS_MAX: u32 = 5;
 impl Replica {
     // ---- time ----------------------------------------------------------------------------------------
 
-    pub(super) fn links_on_time(&mut self) {
+    /// `all_heard`: nothing that has arrived waits unread. A thread that was held up is not to take that for a peer's silence.
+    pub(super) fn links_on_time(&mut self, all_heard: bool) {
         for slot in 0..self.peers.len() {
             if !self.accepts_messages(slot) {
                 let now = self.now;
@@ -35,7 +36,7 @@ impl Replica {
             }
             let peer = &self.peers[slot];
             if let Some(link) = &peer.link {
-                if self.now >= link.deadline(&self.config) {
+                if self.now >= link.deadline(&self.config) && all_heard {
                     let seconds = link.patience(&self.config) as f64 / 1e9;
                     let id = link.id;
                     self.out.push(Action::Close {

@@ -201,7 +201,8 @@ impl Replica {
         }
         let Peer { name, known, .. } = &self.peers[slot];
         // Its writes would not be in the order of ours.
-        let leads = self.allowing || known.as_ref().is_some_and(|known| known.role == Role::Primary);
+        let leads =
+            self.allowing.is_some() || known.as_ref().is_some_and(|known| known.role == Role::Primary);
         leads.then(|| format!("{name} is Primary, and drives the comparison: run it on {name}"))
     }
 

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Reactor;
 use crate::bundle::Facts;
-use crate::core::{BundleRequest, DiskOp, Event, Record, Severity, Token};
+use crate::core::{BundleRequest, DiskOp, Event, Severity, Token};
 use crate::io::bundle::{save, Saved, Saver};
 use crate::io::disk::Device;
 use crate::io::inbox::{Inbox, Input};
@@ -75,14 +75,6 @@ impl Reactor {
             Err(why) => self.notice(Severity::Error, "bundle.failed", why.clone()),
         }
         let result = result.map(|_| ());
-        self.tell(Event::BundleSaved { token, result });
-    }
-
-    /// The core waits for the answer before it lets anything be lost.
-    pub(super) fn remember_discard(&mut self, token: Token, record: &Record) {
-        let result = self.remember(record).map_err(|error| {
-            format!("the history cannot be written: {error}; make room for it and correct its mode, or resolve with a bundle")
-        });
         self.tell(Event::BundleSaved { token, result });
     }
 
