@@ -4,14 +4,17 @@ and what a client of an application on it sees when the power goes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 from tests.e2e.block_app import BLOCK, BLOCKS
-from tests.lab.harness import Lab
+from tests.lab.harness import Command, Lab
 from tests.lab.nodes import LINK, MOUNT, Node, eventually
 from tests.lab.service_rounds import Fault, ServiceRound
 from tests.lab.trio import make_trio
 
+Answer = tuple[str, float]
+"""Who has written the number, and when that was heard, in seconds on the client's clock."""
 ADDRESS = "10.77.0.100"
 VIP = f"{ADDRESS}/24@vec0"
 _FILE = f"{MOUNT}/blocks"
@@ -50,54 +53,72 @@ def in_step(node: Node) -> None:
 
 
 class MountedStage:
-    """Two nodes and their witness, where the client is; `play` one power cut after another."""
+    """Two nodes, ``serving`` and ``other``, and their witness, where the client is that has numbers written
+    through the address; `play` one power cut after another. ``array``: each node's disk is a RAID10.
+    """
 
-    def __init__(self, lab: Lab) -> None:
-        (n1, n2), witness = make_trio(lab, "default")
-        self._serving, self._other = n1, n2
+    def __init__(self, lab: Lab, *, array: bool = False) -> None:
+        (n1, n2), witness = make_trio(lab, "default", array=array)
+        self.serving, self.other = n1, n2
         n1.guest.run(f"mkfs.ext4 -q {LINK}")
         n1.cli(f"service set r0 --mount {MOUNT} --vip {VIP}")
         n1.cli("promote r0")
         up(n1)
         n1.guest.run(f"dd if=/dev/zero of={_FILE} bs={BLOCK} count={BLOCKS} conv=fsync status=none")
-        for node in (n1, n2):
-            _serve(node)
+        self.applications = [_serve(node) for node in (n1, n2)]
         self._client = witness.guest.start(f"exec python -m tests.e2e.number_client {ADDRESS} 0.01")
 
     def play(self, number: int) -> ServiceRound:
         """One round. Raises `LabError` where something does not come about in time."""
-        serving, other = self._serving, self._other
+        serving, other = self.serving, self.other
         in_step(serving)
-        first = len(self._answers())
-        self._answered(serving, first + _STEADY)
-        before = len(self._answers())
+        first = len(self.answers())
+        self.answered(serving, first + _STEADY)
+        before = len(self.answers())
         serving.guest.power_cut()
-        self._answered(other, before + _STEADY)
-        answers = self._answers()
-        waited = max(later - earlier for (_, earlier), (_, later) in pairwise(answers[before - 1 :]))
-        count = len(answers)
-        missing = int(other.guest.run(f"python -m tests.lab.mount_app check {_FILE} {count}"))
-        turns = [who for (last, _), (who, _) in pairwise(answers[first:]) if who != last]
+        self.answered(other, before + _STEADY)
+        answers = self.answers()
+        waited = longest_wait(answers[before - 1 :])
+        missing = self.missing(other, len(answers))
+        turns = turns_of(answers[first:])
         wrong = [] if turns == [other.name] else [f"the client was answered in turn by: {turns}"]
-        self._serving, self._other = other, serving
+        self.serving, self.other = other, serving
         serving.power_up()
         _serve(serving)
-        return ServiceRound(str(Fault.KERNEL), number, waited, count - first, missing, wrong=wrong)
+        return ServiceRound(str(Fault.KERNEL), number, waited, len(answers) - first, missing, wrong=wrong)
 
-    def _answers(self) -> list[tuple[str, float]]:
+    def answers(self) -> list[Answer]:
+        """All that the client was given so far; the n-th is that number n is durable."""
         lines = [
             line.split() for line in self._client.stdout.splitlines(keepends=True) if line.endswith("\n")
         ]
         return [(who, float(at)) for who, _, at in lines]
 
-    def _answered(self, node: Node, count: int) -> None:
+    def answered(self, node: Node, count: int) -> None:
+        """Wait until the client has been answered so often, and by ``node`` last."""
+
         def so() -> bool:
-            answers = self._answers()
+            answers = self.answers()
             return len(answers) >= count and answers[-1][0] == node.name
 
         eventually(so, f"the client has been answered {count} times, and by {node.name}", _READY_S)
 
+    def missing(self, node: Node, count: int) -> int:
+        """How many of the first ``count`` numbers the mounted file of ``node`` lacks."""
+        return int(node.guest.run(f"python -m tests.lab.mount_app check {_FILE} {count}"))
 
-def _serve(node: Node) -> None:
+
+def longest_wait(answers: Iterable[Answer]) -> float:
+    """The longest time from one answer to the next, in seconds."""
+    return max(later - earlier for (_, earlier), (_, later) in pairwise(answers))
+
+
+def turns_of(answers: Iterable[Answer]) -> list[str]:
+    """Who answers from each change on."""
+    return [who for (last, _), (who, _) in pairwise(answers) if who != last]
+
+
+def _serve(node: Node) -> Command:
     server = node.guest.start(f"exec python -m tests.lab.mount_app serve {node.name} {_FILE}")
     eventually(lambda: "serving" in server.stdout, f"{node.name} serves", 30)
+    return server

@@ -247,7 +247,7 @@ def make_pair(
     first two members of n1's array, a mirror, can be told that sectors are bad. ``links``: the networks, and
     so the paths, between them.
     """
-    disks = [disk_mib] * (4 if array else 1) + [16]
+    disks = disks_of_node(disk_mib, array=array)
     guests = lab.boot(
         *(GuestSpec(f"n{i + 1}", disks_mib=disks, memory_mib=memory_mib[i], links=links) for i in range(2))
     )
@@ -255,13 +255,7 @@ def make_pair(
     n1.dusty = dusty
     if mapped:
         n1.device = MAPPED
-    for command in [node.guest.start(node.prepare(first=True)) for node in (n1, n2)]:
-        command.wait()
-    for node in (n1, n2):
-        node.launch()
-    for node in (n1, n2):
-        node.await_daemon()
-    make_cluster(n1, n2)
+    first_start(n1, n2)
     place = " --metadata internal" if metadata == "internal" else ""
     n1.cli(f"create r0 --on n1={n1.device},n2={n2.device}{place}")
     n1.wait("connected")
@@ -292,6 +286,22 @@ def make_lone(lab: Lab, *, disk_mib: int = 64) -> Node:
     node.cli("sync r0 --from n1")
     node.cli("promote r0 --force --yes")
     return node
+
+
+def disks_of_node(disk_mib: int, *, array: bool) -> list[int]:
+    """The disks of a node's guest: a plain one, or the four members of a RAID10, and that of the system."""
+    return [disk_mib] * (4 if array else 1) + [16]
+
+
+def first_start(first: Node, second: Node) -> None:
+    """Two freshly booted guests become a cluster, each with its disk and its daemon."""
+    for command in [node.guest.start(node.prepare(first=True)) for node in (first, second)]:
+        command.wait()
+    for node in (first, second):
+        node.launch()
+    for node in (first, second):
+        node.await_daemon()
+    make_cluster(first, second)
 
 
 def make_cluster(first: Node, second: Node) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tests.lab.harness import Command, Guest, GuestSpec, Lab, LabError
-from tests.lab.nodes import Node, eventually, make_cluster
+from tests.lab.nodes import ARRAY, Node, disks_of_node, eventually, first_start
 
 _PORT = 7790
 
@@ -51,21 +51,18 @@ class Witness:
         self.launch()
 
 
-def make_trio(lab: Lab, profile: str, *, disk_mib: int = 48) -> tuple[tuple[Node, Node], Witness]:
-    """Nodes n1 and n2 with r0 in sync on both, n1 Primary, and the witness of their cluster."""
-    disks = [disk_mib, 16]
+def make_trio(
+    lab: Lab, profile: str, *, disk_mib: int = 48, array: bool = False
+) -> tuple[tuple[Node, Node], Witness]:
+    """Nodes n1 and n2 with r0 in sync on both, on a plain disk or a RAID10 of four, n1 Primary; and the
+    witness of their cluster.
+    """
+    disks = disks_of_node(disk_mib, array=array)
     *guests, third = lab.boot(GuestSpec("n1", disks), GuestSpec("n2", disks), GuestSpec("w", [16]))
-    nodes = n1, n2 = Node(guests[0], guests[0].disks[0]), Node(guests[1], guests[1].disks[0])
+    nodes = n1, n2 = [Node(guest, ARRAY if array else guest.disks[0]) for guest in guests]
     witness = Witness(third)
-    commands = [node.guest.start(node.prepare(first=True)) for node in nodes]
     witness.prepare(first=True)
-    for command in commands:
-        command.wait()
-    for node in nodes:
-        node.launch()
-    for node in nodes:
-        node.await_daemon()
-    make_cluster(n1, n2)
+    first_start(n1, n2)
     token = json.loads(n1.cli("cluster token --json"))
     witness.launch()
     witness.await_ready()
@@ -78,4 +75,4 @@ def make_trio(lab: Lab, profile: str, *, disk_mib: int = 48) -> tuple[tuple[Node
     n1.wait("connected")
     n1.cli("sync r0 --from n1 --wait", 120)
     n1.cli("promote r0")
-    return nodes, witness
+    return (n1, n2), witness
