@@ -81,19 +81,21 @@ def entry_at(root: Path, path: str) -> Entry | None:
     return Entry(path, at.read_bytes(), at.stat().st_mode & 0o7777)
 
 
-def wanted_entries(source: Path, wheels: Path) -> list[Entry]:
+def wanted_entries(source: Path, wheels: Path | None) -> list[Entry]:
     """Every file and link but the environment itself.
 
-    ``source``: a checkout; ``wheels``: what scripts/wheels made.
+    ``source``: a checkout; ``wheels``: what scripts/wheels made; None: nothing yet, and what
+    comes from there is left out.
     """
     found = [Entry(f"usr/bin/{name}", link=f"/{HOME}/current/bin/{name}") for name in PROGRAMS]
     for folder, (target, mode) in _PACKAGING.items():
         for file in sorted((source / "packaging" / folder).iterdir()):
             found.append(Entry(f"{target}/{file.name}", file.read_bytes(), mode))
-    for file in sorted((wheels / "man").iterdir()):
-        found.append(Entry(f"usr/share/man/man{file.suffix[1:]}/{file.name}", file.read_bytes()))
-    for name, target in _COMPLETIONS.items():
-        found.append(Entry(target, (wheels / "completions" / name).read_bytes()))
+    if wheels is not None:
+        for file in sorted((wheels / "man").iterdir()):
+            found.append(Entry(f"usr/share/man/man{file.suffix[1:]}/{file.name}", file.read_bytes()))
+        for name, target in _COMPLETIONS.items():
+            found.append(Entry(target, (wheels / "completions" / name).read_bytes()))
     docs = source / "docs"
     for file in sorted(path for path in docs.rglob("*") if path.is_file()):
         found.append(Entry(f"usr/share/doc/blockpair/{file.relative_to(docs)}", file.read_bytes()))
@@ -266,12 +268,16 @@ class Installer:
     def tell(self, text: str) -> None:
         print(f"{'would ' if self._plan else ''}{text}")
 
-    def install(self, wheels: Path) -> None:
-        """Raises `InstallError`."""
+    def install(self, wheels: Path | None) -> None:
+        """``wheels``: None only to plan before they are built. Raises `InstallError`."""
         recorded = read_record(self._root)
         wanted = wanted_entries(ROOT, wheels)
         todo = changes(wanted, recorded, self._root)
-        version = version_of(wheels)
+        if wheels is None:
+            # What the build brings is there from an earlier run perhaps: it is not seen as gone.
+            todo = [change for change in todo if change.kind != "remove"]
+            self.tell("build blockpair by scripts/wheels (Rust, PyPI), man pages and completions with it")
+        version = "VERSION" if wheels is None else version_of(wheels)
         current = self._home / "current"
         fresh = not current.is_symlink() or str(current.readlink()) != version
         packages = missing_packages()
@@ -284,8 +290,8 @@ class Installer:
             # Before the first change: whenever this ends, the next run knows what is ours.
             write_record(self._root, recorded | files)
         if fresh:
-            self.tell(f"make {self._home / version}, a virtual environment, from {wheels}")
-            if not self._plan:
+            self.tell(f"make {self._home / version}, a virtual environment, from {wheels or 'these wheels'}")
+            if wheels is not None and not self._plan:
                 make_environment(self._home, version, wheels)
         for change in todo:
             self.tell(f"{change.kind} /{change.path}")
@@ -406,9 +412,14 @@ class Installer:
         return run("systemctl", "is-active", unit, check=False).stdout.strip() in ("active", "activating")
 
 
-def chosen_wheels(given: Path | None, *, plan: bool) -> Path:
-    """The folder with what scripts/wheels made; made now where none is named. Raises `InstallError`."""
+def chosen_wheels(given: Path | None, *, plan: bool) -> Path | None:
+    """The folder with what scripts/wheels made; made now where none is named, or None to ``plan`` that.
+
+    Raises `InstallError`.
+    """
     folder = (given or ROOT / "wheels").resolve()
+    if given is None and plan and not folder.exists():
+        return None
     if (
         given is None
         and not plan

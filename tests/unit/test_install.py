@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import install
@@ -81,6 +82,22 @@ def test_a_file_that_is_not_ours_is_not_replaced(tmp_path: Path, wheels: Path) -
     assert install.changes([Entry(same.path, b"", 0o755)], {same.path: "x"}, root) == [
         Change("replace", same.path, Entry(same.path, b"", 0o755))
     ]
+
+
+def test_a_plan_on_a_fresh_checkout_needs_no_wheels(
+    tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(install, "ROOT", tmp_path)
+    assert install.chosen_wheels(wheels, plan=True) == wheels
+    shutil.rmtree(wheels)
+    with pytest.raises(InstallError, match="not what scripts/wheels makes"):
+        install.chosen_wheels(wheels, plan=True)
+    assert install.chosen_wheels(None, plan=True) is None
+    monkeypatch.setattr(install, "ROOT", SOURCE)
+    install.Installer(plan=True, start=True, units=install.NODE_UNITS).install(None)
+    told = capsys.readouterr().out
+    assert "would build blockpair by scripts/wheels" in told
+    assert "would remove" not in told
 
 
 def test_a_damaged_record_is_told(tmp_path: Path) -> None:
