@@ -61,7 +61,8 @@ def remedy_for(name: str, wish: str, step: str) -> str:
         case "probe" | "vip" if wish in ("promote", "take-over", "follow"):
             return (
                 "take the address away from whoever has it, or correct the interface (`ip link`, "
-                f"`service set`); then: blockpair promote {name}"
+                "`service set`); where it was only late, see what keeps this machine busy; "
+                f"then: blockpair promote {name}"
             )
         case "mount" if wish in ("demote", "hand-over"):
             return f"stop those programs, or have them killed: blockpair {_again(wish)} {name} --kill-users"

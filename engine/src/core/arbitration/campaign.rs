@@ -412,7 +412,7 @@ impl Replica {
             ""
         };
         let error = failed(
-            format!("the arbiter cannot be reached: nobody says that this node may write {resource}{more}"),
+            format!("the arbiter cannot be reached, or refuses: nobody says that this node may write {resource}{more}"),
             format!(
                 "see `blockpair status {resource}`; or, only when the peer is certainly stopped: \
                  blockpair promote {resource} --force"
