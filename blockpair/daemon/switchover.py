@@ -145,7 +145,8 @@ class Moves:
             raise BlockpairError(
                 ErrorKind.UNSAFE,
                 f"{name} stays on {self._node}: {reason}",
-                f"see what it waits for: blockpair status {name}; then repeat",
+                f"see what it waits for: blockpair status {name}; then repeat; with an arbiter, after "
+                f"`blockpair wait {name} --until protected` on {self._node}",
             )
         configured, present, held = runner.configured, runner.present, runner.stays_down
         table = None if configured is None else configured.table
