@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.lab.harness import Lab
 from tests.lab.nodes import ARRAY, LINK, Node, eventually, make_pair
 from tests.metric_rules import alerts, dashboard_queries, names
@@ -13,6 +15,7 @@ _BLOCKS = 400
 _METRICS = 9101
 
 
+@pytest.mark.long
 def test_a_mirror_is_lost_under_the_primary_and_the_peer_carries_on(lab: Lab) -> None:
     n1, n2 = make_pair(lab, disk_mib=48)
     n1.cli("promote r0")
