@@ -52,7 +52,8 @@ def grow(
     as_json: bool,
 ) -> None:
     """Add members, over which the data is spread anew while it is in use; or, after all members were
-    replaced by larger ones, use all of them. What is on the array does not grow by itself.
+    replaced by larger ones, use all of them. What is on the array does not grow by itself; refused while a
+    resource has its metadata at the array's end, where they would not be found any more.
 
     \b
     Examples:
@@ -60,6 +61,7 @@ def grow(
       blockpair raid grow data --size-max
     """
     from blockpair.raid import steps
+    from blockpair.raid.devices import lost_by_growth
 
     array = find(name)
     if bool(devices) == size_max:
@@ -67,6 +69,14 @@ def grow(
             ErrorKind.USAGE, "either --devices or --size-max is needed", "see blockpair raid grow --help"
         )
     _check_growable(array, size_max=size_max)
+    if above := lost_by_growth(array.device, resources()):
+        raise BlockpairError(
+            ErrorKind.UNSAFE,
+            f"the metadata of {', '.join(above)} are at the end of {array.name}: on a larger array "
+            f"{'it does' if len(above) == 1 else 'they do'} not come up any more",
+            "a resource does not grow by itself: it is made anew on the larger array, with its data, "
+            "see docs/operations.md, A larger disk",
+        )
     if size_max:
         made, disks = steps.grow_size(array), []
     else:

@@ -65,7 +65,7 @@ def arrays_below(path: Path) -> frozenset[str]:
     """
     number = _device_number(path)
     if number is not None:
-        return frozenset(_arrays((_SYSFS / f"{os.major(number)}:{os.minor(number)}").resolve()))
+        return frozenset(_arrays(_folder(number)))
     under = _under_file(path)
     return frozenset() if under is None else frozenset(_arrays(under))
 
@@ -77,7 +77,7 @@ def place_on(path: Path, array: str) -> int | None:
     number = _device_number(path)
     if number is None:
         return None
-    folder = (_SYSFS / f"{os.major(number)}:{os.minor(number)}").resolve()
+    folder = _folder(number)
     if _whole(folder).name != array:
         return None
     return attribute_number(folder / "start") * _SECTOR
@@ -106,15 +106,36 @@ def resources_above(array: str, resources: Path) -> list[str]:
     )
 
 
+def lost_by_growth(array: str, resources: Path) -> list[str]:
+    """The resources of this node, up or down, whose metadata are looked for at the end of the array of that
+    kernel name itself: on a larger one they are not there.
+    """
+    found = []
+    for name, (device, metadata) in _places(resources):
+        number = _device_number(Path(device if metadata == "internal" else metadata))
+        if number is not None and _folder(number).name == array:
+            found.append(name)
+    return found
+
+
 def _resources(folder: Path) -> Iterator[tuple[str, list[str]]]:
     """Each resource with the devices and files that it is on."""
+    for name, places in _places(folder):
+        yield name, [place for place in places if place.startswith("/")]
+
+
+def _places(folder: Path) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Each resource with what its file says of device and metadata."""
     for file in sorted(folder.glob("*.toml")):
         try:
             content = tomllib.loads(file.read_text())
         except (OSError, ValueError):
             continue
-        places = (content.get("device"), content.get("metadata"))
-        yield file.stem, [place for place in places if isinstance(place, str) and place.startswith("/")]
+        yield file.stem, (str(content.get("device", "")), str(content.get("metadata", "")))
+
+
+def _folder(number: int) -> Path:
+    return (_SYSFS / f"{os.major(number)}:{os.minor(number)}").resolve()
 
 
 def _device_number(path: Path) -> int | None:

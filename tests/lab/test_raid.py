@@ -264,6 +264,13 @@ def test_an_array_that_waits_for_its_first_write_is_healed_and_grows(lab: Lab) -
 
     # The disk that did not come still says that it is a member: it is not taken without --force.
     assert "linux_raid_member" in machine.refused(f"grow data --devices {f},{b} --yes")
+    # Nor does it grow away from under the metadata of a resource.
+    file = "/etc/blockpair/resources/r0.toml"
+    lines = """'device = "/dev/md/data"' 'metadata = "internal"'"""
+    machine.guest.run(f"mkdir -p $(dirname {file}) && printf '%s\\n' {lines} >{file}")
+    told = machine.refused(f"grow data --devices {f},{b} --force --yes")
+    assert "the metadata of r0 are at the end of data" in told
+    machine.guest.run(f"rm {file}")
     machine.raid(f"grow data --devices {f},{b} --force --yes --wait")
     grown = machine.status("data")
     assert (grown["slots"], grown["healthy"]) == (6, True)

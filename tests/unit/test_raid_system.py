@@ -227,7 +227,13 @@ def test_the_arrays_below_a_resource(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (resources / "r0.toml").write_text('device = "/dev/dm-0"\nmetadata = "internal"\n')
     (resources / "r1.toml").write_text('device = "/dev/sda"\nmetadata = "/dev/md127/md127p1"\n')
     (resources / "r2.toml").write_text('device = "/dev/sda"\nmetadata = "internal"\n')
-    assert devices.resources_above("md127", resources) == ["r0", "r1"]
+    (resources / "r3.toml").write_text('device = "/dev/md127"\nmetadata = "internal"\n')
+    (resources / "r4.toml").write_text('device = "/dev/sda"\nmetadata = "/dev/md127"\n')
+    (resources / "r5.toml").write_text('device = "/dev/md127"\nmetadata = "/var/r5.meta"\n')
+    (resources / "r6.toml").write_text('device = "/dev/md127/md127p1"\nmetadata = "internal"\n')
+    assert devices.resources_above("md127", resources) == ["r0", "r1", "r3", "r4", "r5", "r6"]
+    # A partition, and what the device mapper makes of it, keep their size.
+    assert devices.lost_by_growth("md127", resources) == ["r3", "r4"]
 
 
 def test_where_a_disk_is_plugged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
