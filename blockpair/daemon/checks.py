@@ -27,8 +27,8 @@ from blockpair.cluster.report import ClusterReport, concerns
 from blockpair.cluster.server import PeerMethod
 from blockpair.config.cluster import addresses, control_addresses
 from blockpair.config.names import Address
-from blockpair.config.service import service_config
 from blockpair.daemon.manager import Manager
+from blockpair.daemon.service_files import Definition
 from blockpair.errors import BlockpairError
 from blockpair.failover.lacking import lacking
 from blockpair.failover.units import UnitError
@@ -145,9 +145,7 @@ class Checks:
             if self._manager.node.name not in entry.on:
                 continue
             try:
-                service = service_config(
-                    entry.service, self._manager.places.cluster_file, f"resource.{name}.service"
-                )
+                service = Definition(name, entry.service).service
                 if not service.empty:
                     found.append(ServiceFacts(name, await lacking(service)))
             except (BlockpairError, OSError, UnitError) as error:

@@ -20,13 +20,15 @@ class UnitError(Exception):
 
 async def active(units: Iterable[str]) -> frozenset[str]:
     """Those of ``units`` that are active. Raises `UnitError` where systemd cannot be asked."""
-    return frozenset(unit for unit, state in (await _states(list(units))).items() if state in _ACTIVE)
+    states = await _states(list(units), "is-active")
+    return frozenset(unit for unit, state in states.items() if state in _ACTIVE)
 
 
-async def _states(wanted: list[str]) -> dict[str, str]:
+async def _states(wanted: Sequence[str], *question: str) -> dict[str, str]:
+    """The answer to a ``question`` of systemctl's that has a word for each unit."""
     if not wanted:
         return {}
-    done = await run("systemctl", "is-active", "--", *wanted)
+    done = await run("systemctl", *question, "--", *wanted)
     states = done.text.split()
     # Its exit code says only whether any is; a line a unit says which.
     if len(states) != len(wanted):
@@ -36,15 +38,10 @@ async def _states(wanted: list[str]) -> dict[str, str]:
 
 async def unknown(wanted: Sequence[str]) -> list[str]:
     """Those of ``wanted`` that could not be started, and why, in words. Raises `OSError`, `UnitError`."""
-    if not wanted:
-        return []
-    done = await run("systemctl", "show", "--property=LoadState", "--value", "--", *wanted)
-    states = done.text.split()
-    if len(states) != len(wanted):
-        raise UnitError(f"systemd cannot be asked: {done.reason}")
+    states = await _states(wanted, "show", "--property=LoadState", "--value")
     return [
         f"systemd has no unit {unit}" if state == "not-found" else f"the unit {unit} is {state}"
-        for unit, state in zip(wanted, states, strict=True)
+        for unit, state in states.items()
         if state != "loaded"
     ]
 
@@ -61,7 +58,7 @@ async def start(unit: str) -> None:
 async def stop(unit: str) -> None:
     """Stop it, also one that is being started, and wait until it has. Raises `UnitError`."""
     done = await run("systemctl", "stop", "--", unit)
-    if done.code and (await _states([unit]))[unit] not in _DOWN:
+    if done.code and (await _states([unit], "is-active"))[unit] not in _DOWN:
         raise UnitError(f"{unit} did not stop: {done.reason}")
 
 

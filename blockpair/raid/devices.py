@@ -185,7 +185,7 @@ def sysfs_folder(path: Path) -> Path:
         raise BlockpairError(
             ErrorKind.INVALID, f"{path} is not a block device", "the devices of this node: lsblk"
         )
-    return (_SYSFS / f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}").resolve()
+    return _folder(status.st_rdev)
 
 
 def physical(folder: Path, depth: int = 0) -> set[str]:

@@ -51,16 +51,16 @@ def test_the_page_has_every_key_once_and_no_other(which: str) -> None:
     assert set(told) == set(FORMS[which])
 
 
-EACH = [
-    pytest.param(which, name, row, id=f"{which}: {name}")
+EACH = {
+    f"{which}: {name}": (which, name, row)
     for which, table in ROWS.items()
     for row in table
     for name in row.keys
     if row.meaning != AS_BELOW and name in FORMS[which]
-]
+}
 
 
-@pytest.mark.parametrize(("which", "name", "row"), EACH)
+@pytest.mark.parametrize(("which", "name", "row"), EACH.values(), ids=EACH)
 def test_a_default_is_the_code_s(which: str, name: str, row: Row) -> None:
     key = FORMS[which][name]
     if key.required or row.default.startswith("must be given"):
@@ -75,7 +75,7 @@ def test_a_default_is_the_code_s(which: str, name: str, row: Row) -> None:
     assert told[row.keys.index(name) if len(told) > 1 else 0] == key.default
 
 
-@pytest.mark.parametrize(("which", "name", "row"), EACH)
+@pytest.mark.parametrize(("which", "name", "row"), EACH.values(), ids=EACH)
 def test_the_choices_are_the_code_s(which: str, name: str, row: Row) -> None:
     key = FORMS[which][name]
     choices = key.choices or ({True, False} if isinstance(key.default, bool) else set())
@@ -217,17 +217,14 @@ def refused(which: str, place: str, value: Any, beside: dict[str, Any]) -> bool:
     return False
 
 
-BOUNDED = [
-    pytest.param(which, name, row, id=f"{which}: {name}")
-    for which, table in ROWS.items()
-    for row in table
-    for name in row.keys
-    if row.meaning != AS_BELOW and name in FORMS[which]
+BOUNDED = {
+    key: (which, name, row)
+    for key, (which, name, row) in EACH.items()
     if (FORMS[which][name].measured or name in MANY or bounds(row.meaning)) and name not in UNBOUNDED
-]
+}
 
 
-@pytest.mark.parametrize(("which", "name", "row"), BOUNDED)
+@pytest.mark.parametrize(("which", "name", "row"), BOUNDED.values(), ids=BOUNDED)
 def test_the_bounds_are_the_code_s(which: str, name: str, row: Row) -> None:
     told = bounds(row.meaning)
     assert told is not None, "the page does not tell its bounds"
