@@ -539,8 +539,8 @@ impl Replica {
                 }
             }
             GoodbyeReason::Busy | GoodbyeReason::ProtocolError => return,
-            GoodbyeReason::UnknownResource => self.retry_later(slot, RETRY_LAST),
-            GoodbyeReason::Refused => {}
+            // It comes up there, as after a boot: tried again as after any connection that came to nothing.
+            GoodbyeReason::UnknownResource | GoodbyeReason::Refused => {}
             _ => {
                 self.peers[slot].refusals += 1;
                 self.retry_later(slot, RETRY_REFUSED);

@@ -1,6 +1,7 @@
 //! Demote and stop, and metadata that fail in the middle of it: no difference loses its last durable mark.
 
 use _engine::meta::PAGE_BYTES;
+use _engine::wire::GoodbyeReason;
 
 use super::*;
 
@@ -92,4 +93,36 @@ fn what_is_asked_while_a_demote_ends_comes_after_it() {
     bench.settle();
     assert!(bench.is_done(demote, true) && bench.is_done(promote, true));
     assert!(bench.exported);
+}
+
+/// A peer that has not brought the resource up yet is met soon after it has, and not asked in haste for ever.
+#[test]
+fn a_peer_whose_resource_is_not_up_yet_is_tried_again_soon_then_less_often() {
+    let mut bench = Bench::primary();
+    bench.lose();
+    bench.settle();
+    let mut pauses = Vec::new();
+    while pauses.len() < 10 {
+        let (dials, since) = (bench.dials, bench.now);
+        while bench.dials == dials {
+            bench.pass(10 * MS);
+            assert!(bench.now - since <= 2_000 * MS, "after {pauses:?}: tried no more");
+        }
+        pauses.push(bench.now - since);
+        bench.open();
+        bench.receive(Message::Goodbye {
+            reason: GoodbyeReason::UnknownResource,
+            text: "no resource r0 is up here".into(),
+        });
+    }
+    assert!(pauses[1] <= 100 * MS, "{pauses:?}");
+    assert!(pauses.is_sorted(), "{pauses:?}");
+    assert!(pauses[9] >= 1_000 * MS, "{pauses:?}");
+    bench.pass(2_000 * MS);
+    bench.handshake(state(Role::Secondary, 5));
+    assert_eq!(bench.replication(), "Established");
+    bench.lose();
+    let dials = bench.dials;
+    bench.pass(100 * MS);
+    assert_eq!(bench.dials, dials + 1, "what came to something begins anew");
 }
