@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,8 +13,6 @@ from blockpair.errors import BlockpairError, ErrorKind
 if TYPE_CHECKING:
     from blockpair.rpc.client import Client
 
-_TELL_AFTER_SECONDS = 1.0
-_TELL_EVERY_SECONDS = 0.5
 _AGAIN_SECONDS = 0.2
 
 
@@ -75,12 +69,14 @@ def command(
       blockpair promote r0 --force --yes --json
     """
     from blockpair.cli.wait import seconds
+    from blockpair.cli.waiting import waiting_told
+    from blockpair.status.arbitration import waits_for
 
     limit = seconds(timeout) or 0.0
     with daemon(directory) as client:
         if force:
             _confirm(client, name, yes=yes, as_json=as_json)
-        with _waiting_told(directory, name):
+        with waiting_told(directory, name, waits_for):
             params = {"name": name, "force": force, "without_service": without_service}
             raw = _promoted(client, params, time.monotonic() + limit)
     import msgspec
@@ -152,33 +148,3 @@ def _confirm(client: Client, name: str, *, yes: bool, as_json: bool) -> None:
     )
     if typed != name:
         raise BlockpairError(ErrorKind.FAILED, "that is another name: nothing was changed")
-
-
-@contextmanager
-def _waiting_told(directory: str | None, name: str) -> Iterator[None]:
-    """Say on standard error what a promotion waits for, while it does."""
-    done = threading.Event()
-
-    def tell() -> None:
-        from blockpair.status.arbitration import waits_for
-        from blockpair.status.report import ResourceReport
-
-        told = None
-        if done.wait(_TELL_AFTER_SECONDS):
-            return
-        # It is for a person alone: whatever is wrong, the promotion itself tells of it.
-        with contextlib.suppress(BlockpairError), daemon(directory) as client:
-            while not done.is_set():
-                text = waits_for(client.call("resource.status", {"name": name}, ResourceReport))
-                if text is not None and text != told:
-                    click.echo(f"{name}: {text}", err=True)
-                told = text
-                done.wait(_TELL_EVERY_SECONDS)
-
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
-    try:
-        yield
-    finally:
-        done.set()
-        teller.join()

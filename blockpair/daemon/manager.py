@@ -43,7 +43,7 @@ from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.files.losses import side_loss
 from blockpair.status.advice import Outside, advice, healthy
 from blockpair.status.arbitration import Failover, failover
-from blockpair.status.conditions import missing
+from blockpair.status.conditions import missing, summary
 from blockpair.status.configuration import configuration_report
 from blockpair.status.engine import EngineStatus
 from blockpair.status.loss import BothLosses, SideLoss, decode_report
@@ -479,7 +479,7 @@ class Manager:
             if left <= 0:
                 raise BlockpairError(
                     ErrorKind.TIMEOUT,
-                    f"{name} is not {', '.join(unmet)} after {limit:g} s: it is {_summary(report)}",
+                    f"{name} is not {', '.join(unmet)} after {limit:g} s: it is {summary(report)}",
                     f"blockpair status {name}",
                 )
             with contextlib.suppress(TimeoutError):
@@ -714,13 +714,3 @@ def _report(
         service=service,
         verify=verify,
     )
-
-
-def _summary(report: ResourceReport) -> str:
-    if report.engine is None:
-        return report.state
-    peers = ", ".join(
-        f"{peer.name} {peer.connection}/{peer.replication}/{peer.disk or 'unknown'}"
-        for peer in report.engine.peers
-    )
-    return f"{report.engine.role}, {report.engine.disk}; {peers}"

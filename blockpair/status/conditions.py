@@ -84,3 +84,20 @@ def holds(condition: str, report: ResourceReport) -> bool:
 def missing(conditions: Sequence[str], report: ResourceReport) -> list[str]:
     """Those of ``conditions`` that do not hold."""
     return [condition for condition in conditions if not holds(condition, report)]
+
+
+def summary(report: ResourceReport) -> str:
+    """What a resource is, in half a line: role and disk, each peer, and who goes on by the arbiter's word."""
+    engine = report.engine
+    if engine is None:
+        return report.state
+    peers = ", ".join(
+        f"{peer.name} {peer.connection}/{peer.replication}/{peer.disk or 'unknown'}" for peer in engine.peers
+    )
+    named = None if engine.arbitration is None else engine.arbitration.configuration
+    word = (
+        ""
+        if named is None
+        else f"; at the arbiter: Primary {named.primary}, in sync {', '.join(named.in_sync)}"
+    )
+    return f"{engine.role}, {engine.disk}; {peers}{word}"

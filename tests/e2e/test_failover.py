@@ -324,7 +324,11 @@ def test_the_grown_set_waits_for_a_witness_that_is_away(trio: Trio, cluster: Clu
     trio.a.wait("established")
     entry = told(trio.a, "arbiter-awaited")
     assert "does not take over by itself" in entry["text"]
-    assert trio.a.cli("wait", "r0", "--until", "protected", "--timeout", "100ms").code == 1
+    waited = trio.a.cli("wait", "r0", "--until", "protected", "--timeout", "3s")
+    assert waited.code == 1
+    lacks = "Primary, UpToDate; b Connected/Established/UpToDate; at the arbiter: Primary a, in sync a\n"
+    assert f"r0: not protected yet: it is {lacks}" in waited.err
+    assert f"r0 is not protected after 3 s: it is {lacks}" in waited.err
     writer = Writer(trio.a)
     writer.wrote(20)
     writer.stop()
