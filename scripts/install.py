@@ -457,6 +457,10 @@ def main(arguments: Sequence[str]) -> int:
     except InstallError as error:
         print(f"install: {error}", file=sys.stderr)
         return error.code
+    except BrokenPipeError:
+        # Whoever read the plan has seen enough; nothing more is to be said at the end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         print(f"install: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1

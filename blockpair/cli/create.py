@@ -178,6 +178,7 @@ def command(
         "on_io_error": on_io_error,
         "force": force,
     }
+    _check_block_size(block_size)
     for option, value in (("--device", device), ("--metadata", metadata)):
         if value == "":
             raise BlockpairError(ErrorKind.USAGE, f"{option} is empty", f"write a path after {option}")
@@ -286,6 +287,17 @@ def _create_anew(directory: str | None, params: dict[str, Any], *, yes: bool, as
     click.echo(f"{name}: a fresh copy on {made['device']}, metadata {made['metadata']}")
     click.echo(f"Next: blockpair up {name}")
     return int(ExitCode.FINE)
+
+
+def _check_block_size(text: str) -> None:
+    from blockpair.config.resource import check_block_size
+    from blockpair.units import parse_size
+
+    try:
+        check_block_size(parse_size(text))
+    except ValueError as error:
+        remedy = "write it as --block-size 4K, 8K, ... or 1M"
+        raise BlockpairError(ErrorKind.USAGE, f"--block-size: {error}", remedy) from None
 
 
 def _create_on(directory: str | None, params: dict[str, Any], *, as_json: bool) -> int:

@@ -266,6 +266,7 @@ def test_copies_of_different_size_are_taken_back(cluster: Cluster) -> None:
     assert f"on a, make and name a partition, logical volume or file of {8 * MIB} bytes" in message
     assert "external" not in message
     assert "--metadata internal" in a.refused(2, "create", "r0", "--on", devices, "--metadata", "relative")
+    assert "--block-size 4K" in a.refused(2, "create", "r0", "--on", devices, "--block-size", "3K")
     assert _version(a) == before
     assert _same(cluster)
     with b.disk.open("r+b") as disk:

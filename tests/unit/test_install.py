@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import install
@@ -98,6 +101,15 @@ def test_a_plan_on_a_fresh_checkout_needs_no_wheels(
     told = capsys.readouterr().out
     assert "would build blockpair by scripts/wheels" in told
     assert "would remove" not in told
+
+
+def test_a_plan_that_is_read_in_part_ends_without_a_word() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, str(SOURCE / "scripts/install.py"), "--plan"]
+    with os.fdopen(writer, "w") as closed:
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_a_damaged_record_is_told(tmp_path: Path) -> None:
