@@ -39,7 +39,9 @@ def seconds(text: str | None, option: str = "--timeout") -> float | None:
 @json_option
 @click.pass_obj
 def command(directory: str | None, name: str, until: str, timeout: str | None, as_json: bool) -> None:
-    """Wait until the resource NAME is in a state; after a second, standard error says what it is instead.
+    """Wait until the resource NAME is in a state.
+
+    After a second, standard error says what it is instead.
 
     \b
     Examples:

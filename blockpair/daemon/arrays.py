@@ -188,5 +188,5 @@ def watch_arrays(node: NodeConfig, places: Locations, manager: Manager) -> Array
 
     found = Arrays(node, places, syncs)
     found.voting = Voting(places, manager, lambda: found.known, found.tell)
-    manager.array_advice = found.advice
+    manager.reports.array_advice = found.advice
     return found

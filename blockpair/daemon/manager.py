@@ -5,26 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from blockpair import __version__, _engine, bundles
+from blockpair import _engine, bundles
 from blockpair.arbiter import interface
 from blockpair.arbiter.fence.arbiter import Known
 from blockpair.arbiter.interface import Key
 from blockpair.cluster.change import Configuration
 from blockpair.cluster.peers import Peers
 from blockpair.config.arbiter import MANUAL
-from blockpair.config.cluster import addresses
 from blockpair.config.files import ConfigError
 from blockpair.config.locations import SERVICE_FILES, Locations
 from blockpair.config.node import NodeConfig
-from blockpair.config.resource import INTERNAL, ResourceConfig, changed_keys, read_resource
-from blockpair.daemon.arbitration import arbiter_report
+from blockpair.config.resource import ResourceConfig, read_resource
 from blockpair.daemon.desired import (
     BootMarker,
     Desired,
@@ -36,35 +33,22 @@ from blockpair.daemon.desired import (
 from blockpair.daemon.fencing import CALL_SECONDS
 from blockpair.daemon.judges import Judges
 from blockpair.daemon.kernel import LockedMemory
+from blockpair.daemon.reports import Reports, broken
 from blockpair.daemon.runtime import Runtime
 from blockpair.daemon.verifying import Verifying, report_of
 from blockpair.daemon.watchdog import NodeWatchdog
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.files.losses import side_loss
-from blockpair.status.advice import Outside, advice, healthy
 from blockpair.status.arbitration import Failover, failover
 from blockpair.status.conditions import missing, summary
-from blockpair.status.configuration import configuration_report
 from blockpair.status.engine import EngineStatus
 from blockpair.status.loss import BothLosses, SideLoss, decode_report
-from blockpair.status.paths import OwnPlace, named
 from blockpair.status.plan import Plan
 from blockpair.status.report import (
-    SCHEMA,
-    Advice,
-    ArbiterReport,
-    ConfigurationConflict,
-    ConfigurationReport,
-    EventRecord,
     KernelDeviceStatus,
-    PeerSummary,
     ResourceReport,
-    ServiceStatus,
-    State,
     StatusReport,
-    VerifyStatus,
 )
-from blockpair.units import utc
 from blockpair.verify.messages import VerifyReport
 from blockpair.verify.store import load as load_record
 from blockpair.verify.store import remove as remove_record
@@ -108,10 +92,8 @@ class Manager:
         """The cluster's, where this node may be in one."""
         self.peers: Peers | None = None
         """Calls to its other members."""
-        self.service_status: Callable[[str], ServiceStatus | None] = lambda _name: None
-        """What follows the data of a resource, for the report."""
-        self.array_advice: Callable[[ResourceConfig], Awaitable[list[Advice]]] = _no_arrays
-        """What is to be said of the arrays below a resource."""
+        self.reports = Reports(node, places, judges, self.config, lambda: self.configuration)
+        """What is told of the resources."""
 
     def lock(self, name: str) -> asyncio.Lock:
         """Orders the commands on one resource."""
@@ -494,98 +476,18 @@ class Manager:
 
     async def status(self) -> StatusReport:
         """The whole node."""
-        resources = [await self.report(name) for name in self.names()]
-        configuration = _configuration(self.configuration)
-        return StatusReport(
-            schema=SCHEMA,
-            version=__version__,
-            node=self.node.name,
-            time=utc(datetime.now(UTC)),
-            healthy=all(resource.healthy for resource in resources)
-            and (configuration is None or healthy(configuration.advice)),
-            resources=resources,
-            configuration=configuration,
-        )
+        return self.reports.node([await self.report(name) for name in self.names()])
 
     async def report(self, name: str) -> ResourceReport:
         """One resource. Raises `BlockpairError` for an unknown one; a misconfigured one is reported."""
         runtime = self._runtimes.get(name)
+        if runtime is not None:
+            return await self.reports.up(runtime, waits=runtime in self.unstarted())
         try:
-            config = runtime.config if runtime is not None else self.config(name)
+            config = self.config(name)
         except ConfigError as error:
-            return _report(name, failure=error.message)
-        arrays = await self.array_advice(config)
-        if runtime is None:
-            return _report(
-                name,
-                config=config,
-                outside=self._outside(config),
-                arbiter=arbiter_report(config, self.judges),
-                service=self.service_status(name),
-                arrays=arrays,
-            )
-        failure, engine = None, None
-        try:
-            engine = await runtime.status()
-        except BlockpairError as error:
-            failure = error.message
-        if engine is not None and engine.state == "failed":
-            failure = engine.failure or "the engine stopped without a reason"
-        elif engine is None and failure is None:
-            failure = (
-                runtime.failure.message if runtime.failure is not None else "it is being started or stopped"
-            )
-        if engine is not None:
-            engine = self._named(engine, config)
-        pending, misconfigured = self._pending(runtime)
-        serving = (
-            engine is not None
-            and engine.state == "running"
-            and engine.role == "Primary"
-            and engine.watchdog is None
-        )
-        socket = str(self.places.nbd_socket(name)) if serving else None
-        return _report(
-            name,
-            config=config,
-            failure=failure,
-            engine=engine,
-            device=runtime.device_status(),
-            events=runtime.recent_events(),
-            socket=socket,
-            runs=True,
-            waits=runtime in self.unstarted(),
-            pending=pending,
-            misconfigured=misconfigured,
-            outside=self._outside(config),
-            arbiter=runtime.arbiter_report(),
-            service=self.service_status(name),
-            arrays=arrays,
-            verify=runtime.verifying.status(),
-        )
-
-    def _named(self, engine: EngineStatus, config: ResourceConfig) -> EngineStatus:
-        """With the paths named by what the cluster's configuration knows of this node."""
-        content = None if self.configuration is None else self.configuration.content
-        entry = None if content is None else content.node.get(self.node.name)
-        if entry is None:
-            return engine
-        own = OwnPlace(tuple(addresses(entry)), self.node.listen, self.places.node_file)
-        return named(engine, own, {peer.name: len(peer.addresses) for peer in config.peers})
-
-    def _outside(self, config: ResourceConfig) -> Outside:
-        """What keeps a resource from peers because this node is no member, or none for them."""
-        configuration = self.configuration
-        if configuration is None or configuration.content is None:
-            return Outside(no_cluster=config.tls)
-        return Outside(distrusted=configuration.distrusted)
-
-    def _pending(self, runtime: Runtime) -> tuple[list[str], str | None]:
-        """The keys that its file has other values for than a resource goes by, or why it cannot be read."""
-        try:
-            return changed_keys(runtime.config, self.config(runtime.config.name)), None
-        except BlockpairError as error:
-            return [], error.message
+            return broken(name, error.message)
+        return await self.reports.down(config)
 
     def runtime(self, name: str) -> Runtime:
         """A resource that is up. Raises `BlockpairError`."""
@@ -625,33 +527,6 @@ class Manager:
             ) from None
 
 
-async def _no_arrays(_config: ResourceConfig) -> list[Advice]:
-    return []
-
-
-def _configuration(configuration: Configuration | None) -> ConfigurationReport | None:
-    if configuration is None:
-        return None
-    history, failure = configuration.history, configuration.failure
-    if history is None and failure is None:
-        return None
-    conflicts = [
-        ConfigurationConflict(node, theirs.head.number, theirs.head.author, theirs.head.time, theirs.head.why)
-        for node, theirs in configuration.conflicts.items()
-    ]
-    return configuration_report(
-        version=0 if history is None else history.head.number,
-        head="" if history is None else history.head_id,
-        seen={node: (seen.head, seen.problem) for node, seen in configuration.seen.items()},
-        conflicts=conflicts,
-        problems=configuration.problems,
-        failure=None if failure is None else f"{failure.message}; {failure.remedy}",
-        older=frozenset() if history is None else history.known,
-        node=configuration.node,
-        distrusted=configuration.distrusted,
-    )
-
-
 def _peers(config: ResourceConfig, peer: str | None) -> list[str]:
     """That peer, or all of them. Raises `BlockpairError` for one that is none."""
     peers = [entry.name for entry in config.peers]
@@ -660,57 +535,3 @@ def _peers(config: ResourceConfig, peer: str | None) -> list[str]:
             ErrorKind.NOT_FOUND, f"{config.name} has no peer {peer!r}", f"its peers are: {', '.join(peers)}"
         )
     return peers if peer is None else [peer]
-
-
-def _report(
-    name: str,
-    *,
-    config: ResourceConfig | None = None,
-    failure: str | None = None,
-    engine: EngineStatus | None = None,
-    device: KernelDeviceStatus = _NO_DEVICE,
-    events: Sequence[EventRecord] = (),
-    socket: str | None = None,
-    runs: bool = False,
-    waits: bool = False,
-    pending: Sequence[str] = (),
-    misconfigured: str | None = None,
-    outside: Outside | None = None,
-    arbiter: ArbiterReport | None = None,
-    service: ServiceStatus | None = None,
-    arrays: Sequence[Advice] = (),
-    verify: VerifyStatus | None = None,
-) -> ResourceReport:
-    state: State = "failed" if failure is not None else ("running" if runs else "down")
-    entries = advice(
-        name,
-        state,
-        failure,
-        engine,
-        device,
-        waits=waits,
-        pending=pending,
-        misconfigured=misconfigured,
-        outside=outside or Outside(),
-        arbiter=arbiter,
-        service=service,
-        arrays=arrays,
-        verify=verify,
-    )
-    return ResourceReport(
-        name=name,
-        state=state,
-        failure=failure,
-        healthy=healthy(entries),
-        device=str(config.device) if config else "",
-        metadata=INTERNAL if config and config.metadata is None else str(config.metadata if config else ""),
-        peers=[PeerSummary(peer.name, str(peer.address)) for peer in config.peers] if config else [],
-        nbd_socket=socket,
-        kernel_device=device,
-        engine=engine,
-        advice=entries,
-        events=list(events[-_EVENTS_SHOWN:]),
-        arbiter=arbiter,
-        service=service,
-        verify=verify,
-    )

@@ -43,7 +43,7 @@ class Services:
         self._looking: asyncio.Task[None] | None = None
         self._moves = Moves(manager, self.runner)
         methods.update(self._moves.peer_methods())
-        manager.service_status = self.status
+        manager.reports.service_status = self.status
 
     def status(self, name: str) -> ServiceStatus | None:
         """What follows the data of a resource; None where nothing does."""

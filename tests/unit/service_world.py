@@ -25,7 +25,7 @@ from blockpair.daemon.watchdog import NodeWatchdog
 from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.failover.plan import Watchdog
 from blockpair.status.engine import EngineStatus
-from blockpair.status.report import KernelDeviceStatus, ServiceStatus
+from blockpair.status.report import KernelDeviceStatus
 from tests.unit.status_samples import engine, peer
 
 HOOK = """\
@@ -196,7 +196,7 @@ class FakeManager:
         self.places = pair.places(name)
         self.boot = "boot"
         self.up = True
-        self.service_status: Callable[[str], ServiceStatus | None] = lambda _name: None
+        self.reports = SimpleNamespace(service_status=None)
 
     @property
     def configuration(self) -> Any:
