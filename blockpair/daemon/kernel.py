@@ -155,17 +155,17 @@ class ResourceDevice:
                 self._marker.set(identity)
                 attachment = nbd.attach(
                     identity,
-                    status.size_bytes,
                     block_size=self._sector_size,
                     flags=_FLAGS,
                     # A connection more makes the kernel send an answer's request again when it is late
                     # (writes that are suspended are), so more than one is for those who ask for it.
                     connections=nbd.useful_connections(self._queues or 1),
                     dead_conn_timeout_s=self._timeout,
-                    retry_s=_RETRY_S,
                 )
             for end in attachment.sockets:
                 running.attach(end.detach())
+            # One that was there before has it already, unless the daemon before this one ended just then.
+            nbd.open_up(attachment.device, status.size_bytes, retry_s=_RETRY_S)
             self._device = attachment.device
             nbd.publish(attachment.device, self._link.parent, self._link.name)
         except BaseException:

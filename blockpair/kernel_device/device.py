@@ -9,7 +9,7 @@ What the kernel's driver does, and what follows:
 
 - New requests wait for a live socket for the dead-connection timeout, then fail with EIO. Requests that a
   dead socket had already carried stay in flight until their own timer fires, and only then move to the new
-  socket; hence ``retry_s``, which sets that timer (the kernel rounds it up, by as much as a second or two).
+  socket; hence ``retry_s``, which sets that timer.
 - With one connection and ``io_timeout_s`` 0 the timer does nothing but that: a server may hold an answer for
   as long as it likes (while I/O is suspended, say). With several, or an ``io_timeout_s``, the timer declares
   the connection of a slow answer dead and sends the request once more on another: the server must then
@@ -17,7 +17,8 @@ What the kernel's driver does, and what follows:
   connections.
 - Each connection is a hardware queue, of which the kernel uses no more than there are processors.
 - DISCONNECT asks nobody: it fails the I/O of whoever has the device mounted. `detach` looks first.
-- The kernel and udev read the device as soon as it is there. Start to serve before you open it yourself.
+- The kernel and udev read the device as soon as it has a size, and from Linux 6.11 on whoever sets something
+  of its queue waits for those reads: all is set before, it is served, and then `open_up` gives it its size.
 """
 
 from __future__ import annotations
@@ -139,24 +140,22 @@ def find(identity: str) -> Device | None:
 
 def attach(
     identity: str,
-    size_bytes: int,
     *,
     block_size: int = 4096,
     flags: int = netlink.FLAG_HAS_FLAGS | netlink.FLAG_SEND_FLUSH | netlink.FLAG_SEND_FUA,
     connections: int = 1,
     dead_conn_timeout_s: int = 600,
     io_timeout_s: int = 0,
-    retry_s: float = 5.0,
 ) -> Attachment:
-    """Make a kernel device of ``size_bytes`` and return the server's ends of its connections.
+    """Make a kernel device, without a size so far, and return the server's ends of its connections: when they
+    are served, `open_up`.
 
     ``identity`` is unique on the machine, survives the daemon and is printable (node and resource, or a
-    UUID). ``flags`` are the NBD transmission flags. Give all sockets to the server at once: something reads
-    the device already.
+    UUID). ``flags`` are the NBD transmission flags.
     Raises `ValueError` for impossible arguments and `KernelDeviceError`; then there is no device.
     """
-    _check_geometry(identity, size_bytes, block_size)
-    _check_connections(flags, connections, dead_conn_timeout_s, io_timeout_s, retry_s)
+    _check_identity(identity, block_size)
+    _check_connections(flags, connections, dead_conn_timeout_s, io_timeout_s)
     reason = why_unavailable()
     if reason:
         raise KernelDeviceError(reason)
@@ -174,7 +173,6 @@ def attach(
         try:
             index = netlink.connect(
                 backend=backend,
-                size_bytes=size_bytes,
                 block_size=block_size,
                 server_flags=flags,
                 descriptors=[end.fileno() for end in kernels],
@@ -185,11 +183,6 @@ def attach(
             raise KernelDeviceError(str(error)) from error
         device = Device(identity, index, connections)
         try:
-            if io_timeout_s == 0:
-                _set_retry(device, retry_s)
-            _await(
-                lambda: _size(device) == size_bytes, 5, f"{device.path} does not show its {size_bytes} bytes"
-            )
             _ensure_node(device)
         except BaseException:
             with contextlib.suppress(netlink.NetlinkError):
@@ -203,6 +196,33 @@ def attach(
         for end in kernels:
             end.close()
     return Attachment(device, ours)
+
+
+def open_up(device: Device, size_bytes: int, *, retry_s: float | None = None) -> None:
+    """Let a device be used that is served by now; one that has a size already stays as it is.
+
+    ``retry_s``: after how long the kernel looks anew at a request that waits, which it rounds up, by as much
+    as a second or two; None where the device has an I/O timeout.
+    Raises `ValueError` for impossible arguments; `KernelDeviceError`, and then there is no device.
+    """
+    if size_bytes <= 0 or size_bytes % _SECTOR:
+        raise ValueError(f"size {size_bytes}: use a positive multiple of {_SECTOR} bytes")
+    if retry_s is not None and not 0.1 <= retry_s <= 3600:
+        raise ValueError(f"retry interval {retry_s} s: use 0.1 to 3600 s")
+    if _size(device) > 0:
+        return
+    try:
+        if retry_s is not None:
+            _set_retry(device, retry_s)
+        try:
+            netlink.resize(device.index, device.backend, size_bytes)
+        except netlink.NetlinkError as error:
+            raise KernelDeviceError(str(error)) from error
+        _await(lambda: _size(device) == size_bytes, 5, f"{device.path} does not show its {size_bytes} bytes")
+    except BaseException:
+        with contextlib.suppress(netlink.NetlinkError):
+            netlink.disconnect(device.index)
+        raise
 
 
 def check_sector(sector_size: int, backing: Path) -> None:
@@ -318,20 +338,16 @@ def _tell_udev(device: Device) -> None:
         (_SYS_BLOCK / f"nbd{device.index}/uevent").write_text("change")
 
 
-def _check_geometry(identity: str, size_bytes: int, block_size: int) -> None:
+def _check_identity(identity: str, block_size: int) -> None:
     if not identity.isprintable() or not 1 <= len(identity) <= 200:
         raise ValueError(f"identity {identity!r}: use 1 to 200 printable characters")
     if not MIN_BLOCK_SIZE <= block_size <= MAX_BLOCK_SIZE or block_size & (block_size - 1):
         raise ValueError(
             f"block size {block_size}: use a power of two from {MIN_BLOCK_SIZE} to {MAX_BLOCK_SIZE}"
         )
-    if size_bytes <= 0 or size_bytes % block_size:
-        raise ValueError(f"size {size_bytes}: use a positive multiple of the block size {block_size}")
 
 
-def _check_connections(
-    flags: int, connections: int, dead_conn_timeout_s: int, io_timeout_s: int, retry_s: float
-) -> None:
+def _check_connections(flags: int, connections: int, dead_conn_timeout_s: int, io_timeout_s: int) -> None:
     if not 1 <= connections <= 64:
         raise ValueError(f"{connections} connections: use 1 to 64")
     if connections > 1 and not flags & netlink.FLAG_CAN_MULTI_CONN:
@@ -342,8 +358,6 @@ def _check_connections(
         )
     if io_timeout_s < 0:
         raise ValueError(f"I/O timeout {io_timeout_s} s: use 0 (none) or more")
-    if not 0.1 <= retry_s <= 3600:
-        raise ValueError(f"retry interval {retry_s} s: use 0.1 to 3600 s")
 
 
 def _set_retry(device: Device, retry_s: float) -> None:

@@ -132,7 +132,6 @@ def _socket_list(descriptors: Sequence[int]) -> tuple[str, object]:
 def connect(
     *,
     backend: str,
-    size_bytes: int,
     block_size: int,
     server_flags: int,
     descriptors: Sequence[int],
@@ -141,15 +140,16 @@ def connect(
 ) -> int:
     """Attach a device to connected sockets in the transmission phase; the index the kernel chose for it.
 
-    The kernel keeps its own references: the caller may close ``descriptors``. More than one needs
-    `FLAG_CAN_MULTI_CONN`. ``io_timeout_s`` of 0 means that no answer is ever too late. Raises `NetlinkError`.
+    It has no size before `resize`, so nothing reads it. The kernel keeps its own references: the caller may
+    close ``descriptors``. More than one needs `FLAG_CAN_MULTI_CONN`. ``io_timeout_s`` of 0 means that no
+    answer is ever too late. Raises `NetlinkError`.
     """
     replies = _request(
         CMD_CONNECT,
         "CONNECT",
         backend,
         [
-            ("NBD_ATTR_SIZE_BYTES", size_bytes),
+            ("NBD_ATTR_SIZE_BYTES", 0),
             ("NBD_ATTR_BLOCK_SIZE_BYTES", block_size),
             ("NBD_ATTR_TIMEOUT", io_timeout_s),
             ("NBD_ATTR_DEAD_CONN_TIMEOUT", dead_conn_timeout_s),
@@ -177,6 +177,20 @@ def reconfigure(index: int, backend: str, descriptors: Sequence[int]) -> None:
         "RECONFIGURE",
         f"nbd{index}",
         [("NBD_ATTR_INDEX", index), ("NBD_ATTR_BACKEND_IDENTIFIER", backend), _socket_list(descriptors)],
+    )
+
+
+def resize(index: int, backend: str, size_bytes: int) -> None:
+    """Give a live device its size. Raises `NetlinkError`."""
+    _request(
+        CMD_RECONFIGURE,
+        "RECONFIGURE",
+        f"nbd{index}",
+        [
+            ("NBD_ATTR_INDEX", index),
+            ("NBD_ATTR_BACKEND_IDENTIFIER", backend),
+            ("NBD_ATTR_SIZE_BYTES", size_bytes),
+        ],
     )
 
 

@@ -80,12 +80,10 @@ def _serve_all(arguments: argparse.Namespace) -> None:
     else:
         attachment = kernel_device.attach(
             arguments.identity,
-            size,
             flags=_FLAGS,
             connections=arguments.connections,
             dead_conn_timeout_s=60,
             io_timeout_s=arguments.io_timeout,
-            retry_s=1,
         )
 
     def answer_allowed() -> None:
@@ -97,6 +95,7 @@ def _serve_all(arguments: argparse.Namespace) -> None:
     ]
     for thread in threads:
         thread.start()
+    kernel_device.open_up(attachment.device, size, retry_s=None if arguments.io_timeout else 1)
     kernel_device.publish(attachment.device, Path("/dev/blockpair"), "r0")
     print(f"serving {attachment.device.path} over {len(threads)}", flush=True)
     for thread in threads:

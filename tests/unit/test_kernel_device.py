@@ -19,6 +19,7 @@ from blockpair.kernel_device.device import (
     Device,
     KernelDeviceError,
     attach,
+    open_up,
     parse_backend,
     publish,
     withdraw,
@@ -42,15 +43,12 @@ def test_a_foreign_backend_is_not_ours(text: str) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"size_bytes": 0}, "positive multiple"),
-        ({"size_bytes": 4097}, "positive multiple of the block size 4096"),
         ({"block_size": 1000}, "power of two"),
         ({"block_size": 8192}, "power of two"),
         ({"connections": 0}, "1 to 64"),
         ({"connections": 2}, "CAN_MULTI_CONN"),
         ({"dead_conn_timeout_s": 0}, "I/O fails at a restart"),
         ({"io_timeout_s": -1}, "0 \\(none\\) or more"),
-        ({"retry_s": 0.01}, "retry interval"),
         ({"identity": "a\nb"}, "printable"),
         ({"identity": ""}, "printable"),
     ],
@@ -58,9 +56,18 @@ def test_a_foreign_backend_is_not_ours(text: str) -> None:
 def test_impossible_arguments_are_refused_before_anything_is_made(
     change: dict[str, object], reason: str
 ) -> None:
-    arguments: dict[str, object] = {"identity": "n/r", "size_bytes": 1 << 20, **change}
+    arguments: dict[str, object] = {"identity": "n/r", **change}
     with pytest.raises(ValueError, match=reason):
         attach(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("size", "retry", "reason"),
+    [(0, 1, "positive multiple"), (4097, 1, "multiple of 512"), (4096, 0.01, "retry interval")],
+)
+def test_an_impossible_size_is_refused(size: int, retry: float, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        open_up(Device("n/r", 99, 1), size, retry_s=retry)
 
 
 def test_the_stable_name_follows_the_device(tmp_path: Path) -> None:
@@ -109,6 +116,78 @@ def test_memory_protection_is_not_released_more_often_than_held() -> None:
         memory.Protection().release()
 
 
+def resource_device(tmp_path: Path, identity: str | None) -> ResourceDevice:
+    """That of n1/r0; ``identity``: what an earlier daemon served."""
+    marker = DeviceMarker(tmp_path / "marker")
+    if identity is not None:
+        marker.set(identity)
+    return ResourceDevice(
+        "n1/r0",
+        marker=marker,
+        link=tmp_path / "r0",
+        mode="auto",
+        queues=1,
+        sector_size=4096,
+        dead_connection_timeout=60,
+        locked=LockedMemory(),
+    )
+
+
+@pytest.mark.parametrize("live", [None, "n1/r0/1"])
+def test_a_device_is_set_up_and_served_before_it_has_a_size_that_something_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: str | None
+) -> None:
+    """Linux 6.11 and later answer whoever sets something of a queue when its reads are done: udev's come with
+    the size. A device that an earlier daemon made, and ended before it had one, is brought up too.
+    """
+    events: list[tuple[str, str]] = []
+    folder = tmp_path / "sys/nbd0"
+    (folder / "queue").mkdir(parents=True)
+    (folder / "size").write_text("0")
+    timer = folder / "queue/io_timeout"
+    timer.write_text("30000")
+    kernels: list[int] = []
+
+    def connect(*, descriptors: list[int], **_: object) -> int:
+        kernels.extend(os.dup(descriptor) for descriptor in descriptors)
+        return 0
+
+    def resize(index: int, _backend: str, size_bytes: int) -> None:
+        events.append(("sized", timer.read_text()))
+        (folder / "size").write_text(str(size_bytes // 512))
+
+    class Engine:
+        def io_flusher(self, on: bool) -> None:
+            assert on
+
+        def attach(self, descriptor: int) -> None:
+            events.append(("served", timer.read_text()))
+            kernels.append(descriptor)
+
+    def reconfigure(_index: int, _backend: str, descriptors: list[int]) -> None:
+        connect(descriptors=descriptors)
+
+    monkeypatch.setattr(kernel_device, "_SYS_BLOCK", tmp_path / "sys")
+    monkeypatch.setattr(kernel_device, "_ensure_node", lambda _device: None)
+    monkeypatch.setattr(kernel_device, "why_unavailable", lambda: None)
+    monkeypatch.setattr(kernel_device, "publish", lambda *_: None)
+    monkeypatch.setattr(netlink, "connect", connect)
+    monkeypatch.setattr(netlink, "reconfigure", reconfigure)
+    monkeypatch.setattr(netlink, "resize", resize)
+    monkeypatch.setattr("blockpair.daemon.kernel.memory.lock_memory", lambda: None)
+    monkeypatch.setattr("blockpair.daemon.kernel.memory.spare", lambda: 0)
+    if live is not None:
+        (folder / "backend").write_text(f"blockpair:1:{live}")
+    device = resource_device(tmp_path, live)
+    device.attach(cast(Running, cast(Any, Engine())), engine())
+    for descriptor in kernels:
+        os.close(descriptor)
+    assert device.attached and device.status().error is None
+    assert [what for what, _ in events] == ["served", "sized"]
+    assert events[-1] == ("sized", "1000")
+    assert int((folder / "size").read_text()) * 512 == engine().size_bytes
+
+
 def test_connections_are_replaced_when_two_looks_miss_them_and_the_fault_goes_with_its_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,18 +203,8 @@ def test_connections_are_replaced_when_two_looks_miss_them_and_the_fault_goes_wi
     monkeypatch.setattr(kernel_device, "publish", lambda *_: None)
     monkeypatch.setattr("blockpair.daemon.kernel.memory.lock_memory", lambda: None)
     monkeypatch.setattr("blockpair.daemon.kernel.memory.spare", lambda: 0)
-    marker = DeviceMarker(tmp_path / "marker")
-    marker.set("n1/r0/1")
-    device = ResourceDevice(
-        "n1/r0",
-        marker=marker,
-        link=tmp_path / "r0",
-        mode="auto",
-        queues=1,
-        sector_size=4096,
-        dead_connection_timeout=60,
-        locked=LockedMemory(),
-    )
+    monkeypatch.setattr(kernel_device, "open_up", lambda *_, **__: None)
+    device = resource_device(tmp_path, "n1/r0/1")
 
     class Served:
         def io_flusher(self, on: bool) -> None:
