@@ -73,7 +73,7 @@ def _no_member(report: ClusterReport) -> Finding:
 
 def status_findings(report: StatusReport) -> Iterator[Finding]:
     """What `status` advises, and which resources it finds healthy."""
-    for advice in [] if report.configuration is None else report.configuration.advice:
+    for advice in report.node_advice:
         yield _advised(report.node, "", advice)
     for resource in report.resources:
         for advice in resource.advice:

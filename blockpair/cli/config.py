@@ -148,8 +148,9 @@ def edit(
     """Change the configuration: in $EDITOR, or by --file, or by --set and --unset.
 
     Every node that can be reached is asked first, and one that refuses keeps the change from being made at
-    all. What a resource that is up goes on with until `down` and `up` is told. Resources are made and deleted
-    by `create` and `delete`, nodes come and go by `cluster join` and `cluster remove`.
+    all. Addresses, names, and where and how an arbiter is asked are in use at once. What a resource that is
+    up goes on with until `down` and `up`, and its service until it is moved, is told. Resources are made and
+    deleted by `create` and `delete`, nodes come and go by `cluster join` and `cluster remove`.
 
     Ends with 4 if the change is made, and some node does not have it yet.
 
@@ -227,14 +228,6 @@ def accept(directory: str | None, node: str, yes: bool, as_json: bool) -> int:
 def _tell(answer: dict[str, Any], *, as_json: bool) -> int:
     unchanged = f"it is version {answer['version']} already"
     code = tell_version(answer, unchanged=unchanged, as_json=as_json)
-    for effect in answer["effects"] if answer["changed"] and not as_json else []:
-        name, nodes = effect["resource"], " and ".join(effect["nodes"])
-        if effect["arbiter"]:
-            until = f"blockpair down {name} (on {nodes}, Primary first), then blockpair up {name} (on both)"
-            click.echo(f"  {name} goes by its old arbiter until: {until}")
-        else:
-            until = f"blockpair down {name} && blockpair up {name} (on {nodes})"
-            click.echo(f"  {name} goes on as before until: {until}")
     arbiter = answer["arbiter"]
     if arbiter is None or arbiter["reachable"]:
         return code

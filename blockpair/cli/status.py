@@ -86,8 +86,8 @@ def fetch(client: Client, name: str | None) -> StatusReport:
             f"there is no resource {name!r} on {report.node}",
             f"the resources here are: {known}" if known else "create one: `blockpair create --help`",
         )
-    settled = report.configuration is None or healthy(report.configuration.advice)
-    return msgspec.structs.replace(report, resources=chosen, healthy=chosen[0].healthy and settled)
+    well = chosen[0].healthy and healthy(report.node_advice)
+    return msgspec.structs.replace(report, resources=chosen, healthy=well)
 
 
 def _print(report: StatusReport) -> None:

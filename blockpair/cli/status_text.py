@@ -25,8 +25,8 @@ def screen(report: StatusReport) -> Group:
     parts = [head]
     if report.configuration is not None:
         parts.append(row("configuration", Text(f"version {report.configuration.version}")))
-        for entry in report.configuration.advice:
-            parts += advice_lines(entry)
+    for entry in report.node_advice:
+        parts += advice_lines(entry)
     if not report.resources:
         parts.append(Text("no resources; make one: blockpair create --help"))
     for resource in report.resources:

@@ -77,9 +77,8 @@ class View:
         yield _title(report)
         if self.trouble is not None:
             yield Text.assemble(("no news", "bold red"), f": {self.trouble}; what follows is of before")
-        if report.configuration is not None:
-            for entry in report.configuration.advice:
-                yield from advice_lines(entry)
+        for entry in report.node_advice:
+            yield from advice_lines(entry)
         if not report.resources:
             yield Text("no resources; make one: blockpair create --help")
         for resource in report.resources:

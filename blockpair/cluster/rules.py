@@ -7,17 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import msgspec
 from msgspec import Struct
 
-from blockpair.config.cluster import (
-    ClusterFile,
-    NodeEntry,
-    ResourceEntry,
-    as_tables,
-    resource_on,
-)
-from blockpair.config.resource import ResourceFile
+from blockpair.config.cluster import ClusterFile, NodeEntry, ResourceEntry, arbiter_of, as_tables
+from blockpair.config.moments import CLUSTER_KEYS, Moment, changed, moment
+from blockpair.config.service import ServiceTable
 from blockpair.errors import BlockpairError, ErrorKind
 
 
@@ -32,13 +26,15 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Effect(Struct, frozen=True):
-    """A resource that works by the new configuration only after `down` and `up` on ``nodes``. ``arbiter``: it
-    goes by another kind of arbiter then, or by none.
+    """A resource that works by the new configuration only after `down` and `up` on ``nodes``; where none is
+    named, its service alone waits. ``arbiter``: it goes by another kind of arbiter then, or by none.
+    ``service``: its first definition, or another than the one that what is up goes by.
     """
 
     resource: str
     nodes: list[str]
     arbiter: bool = False
+    service: Literal["", "first", "changed"] = ""
 
 
 @dataclass(frozen=True)
@@ -133,27 +129,26 @@ def moved(old: ClusterFile, new: ClusterFile, node: str) -> list[str]:
 
 
 def effects(old: ClusterFile, new: ClusterFile) -> list[Effect]:
-    """The resources that go on by ``old`` until they are taken down and up. Where the nodes are is taken up
-    at once.
-    """
+    """The resources that go on by ``old``, or whose service does, and until when: by `CLUSTER_KEYS`."""
     found = []
-    for name, entry in new.resource.items():
-        if name not in old.resource:
-            continue
+    for name in (name for name in new.resource if name in old.resource):
+        before, after = old.resource[name], new.resource[name]
+        moments = {path: moment(CLUSTER_KEYS, ("resource", name, *path)) for path in changed(before, after)}
+        # Which one it goes by is the cluster's matter too.
+        moments.pop(("arbiter",), None)
+        arbiter = arbiter_of(old, before) != arbiter_of(new, after)
+        held = [path for path, when in moments.items() if when in (Moment.UP, Moment.FIXED)]
         nodes = [
             node
-            for node in entry.on
-            if node in old.resource[name].on and _elsewhere(old, name, node) != _elsewhere(new, name, node)
+            for node in after.on
+            if node in before.on and (arbiter or any(path[0] != "on" or path[1] == node for path in held))
         ]
-        if nodes:
-            before, after = (resource_on(content, name, nodes[0]).arbiter for content in (old, new))
-            found.append(Effect(name, nodes, before != after))
+        service: Literal["", "first", "changed"] = ""
+        if Moment.SERVICE in moments.values():
+            service = "first" if before.service == ServiceTable() else "changed"
+        if nodes or service:
+            found.append(Effect(name, nodes, arbiter, service))
     return found
-
-
-def _elsewhere(content: ClusterFile, name: str, node: str) -> ResourceFile:
-    """A resource as a node has it, wherever its peers are."""
-    return msgspec.structs.replace(resource_on(content, name, node), peer=[])
 
 
 def with_resource(text: str, name: str, entry: ResourceEntry) -> str:

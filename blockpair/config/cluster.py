@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from msgspec import Struct, field
 
-from blockpair.config.arbiter import MANUAL, ArbiterTable, check_arbiter
+from blockpair.config.arbiter import MANUAL, ArbiterChoice, ArbiterTable, check_arbiter
 from blockpair.config.arbitration import ArbitrationTable
 from blockpair.config.fence import FenceTable, check_pair, fence_tables, node_fences
 from blockpair.config.files import ConfigError, explain
@@ -255,11 +255,16 @@ def resource_on(content: ClusterFile, name: str, node: str) -> ResourceFile:
         disk_driver=entry.disk_driver,
         warm_up=entry.warm_up,
         tls=entry.tls,
-        arbiter=MANUAL if entry.arbiter is not None else content.arbiter.kind,
+        arbiter=arbiter_of(content, entry),
         arbitration=entry.arbitration,
         timeouts=entry.timeouts,
         nbd=entry.nbd,
     )
+
+
+def arbiter_of(content: ClusterFile, entry: ResourceEntry) -> ArbiterChoice:
+    """The kind of the arbiter that a resource goes by."""
+    return MANUAL if entry.arbiter is not None else content.arbiter.kind
 
 
 def addresses(node: NodeEntry) -> list[Address]:

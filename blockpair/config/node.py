@@ -91,6 +91,8 @@ class NodeConfig:
     health: HealthConfig = data_field(default_factory=HealthConfig)
     notify: NotifyConfig = data_field(default_factory=NotifyConfig)
     raid: RaidConfig = data_field(default_factory=RaidConfig)
+    written: NodeFile = data_field(default_factory=NodeFile, compare=False)
+    """The file as it is."""
 
 
 def read_node(file: Path) -> NodeConfig:
@@ -133,6 +135,7 @@ def node_config(content: NodeFile, file: Path, host_name: str) -> NodeConfig:
         health=health_config(content.health, file),
         notify=notify_config(content.notify, file),
         raid=raid_config(content.raid, file),
+        written=content,
     )
 
 

@@ -22,13 +22,13 @@ from blockpair.daemon.checks import Checks
 from blockpair.daemon.desired import DaemonLock, DesiredState, boot_id
 from blockpair.daemon.event_methods import EventMethods
 from blockpair.daemon.health import watch_health
-from blockpair.daemon.health_file import HealthFile
 from blockpair.daemon.judges import Judges
 from blockpair.daemon.late import Late
 from blockpair.daemon.manager import Manager
 from blockpair.daemon.method_list import all_methods
 from blockpair.daemon.methods import Methods
 from blockpair.daemon.metrics import Metrics
+from blockpair.daemon.node_file import NodeFile
 from blockpair.daemon.part import Part
 from blockpair.daemon.recording import recording
 from blockpair.daemon.services import Services
@@ -169,8 +169,9 @@ async def _serve(node: NodeConfig, places: Locations, desired: DesiredState, str
         notify(f"READY=1\nSTATUS=node {node.name}, {len(manager.names())} resources")
         supervisor = asyncio.create_task(manager.supervise())
         metrics = Metrics(node, manager, part.cluster, watchdog, health=health, arrays=arrays, audits=audits)
-        health_file = HealthFile(places.node_file, node.health, (health.adopt, care.adopt))
-        tasks = (part, health, health_file, care, metrics, arrays, Late(manager))
+        node_file = NodeFile(places.node_file, node, (health.adopt, care.adopt))
+        manager.reports.node_advice = lambda: node_file.advice
+        tasks = (part, health, node_file, care, metrics, arrays, Late(manager))
         beside = [asyncio.create_task(each.run()) for each in tasks]
         services.start()
         stopping = asyncio.create_task(stop.wait())

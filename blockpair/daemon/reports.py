@@ -62,19 +62,23 @@ class Reports:
         """What follows the data of a resource."""
         self.array_advice: Callable[[ResourceConfig], Awaitable[list[Advice]]] = _no_arrays
         """What is to be said of the arrays below a resource."""
+        self.node_advice: Callable[[], list[Advice]] = list
+        """What is to be said of the node's own file."""
 
     def node(self, resources: list[ResourceReport]) -> StatusReport:
         """The whole node."""
-        configuration = _configuration(self._configuration())
+        configuration, own = _configuration(self._configuration()), self.node_advice()
         return StatusReport(
             schema=SCHEMA,
             version=__version__,
             node=self._node.name,
             time=utc(datetime.now(UTC)),
             healthy=all(resource.healthy for resource in resources)
-            and (configuration is None or healthy(configuration.advice)),
+            and (configuration is None or healthy(configuration.advice))
+            and healthy(own),
             resources=resources,
             configuration=configuration,
+            advice=own,
         )
 
     async def down(self, config: ResourceConfig) -> ResourceReport:
@@ -151,9 +155,14 @@ class Reports:
     def _pending(self, config: ResourceConfig) -> tuple[list[str], str | None]:
         """The keys that its file has other values for than a resource goes by, or why it cannot be read."""
         try:
-            return changed_keys(config, self._present(config.name)), None
+            written = self._present(config.name)
         except BlockpairError as error:
             return [], error.message
+        keys, configuration = changed_keys(config, written), self._configuration()
+        content = None if configuration is None else configuration.content
+        # Of the cluster's resources, where the peers are is taken up at once.
+        by_hand = content is None or config.name not in content.resource
+        return keys + (["peer"] if by_hand and written.peers != config.peers else []), None
 
 
 def broken(name: str, why: str) -> ResourceReport:

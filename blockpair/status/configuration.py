@@ -1,8 +1,9 @@
-"""The state of the cluster's configuration, for the report. Pure."""
+"""The state of the cluster's configuration, and of the node's own, for the report. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from blockpair.status.report import (
     Advice,
@@ -73,3 +74,19 @@ def no_member(node: str, other: str) -> Advice:
         f"if {node} is none: take its resources down, and here: blockpair cluster remove {node} --lost\n"
         f"then join again, by the command that `blockpair cluster token` prints on {other}",
     )
+
+
+def node_file_advice(
+    file: Path, *, waiting: Sequence[str] = (), unusable: tuple[str, str] | None = None
+) -> list[Advice]:
+    """Of ``blockpair.toml``. ``waiting``: its keys with other values than the daemon was started with;
+    ``unusable``: why it cannot be used as it is, and the remedy.
+    """
+    if unusable is not None:
+        why, remedy = unusable
+        text = f"blockpaird goes on as it was started, and would not start again: {why}"
+        return [Advice("warning", "node-misconfigured", text, remedy)]
+    if not waiting:
+        return []
+    text = f"changed in {file} and not in use yet: {', '.join(waiting)}"
+    return [Advice("warning", "node-settings", text, "restart blockpaird, or take the change back")]

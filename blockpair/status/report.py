@@ -195,7 +195,9 @@ class ConfigurationReport(Struct, frozen=True):
 
 
 class StatusReport(Struct, frozen=True):
-    """A node and its resources; ``configuration`` is null on a node in no cluster."""
+    """A node and its resources; ``configuration`` is null on a node in no cluster; ``advice`` is of the
+    node's own file.
+    """
 
     schema: Literal["blockpair.status/1"]
     version: str
@@ -204,3 +206,9 @@ class StatusReport(Struct, frozen=True):
     healthy: bool
     resources: list[ResourceReport]
     configuration: ConfigurationReport | None = None
+    advice: list[Advice] = []
+
+    @property
+    def node_advice(self) -> list[Advice]:
+        """Of the node's own file, and of the cluster's configuration."""
+        return [*self.advice, *([] if self.configuration is None else self.configuration.advice)]

@@ -119,17 +119,17 @@ def rows(page: str, heading: str) -> list[Row]:
         if not line.startswith("| "):
             break
         first, default, meaning = (cell.strip() for cell in line.strip("|").split("|"))
-        names = _names(first)
-        for name in names:
+        named = names(first)
+        for name in named:
             if more := re.search(
                 rf"^`{re.escape(name)}` is one of: (.*?)\n\n", text, re.DOTALL | re.MULTILINE
             ):
                 meaning = f"{meaning} {more[1]}"
-        found.append(Row(names, default, meaning))
+        found.append(Row(named, default, meaning))
     return found
 
 
-def _names(cell: str) -> tuple[str, ...]:
+def names(cell: str) -> tuple[str, ...]:
     """The keys of a row's first column; one that begins with a dot is beside the first."""
     prefix = _DEVICE if cell.startswith(_DEVICE) else ""
     first, *others = _TOKEN.findall(cell)

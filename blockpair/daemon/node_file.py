@@ -1,5 +1,5 @@
-"""Takes up a changed ``[health]`` of ``blockpair.toml`` while the daemon runs; the rest of that file is read
-when it starts.
+"""Sees to a ``blockpair.toml`` that is changed while the daemon runs: takes up its ``[health]``, and knows
+what of the rest waits for a restart.
 """
 
 from __future__ import annotations
@@ -12,21 +12,29 @@ import structlog
 
 from blockpair.config.files import ConfigError
 from blockpair.config.health import HealthConfig
-from blockpair.config.node import read_node
+from blockpair.config.moments import waiting
+from blockpair.config.node import NodeConfig, read_node
+from blockpair.status.configuration import node_file_advice
+from blockpair.status.report import Advice
 
 _LOOK_SECONDS = 2.0
 
 
-class HealthFile:
-    """``current``: what the daemon goes by; ``adopt``: each has a part of it go by another."""
+class NodeFile:
+    """``current``: what the daemon was started with; ``adopt``: each has a part of it go by another
+    ``[health]``.
+    """
 
     def __init__(
-        self, file: Path, current: HealthConfig, adopt: Sequence[Callable[[HealthConfig], None]]
+        self, file: Path, current: NodeConfig, adopt: Sequence[Callable[[HealthConfig], None]]
     ) -> None:
         self._file = file
-        self._current = current
+        self._started = current.written
+        self._health = current.health
         self._adopt = adopt
         self._seen: tuple[int, int, int] | None = None
+        self.advice: list[Advice] = []
+        """What an administrator should know of it, as of the last look."""
         self._log = structlog.get_logger().bind(part="health")
 
     async def run(self) -> None:
@@ -42,17 +50,19 @@ class HealthFile:
             return
         self._seen = seen
         try:
-            found = (await asyncio.to_thread(read_node, self._file)).health
+            found = await asyncio.to_thread(read_node, self._file)
         except (ConfigError, OSError) as error:
             remedy = error.remedy if isinstance(error, ConfigError) else "make it readable"
+            self.advice = node_file_advice(self._file, unusable=(str(error), remedy))
             self._log.error(
                 "health.misconfigured", text=f"{error}: health goes on by what was read before", remedy=remedy
             )
             return
-        if found != self._current:
-            self._current = found
+        self.advice = node_file_advice(self._file, waiting=waiting(self._started, found.written))
+        if found.health != self._health:
+            self._health = found.health
             for adopt in self._adopt:
-                adopt(found)
+                adopt(found.health)
             self._log.info("health.configured", text=f"[health] of {self._file} is in use as it is now")
 
 
