@@ -74,9 +74,7 @@ def toolchain() -> Path:
     bins = f"{os.environ.get('CARGO_HOME') or Path.home() / '.cargo'}/bin"
     rustc = shutil.which("rustc", path=f"{os.environ.get('PATH', '')}:{bins}")
     if rustc is None:
-        raise MachineError(
-            f"no Rust toolchain in PATH or {bins}: install one with rustup (https://rustup.rs)"
-        )
+        raise MachineError(f"no rustc in PATH or {bins}: put it there, or install it (https://rustup.rs)")
     ask = [rustc, "--print", "sysroot"]
     found = Path(subprocess.run(ask, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip())
     if found == Path("/usr") or not (found / "bin/cargo").is_file():
