@@ -148,7 +148,6 @@ def test_word_for_word(lab: Lab) -> None:
     servers.type(install)
     servers.type(cluster)
     servers.type(create)
-    alpha.run("blockpair wait data --until connected --timeout 60s", 80)
     servers.type(sync)
     beta.run(f"dd if=/dev/sdb bs=4096 count=1 skip={_MARKED} iflag=direct | grep '^aaaa*$'")
     servers.type(use)
