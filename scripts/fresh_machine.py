@@ -1,5 +1,5 @@
-"""The quick start on a fresh machine: a bare Debian, a clone of this tree, and the page's own words. Run it
-by ``scripts/docs test``.
+"""The quick start on a fresh machine: a bare Debian, a clone of this tree, and the page's own words; then the
+demonstration. Run it by ``scripts/docs test``.
 
 The machine is a folder, and namespaces around each part that runs in it: their mounts and processes end with
 the part, however it ends. Of this machine it has the way to packages (a mirror, proxies, certificates) and
@@ -241,6 +241,7 @@ def parts(fresh: Machine, anew: bool) -> list[tuple[str, Callable[[], None]]]:
         (quick_start.SETUP.strip(), lambda: fresh.run(f"set -ex\n{quick_start.SETUP}", network=True)),
         (packages, lambda: fresh.run(f"set -ex\nDEBIAN_FRONTEND=noninteractive {packages} -y", network=True)),
         ("the page's other code blocks", lambda: fresh.run(quick_start.commands(), network=False)),
+        ("./scripts/demo", lambda: fresh.run("set -ex\n./scripts/demo", network=True)),
     ]
 
 
@@ -248,8 +249,8 @@ def main(arguments: list[str] | None = None) -> int:
     """The exit code: 0 if a reader gets through, 1 if not, 2 for a wrong use."""
     parser = argparse.ArgumentParser(
         prog="scripts/docs test",
-        description="Runs the quick start's code blocks, word for word, on a bare Debian in namespaces of "
-        "its own, whose toolchain and way to packages are this machine's. Needs root.",
+        description="Runs the quick start's code blocks, word for word, and scripts/demo, on a bare Debian "
+        "in namespaces of its own, whose toolchain and way to packages are this machine's. Needs root.",
         epilog=f"environment: BLOCKPAIR_MIRROR, Debian's mirror (default: {MIRROR}); BLOCKPAIR_CACHE, where "
         "the bare Debian is kept (default: ~/.cache/blockpair)",
     )
