@@ -52,12 +52,10 @@ class Machines(Stage):
         )
 
     def logs(self) -> dict[str, str]:
-        """The end of what the daemons on each machine said."""
+        """The end of what the daemons and the kernel of each machine said."""
         units = "-u blockpaird -u blockpair-witness -u tour-web -u systemd-udevd"
-        return {
-            name: self.execute(name, f"journalctl -q --no-pager -n 60 {units}", 120 * self.patience).stdout
-            for name in _MACHINES
-        }
+        command = f"journalctl -q --no-pager -n 60 {units}; journalctl -q --no-pager -n 40 --dmesg"
+        return {name: self.execute(name, command, 120 * self.patience).stdout for name in _MACHINES}
 
     def act(self, deed: Deed) -> None:
         if deed.act == "power-off":
