@@ -18,7 +18,9 @@ SOURCE = ROOT / "vagrant/tour.toml"
 PAGE = ROOT / "docs/tour.md"
 README = ROOT / "vagrant/README.md"
 MACHINES = ("alpha", "beta", "witness")
-RUN, TOUR, END = "<!-- scenarios: vagrant -->\n", "<!-- tour -->\n", "<!-- end -->"
+TOUR, END = "<!-- tour -->\n", "<!-- end -->"
+# Where the summary of a run stands, one a release of Debian.
+RUNS = tuple(f"<!-- scenarios: vagrant {suite} -->\n" for suite in ("bookworm", "trixie"))
 ACTS: dict[str, str] = {
     "cut": "pull {of}'s cable to the other node",
     "mend": "put {of}'s cable back",
@@ -84,7 +86,7 @@ def steps(text: str) -> list[Step]:
 
 
 def page(text: str, present: str) -> str:
-    """The same as Markdown. The summary of the virtual machines' last run stays as in the ``present`` one."""
+    """The same as Markdown. The summaries of runs in virtual machines stay as in the ``present`` one."""
     said = tomllib.loads(text)
     lines = ["# The guided tour", "", said["intro"].strip(), ""]
     for number, step in enumerate(steps(text), start=1):
@@ -95,8 +97,10 @@ def page(text: str, present: str) -> str:
             else:
                 lines.append(f"    {deed.told(SHOWN)}")
         lines.append("")
-    _, run, _ = _split(present, RUN)
-    return "\n".join([*lines, said["machines"].strip(), "", RUN + run + END, ""])
+    lines += [said["machines"].strip(), ""]
+    for run in RUNS:
+        lines += [run + _split(present, run)[1] + END, ""]
+    return "\n".join(lines)
 
 
 def readme(text: str, present: str) -> str:

@@ -25,7 +25,6 @@ from tests.lab.rounds import MarkerMissing, place
 from tests.lab.tour_stage import Outcome, Stage, perform
 
 _ROOT = Path(__file__).parents[2]
-_PLACE = "vagrant"
 _MACHINES = ("alpha", "beta", "witness")
 _UNCHANGED = "every file was there already"  # as scripts/install says it
 _PYTHON = {"bookworm": "3.11", "trixie": "3.13"}  # of Debian's releases
@@ -161,7 +160,7 @@ def main(words: Sequence[str]) -> int:
     chosen = parser.parse_args(words)
     if chosen.into:
         try:  # now, not after an hour
-            place(chosen.into.read_text(), _PLACE, "")
+            place(chosen.into.read_text(), f"vagrant {chosen.suite}", "")
         except (OSError, MarkerMissing) as error:
             parser.error(f"--into {chosen.into}: {error}")
     cache = Path(os.environ.get("BLOCKPAIR_CACHE") or Path.home() / ".cache/blockpair") / "vagrant"
@@ -185,7 +184,7 @@ def main(words: Sequence[str]) -> int:
     text = summary(outcomes, datetime.now(UTC), where)
     console.print(f"\n{text}", markup=False, highlight=False)
     if chosen.into:
-        chosen.into.write_text(place(chosen.into.read_text(), _PLACE, text))
+        chosen.into.write_text(place(chosen.into.read_text(), f"vagrant {chosen.suite}", text))
     return 1 if any(outcome.wrong for outcome in outcomes) else 0
 
 
