@@ -39,8 +39,10 @@ def _to_do(name: str, effect: dict[str, Any]) -> Iterator[str]:
     elif nodes:
         until = f"blockpair down {name} && blockpair up {name} (on {nodes})"
         yield f"{name} goes on as before until: {until}"
-    if effect["service"] == "first":
+    # A daemon that is older than this command says nothing of it.
+    service = effect.get("service", "")
+    if service == "first":
         yield f"where {name} is Primary already, its service is brought up by: blockpair promote {name}"
-    elif effect["service"]:
+    elif service:
         until = f"blockpair switchover {name}, or demote and promote"
         yield f"where the service of {name} is up, it goes on as before until: {until}"

@@ -5,6 +5,7 @@ Everything here may block; the daemon calls it on worker threads, one call a res
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import threading
 from pathlib import Path
@@ -162,16 +163,36 @@ class ResourceDevice:
                     connections=nbd.useful_connections(self._queues or 1),
                     dead_conn_timeout_s=self._timeout,
                 )
-            for end in attachment.sockets:
-                running.attach(end.detach())
-            # One that was there before has it already, unless the daemon before this one ended just then.
-            nbd.open_up(attachment.device, status.size_bytes, retry_s=_RETRY_S)
             self._device = attachment.device
-            nbd.publish(attachment.device, self._link.parent, self._link.name)
+            try:
+                unnamed = self._open(running, status, attachment)
+            except BaseException:
+                if live is None:
+                    # Nobody has seen it yet.
+                    self._device = None
+                    with contextlib.suppress(nbd.KernelDeviceError):
+                        nbd.detach(attachment.device, force=True)
+                raise
+            if unnamed is not None:
+                raise unnamed
         except BaseException:
             if self._device is None:
                 self._locked.release()
             raise
+
+    def _open(self, running: Running, status: EngineStatus, attachment: nbd.Attachment) -> Exception | None:
+        """Serve it, name it, and let it be used; why it has no name, if so: its own will do."""
+        unnamed: Exception | None = None
+        for end in attachment.sockets:
+            running.attach(end.detach())
+        try:
+            nbd.publish(attachment.device, self._link.parent, self._link.name)
+        except (nbd.KernelDeviceError, OSError) as error:
+            unnamed = error
+        # One that was there before has its size already, unless the daemon before this one ended just then.
+        nbd.open_up(attachment.device, status.size_bytes, retry_s=_RETRY_S)
+        nbd.announce(attachment.device)
+        return unnamed
 
     def mend(self, running: Running, status: EngineStatus) -> None:
         """Replace connections that the kernel has given up. Faults are kept for the report, until none is

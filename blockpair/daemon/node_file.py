@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -29,7 +30,7 @@ class NodeFile:
         self, file: Path, current: NodeConfig, adopt: Sequence[Callable[[HealthConfig], None]]
     ) -> None:
         self._file = file
-        self._started = current.written
+        self._started = current
         self._health = current.health
         self._adopt = adopt
         self._seen: tuple[int, int, int] | None = None
@@ -58,7 +59,10 @@ class NodeFile:
                 "health.misconfigured", text=f"{error}: health goes on by what was read before", remedy=remedy
             )
             return
-        self.advice = node_file_advice(self._file, waiting=waiting(self._started, found.written))
+        # The same in other words, as 10000ms is for 10s, waits for nothing.
+        same = replace(found, health=self._started.health) == self._started
+        keys = [] if same else waiting(self._started.written, found.written)
+        self.advice = node_file_advice(self._file, waiting=keys)
         if found.health != self._health:
             self._health = found.health
             for adopt in self._adopt:

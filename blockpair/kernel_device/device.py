@@ -203,26 +203,25 @@ def open_up(device: Device, size_bytes: int, *, retry_s: float | None = None) ->
 
     ``retry_s``: after how long the kernel looks anew at a request that waits, which it rounds up, by as much
     as a second or two; None where the device has an I/O timeout.
-    Raises `ValueError` for impossible arguments; `KernelDeviceError`, and then there is no device.
+    Raises `ValueError` for impossible arguments; `KernelDeviceError`.
     """
     if size_bytes <= 0 or size_bytes % _SECTOR:
         raise ValueError(f"size {size_bytes}: use a positive multiple of {_SECTOR} bytes")
     if retry_s is not None and not 0.1 <= retry_s <= 3600:
         raise ValueError(f"retry interval {retry_s} s: use 0.1 to 3600 s")
-    if _size(device) > 0:
+    present = _size(device)
+    if present > 0:
         return
+    if present < 0:
+        # It may be in use: nothing is changed of it.
+        raise KernelDeviceError(f"{device.path} does not say which size it has; see the kernel's log")
+    if retry_s is not None:
+        _set_retry(device, retry_s)
     try:
-        if retry_s is not None:
-            _set_retry(device, retry_s)
-        try:
-            netlink.resize(device.index, device.backend, size_bytes)
-        except netlink.NetlinkError as error:
-            raise KernelDeviceError(str(error)) from error
-        _await(lambda: _size(device) == size_bytes, 5, f"{device.path} does not show its {size_bytes} bytes")
-    except BaseException:
-        with contextlib.suppress(netlink.NetlinkError):
-            netlink.disconnect(device.index)
-        raise
+        netlink.resize(device.index, device.backend, size_bytes)
+    except netlink.NetlinkError as error:
+        raise KernelDeviceError(str(error)) from error
+    _await(lambda: _size(device) == size_bytes, 5, f"{device.path} does not show its {size_bytes} bytes")
 
 
 def check_sector(sector_size: int, backing: Path) -> None:
@@ -310,6 +309,7 @@ def detach(device: Device, *, force: bool = False, grace_s: float = 2.0, deadlin
 def publish(device: Device, folder: Path, name: str) -> Path:
     """Point the stable name ``folder/name`` at the device, replacing an older link at once. Returns the link.
 
+    Before `open_up`, so that whoever waits for the device finds it; `announce` comes after that.
     Raises `KernelDeviceError` where something other than a link has that name.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -320,8 +320,14 @@ def publish(device: Device, folder: Path, name: str) -> Path:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(device.path)
     temporary.replace(link)
-    _tell_udev(device)
     return link
+
+
+def announce(device: Device) -> None:
+    """Have udev look at the device anew: one that was there before makes no event of its own."""
+    # Who may not say so has no udev.
+    with contextlib.suppress(OSError):
+        (_SYS_BLOCK / f"nbd{device.index}/uevent").write_text("change")
 
 
 def withdraw(device: Device, folder: Path, name: str) -> None:
@@ -329,13 +335,7 @@ def withdraw(device: Device, folder: Path, name: str) -> None:
     link = folder / name
     if link.is_symlink() and link.readlink() == device.path:
         link.unlink(missing_ok=True)
-        _tell_udev(device)
-
-
-def _tell_udev(device: Device) -> None:
-    # The driver's own events come before it shows whose device it is. Who may not say so has no udev.
-    with contextlib.suppress(OSError):
-        (_SYS_BLOCK / f"nbd{device.index}/uevent").write_text("change")
+        announce(device)
 
 
 def _check_identity(identity: str, block_size: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -24,7 +25,13 @@ def trio(base: Path) -> Iterator[Trio]:
 def test_it_is_made_anew_on_the_larger_devices_and_its_data_are_there(trio: Trio) -> None:
     a, b = trio.a, trio.b
     trio.synced("default", "--metadata", "internal")
+    image = a.dir / "image"
+    with image.open("wb") as file:
+        file.truncate(SIZE // 4)
+    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
     with NbdClient(a.nbd) as client:
+        # A file system, and data behind it.
+        client.write(0, image.read_bytes())
         client.write(SIZE // 2, DATA)
         client.flush()
     a.ok("demote", "r0")
@@ -37,7 +44,10 @@ def test_it_is_made_anew_on_the_larger_devices_and_its_data_are_there(trio: Trio
     assert "its old size" in refused.err
 
     a.ok("delete", "r0", "--yes")
-    a.ok("create", "r0", "--on", f"a={a.disk},b={b.disk}", "--metadata", "internal")
+    create = ("create", "r0", "--on", f"a={a.disk},b={b.disk}", "--metadata", "internal")
+    refused = a.cli(*create)
+    assert refused.code == 3 and "ext4" in refused.err
+    a.ok(*create, "--force")
     a.ok("sync", "r0", "--from", "a", "--wait")
     a.ok("promote", "r0")
     trio.entered("a", "a", "b")

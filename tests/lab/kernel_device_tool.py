@@ -95,8 +95,9 @@ def _serve_all(arguments: argparse.Namespace) -> None:
     ]
     for thread in threads:
         thread.start()
-    kernel_device.open_up(attachment.device, size, retry_s=None if arguments.io_timeout else 1)
     kernel_device.publish(attachment.device, Path("/dev/blockpair"), "r0")
+    kernel_device.open_up(attachment.device, size, retry_s=None if arguments.io_timeout else 1)
+    kernel_device.announce(attachment.device)
     print(f"serving {attachment.device.path} over {len(threads)}", flush=True)
     for thread in threads:
         thread.join()

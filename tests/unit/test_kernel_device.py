@@ -124,7 +124,7 @@ def resource_device(tmp_path: Path, identity: str | None) -> ResourceDevice:
     return ResourceDevice(
         "n1/r0",
         marker=marker,
-        link=tmp_path / "r0",
+        link=tmp_path / "names/r0",
         mode="auto",
         queues=1,
         sector_size=4096,
@@ -153,6 +153,8 @@ def test_a_device_is_set_up_and_served_before_it_has_a_size_that_something_reads
         return 0
 
     def resize(index: int, _backend: str, size_bytes: int) -> None:
+        # Whoever waits for it begins now, by this name.
+        assert (tmp_path / "names/r0").readlink() == Path("/dev/nbd0")
         events.append(("sized", timer.read_text()))
         (folder / "size").write_text(str(size_bytes // 512))
 
@@ -170,7 +172,6 @@ def test_a_device_is_set_up_and_served_before_it_has_a_size_that_something_reads
     monkeypatch.setattr(kernel_device, "_SYS_BLOCK", tmp_path / "sys")
     monkeypatch.setattr(kernel_device, "_ensure_node", lambda _device: None)
     monkeypatch.setattr(kernel_device, "why_unavailable", lambda: None)
-    monkeypatch.setattr(kernel_device, "publish", lambda *_: None)
     monkeypatch.setattr(netlink, "connect", connect)
     monkeypatch.setattr(netlink, "reconfigure", reconfigure)
     monkeypatch.setattr(netlink, "resize", resize)
@@ -186,6 +187,49 @@ def test_a_device_is_set_up_and_served_before_it_has_a_size_that_something_reads
     assert [what for what, _ in events] == ["served", "sized"]
     assert events[-1] == ("sized", "1000")
     assert int((folder / "size").read_text()) * 512 == engine().size_bytes
+
+
+def test_a_device_whose_size_cannot_be_read_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be in use: sysfs has refused for want of memory."""
+    monkeypatch.setattr(kernel_device, "_SYS_BLOCK", tmp_path)
+    for call in ("resize", "disconnect"):
+        monkeypatch.setattr(netlink, call, lambda *_, call=call: pytest.fail(call))
+    with pytest.raises(KernelDeviceError, match="does not say which size it has"):
+        open_up(Device("n1/r0/1", 0, 1), 1 << 20, retry_s=1)
+
+
+@pytest.mark.parametrize("live", [None, "n1/r0/1"])
+def test_a_device_that_cannot_be_opened_up_goes_unless_it_was_there_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: str | None
+) -> None:
+    made = Device("n1/r0/2", 0, 1) if live is None else Device(live, 0, 1)
+    gone: list[Device] = []
+
+    def fails(*_: object, **__: object) -> None:
+        raise KernelDeviceError("no size")
+
+    monkeypatch.setattr(kernel_device, "why_unavailable", lambda: None)
+    monkeypatch.setattr(kernel_device, "find", lambda _identity: None if live is None else made)
+    monkeypatch.setattr(kernel_device, "attach", lambda *_, **__: Attachment(made, []))
+    monkeypatch.setattr(kernel_device, "reattach", lambda *_, **__: Attachment(made, []))
+    monkeypatch.setattr(kernel_device, "open_up", fails)
+    monkeypatch.setattr(kernel_device, "detach", lambda device, **_: gone.append(device))
+    monkeypatch.setattr("blockpair.daemon.kernel.memory.lock_memory", lambda: None)
+    monkeypatch.setattr("blockpair.daemon.kernel.memory.spare", lambda: 0)
+    monkeypatch.setattr("blockpair.daemon.kernel.memory.unlock_memory", lambda: None)
+    monkeypatch.setattr("blockpair.daemon.kernel.memory.unspare", lambda _score: None)
+    device = resource_device(tmp_path, live)
+
+    class Served:
+        def io_flusher(self, on: bool) -> None:
+            assert on
+
+    device.attach(cast(Running, cast(Any, Served())), engine())
+    assert device.status().error == "no size"
+    assert device.attached == (live is not None)
+    assert gone == ([made] if live is None else [])
 
 
 def test_connections_are_replaced_when_two_looks_miss_them_and_the_fault_goes_with_its_cause(

@@ -38,6 +38,9 @@ def test_what_is_written_is_taken_up_and_what_cannot_be_used_changes_nothing(tmp
         # What is not of health waits.
         assert await looks('[node]\nname = "a"\n') == []
         assert told() == [("node-settings", "node.name")]
+        # The same in other words does not.
+        assert await looks('[watchdog]\ntimeout = "10000ms"\n') == []
+        assert read_node(file) == read_node(tmp_path / "none") and watch.advice == []
         assert await looks('[health]\nhand_over = "off"\n') == ["health.configured"]
         assert adopted == also == [read_node(file).health] and not adopted[0].hand_over
         assert watch.advice == []
