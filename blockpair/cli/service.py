@@ -79,7 +79,10 @@ def set_(directory: str | None, /, name: str, as_json: bool, **given: Any) -> in
         answer = client.call(
             "config.edit", {"settings": settings, "why": f"service of {name}"}, dict[str, Any]
         )
-    return tell_version(answer, unchanged="it is so already", as_json=as_json)
+    code = tell_version(answer, unchanged="it is so already", as_json=as_json)
+    if answer["changed"] and not as_json:
+        click.echo("Next: whether what it wants is there, on both nodes: blockpair doctor")
+    return code
 
 
 @command.command("show", short_help="Show what follows the data of NAME.")

@@ -52,5 +52,5 @@ def error_of(name: str, result: Result, refusal: BlockpairError | None) -> Block
     return BlockpairError(
         ErrorKind.IN_USE if result.step == "mount" and not up else ErrorKind.FAILED,
         f"{result.wish} of {name} failed at the step '{result.step}': {result.why}; {ended}",
-        remedy_for(name, result.wish, result.step),
+        remedy_for(name, result.wish, result.step, result.why),
     )

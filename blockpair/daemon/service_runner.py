@@ -465,7 +465,7 @@ class ServiceRunner:
         else:
             self._fail(
                 f"{result.wish} failed at the step '{result.step}': {result.why}",
-                remedy_for(self.name, result.wish, result.step),
+                remedy_for(self.name, result.wish, result.step, result.why),
                 stopping=result.wish is Wish.STOP,
             )
         gone = result.outcome is Outcome.DONE and not up

@@ -18,6 +18,7 @@ from blockpair.failover.executor import StepFailed
 from blockpair.failover.frames import Claim
 from blockpair.failover.guard import VipGuard
 from blockpair.failover.plan import Action, FileSystemState, MountState, Role, State, Verb, Watchdog
+from blockpair.status.service import NO_DEVICE
 
 # What one look at a part of this machine may take; a device that hangs would take for ever.
 _LOOK_SECONDS = 10.0
@@ -328,7 +329,7 @@ class Machine:
     async def _device(self) -> Path:
         device = await self._replica.device()
         if device is None:
-            raise StepFailed("the resource has no block device here")
+            raise StepFailed(NO_DEVICE)
         return device
 
     async def _holds(self, one: Vip) -> bool:

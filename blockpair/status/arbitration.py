@@ -58,7 +58,8 @@ def arbiter_remedy(name: str, kind: str, protocol: str, *, clustered: bool, opte
     """How failover would be automatic, where `manual_because` says that it is not."""
     if kind == "manual" and not clustered:
         return "make a cluster of the two nodes: `blockpair cluster init --help`"
-    again = f"then on both nodes: blockpair down {name} && blockpair up {name}"
+    # One after the other would leave them with two arbiters.
+    again = f"then blockpair down {name} on both nodes, the Primary first, and blockpair up {name} on both"
     if kind == "manual" and opted_out:
         return f"take resource.{name}.arbiter out: `blockpair config edit`; {again}"
     if kind == "manual":
@@ -153,10 +154,10 @@ def advice_on(name: str, engine: EngineStatus, arbiter: ArbiterReport | None) ->
             "put that right; it is asked again by itself",
         )
     if state.suspended is not None:
-        yield Advice("critical", "suspended", stop(engine, state, arbiter), _override(name, engine, arbiter))
+        yield Advice("critical", "suspended", stop(engine, state, arbiter), _release(name, engine, arbiter))
     elif engine.role == "Secondary" and state.want is not None and _may_hope(engine, state):
         yield Advice(
-            "warning", "campaign", _campaign(engine, state, arbiter), _override(name, engine, arbiter)
+            "warning", "campaign", _campaign(engine, state, arbiter), _campaign_remedy(name, engine, arbiter)
         )
     elif engine.role == "Primary" and (state.want == "reseed" or (state.want is None and state.why)):
         yield Advice(
@@ -257,10 +258,39 @@ def _campaign(engine: EngineStatus, state: ArbitrationStatus, arbiter: ArbiterRe
     away = f"; {away_text(arbiter)}" if _away(arbiter) else ""
     if arbiter is not None and arbiter.fencing is not None:
         away = f"; {_fencing(arbiter)}"
-    nobody = (
-        "" if any(peer.role == "Primary" for peer in _connected(engine)) else "; until then nobody can write"
+    if any(peer.role == "Primary" for peer in _connected(engine)):
+        return f"{asks}{why}{away}"
+    if _may_lack(state):
+        return f"{asks}{why}{away}; until then only the Primary of that record may write, if it lives"
+    return f"{asks}{why}{away}; until then nobody can write"
+
+
+def _may_lack(state: ArbitrationStatus) -> bool:
+    """The arbiter has named another one, without this copy."""
+    return "may lack acknowledged writes" in (state.why or "")
+
+
+def _campaign_remedy(name: str, engine: EngineStatus, arbiter: ArbiterReport | None) -> str:
+    if engine.arbitration is None or not _may_lack(engine.arbitration):
+        return _override(name, engine, arbiter)
+    peers = " and ".join(peer.name for peer in engine.peers)
+    return (
+        f"have {peers} connected again: it may be Primary, and has newer data; to override, only when "
+        f"{peers} and its disk are gone for good, for what was written without this node is lost then: "
+        f"blockpair promote {name} --force"
     )
-    return f"{asks}{why}{away}{nobody}"
+
+
+def _release(name: str, engine: EngineStatus, arbiter: ArbiterReport | None) -> str:
+    """What ends a wait of the Primary's."""
+    peers = _connected(engine)
+    if _away(arbiter) or len(peers) < len(engine.peers) or (arbiter is not None and arbiter.fencing):
+        return _override(name, engine, arbiter)
+    names = " and ".join(peer.name for peer in peers)
+    return (
+        f"nothing, unless it lasts: then see on {names} whether it goes by the same arbiter: blockpair "
+        f"status {name}; where it does not, there: blockpair down {name} && blockpair up {name}"
+    )
 
 
 def _connected(engine: EngineStatus) -> list[PeerStatus]:

@@ -21,15 +21,18 @@ def copies_synced(engine: EngineStatus) -> bool:
 
 
 def protected(engine: EngineStatus) -> bool:
-    """This Primary may be lost: every peer has all, and may go on by the arbiter's word where one
-    decides (SHRINK and GROW in docs/spec/arbitration.md).
+    """This Primary may be lost: every peer has all, and where an arbiter decides, follows, and may go on by
+    its word (SHRINK, GROW and LEASE in docs/spec/arbitration.md). By protocol A it lacks what is under way.
     """
-    if engine.role != "Primary" or engine.resuming or not copies_synced(engine):
+    if engine.role != "Primary" or engine.resuming or engine.protocol == "A" or not copies_synced(engine):
         return False
-    if engine.arbitration is None:
+    state = engine.arbitration
+    if state is None:
         return True
-    configuration = engine.arbitration.configuration
-    return configuration is not None and all(peer.name in configuration.in_sync for peer in engine.peers)
+    # One that was brought up without the arbiter acknowledges, and gives no word.
+    follows = state.lease_seconds is not None and state.lease_seconds > 0
+    named = state.configuration
+    return follows and named is not None and all(peer.name in named.in_sync for peer in engine.peers)
 
 
 def had_data(engine: EngineStatus) -> bool:
@@ -53,7 +56,8 @@ _ENGINE_CONDITIONS: dict[str, tuple[str, Callable[[EngineStatus], bool]]] = {
     "uptodate": ("this node's copy is good", lambda engine: engine.disk == "UpToDate"),
     "synced": ("all copies are good and equal", copies_synced),
     "protected": (
-        "this node is Primary, and may be lost: the other has all, and may go on by the arbiter's word",
+        "this node is Primary, and may be lost: the other has all, and goes on by the arbiter's word, or a "
+        "person's where there is none; never by protocol A",
         protected,
     ),
     "primary": ("this node is Primary", lambda engine: engine.role == "Primary" and not engine.resuming),

@@ -47,8 +47,20 @@ def service_line(service: ServiceStatus) -> str:
     return told
 
 
-def remedy_for(name: str, wish: str, step: str) -> str:
-    """What to do about a run that failed at ``step``."""
+NO_DEVICE = "the resource has no block device here"
+
+
+def remedy_for(name: str, wish: str, step: str, why: str = "") -> str:
+    """What to do about a run that failed at ``step``, because of ``why``."""
+    if why != NO_DEVICE:
+        return _remedy_at(name, wish, step)
+    return (
+        f"have the kernel's nbd: modprobe nbd; why there is none: blockpair status {name}; "
+        f"then: blockpair {_again(wish)} {name}"
+    )
+
+
+def _remedy_at(name: str, wish: str, step: str) -> str:
     unit = step.removeprefix("unit ")
     if unit != step:
         return f"see why: journalctl -u {unit}; then: blockpair {_again(wish)} {name}"

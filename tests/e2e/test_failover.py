@@ -315,6 +315,32 @@ def test_a_witness_that_is_away_is_told_of_and_nothing_waits(trio: Trio, cluster
     writer.stop()
 
 
+def test_a_peer_that_was_brought_up_without_the_arbiter_protects_nobody(trio: Trio) -> None:
+    """Taken down and up one after the other, as no page says: only the Primary goes by the arbiter."""
+    a, b = trio.a, trio.b
+    trio.synced("fast")
+    a.ok("config", "edit", "--set", "resource.r0.arbiter=manual")
+    for step in ("down", "up"):
+        for node in (a, b):
+            node.ok(step, "r0")
+    a.wait("synced")
+    # Without an arbiter a person decides; what the other has is all the same all.
+    a.ok("promote", "r0")
+    a.wait("protected")
+    told = a.ok("config", "edit", "--unset", "resource.r0.arbiter")
+    assert "blockpair down r0 (on a and b, Primary first)" in told.out
+    a.ok("demote", "r0")
+    a.ok("down", "r0")
+    a.ok("up", "r0")
+    a.wait("connected")
+    a.ok("promote", "r0")
+    a.wait("synced")
+    assert a.cli("wait", "r0", "--until", "protected", "--timeout", "3s").code == 1
+    b.ok("down", "r0")
+    b.ok("up", "r0")
+    a.wait("protected")
+
+
 def test_the_grown_set_waits_for_a_witness_that_is_away(trio: Trio, cluster: Cluster) -> None:
     trio.synced("fast")
     trio.b.kill()

@@ -65,6 +65,11 @@ def one(code: str, status: EngineStatus, arbiter: ArbiterReport = ANSWERS) -> Ad
         (arbitrated(away()), False),
         (arbitrated(configuration={"epoch": 4, "primary": "a", "in_sync": ["a"]}, joint=True), False),
         (arbitrated(configuration=None), False),
+        # It acknowledges, and gives no word: it was brought up without the arbiter.
+        (arbitrated(lease_seconds=None), False),
+        (arbitrated(node={"protocol": "A"}), False),
+        (engine(peer()), True),
+        (engine(peer(), protocol="A"), False),
     ],
 )
 def test_a_primary_may_be_lost_once_the_other_may_go_on(status: EngineStatus, protected: bool) -> None:
@@ -223,14 +228,22 @@ def test_a_campaign_that_does_not_get_on_says_why() -> None:
     found = one("campaign", status, GONE)
     assert "(b is silent)" in found.text and "unreachable for 3.0 s" in found.text
     assert "until then nobody can write" in found.text and "promote r0 --force" in found.remedy
+    why = "not Primary: the copy of r0 on a may lack acknowledged writes: the arbiter has epoch 5, Primary b"
+    behind = one("campaign", arbitrated(away(), node={"role": "Secondary"}, want="promote", why=why))
+    assert "only the Primary of that record may write" in behind.text and "nobody" not in behind.text
+    assert behind.remedy.startswith("have b connected again") and "gone for good" in behind.remedy
     handover = arbitrated(peer(role="Primary"), node={"role": "Secondary"}, want="handover")
     assert "nobody can write" not in one("campaign", handover).text
 
 
 def test_a_peer_that_does_not_follow_yet_is_a_matter_of_the_engine() -> None:
     why = "writes wait: b is connected, and does not follow yet"
-    text = one("suspended", arbitrated(suspended="writes", why=why)).text
-    assert text == f"{why}; goes on by itself when that is settled"
+    found = one("suspended", arbitrated(suspended="writes", why=why))
+    assert found.text == f"{why}; goes on by itself when that is settled"
+    # It is there, and so is the arbiter.
+    assert found.remedy.startswith("nothing, unless it lasts")
+    assert "see on b" in found.remedy and "--force" not in found.remedy
+    assert "promote r0 --force" in one("suspended", arbitrated(away(), suspended="writes", why=why)).remedy
 
 
 def test_without_an_arbiter_nothing_is_said_of_one() -> None:

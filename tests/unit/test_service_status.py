@@ -11,7 +11,7 @@ from blockpair.failover.executor import Result, StepEvent, Way
 from blockpair.failover.plan import Wish
 from blockpair.failover.progress import Outcome
 from blockpair.status.report import ServiceRun, ServiceStatus
-from blockpair.status.service import advice_on_service, remedy_for, service_line
+from blockpair.status.service import NO_DEVICE, advice_on_service, remedy_for, service_line
 
 VIP = "192.0.2.10/24@eth0"
 RUN = ServiceRun("promote", "done", "2026-01-02T03:04:05.678Z", 0.5, [])
@@ -48,6 +48,8 @@ def test_every_remedy_names_a_command_that_is_there() -> None:
     assert "--kill-users" in remedy_for("r0", "demote", "mount")
     assert "journalctl -u db.service" in remedy_for("r0", "promote", "unit db.service")
     assert "--without-service" in remedy_for("r0", "promote", "fsck")
+    # There is no device to repair.
+    assert remedy_for("r0", "promote", "fsck", NO_DEVICE).startswith("have the kernel's nbd: modprobe nbd")
 
 
 def failed(wish: Wish, step: str, outcome: Outcome = Outcome.UNDONE) -> Result:

@@ -116,7 +116,8 @@ impl Replica {
                     "{peer} is not connected: it may be Primary of {resource} now, and may have newer data"
                 ),
                 format!(
-                    "connect it; or, only when {peer} is certainly stopped: blockpair promote {resource} --force"
+                    "wait for it: blockpair wait {resource} --until connected; or, only when {peer} is certainly \
+                     stopped: blockpair promote {resource} --force"
                 ),
             ));
         }
