@@ -39,7 +39,9 @@ def _to_do(name: str, effect: dict[str, Any]) -> Iterator[str]:
     elif nodes:
         until = f"blockpair down {name} && blockpair up {name} (on {nodes})"
         yield f"{name} goes on as before until: {until}"
-    # A daemon that is older than this command says nothing of it.
+    # A daemon that is older than this command says nothing of these.
+    if manual := effect.get("manual", ""):
+        yield f"from then on nobody takes {name} over by itself: {manual}"
     service = effect.get("service", "")
     if service == "first":
         yield f"where {name} is Primary already, its service is brought up by: blockpair promote {name}"

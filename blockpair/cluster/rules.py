@@ -13,6 +13,7 @@ from blockpair.config.cluster import ClusterFile, NodeEntry, ResourceEntry, arbi
 from blockpair.config.moments import CLUSTER_KEYS, Moment, changed, moment
 from blockpair.config.service import ServiceTable
 from blockpair.errors import BlockpairError, ErrorKind
+from blockpair.status.arbitration import manual_because
 
 
 class Task(Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,13 +29,15 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True):
 class Effect(Struct, frozen=True):
     """A resource that works by the new configuration only after `down` and `up` on ``nodes``; where none is
     named, its service alone waits. ``arbiter``: it goes by another kind of arbiter then, or by none.
-    ``service``: its first definition, or another than the one that what is up goes by.
+    ``service``: its first definition, or another than the one that what is up goes by. ``manual``: why nobody
+    takes over by itself from then on, where somebody did before.
     """
 
     resource: str
     nodes: list[str]
     arbiter: bool = False
     service: Literal["", "first", "changed"] = ""
+    manual: str = ""
 
 
 @dataclass(frozen=True)
@@ -147,8 +150,14 @@ def effects(old: ClusterFile, new: ClusterFile) -> list[Effect]:
         if Moment.SERVICE in moments.values():
             service = "first" if before.service == ServiceTable() else "changed"
         if nodes or service:
-            found.append(Effect(name, nodes, arbiter, service))
+            manual = "" if _manual(old, before) else _manual(new, after) or ""
+            found.append(Effect(name, nodes, arbiter, service, manual))
     return found
+
+
+def _manual(content: ClusterFile, entry: ResourceEntry) -> str | None:
+    opted_out = entry.arbiter is not None
+    return manual_because(arbiter_of(content, entry), entry.protocol, clustered=True, opted_out=opted_out)
 
 
 def with_resource(text: str, name: str, entry: ResourceEntry) -> str:

@@ -222,6 +222,10 @@ def test_which_resources_must_be_restarted_and_where() -> None:
     assert effects(old, _parsed(TEXT.replace("priority = 3", "priority = 4"))) == [Effect("r0", ["a"])]
     witness = '\n[arbiter]\nkind = "witness"\naddress = "10.0.0.9:7790"\n'
     assert effects(old, _parsed(TEXT + witness)) == [Effect("r0", ["a", "b"], arbiter=True)]
+    [told] = effects(_parsed(TEXT + witness), _parsed(TEXT.replace('"B"', '"A"') + witness))
+    assert told.manual.startswith("by protocol A")
+    # It was so before.
+    assert effects(old, _parsed(TEXT.replace('"B"', '"A"')))[0].manual == ""
     # Where the other node is, is taken up at once.
     assert effects(old, _parsed(TEXT.replace("10.0.0.2", "10.0.0.9"))) == []
     assert effects(old, _parsed(TEXT.replace('"pair"', '"two"'))) == []

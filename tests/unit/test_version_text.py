@@ -11,14 +11,15 @@ from blockpair.cli.version_text import tell_version
     ("service", "told"),
     [
         ({}, []),
-        ({"service": ""}, []),
+        ({"service": "", "manual": ""}, []),
+        ({"manual": "by protocol A"}, ["from then on nobody takes r0 over by itself: by protocol A"]),
         (
             {"service": "first"},
             ["where r0 is Primary already, its service is brought up by: blockpair promote r0"],
         ),
     ],
 )
-def test_a_daemon_that_is_older_than_the_command_says_nothing_of_services(
+def test_a_daemon_that_is_older_than_the_command_says_nothing_of_these(
     capsys: pytest.CaptureFixture[str], service: dict[str, str], told: list[str]
 ) -> None:
     effect = {"resource": "r0", "nodes": ["a"], "arbiter": False, **service}
