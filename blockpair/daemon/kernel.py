@@ -190,7 +190,7 @@ class ResourceDevice:
         except (nbd.KernelDeviceError, OSError) as error:
             unnamed = error
         # One that was there before has its size already, unless the daemon before this one ended just then.
-        nbd.open_up(attachment.device, status.size_bytes, retry_s=_RETRY_S)
+        nbd.open_up(attachment.device, status.size_bytes, block_size=self._sector_size, retry_s=_RETRY_S)
         nbd.announce(attachment.device)
         return unnamed
 

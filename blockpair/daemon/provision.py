@@ -25,7 +25,6 @@ from blockpair.errors import BlockpairError, ErrorKind
 from blockpair.signature import check_free
 
 _REMEDIES = {
-    "block_size": "write it as --block-size 4K, 8K, ... or 1M",
     "priority": "write it as --priority 1, 2, ...",
     "peer": "a resource has two nodes: give one --peer",
     "tls": "make a cluster of the two nodes first: `blockpair cluster init NAME`, `blockpair cluster token` "

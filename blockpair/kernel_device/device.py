@@ -198,15 +198,16 @@ def attach(
     return Attachment(device, ours)
 
 
-def open_up(device: Device, size_bytes: int, *, retry_s: float | None = None) -> None:
+def open_up(device: Device, size_bytes: int, *, block_size: int = 4096, retry_s: float | None = None) -> None:
     """Let a device be used that is served by now; one that has a size already stays as it is.
 
-    ``retry_s``: after how long the kernel looks anew at a request that waits, which it rounds up, by as much
-    as a second or two; None where the device has an I/O timeout.
+    ``block_size``: the one that it was attached with. ``retry_s``: after how long the kernel looks anew at a
+    request that waits, which it rounds up, by as much as a second or two; None where the device has an I/O
+    timeout.
     Raises `ValueError` for impossible arguments; `KernelDeviceError`.
     """
-    if size_bytes <= 0 or size_bytes % _SECTOR:
-        raise ValueError(f"size {size_bytes}: use a positive multiple of {_SECTOR} bytes")
+    if size_bytes <= 0 or size_bytes % block_size:
+        raise ValueError(f"size {size_bytes}: use a positive multiple of the block size {block_size}")
     if retry_s is not None and not 0.1 <= retry_s <= 3600:
         raise ValueError(f"retry interval {retry_s} s: use 0.1 to 3600 s")
     present = _size(device)

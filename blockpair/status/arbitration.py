@@ -258,11 +258,11 @@ def _campaign(engine: EngineStatus, state: ArbitrationStatus, arbiter: ArbiterRe
     away = f"; {away_text(arbiter)}" if _away(arbiter) else ""
     if arbiter is not None and arbiter.fencing is not None:
         away = f"; {_fencing(arbiter)}"
+    told = f"{asks}{why}{away}"
     if any(peer.role == "Primary" for peer in _connected(engine)):
-        return f"{asks}{why}{away}"
-    if _may_lack(state):
-        return f"{asks}{why}{away}; until then only the Primary of that record may write, if it lives"
-    return f"{asks}{why}{away}; until then nobody can write"
+        return told
+    who = "only the Primary of that record may write, if it lives" if _may_lack(state) else "nobody can write"
+    return f"{told}; until then {who}"
 
 
 def _may_lack(state: ArbitrationStatus) -> bool:

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from tests.lab.harness import SOURCE, Lab
-from tests.lab.nodes import MOUNT, eventually, make_pair
-from tests.lab.test_shutdown import Machine
+from tests.lab.nodes import MOUNT, eventually
+from tests.lab.systemd import Machine, pair_with_files
 
 _PAGE = "docs/operations.md"
 # udevd runs beside systemd, which is in a container and would not start it; the rules are the package's.
@@ -31,10 +31,7 @@ def _line() -> str:
 @pytest.mark.timeout(1200)
 @pytest.mark.long
 def test_the_book_s_line_mounts_it_wherever_the_role_is(lab: Lab) -> None:
-    n1, _ = make_pair(lab, array=False, memory_mib=(512, 256))
-    n1.cli("promote r0")
-    n1.make_file_system()
-    n1.guest.run(f"umount {MOUNT}")
+    n1, _ = pair_with_files(lab)
     n1.cli("demote r0")
     n1.end("TERM")
     n1.guest.run(_UDEV)

@@ -158,9 +158,10 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--into", type=Path, metavar="PAGE", help="write the summary into this page")
     parser.add_argument("--keep", action="store_true", help="keep the machines until Ctrl-C")
     chosen = parser.parse_args(words)
+    summed_up = f"vagrant {chosen.suite}"
     if chosen.into:
         try:  # now, not after an hour
-            place(chosen.into.read_text(), f"vagrant {chosen.suite}", "")
+            place(chosen.into.read_text(), summed_up, "")
         except (OSError, MarkerMissing) as error:
             parser.error(f"--into {chosen.into}: {error}")
     cache = Path(os.environ.get("BLOCKPAIR_CACHE") or Path.home() / ".cache/blockpair") / "vagrant"
@@ -184,7 +185,7 @@ def main(words: Sequence[str]) -> int:
     text = summary(outcomes, datetime.now(UTC), where)
     console.print(f"\n{text}", markup=False, highlight=False)
     if chosen.into:
-        chosen.into.write_text(place(chosen.into.read_text(), f"vagrant {chosen.suite}", text))
+        chosen.into.write_text(place(chosen.into.read_text(), summed_up, text))
     return 1 if any(outcome.wrong for outcome in outcomes) else 0
 
 

@@ -63,7 +63,11 @@ def test_impossible_arguments_are_refused_before_anything_is_made(
 
 @pytest.mark.parametrize(
     ("size", "retry", "reason"),
-    [(0, 1, "positive multiple"), (4097, 1, "multiple of 512"), (4096, 0.01, "retry interval")],
+    [
+        (0, 1, "positive multiple"),
+        (4097, 1, "positive multiple of the block size 4096"),
+        (4096, 0.01, "retry interval"),
+    ],
 )
 def test_an_impossible_size_is_refused(size: int, retry: float, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
